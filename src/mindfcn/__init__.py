@@ -1,0 +1,1 @@
+"""Fully convolutional semantic segmentation on MindSpore."""

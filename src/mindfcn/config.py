@@ -1,0 +1,204 @@
+"""Every setting of every verb, with its default, unit and meaning.
+
+The command line, `--help` and the YAML files are made from these classes by jsonargparse.
+"""
+
+import dataclasses
+from dataclasses import field
+from typing import List, Literal, Optional
+
+
+@dataclasses.dataclass
+class PrepareConfig:
+    """Photographs and masks -> MindRecord files `train.mindrecord` and `val.mindrecord`.
+
+    Args:
+        records: folder the records are written to
+        source: where photographs and masks come from: drawn by the program, a VOC folder (with SBD if `sbd` is
+            given), or your own folder (`images/`, `masks/`, `labels.yaml`)
+        root: folder of the source: drawn to (sample), holding JPEGImages/ or VOCdevkit (voc), holding images/
+            and masks/ (folder)
+        year: VOC year, to find VOCdevkit/VOC<year>
+        sbd: SBD folder (benchmark_RELEASE or its dataset/); its images join the training records
+        sbd_splits: SBD lists to take
+        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder)
+        val_split: list of the validation images; an image in it never enters the training records
+        val_fraction: folder without lists: share of the images held out for validation, 0..1
+        labels: labels file of classes, colours and ignore label; VOC's classes if empty
+        mask_encoding: how masks of your own folder hold classes
+        shards: files per split
+        skip_bad: leave out unreadable or inconsistent pairs instead of stopping
+        overwrite: write again records that are already complete
+        download: fetch a source first: voc2012 and sbd into `root`/`sbd`, course (ready MindRecord) into `records`
+        samples: sample set: images to draw for training and validation together
+        size: sample set: longer side in pixels
+        seed: sample set: the same seed draws the same pixels
+    """
+    records: str = "data/records/sample"
+    source: Literal["sample", "voc", "folder"] = "sample"
+    root: str = "data/sample"
+    year: int = 2012
+    sbd: str = ""
+    sbd_splits: List[str] = field(default_factory=lambda: ["train", "val"])
+    train_split: str = "train"
+    val_split: str = "val"
+    val_fraction: float = 0.2
+    labels: str = ""
+    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    shards: int = 1
+    skip_bad: bool = False
+    overwrite: bool = False
+    download: Optional[List[Literal["voc2012", "sbd", "course"]]] = None
+    samples: int = 320
+    size: int = 160
+    seed: int = 1
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """Training crops, in the course's order: scale, crop, flip.
+
+    Args:
+        crop_size: side of the square crops, pixels
+        min_scale: smallest random scale
+        max_scale: largest random scale
+        batch_size: crops per device and step
+        workers: threads that decode and augment
+    """
+    crop_size: int = 512
+    min_scale: float = 0.5
+    max_scale: float = 2.0
+    batch_size: int = 4
+    workers: int = 2
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The network.
+
+    Args:
+        name: fcn8s_vgg16_bn (the course: batch normalisation, no biases) or fcn8s_vgg16 (the paper: biases, dropout)
+        fc_width: channels of fc6 and fc7 (4096 in the papers)
+        upsampling: initial weights of the upsampling layers
+        dropout: share of fc6 and fc7 activations dropped in training (fcn8s_vgg16)
+        pretrained: VGG16 weights (.ckpt .pth .safetensors .npz) or a whole checkpoint to start from; random if empty
+    """
+    name: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
+    fc_width: int = 4096
+    upsampling: Literal["bilinear", "xavier"] = "bilinear"
+    dropout: float = 0.5
+    pretrained: str = ""
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """Momentum SGD and its learning-rate schedule.
+
+    Args:
+        epochs: passes over the training records
+        lr: base learning rate, for the loss averaged over pixels
+        min_lr: learning rate at the end
+        schedule: shape of the decay, per step
+        power: exponent of the polynomial decay
+        warmup_epochs: epochs of linear growth from 0 to `lr`
+        momentum: momentum
+        weight_decay: L2 weight decay
+        paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
+        head_lr: factor on the learning rate of the layers that start from random weights (fc6, fc7, score, upscore)
+        accumulate: batches whose gradients are averaged into one step
+        freeze: leave everything up to this layer as loaded
+        precision: auto is float32 on CPU and mixed on GPU and Ascend
+        loss_scale: mixed precision: fixed factor, or 0 for dynamic with skipped overflows
+    """
+    epochs: int = 1
+    lr: float = 0.05
+    min_lr: float = 0.0005
+    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
+    power: float = 0.9
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0001
+    paper_biases: bool = False
+    head_lr: float = 1.0
+    accumulate: int = 1
+    freeze: Literal["", "conv1", "conv2", "conv3", "conv4", "conv5"] = ""
+    precision: Literal["auto", "float32", "mixed"] = "auto"
+    loss_scale: float = 0.0
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Train a network; make the records first where they are missing.
+
+    Args:
+        run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
+        resume: go on from the last checkpoint in `run_dir`
+        overwrite: delete an earlier run in `run_dir`
+        device: where to compute; auto takes what MindSpore was built for
+        seed: weights, augmentation and dropout follow from it
+        eval_every: epochs between evaluations on the validation records; 0: only at the end
+        keep: newest checkpoints kept besides the best
+        data: what to learn from
+        augment: training crops
+        model: the network
+        optim: optimiser
+    """
+    run_dir: str = "runs/sample"
+    resume: bool = False
+    overwrite: bool = False
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    seed: int = 1
+    eval_every: int = 1
+    keep: int = 2
+    data: PrepareConfig = field(default_factory=PrepareConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    """Evaluate a checkpoint on a whole split.
+
+    Args:
+        checkpoint: checkpoint file
+        records: MindRecord file to evaluate on; the validation records of the checkpoint's run if empty
+        out: folder for metrics, pictures and tables; beside the checkpoint if empty
+        protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
+        worst: images with the lowest IoU to show side by side
+        device: where to compute; auto takes what MindSpore was built for
+        model: network name for a checkpoint without a card (official ones)
+        seed: draws the crops of the course's protocol
+    """
+    checkpoint: str
+    records: str = ""
+    out: str = ""
+    protocol: Literal["native", "course"] = "native"
+    worst: int = 8
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    model: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
+    seed: int = 1
+
+
+@dataclasses.dataclass
+class PredictConfig:
+    """Photographs -> masks.
+
+    Args:
+        checkpoint: checkpoint file
+        images: image files, folders or glob patterns
+        out: folder for NAME.png (palette mask) and NAME_overlay.jpg
+        overlay: write the overlay with its legend
+        probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
+        voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
+        device: where to compute; auto takes what MindSpore was built for
+        model: network name for a checkpoint without a card (official ones)
+    """
+    checkpoint: str
+    images: List[str]
+    out: str = "predictions"
+    overlay: bool = True
+    probabilities: bool = False
+    voc_names: bool = False
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    model: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"

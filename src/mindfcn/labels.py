@@ -1,0 +1,113 @@
+"""What the numbers in a mask mean: class names, colours and the ignore label."""
+
+import dataclasses
+
+import numpy as np
+import yaml
+
+from mindfcn.errors import UserError
+from mindfcn.files import atomic_path, read_bytes
+
+
+def voc_palette(count=256):
+    """The PASCAL VOC colour map, (count, 3) uint8 RGB: the bits of the index dealt out to R, G and B."""
+    index = np.arange(count)
+    palette = np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return palette
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSet:
+    """The classes of a data set.
+
+    Attributes:
+        names: class names; a class's place in the tuple is its number in the masks.
+        colours: one (R, G, B) of 0..255 per class.
+        ignore_label: the number of pixels that count neither in the loss nor in the metrics.
+    """
+    names: tuple
+    colours: tuple
+    ignore_label: int = 255
+
+    def __post_init__(self):
+        names = tuple(str(name) for name in self.names)
+        try:
+            colours = tuple(tuple(int(value) for value in colour) for colour in self.colours)
+        except (TypeError, ValueError):
+            raise UserError("labels: every colour must be three numbers of 0..255") from None
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "colours", colours)
+        if not 1 <= len(names) <= 255:
+            raise UserError(f"labels: {len(names)} classes; a mask holds 1 to 255")
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"labels: the class name {twice!r} stands twice; names must differ")
+        if len(colours) != len(names):
+            raise UserError(f"labels: {len(names)} names but {len(colours)} colours; give one colour a class")
+        for name, colour in zip(names, colours):
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise UserError(f"labels: colour {list(colour)} of {name!r} must be three numbers of 0..255")
+        if type(self.ignore_label) is not int or not len(names) <= self.ignore_label <= 255:
+            raise UserError(f"labels: ignore label {self.ignore_label!r} must be a number from {len(names)} to 255")
+
+    def __len__(self):
+        return len(self.names)
+
+    def palette(self):
+        """(256, 3) uint8 RGB: the class colours, VOC's colours for every number beyond them."""
+        palette = voc_palette()
+        palette[:len(self)] = self.colours
+        return palette
+
+    def colourise(self, mask):
+        """Colour a mask of class numbers: (..., H, W) uint8 -> (..., H, W, 3) uint8 RGB."""
+        return self.palette()[mask]
+
+    def to_dict(self):
+        """Plain lists and numbers, as written to YAML and into checkpoints."""
+        return {"names": list(self.names), "colours": [list(colour) for colour in self.colours],
+                "ignore_label": self.ignore_label}
+
+    def save(self, path):
+        """Write the labels file that `load` reads."""
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            yaml.safe_dump(self.to_dict(), file, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+    @classmethod
+    def from_dict(cls, entries, where):
+        """Check and take over `names`, and optionally `colours` and `ignore_label`; `where` is for the message."""
+        if not isinstance(entries, dict) or not isinstance(entries.get("names"), list):
+            raise UserError(f"{where}: expected a mapping with a list `names`; see docs/own_data.md")
+        unknown = set(entries) - {"names", "colours", "ignore_label"}
+        if unknown:
+            raise UserError(f"{where}: unknown key {sorted(map(str, unknown))[0]!r}; "
+                            "known are names, colours, ignore_label")
+        names = entries["names"]
+        colours = entries.get("colours", voc_palette()[:len(names)].tolist())
+        if not isinstance(colours, list):
+            raise UserError(f"{where}: `colours` must be a list of [R, G, B]")
+        try:
+            return cls(names, colours, entries.get("ignore_label", 255))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    @classmethod
+    def load(cls, path):
+        """Read a labels file: YAML with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
+        try:
+            entries = yaml.safe_load(read_bytes(path))
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" line {mark.line + 1}" if mark else ""
+            raise UserError(f"{path}{line}: not valid YAML; see docs/own_data.md") from None
+        return cls.from_dict(entries, path)
+
+
+VOC = LabelSet(
+    names=("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+           "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+           "tvmonitor"),
+    colours=tuple(map(tuple, voc_palette(21).tolist())))

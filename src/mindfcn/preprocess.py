@@ -1,0 +1,34 @@
+"""What a set of weights expects of its input image. The record travels with the weights."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Channel order, mean and standard deviation, on the 0..255 scale and in that order."""
+    order: str = "BGR"
+    mean: tuple = (103.53, 116.28, 123.675)
+    std: tuple = (57.375, 57.120, 58.395)
+
+    def __post_init__(self):
+        if self.order not in ("BGR", "RGB"):
+            raise ValueError(f"order must be BGR or RGB, not {self.order!r}")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+
+    def normalise(self, image):
+        """(H, W, 3) uint8 BGR, as OpenCV reads it -> (H, W, 3) float32 in this record's order."""
+        if self.order == "RGB":
+            image = image[..., ::-1]
+        return (image.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+
+    def denormalise(self, image):
+        """(H, W, 3) float32 in this record's order -> (H, W, 3) uint8 RGB, to look at."""
+        pixels = np.clip(np.rint(image * np.float32(self.std) + np.float32(self.mean)), 0, 255).astype(np.uint8)
+        return pixels if self.order == "RGB" else pixels[..., ::-1]
+
+
+# The course's values: ImageNet's mean and deviation, in OpenCV's channel order.
+COURSE = Preprocess()
