@@ -78,12 +78,14 @@ class ModelConfig:
 
     Args:
         name: fcn8s_vgg16_bn (the course: batch normalisation, no biases) or fcn8s_vgg16 (the paper: biases, dropout)
+        width: factor on the channels of conv1 to conv5, for small machines (1 is VGG16, which pretrained weights need)
         fc_width: channels of fc6 and fc7 (4096 in the papers)
         upsampling: initial weights of the upsampling layers
         dropout: share of fc6 and fc7 activations dropped in training (fcn8s_vgg16)
         pretrained: VGG16 weights (.ckpt .pth .safetensors .npz) or a whole checkpoint to start from; random if empty
     """
     name: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
+    width: float = 1.0
     fc_width: int = 4096
     upsampling: Literal["bilinear", "xavier"] = "bilinear"
     dropout: float = 0.5

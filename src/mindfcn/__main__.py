@@ -1,0 +1,8 @@
+"""`python -m mindfcn` is the command `mindfcn`."""
+
+import sys
+
+from mindfcn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""MindRecord -> batches, for training and for evaluation."""
+
+import os
+
+import cv2
+import mindspore.dataset as ds
+import numpy as np
+
+from mindfcn.data import transforms
+from mindfcn.data.mindrecord import count_records, record_files
+from mindfcn.data.samples import decode_image
+from mindfcn.errors import UserError
+from mindfcn.preprocess import COURSE, Preprocess
+
+
+class SegDataset:
+    """The course's data set class, with a seed and an evaluation mode.
+
+    Args:
+        image_mean, image_std: three numbers each, BGR, on the 0..255 scale; or leave both and give `preprocess`.
+        data_file: MindRecord file.
+        batch_size: images per batch; evaluation takes 1, because sizes differ.
+        crop_size: side of the training crops, pixels.
+        max_scale, min_scale: bounds of the random scale.
+        ignore_label: label of padding, and of pixels that do not count.
+        num_classes: classes.
+        num_readers: threads that read records.
+        num_parallel_calls: threads that decode and augment.
+        training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
+        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
+        preprocess: normalisation that belongs to the weights.
+        first_epoch, skip_batches: where a resumed run goes on.
+        rank, rank_size: this device and the number of devices that share the records.
+
+    Raises:
+        UserError: no such records, or fewer than one batch of them.
+    """
+
+    def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
+                 max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
+                 num_parallel_calls=4, *, training=True, seed=None, preprocess=None, first_epoch=0,
+                 skip_batches=0, rank=0, rank_size=1):
+        if not 0 < min_scale <= max_scale:
+            raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
+        if batch_size < 1 or crop_size < 1:
+            raise UserError(f"batch size {batch_size} and crop size {crop_size} must be at least 1")
+        self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
+        self.files = record_files(data_file)
+        self.count = count_records(data_file)
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.max_scale = max_scale
+        self.min_scale = min_scale
+        self.ignore_label = ignore_label
+        self.num_classes = num_classes
+        self.num_readers = _threads(num_readers)
+        self.num_parallel_calls = _threads(num_parallel_calls)
+        self.training = training
+        self.seed = np.random.randint(2 ** 31) if seed is None else seed
+        self.first_epoch = first_epoch
+        self.skip_batches = skip_batches
+        self.rank = rank
+        self.rank_size = rank_size
+        if training and self.steps_per_epoch == 0:
+            raise UserError(f"{data_file} holds {self.count} records, fewer than one batch of {batch_size} on each of "
+                            f"{rank_size} device(s); use a smaller batch size")
+
+    @property
+    def steps_per_epoch(self):
+        """Batches of one epoch on one device."""
+        if not self.training:
+            return self.count
+        return self.count // self.rank_size // self.batch_size
+
+    def order(self, epoch):
+        """(n,) int64: the records of an epoch, in the order in which this device sees them."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
+
+    def batch_names(self, epoch, step):
+        """File names of the batch at `step` (from 0) of `epoch` (from 0)."""
+        records = self.order(epoch)[step * self.batch_size:(step + 1) * self.batch_size].tolist()
+        return [str(name) for name, in self._read(["file_name"], records)]
+
+    def names(self):
+        """File names of all records, in their order."""
+        return [str(name) for name, in self._read(["file_name"])]
+
+    def samples(self, records):
+        """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
+        records = [int(record) for record in records]
+        for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
+            yield str(name), image.tobytes(), cv2.imdecode(_bytes(label), cv2.IMREAD_GRAYSCALE)
+
+    def preprocess_dataset(self, image, label, random=np.random):
+        """Encoded image and mask -> one training crop.
+
+        Returns:
+            image (3, crop, crop) float32 normalised, label (crop, crop) int32.
+        """
+        image, label = _decode(image, label)
+        return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
+                                  self.preprocess, self.ignore_label)
+
+    def get_dataset(self):
+        """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
+        if not self.training:
+            return self._evaluation_dataset()
+        # Threads of the pipeline are told each crop's own random seed, so their number and timing change nothing.
+        dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label", "key"], shuffle=False,
+                                      python_multiprocessing=False)
+        dataset = dataset.map(self._training_crop, ["data", "label", "key"], ["data", "label"],
+                              num_parallel_workers=self.num_parallel_calls)
+        dataset = dataset.project(["data", "label"])
+        return dataset.batch(self.batch_size, drop_remainder=True)
+
+    def _evaluation_dataset(self):
+        dataset = ds.MindDataset(self.files, columns_list=["data", "label"], shuffle=False,
+                                 num_parallel_workers=self.num_readers)
+        dataset = dataset.map(self._native, ["data", "label"], ["data", "label"],
+                              num_parallel_workers=self.num_parallel_calls)
+        return dataset.batch(1)
+
+    def _native(self, image, label):
+        image, label = _decode(image, label)
+        return transforms.to_input(image, self.preprocess), label.astype(np.int32)
+
+    def _training_crop(self, image, label, key):
+        random = np.random.RandomState([self.seed, *key])
+        return self.preprocess_dataset(image, label, random)
+
+    def _read(self, columns, records=None):
+        order = {"shuffle": False} if records is None else {"sampler": ds.SubsetSampler(records)}
+        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
+        return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+
+class _Epochs:
+    """Encoded (image, label, key) of one epoch after the other, each in its own order."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.epoch = dataset.first_epoch
+        self.skip = dataset.skip_batches * dataset.batch_size
+
+    def __len__(self):
+        return self.dataset.steps_per_epoch * self.dataset.batch_size
+
+    def __iter__(self):
+        epoch, skip = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        order = self.dataset.order(epoch)[skip:].tolist()
+        for record, (image, label) in zip(order, self.dataset._read(["data", "label"], order)):
+            yield _bytes(image), _bytes(label), np.array([epoch, record], np.int64)
+
+
+def _bytes(column):
+    return np.frombuffer(column.tobytes(), np.uint8)
+
+
+def _decode(image, label):
+    image = decode_image(image.tobytes(), "a record's image")
+    label = cv2.imdecode(_bytes(label), cv2.IMREAD_GRAYSCALE)
+    return image, label
+
+
+def _threads(count):
+    return max(1, min(count, os.cpu_count() or 1))

@@ -1,0 +1,389 @@
+"""Samples -> MindRecord files and back. A manifest beside them, written last, says that they are complete."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shutil
+import sqlite3
+import zlib
+
+import cv2
+import numpy as np
+from mindspore.mindrecord import FileReader, FileWriter
+from mindspore.mindrecord.common.exceptions import MindRecordException
+
+from mindfcn.data.samples import check_complete, decode_image, empty_folder, partial_folder
+from mindfcn.errors import UserError
+from mindfcn.files import read_bytes
+
+# The course's columns: the photograph as it was on disk, and a grey 8-bit PNG of class numbers.
+SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
+BATCH = 16
+SMALL_PAGE, LARGE_PAGE = 1 << 25, 1 << 28
+FAILURES = (RuntimeError, ValueError, TypeError, MindRecordException)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSummary:
+    """What `write_records` did.
+
+    Attributes:
+        written: records in the files.
+        skipped: (file, reason) of every pair left out.
+        reused: whether complete records were there already, so that nothing was written.
+    """
+    written: int
+    skipped: list
+    reused: bool = False
+
+
+def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None):
+    """Write samples to MindRecord files that appear only when they are complete and read back bit by bit.
+
+    Args:
+        samples: list of Sample.
+        path: the file; with several shards, PATH0, PATH1, ... Each has its PATH.db, and all have one PATH.json.
+        labels: LabelSet; other numbers in a mask are refused.
+        shards: number of files.
+        skip_bad: leave out bad pairs instead of stopping at the first.
+        overwrite: write again what is complete already.
+        progress: wraps an iterable of samples to show how far it is.
+
+    Returns:
+        RecordSummary. Complete records of the same samples, labels and shards are left as they are.
+
+    Raises:
+        UserError: a bad pair; records of other samples are there; the files cannot be written.
+    """
+    path = os.path.abspath(path)
+    if not samples:
+        raise UserError(f"no samples for {path}; check the list of the split")
+    if type(shards) is not int or not 1 <= shards <= 1000:
+        raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
+    manifest_name = os.path.basename(path) + ".json"
+    with partial_folder(path, finished=manifest_name) as folder:
+        if os.path.exists(os.path.join(folder, manifest_name)):
+            _publish(folder, path)
+        if not overwrite:
+            summary = _reuse(samples, path, labels, shards)
+            if summary:
+                return summary
+        empty_folder(folder)
+        rows = _Rows(samples, labels, skip_bad, progress)
+        try:
+            files = _write(rows, os.path.join(folder, os.path.basename(path)), shards)
+            _verify(rows, files)
+        except FAILURES as error:
+            raise UserError(f"cannot write {path}: {_first_line(error)}; "
+                            "check the name and the free space") from None
+        _write_manifest(rows, files, shards, os.path.join(folder, manifest_name))
+        _publish(folder, path)
+        return RecordSummary(len(rows.checksums), rows.skipped)
+
+
+def record_files(path):
+    """The MindRecord files of a data set, in order, checked cheaply; a manifest is not needed.
+
+    Args:
+        path: a file written by `write_records`, without the shard's number, or any MindRecord file.
+
+    Returns:
+        list of paths.
+
+    Raises:
+        UserError: missing, without its .db, renamed, or not a MindRecord.
+    """
+    path = os.fspath(path)
+    first = path if os.path.isfile(path) else min(_shards_beside(path), default=None)
+    if first is None:
+        raise UserError(f"no MindRecord file {path}; make it with the verb prepare")
+    names = _shard_names(first)
+    files = [os.path.join(os.path.dirname(first), name) for name in names]
+    if os.path.basename(first) not in names:
+        raise UserError(f"{first} was renamed from {names[0]}, which MindRecord does not allow; "
+                        f"name it {names[0]} again")
+    for file in files:
+        for part in (file, file + ".db"):
+            if not os.path.isfile(part):
+                raise UserError(f"{part} is missing beside {first}; copy both, or prepare the records again")
+        _check_index(file)
+    return files
+
+
+def count_records(path):
+    """The number of records of a data set. Raises UserError as `record_files` does."""
+    total = 0
+    for file in record_files(path):
+        with _database(file) as connection:
+            total += connection.execute("SELECT COUNT(*) FROM INDEXES").fetchone()[0]
+    return total
+
+
+def read_records(path):
+    """Yield (file_name, data, label) of every record, in order: str, encoded photograph bytes, PNG bytes.
+
+    Raises:
+        UserError: as `record_files`, other columns, or a damaged file.
+    """
+    files = record_files(path)
+    try:
+        reader = FileReader(files, num_consumer=1)
+        try:
+            for row in reader.get_next():
+                yield row["file_name"], bytes(row["data"]), bytes(row["label"])
+        finally:
+            reader.close()
+    except KeyError as error:
+        raise UserError(f"{path} has no column {error}; expected file_name, data and label") from None
+    except FAILURES as error:
+        raise UserError(f"cannot read {path}: {_first_line(error)}; prepare the records again") from None
+
+
+def read_manifest(path):
+    """What `write_records` noted in PATH.json, or None: no manifest, or the files are not those it lists.
+
+    Keys: count, labels (LabelSet.to_dict), shards, fingerprint, contents, skipped, files {name: bytes}.
+    """
+    manifest = _load_manifest(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if manifest is None:
+        return None
+    sizes = {name: _size(os.path.join(folder, name)) for name in manifest["files"]}
+    return manifest if sizes == manifest["files"] else None
+
+
+class _Rows:
+    """Reads and checks samples one by one; remembers a checksum of every good one and the reason of every bad one."""
+
+    def __init__(self, samples, labels, skip_bad, progress):
+        self.samples, self.labels, self.skip_bad = samples, labels, skip_bad
+        self.progress = progress or iter
+        self.page_size = _page_size(samples)
+        self.skipped, self.checksums = [], []
+
+    def __iter__(self):
+        for sample in self.progress(self.samples):
+            try:
+                row = _read_row(sample, self.labels, self.page_size)
+            except UserError as error:
+                if not self.skip_bad:
+                    raise UserError(f"{error}; or leave out bad pairs with --skip-bad") from None
+                self.skipped.append((_blamed(sample, str(error)), str(error)))
+                continue
+            self.checksums.append(_checksum(row["file_name"], row["data"], row["label"]))
+            yield row
+
+
+def _read_row(sample, labels, page_size):
+    """One record: the photograph's bytes as they are and the checked mask as PNG."""
+    data = read_bytes(sample.image)
+    check_complete(data, sample.image)
+    height, width = decode_image(data, sample.image).shape[:2]
+    mask = sample.read_label(sample.label)
+    if mask.shape != (height, width):
+        raise UserError(f"mask {sample.label} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph "
+                        f"{sample.image} is {width}x{height}; mend one")
+    allowed = np.zeros(256, bool)
+    allowed[:len(labels)] = allowed[labels.ignore_label] = True
+    numbers = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    unknown = numbers[~allowed[numbers]]
+    if unknown.size:
+        row, column = np.argwhere(mask == unknown[0])[0]
+        raise UserError(f"mask {sample.label} holds {unknown[0]} at row {row}, column {column}: not a class of "
+                        f"0..{len(labels) - 1} nor the ignore label {labels.ignore_label}; mend it or the labels")
+    label = cv2.imencode(".png", mask)[1].tobytes()
+    if len(data) + len(label) > page_size - 4096:
+        raise UserError(f"{sample.image} has {len(data) >> 20} MiB; a record holds at most {page_size >> 20}")
+    return {"file_name": sample.name, "data": data, "label": label}
+
+
+def _page_size(samples):
+    """MindRecord keeps a record within one page; files are at least one page long, so it stays small if it can."""
+    largest = max(_size(sample.image) or 0 for sample in samples)
+    return SMALL_PAGE if largest < SMALL_PAGE // 4 else LARGE_PAGE
+
+
+def _blamed(sample, message):
+    return sample.label if sample.label in message else sample.image
+
+
+def _write(rows, path, shards):
+    """Write all rows, BATCH at a time; returns the files."""
+    writer = FileWriter(path, shards)
+    writer.add_schema(SCHEMA, "semantic segmentation")
+    writer.set_page_size(rows.page_size)
+    source = iter(rows)
+    while batch := list(itertools.islice(source, BATCH)):
+        writer.write_raw_data(batch)
+    if not rows.checksums:
+        raise UserError(f"none of {len(rows.skipped)} pairs is good, first: {rows.skipped[0][1]}")
+    writer.commit()
+    return record_files(path)
+
+
+def _verify(rows, files):
+    """Read everything back and compare: the rows of several shards come shard by shard."""
+    found = sorted(_checksum(*row) for row in read_records(files[0]))
+    if found != sorted(rows.checksums):
+        raise UserError(f"{len(found)} of {len(rows.checksums)} records read back from {files[0]}, "
+                        "or with other bytes; check the disk and prepare again")
+
+
+def _checksum(name, data, label):
+    return name, len(data), zlib.crc32(data), zlib.crc32(label)
+
+
+def _write_manifest(rows, files, shards, path):
+    parts = [part for file in files for part in (file, file + ".db")]
+    manifest = {"count": len(rows.checksums), "labels": rows.labels.to_dict(), "shards": shards,
+                "fingerprint": _fingerprint(rows.samples), "contents": _contents(rows.samples),
+                "skipped": rows.skipped, "files": {os.path.basename(part): _size(part) for part in parts}}
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    for part in parts:
+        shutil.copymode(path + ".new", part)
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+
+
+def _publish(folder, path):
+    """Move verified files to their final names, the manifest last. Killed half-way, the next run goes on here."""
+    target = os.path.dirname(path)
+    manifest_path = path + ".json"
+    old = _load_manifest(path)
+    # One file PATH, written elsewhere, would hide shards PATH0, PATH1, ...
+    stale = list(old["files"]) if old else [os.path.basename(path), os.path.basename(path) + ".db"]
+    pending = os.path.join(folder, os.path.basename(manifest_path))
+    names = list(json.loads(read_bytes(pending))["files"])
+    for name in stale:
+        if name not in names and os.path.exists(os.path.join(target, name)):
+            os.remove(os.path.join(target, name))
+    if os.path.exists(manifest_path):
+        os.remove(manifest_path)
+    for name in sorted(names, key=lambda name: not name.endswith(".db")):
+        if os.path.exists(os.path.join(folder, name)):
+            os.replace(os.path.join(folder, name), os.path.join(target, name))
+    os.replace(pending, manifest_path)
+
+
+def _reuse(samples, path, labels, shards):
+    """The summary of complete records of these samples; None where there are none."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        if os.path.exists(path) or _shards_beside(path) or os.path.exists(path + ".json"):
+            raise UserError(f"{path} exists but is not complete or was not written here; "
+                            "write it again with --overwrite or choose another folder")
+        return None
+    if (manifest["labels"], manifest["shards"]) != (labels.to_dict(), shards):
+        raise UserError(f"{path} was written with other labels or shards; "
+                        "write it again with --overwrite or choose another folder")
+    # Files copied or unpacked anew have new times; then their contents decide.
+    if manifest["fingerprint"] != _fingerprint(samples) and manifest["contents"] != _contents(samples):
+        raise UserError(f"{path} was written from other photographs or masks; "
+                        "write it again with --overwrite or choose another folder")
+    return RecordSummary(manifest["count"], [tuple(entry) for entry in manifest["skipped"]], reused=True)
+
+
+def _fingerprint(samples):
+    """Names, sizes and times of all files, as one number."""
+    checksum = 0
+    for sample in samples:
+        entry = [sample.name]
+        for path in (sample.image, sample.label):
+            try:
+                status = os.stat(path)
+                entry += [status.st_size, status.st_mtime_ns]
+            except OSError:
+                entry += [None, None]
+        checksum = zlib.crc32(repr(entry).encode(), checksum)
+    return checksum
+
+
+def _contents(samples):
+    """Names and contents of all files, as one number."""
+    checksum = 0
+    for sample in samples:
+        checksum = zlib.crc32(repr(sample.name).encode(), checksum)
+        for path in (sample.image, sample.label):
+            try:
+                checksum = zlib.crc32(read_bytes(path), checksum)
+            except UserError:
+                checksum = zlib.crc32(b"missing", checksum)
+    return checksum
+
+
+def _load_manifest(path):
+    try:
+        with open(os.fspath(path) + ".json", encoding="utf-8") as file:
+            manifest = json.load(file)
+    except (OSError, ValueError):
+        return None
+    keys = {"count", "labels", "shards", "fingerprint", "contents", "skipped", "files"}
+    return manifest if isinstance(manifest, dict) and keys <= set(manifest) else None
+
+
+def _shards_beside(path):
+    """PATH0, PATH1, ... with as many digits each as MindRecord gives them."""
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder or "."):
+        return []
+    pattern = re.compile(re.escape(name) + r"\d+")
+    return [os.path.join(folder, file) for file in os.listdir(folder or ".") if pattern.fullmatch(file)]
+
+
+def _shard_names(file):
+    """The names of all shards, from the JSON header of one: 8 bytes of length, then the text."""
+    try:
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if length < 1 << 28 else None
+        return [os.path.basename(address) for address in header["shard_addresses"]]
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; check the path") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is not a MindRecord file; make one with the verb prepare") from None
+
+
+def _check_index(file):
+    try:
+        with _database(file) as connection:
+            name = connection.execute("SELECT * FROM SHARD_NAME").fetchone()[0]
+    except (sqlite3.Error, TypeError):
+        raise UserError(f"{file}.db is not the index of a MindRecord file; prepare the records again") from None
+    if name != os.path.basename(file):
+        raise UserError(f"{file}.db is the index of {name}; copy the pair again under its own names")
+
+
+class _database:
+    """The SQLite index of a MindRecord file, opened for reading only and closed in the end."""
+
+    def __init__(self, file):
+        self.connection = sqlite3.connect(f"file:{_uri(file)}.db?mode=ro&immutable=1", uri=True)
+
+    def __enter__(self):
+        return self.connection
+
+    def __exit__(self, *error):
+        self.connection.close()
+
+
+def _uri(file):
+    return os.path.abspath(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _size(path):
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
+def _first_line(error):
+    """MindSpore's messages fill a screen; their cause is the line after the headings."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line.startswith("[ERROR]")), lines[0] if lines else type(error).__name__)

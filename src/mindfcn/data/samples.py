@@ -1,0 +1,179 @@
+"""One photograph and its mask, and how their files are read. Every source lists these."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import os
+import shutil
+from typing import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mindfcn.errors import UserError
+from mindfcn.files import read_bytes
+
+MAX_PIXELS = 2 ** 27
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A photograph with its mask, still on disk.
+
+    Attributes:
+        name: unique in its list; the record's `file_name`.
+        image: path of the encoded photograph.
+        label: path of the mask file.
+        read_label: reads `label`: path -> (H, W) uint8 class numbers, the ignore label included.
+    """
+    name: str
+    image: str
+    label: str
+    read_label: Callable[[str], np.ndarray]
+
+
+def decode_image(data, where):
+    """Decode a photograph: encoded bytes -> (H, W, 3) uint8 BGR, turned upright as its EXIF tag says.
+
+    Grey, alpha and 16-bit images come out as 8-bit BGR too. `where` names the file in messages.
+
+    Raises:
+        UserError: not an image, or announced larger than MAX_PIXELS.
+    """
+    _open(data, where)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"cannot decode {where}; give a JPEG, PNG, BMP, TIFF or WebP image")
+    return image
+
+
+def check_complete(data, where):
+    """Raise UserError where encoded image bytes break off early: OpenCV would fill the rest with grey."""
+    image = _open(data, where)
+    # A JPEG is read at an eighth of its size: all of its bytes are seen, few pixels are computed.
+    image.draft("L", (1, 1))
+    _load(image, where)
+
+
+def read_mask_image(path):
+    """Read a mask file as Pillow sees it, with grey numbers as stored: path -> PIL.Image, loaded.
+
+    Raises:
+        UserError: unreadable, broken, or announced larger than MAX_PIXELS.
+    """
+    data = read_bytes(path)
+    mask = _open(data, path)
+    _load(mask, path)
+    depth = data[24] if mask.format == "PNG" else 8
+    if mask.mode == "1":
+        return Image.fromarray(np.asarray(mask).astype(np.uint8))
+    if mask.mode == "L" and depth < 8:
+        # Pillow stretches 2 and 4 bit grey to 0..255; a mask holds numbers, not brightness.
+        return Image.fromarray(np.asarray(mask) // (255 // (2 ** depth - 1)))
+    return mask
+
+
+def read_palette_mask(path):
+    """Read a mask of palette or 8-bit grey numbers: path -> (H, W) uint8, the numbers as they are.
+
+    Raises:
+        UserError: unreadable, or the mask holds colours instead of numbers.
+    """
+    mask = read_mask_image(path)
+    if mask.mode not in ("P", "L"):
+        raise UserError(f"{path} is a mask of mode {mask.mode}, not palette or 8-bit grey; "
+                        "use a folder source with labels.yaml for masks of colours")
+    return np.array(mask)
+
+
+def check_names(names, where):
+    """Raise UserError where a list names an image twice or a name could leave its folder."""
+    if not names:
+        raise UserError(f"{where} names no image; check the list")
+    seen = set()
+    for name in names:
+        if "/" in name or "\\" in name or ".." in name or "\0" in name:
+            raise UserError(f"{where}: {name!r} is not an image name; give names without folders")
+        if name in seen:
+            raise UserError(f"{where}: {name!r} stands twice; remove one")
+        seen.add(name)
+
+
+def check_present(samples, where):
+    """Raise UserError, with the number and the first, where files of listed samples are missing."""
+    files = {}
+
+    def missing(path):
+        folder, name = os.path.split(path)
+        if folder not in files:
+            files[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        return name not in files[folder]
+
+    absent = [path for sample in samples for path in (sample.image, sample.label) if missing(path)]
+    if absent:
+        raise UserError(f"{len(absent)} files of {where} are missing, first {absent[0]}; "
+                        "complete the data set or use --skip-bad")
+
+
+@contextlib.contextmanager
+def partial_folder(path, finished=None):
+    """Yield the folder `.partial-NAME` beside `path`, held by one process at a time and removed in the end.
+
+    What a killed run left in it is still there: the caller judges it. After an error it is kept only where it holds
+    a file named `finished`.
+
+    Raises:
+        UserError: another process holds it, or it cannot be made or filled.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    folder = os.path.join(parent, f".partial-{name}")
+    handle = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield folder
+        finally:
+            if finished is None or not os.path.exists(os.path.join(folder, finished)):
+                shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        raise UserError(f"another run is writing {path}; wait for it to end") from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; "
+                        "free some space or choose another folder") from None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def empty_folder(folder):
+    """Remove everything in a folder, but not the folder."""
+    for entry in list(os.scandir(folder)):
+        shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
+
+
+def _open(data, where):
+    """Read the header of encoded image bytes; the pixels wait. Raises UserError."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        width, height = image.size
+    except Image.DecompressionBombError:
+        width = height = MAX_PIXELS
+    except Exception:
+        raise UserError(f"{where} is not an image; remove or replace it") from None
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")
+    return image
+
+
+def _load(image, where):
+    try:
+        image.load()
+    except Exception:
+        raise UserError(f"{where} is damaged or incomplete; fetch it again") from None

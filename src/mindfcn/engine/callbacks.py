@@ -1,0 +1,196 @@
+"""What happens around the steps of a training run: log, guard against NaN, evaluation, checkpoints, signals."""
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+
+from mindspore.train import Callback
+
+from mindfcn import runtime
+from mindfcn.engine.evaluate import evaluate_network
+from mindfcn.engine.step import set_training
+from mindfcn.errors import UserError
+from mindfcn.metrics import MEAN_IOU
+from mindfcn.weights.checkpoint import save_checkpoint
+
+# Rows of the log that are written at once.
+LOG_ROWS = 20
+
+
+class Signals:
+    """Remembers SIGINT and SIGTERM, so that a run can end at a step's border; a second SIGINT ends it at once.
+
+    Attributes:
+        received: number of the signal, or None.
+    """
+
+    def __init__(self):
+        self.received = None
+
+    def __enter__(self):
+        # Python takes signal handlers in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        else:
+            self.before = {}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, _frame):
+        if self.received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+class Log(Callback):
+    """Loss, learning rate and speed of every step: into the log, and to the progress bar.
+
+    Args:
+        run_dir: RunDir, or None on the processes that do not write.
+        dataset: SegDataset of the training.
+        rates: (updates,) learning rates.
+        step: TrainStep.
+        batch_size: images per step, over all devices.
+        show: function (step, epoch, loss, learning rate, images per second), or None.
+
+    Raises:
+        UserError: the loss is not finite; names the step and the batch.
+    """
+
+    def __init__(self, run_dir, dataset, rates, step, batch_size, show=None):
+        super().__init__()
+        self.run_dir, self.dataset, self.rates, self.step = run_dir, dataset, rates, step
+        self.batch_size = batch_size
+        self.show = show
+        self.rows = []
+        self.started = None
+
+    def on_train_step_begin(self, run_context):
+        """The data are there; the step begins."""
+        self.started = self.started or time.perf_counter()
+
+    def on_train_step_end(self, run_context):
+        """Note the step, or stop at a loss that is not finite."""
+        loss = float(run_context.original_args().net_outputs.asnumpy())
+        number = self.step.batches
+        epoch, in_epoch = divmod(number - 1, self.dataset.steps_per_epoch)
+        if not math.isfinite(loss):
+            self.flush()
+            names = ", ".join(self.dataset.batch_names(epoch, in_epoch))
+            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}; "
+                            "lower --optim.lr, or look at these images and masks")
+        now = time.perf_counter()
+        # Time from the end of one step to the end of the next: waiting for data counts.
+        speed, self.started = self.batch_size / (now - self.started), now
+        update = min(max(number // self.step.accumulate - 1, 0), len(self.rates) - 1)
+        rate = float(self.rates[update])
+        self.rows.append([number, epoch + 1, f"{loss:.6f}", f"{rate:.8g}", f"{speed:.3f}"])
+        if len(self.rows) >= LOG_ROWS:
+            self.flush()
+        if self.show:
+            self.show(number, epoch + 1, loss, rate, speed)
+
+    def on_train_epoch_end(self, run_context):
+        """Write the rows; what follows the epoch is not the next step's time."""
+        self.flush()
+        self.started = None
+
+    def flush(self):
+        """Write the rows that wait."""
+        if self.run_dir and self.rows:
+            self.run_dir.add_steps(self.rows)
+        self.rows = []
+
+
+@dataclasses.dataclass
+class Keeper(Callback):
+    """Evaluates and saves at the end of epochs, and saves and stops at a signal.
+
+    Args:
+        run_dir: RunDir.
+        step: TrainStep.
+        frozen: cells that stay out of training mode.
+        segmenter: Segmenter of the network in training.
+        train: SegDataset of the training.
+        val: SegDataset of the evaluation, or None.
+        card: Card, whose `training` is kept up to date.
+        epochs, eval_every: as in the settings.
+        log: Log.
+        signals: Signals.
+        writes: whether this process evaluates and writes.
+        progress: wraps an iterable of evaluation batches and its length.
+        say: function (line of text).
+    """
+    run_dir: object
+    step: object
+    frozen: list
+    segmenter: object
+    train: object
+    val: object
+    card: object
+    epochs: int
+    eval_every: int
+    log: Log
+    signals: Signals
+    writes: bool = True
+    progress: object = None
+    say: object = None
+
+    def on_train_step_end(self, run_context):
+        """At a signal inside an epoch: save and stop."""
+        epoch, in_epoch = divmod(self.step.batches, self.train.steps_per_epoch)
+        if self.signals.received and in_epoch:
+            self.log.flush()
+            self.save(epoch, in_epoch)
+            run_context.request_stop()
+
+    def on_train_epoch_end(self, run_context):
+        """Save, evaluate where it is due, and stop at a signal."""
+        if self.step.batches % self.train.steps_per_epoch:
+            return
+        epoch = self.step.batches // self.train.steps_per_epoch
+        self.log.flush()
+        self.save(epoch, 0)
+        if self.due(epoch):
+            self.evaluate(epoch)
+        if self.writes:
+            self.run_dir.draw_curves()
+        if self.signals.received:
+            run_context.request_stop()
+
+    def due(self, epoch):
+        """Whether an evaluation follows this epoch."""
+        return self.val is not None and (epoch == self.epochs or bool(self.eval_every)
+                                         and epoch % self.eval_every == 0)
+
+    def evaluate(self, epoch):
+        """Evaluate, note the metrics, and keep the best checkpoint."""
+        if not self.writes:
+            return
+        evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
+                                      lambda: self.signals.received)
+        runtime.graph_mode()
+        set_training(self.step, self.frozen)
+        if evaluation is None:
+            return
+        metrics = evaluation.metrics
+        self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
+        if self.say:
+            self.say(f"epoch {epoch}: {evaluation.matrix}")
+        if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
+            self.card.training["best"] = {"epoch": epoch, **metrics}
+            save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
+
+    def save(self, epoch, in_epoch):
+        """Write the checkpoint that a resumed run goes on from."""
+        if not self.writes:
+            return
+        self.card.training.update(epoch=epoch, step=self.step.batches)
+        path = self.run_dir.checkpoint(epoch, in_epoch)
+        save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
+        self.run_dir.make_last(path)

@@ -1,0 +1,196 @@
+"""The verb eval: a checkpoint against a whole split."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+from mindspore.train import Model
+
+from mindfcn import runtime
+from mindfcn.data.dataset import SegDataset
+from mindfcn.data.samples import decode_image
+from mindfcn.data.mindrecord import read_manifest
+from mindfcn.dense.whole_image import Segmenter, argmax
+from mindfcn.errors import UserError
+from mindfcn.files import atomic_path
+from mindfcn.losses import CrossEntropy
+from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
+from mindfcn.models.factory import create_model
+from mindfcn.report.masks import side_by_side, write_picture
+from mindfcn.report.plots import save_class_bars, save_confusion
+from mindfcn.report.tables import class_table
+from mindfcn.weights.checkpoint import load_checkpoint
+from mindfcn.weights.surgery import load_weights
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        matrix: ConfusionMatrix of all pixels.
+        names: file names, in the records' order.
+        scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
+    """
+    matrix: ConfusionMatrix
+    names: list
+    scores: np.ndarray
+
+    @property
+    def metrics(self):
+        """The four metrics."""
+        return self.matrix.compute()
+
+
+@dataclasses.dataclass
+class EvalResult:
+    """Metrics of an evaluation, and where they are written.
+
+    Attributes:
+        metrics: the four metrics by name.
+        table: per-class table as text; empty for the course's protocol.
+        out: folder of the files.
+        images: images counted.
+        protocol: "native" or "course".
+    """
+    metrics: dict
+    table: str
+    out: str
+    images: int
+    protocol: str
+
+
+def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
+    """Every image of an evaluation data set at native size, each pixel counted once.
+
+    Args:
+        segmenter: Segmenter.
+        dataset: SegDataset(training=False).
+        num_classes: classes.
+        progress: wraps an iterable of batches.
+        stop: function, asked before each image; None is returned when it says true.
+
+    Returns:
+        Evaluation, or None.
+    """
+    runtime.pynative_mode()
+    matrix, scores = ConfusionMatrix(num_classes), []
+    batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
+    for image, truth in progress(batches, dataset.count) if progress else batches:
+        if stop and stop():
+            return None
+        single = ConfusionMatrix(num_classes)
+        single.counts = matrix.update(argmax(segmenter.logits(image)[0]), truth[0])
+        scores.append(single.mean_iou())
+    return Evaluation(matrix, dataset.names(), np.array(scores))
+
+
+def load_segmenter(checkpoint, default_model):
+    """(Segmenter, Card) of a checkpoint file. Raises UserError as `load_checkpoint` and `load_weights` do."""
+    weights, card, _ = load_checkpoint(checkpoint, default_model)
+    net = create_model(card.model["name"], len(card.labels), **network_options(card))
+    load_weights(net, weights, checkpoint)
+    return Segmenter(net, card.preprocess), card
+
+
+def network_options(card):
+    """Options of `create_model` that a card names."""
+    return {name: value for name, value in card.model.items() if name != "name"}
+
+
+def evaluate(config, progress=None, say=None):
+    """Evaluate a checkpoint and write metrics.json, classes.txt, confusion.png, classes.png and worst/.
+
+    Args:
+        config: EvalConfig.
+        progress: wraps an iterable and its length.
+        say: called with one line of text.
+
+    Returns:
+        EvalResult.
+
+    Raises:
+        UserError: checkpoint or records are missing, damaged, or do not fit each other.
+    """
+    runtime.set_up(config.device, config.seed)
+    segmenter, card = load_segmenter(config.checkpoint, config.model)
+    records = config.records or card.records
+    if not records:
+        raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
+    check_classes(records, card.labels, config.checkpoint)
+    folder = "evaluation" if config.protocol == "native" else "evaluation-course"
+    out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
+    if say:
+        say(f"evaluating {config.checkpoint} on {records}")
+    if config.protocol == "course":
+        return _course_protocol(config, segmenter, card, records, out)
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess)
+    evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress)
+    return write_evaluation(out, evaluation, card.labels, segmenter, dataset, config.worst)
+
+
+def check_classes(records, labels, checkpoint):
+    """Refuse records whose classes are not the checkpoint's."""
+    manifest = read_manifest(records)
+    if manifest and manifest["labels"]["names"] != list(labels.names):
+        raise UserError(f"{records} has {len(manifest['labels']['names'])} classes "
+                        f"({', '.join(manifest['labels']['names'][:3])}, ...), {checkpoint} was trained for "
+                        f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
+
+
+def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
+    """Write the files of a native evaluation into `out`. Returns EvalResult."""
+    matrix = evaluation.matrix
+    table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
+    save_json(os.path.join(out, "metrics.json"), {
+        "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+        "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
+        "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
+        "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
+    with atomic_path(os.path.join(out, "classes.txt")) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(table + "\n")
+    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
+    save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+    order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])][:worst]
+    for place, (name, image, truth) in enumerate(dataset.samples(order), 1):
+        image = decode_image(image, name)
+        mask, _ = segmenter(image)
+        title = f"{name}: mean IoU {100 * evaluation.scores[order[place - 1]]:.1f} %"
+        picture = side_by_side(np.ascontiguousarray(image[..., ::-1]), truth, mask, labels, title)
+        write_picture(os.path.join(out, "worst", f"{place:02d}_{_safe(name)}.jpg"), picture)
+    return EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native")
+
+
+def _course_protocol(config, segmenter, card, records, out):
+    """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
+    dataset = SegDataset(data_file=records, batch_size=4, preprocess=card.preprocess, seed=config.seed,
+                         ignore_label=card.labels.ignore_label, num_classes=len(card.labels))
+    runtime.pynative_mode()
+    segmenter.net.set_train(False)
+    model = Model(segmenter.net, CrossEntropy(card.labels.ignore_label), metrics=segmentation_metrics(len(card.labels)))
+    metrics = model.eval(dataset.get_dataset(), dataset_sink_mode=False)
+    images = dataset.steps_per_epoch * dataset.batch_size
+    save_json(os.path.join(out, "metrics.json"), {
+        "protocol": "course: random crops of the given records, for comparison with the course's printed figures only",
+        "images": images, "metrics": metrics})
+    return EvalResult(metrics, "", out, images, "course")
+
+
+def save_json(path, content):
+    """Write indented JSON; NaN becomes null."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(_no_nan(content), file, indent=1, ensure_ascii=False)
+
+
+def _no_nan(content):
+    if isinstance(content, dict):
+        return {key: _no_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_no_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content
+
+
+def _safe(name):
+    """A record's name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]

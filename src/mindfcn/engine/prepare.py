@@ -1,0 +1,148 @@
+"""The verb prepare: photographs and masks of any source -> train.mindrecord, val.mindrecord and labels.yaml."""
+
+import dataclasses
+import os
+from typing import Optional
+
+from mindfcn.data.folder import list_folder
+from mindfcn.data.mindrecord import RecordSummary, count_records, write_records
+from mindfcn.data.sample import SAMPLE, draw_sample_set
+from mindfcn.data.sbd import trainaug
+from mindfcn.data.voc import list_voc
+from mindfcn.errors import UserError
+from mindfcn.labels import VOC, LabelSet
+
+COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` left behind.
+
+    Attributes:
+        train, val: RecordSummary of each split; val is None for the course's record, which has none.
+        labels: LabelSet of the masks.
+        train_path, val_path: MindRecord paths as `data.mindrecord` takes them; val_path is None as val is.
+    """
+    train: RecordSummary
+    val: Optional[RecordSummary]
+    labels: LabelSet
+    train_path: str
+    val_path: Optional[str]
+
+
+def prepare(config, progress=None, say=None):
+    """Fetch or draw what is wanted, list it, and write the records; what is complete already stays as it is.
+
+    Args:
+        config: PrepareConfig.
+        progress: tqdm, or what takes an iterable and, for downloads, the arguments of `data.download.download`.
+        say: called with one line of text at each step.
+
+    Returns:
+        PrepareResult.
+
+    Raises:
+        UserError: whatever is wrong with settings, source or files.
+    """
+    say = say or (lambda line: None)
+    config = _fetch(config, progress, say)
+    if config.download == ["course"]:
+        return _course(config)
+    labels, train, val = list_samples(config, say)
+    paths = [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
+    summaries = []
+    for path, samples in zip(paths, (train, val)):
+        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress)
+        done = "complete already" if summary.reused else "written"
+        say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
+        summaries.append(summary)
+    _save_labels(labels, os.path.join(config.records, "labels.yaml"))
+    return PrepareResult(*summaries, labels, *paths)
+
+
+def list_samples(config, say=None):
+    """The labels and both splits of a source, drawing the sample set where it is wanted.
+
+    No validation image is among the training samples, whatever the lists say.
+
+    Args:
+        config: PrepareConfig; nothing is downloaded.
+        say: called with one line of text where images are taken out of training.
+
+    Returns:
+        (LabelSet, training list of Sample, validation list of Sample).
+
+    Raises:
+        UserError: no such source, or nothing is left for training.
+    """
+    labels, train, val = {"sample": _sample, "voc": _voc, "folder": _folder}[config.source](config)
+    held_out = {sample.name for sample in val}
+    kept = [sample for sample in train if sample.name not in held_out]
+    if not kept:
+        raise UserError(f"every image of split {config.train_split!r} is in {config.val_split!r} too; "
+                        "give splits that differ")
+    if not val:
+        raise UserError(f"no validation images in {config.root}; add images or lists")
+    if say and len(kept) < len(train):
+        say(f"{len(train) - len(kept)} validation images taken out of the training images")
+    return labels, kept, val
+
+
+def _fetch(config, progress, say):
+    """Download what is asked for; returns the config with the folders that downloads went to."""
+    if not config.download:
+        return config
+    from mindfcn.data.download import download
+    targets = {"voc2012": "root", "sbd": "sbd", "course": "records"}
+    for name in config.download:
+        folder = getattr(config, targets[name])
+        if not folder:
+            raise UserError(f"no folder to download {name} to; set {targets[name]}")
+        say(f"fetching {name} into {folder}")
+        path = download(name, folder, progress=progress)
+        if name != "course":
+            config = dataclasses.replace(config, **{targets[name]: os.fspath(path)})
+    return config
+
+
+def _course(config):
+    """The course's ready record is used as it came."""
+    path = os.path.join(config.records, COURSE_RECORD)
+    return PrepareResult(RecordSummary(count_records(path), [], reused=True), None, VOC, path, None)
+
+
+def _sample(config):
+    if config.labels:
+        raise UserError("the sample set has its own labels; leave `labels` empty")
+    draw_sample_set(config.root, config.samples, config.size, config.seed)
+    return SAMPLE, list_voc(config.root, "train"), list_voc(config.root, "val")
+
+
+def _voc(config):
+    labels = LabelSet.load(config.labels) if config.labels else VOC
+    check = not config.skip_bad
+    if config.sbd:
+        train = trainaug(config.root, config.sbd, config.year, config.train_split, config.val_split,
+                         config.sbd_splits, check)
+    else:
+        train = list_voc(config.root, config.train_split, config.year, check)
+    return labels, train, list_voc(config.root, config.val_split, config.year, check)
+
+
+def _folder(config):
+    labels = LabelSet.load(config.labels or os.path.join(config.root, "labels.yaml"))
+    train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
+                              check=not config.skip_bad) for split in (config.train_split, config.val_split))
+    return labels, train, val
+
+
+def _save_labels(labels, path):
+    """Write labels.yaml unless it says the same already."""
+    if os.path.isfile(path):
+        try:
+            if LabelSet.load(path) == labels:
+                return
+        except UserError:
+            pass
+    labels.save(path)

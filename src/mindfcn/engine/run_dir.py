@@ -1,0 +1,131 @@
+"""The files of one training run.
+
+    settings.yaml       resolved settings; `mindfcn train --config` reads them
+    versions.json       versions of the packages and the git revision
+    log.csv             step, epoch, loss, learning rate, images per second
+    evaluation.csv      step, epoch and the four metrics
+    curves.png          both, drawn
+    checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
+    evaluation/         what `eval` says of the best checkpoint
+"""
+
+import csv
+import dataclasses
+import glob
+import io
+import json
+import os
+import shutil
+
+import yaml
+
+from mindfcn.errors import UserError
+from mindfcn.files import atomic_path, read_bytes
+from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.plots import save_curves
+from mindfcn.runtime import versions
+
+LOG = ("step", "epoch", "loss", "learning_rate", "images_per_s")
+EVALUATION = ("step", "epoch", PIXEL_ACCURACY, MEAN_PIXEL_ACCURACY, MEAN_IOU, FREQUENCY_WEIGHTED_IOU)
+
+
+class RunDir:
+    """Paths, tables and settings of a run.
+
+    Args:
+        path: the folder.
+        keep: checkpoints kept, the newest ones.
+    """
+
+    def __init__(self, path, keep=2):
+        self.path = path
+        self.keep = max(1, keep)
+        self.last = os.path.join(path, "checkpoints", "last.ckpt")
+        self.best = os.path.join(path, "checkpoints", "best.ckpt")
+        self.log = os.path.join(path, "log.csv")
+        self.evaluations = os.path.join(path, "evaluation.csv")
+        self.evaluation = os.path.join(path, "evaluation")
+        self.settings = os.path.join(path, "settings.yaml")
+
+    def begin(self, config):
+        """Make the folder for a new run and save its settings.
+
+        Raises:
+            UserError: an earlier run is there, or the folder cannot be written.
+        """
+        if os.path.exists(self.settings):
+            if not config.overwrite:
+                raise UserError(f"{self.path} holds an earlier run; go on with --resume true, "
+                                "begin anew with --overwrite true, or choose another --run_dir")
+            for entry in ("checkpoints", "evaluation"):
+                shutil.rmtree(os.path.join(self.path, entry), ignore_errors=True)
+        self._write_text(self.log, ",".join(LOG) + "\n")
+        self._write_text(self.evaluations, ",".join(EVALUATION) + "\n")
+        self._write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
+        self._write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+    def rewind(self, step):
+        """Forget the rows after a step: those of a resumed run take their place."""
+        for path in (self.log, self.evaluations):
+            rows = [row for row in _rows(path) if int(row["step"]) <= step]
+            text = io.StringIO()
+            writer = csv.DictWriter(text, LOG if path == self.log else EVALUATION, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            self._write_text(path, text.getvalue())
+
+    def add_steps(self, rows):
+        """Append rows of LOG."""
+        _append(self.log, rows)
+
+    def add_evaluation(self, step, epoch, metrics):
+        """Append one evaluation."""
+        _append(self.evaluations, [[step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]])
+
+    def evaluated(self, step):
+        """Whether an evaluation at that step is noted."""
+        return any(int(row["step"]) == step for row in _rows(self.evaluations))
+
+    def draw_curves(self):
+        """Draw both tables into curves.png."""
+        train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in _rows(self.log)]
+        evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
+                 for row in _rows(self.evaluations)]
+        save_curves(os.path.join(self.path, "curves.png"), train, evals)
+
+    def checkpoint(self, epoch, step_in_epoch=0):
+        """Path of the checkpoint after `epoch` whole epochs and `step_in_epoch` steps more."""
+        name = f"epoch-{epoch:04d}" + (f"-step-{step_in_epoch:06d}" if step_in_epoch else "")
+        return os.path.join(self.path, "checkpoints", name + ".ckpt")
+
+    def make_last(self, path):
+        """Let last.ckpt be this checkpoint, and delete all but the newest ones."""
+        _link(path, self.last)
+        for old in sorted(glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt")))[:-self.keep]:
+            os.remove(old)
+
+    def _write_text(self, path, text):
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _link(source, target):
+    """Make `target` another name of `source`, or a copy where the file system has no second names."""
+    with atomic_path(target) as temporary:
+        os.remove(temporary)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _append(path, rows):
+    try:
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
+
+
+def _rows(path):
+    return list(csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8", "replace"))))

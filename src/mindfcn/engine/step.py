@@ -1,0 +1,146 @@
+"""One training step: forward, backward, and the optimiser's update."""
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindfcn.errors import UserError
+from mindfcn.losses import CrossEntropy
+from mindfcn.schedules import learning_rates
+from mindfcn.weights.surgery import trunk_parameters
+
+HEADS = ("conv6", "conv7", "score", "upscore")
+UNDECAYED = (".bias", ".gamma", ".beta")
+
+
+def freeze(net, last):
+    """Keep everything up to block `last` ("conv3", say; "" is nothing) as it is. Returns the frozen cells."""
+    if not last:
+        return []
+    names = [f"conv{number}" for number in range(1, int(last[-1]) + 1)]
+    for name, parameter in trunk_parameters(net).items():
+        if name.split(".")[0] in names:
+            parameter.requires_grad = False
+    return [getattr(net.trunk, name) for name in names]
+
+
+def set_training(step, frozen):
+    """Training mode, except that the normalisation of frozen layers keeps its moving averages."""
+    step.set_train(True)
+    for cell in frozen:
+        cell.set_train(False)
+
+
+def optimiser(net, config, steps_per_epoch):
+    """Momentum SGD with the whole schedule, in groups that share learning rate and decay (see OptimConfig)."""
+    updates = max(1, steps_per_epoch // config.accumulate)
+    rates = learning_rates(updates * config.epochs, config.lr, config.min_lr, config.schedule, config.power,
+                           round(config.warmup_epochs * updates))
+    groups = {}
+    for parameter in net.trainable_params():
+        paper = config.paper_biases and parameter.name.endswith(UNDECAYED)
+        factor = (config.head_lr if parameter.name.startswith(HEADS) else 1.0) * (2.0 if paper else 1.0)
+        decay = 0.0 if paper else config.weight_decay
+        groups.setdefault((factor, decay), []).append(parameter)
+    return nn.Momentum([{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
+                        for (factor, decay), members in groups.items()],
+                       learning_rate=ms.Tensor(rates), momentum=config.momentum), rates
+
+
+def loss_scaler(config, device):
+    """(use float16, scaler or None) of the chosen precision on this device.
+
+    Raises:
+        UserError: mixed precision on CPU.
+    """
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32" if device == "CPU" else "mixed"
+    if precision == "float32":
+        return False, None
+    if device == "CPU":
+        raise UserError("precision mixed: float16 is for GPU and Ascend; use --optim.precision float32 on CPU")
+    if config.loss_scale > 0:
+        return True, ms.amp.StaticLossScaler(config.loss_scale)
+    return True, ms.amp.DynamicLossScaler(scale_value=2 ** 16, scale_factor=2, scale_window=2000)
+
+
+class TrainStep(nn.Cell):
+    """Forward, backward and update in one compiled graph.
+
+    Args:
+        net: the network.
+        update: optimiser.
+        ignore_label: label without loss.
+        scaler: loss scaler for float16, or None. Steps whose gradients overflow are skipped.
+        accumulate: batches whose gradients are averaged into one update.
+
+    Inputs: images (N, 3, H, W) float32, labels (N, H, W) int32.
+    Outputs: () float32, the loss.
+
+    Attributes:
+        batches: batches seen so far; a resumed run sets it.
+    """
+
+    def __init__(self, net, update, ignore_label=255, scaler=None, accumulate=1):
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.loss = CrossEntropy(ignore_label)
+        self.update = update
+        self.scaler = scaler
+        self.accumulate = accumulate
+        self.batches = 0
+        self.weights = update.parameters
+        self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
+        self.gradient = ms.value_and_grad(self.forward, None, self.weights)
+        size = ms.get_auto_parallel_context("device_num")
+        self.reduce = nn.DistributedGradReducer(self.weights, mean=True, degree=size) if size > 1 else nn.Identity()
+
+    def __call__(self, images, labels):
+        self.batches += 1
+        # A constant argument makes two graphs, with and without the update, instead of a branch in one.
+        return super().__call__(images, labels, self.batches % self.accumulate == 0)
+
+    def state(self):
+        """{name: Parameter} of what a resumed run needs besides the network: moments, step count, gradient sums."""
+        kept = ("moments.", "global_step", "accumulated.", "scale_value", "counter")
+        return {parameter.name: parameter for parameter in self.get_parameters() if parameter.name.startswith(kept)}
+
+    def forward(self, images, labels):
+        """The loss, scaled where float16 needs it."""
+        loss = self.loss(self.net(images), labels)
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def construct(self, images, labels, updates):
+        loss, gradients = self.gradient(images, labels)
+        if self.accumulate > 1:
+            gradients = self.average(gradients)
+        if not updates:
+            return ops.depend(self.unscaled(loss), self.store(gradients))
+        gradients = self.reduce(gradients)
+        if self.scaler is None:
+            done = self.update(gradients)
+        else:
+            gradients = self.scaler.unscale(gradients)
+            finite = ms.amp.all_finite(gradients)
+            if finite:
+                self.update(gradients)
+            done = self.scaler.adjust(finite)
+        if self.accumulate > 1:
+            done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
+        return ops.depend(self.unscaled(loss), done)
+
+    def unscaled(self, loss):
+        """The loss as the network had it."""
+        return loss if self.scaler is None else self.scaler.unscale((loss,))[0]
+
+    def average(self, gradients):
+        """The sums so far plus this batch's share."""
+        return tuple(total + gradient / self.accumulate for total, gradient in zip(self.sums, gradients))
+
+    def store(self, gradients):
+        """Keep the sums for the next batch."""
+        return tuple(ops.assign(total, gradient) for total, gradient in zip(self.sums, gradients))
+
+    def zeros(self):
+        """Sums to begin again with."""
+        return tuple(ops.zeros_like(total) for total in self.sums)

@@ -1,0 +1,127 @@
+"""Every layer of every network is built here, with all its arguments spelled out.
+
+MindSpore renames layer arguments and defaults between releases; this is the one file that must follow.
+Feature maps are (N, C, H, W) float32.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+from mindspore.common.initializer import HeNormal, Zero
+
+# On CPU, the backward pass of a large kernel falls to a reference kernel above this many output channels.
+CPU_CHANNELS = 2048
+
+
+def bilinear_kernel(size):
+    """The (size, size) float32 kernel of bilinear upsampling by ceil(size / 2) (Long et al. 2015, section 3.3)."""
+    factor = (size + 1) // 2
+    centre = factor - 1 if size % 2 else factor - 0.5
+    ramp = 1 - np.abs(np.arange(size) - centre) / factor
+    return np.outer(ramp, ramp).astype(np.float32)
+
+
+def bilinear_weight(channels, size):
+    """(channels, channels, size, size) float32: each channel upsampled bilinearly, none mixed with another."""
+    weight = np.zeros((channels, channels, size, size), np.float32)
+    weight[np.arange(channels), np.arange(channels)] = bilinear_kernel(size)
+    return weight
+
+
+def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform"):
+    """A convolution of stride 1 and an odd kernel that keeps the size of the map."""
+    cell = LargeKernelConv if kernel > 3 else nn.Conv2d
+    return cell(in_channels, out_channels, kernel, stride=1, pad_mode="pad", padding=kernel // 2, dilation=1,
+                group=1, has_bias=bias, weight_init=weight_init, bias_init="zeros", data_format="NCHW")
+
+
+class LargeKernelConv(nn.Conv2d):
+    """A convolution that on CPU is computed in slices of output channels; equal results, names and shapes."""
+
+    def __init__(self, in_channels, out_channels, *arguments, **options):
+        super().__init__(in_channels, out_channels, *arguments, **options)
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self.slices = -(-out_channels // CPU_CHANNELS) if on_cpu else 1
+        if out_channels % self.slices:
+            self.slices = 1
+        self.conv_slice = ops.Conv2D(out_channels // self.slices, self.kernel_size, mode=1, pad_mode="pad",
+                                     pad=self.padding, stride=1, dilation=1, group=1)
+
+    def construct(self, x):
+        maps = [self.conv_slice(x, weight) for weight in ops.split(self.weight, self.weight.shape[0] // self.slices)]
+        out = ops.concat(maps, axis=1)
+        return out + self.bias.reshape(1, -1, 1, 1) if self.has_bias else out
+
+
+def deconv(channels, kernel, stride, upsampling):
+    """A transposed convolution without bias from `channels` to as many, `stride` times larger (kernel = 2 stride).
+
+    `upsampling`: "bilinear" starts as bilinear interpolation, "xavier" at random (the course's code).
+    """
+    init = (ms.Tensor(bilinear_weight(channels, kernel)) if upsampling == "bilinear" else "xavier_uniform")
+    return nn.Conv2dTranspose(channels, channels, kernel, stride=stride, pad_mode="pad",
+                              padding=(kernel - stride) // 2, dilation=1, group=1, has_bias=False, weight_init=init)
+
+
+def batch_norm(channels):
+    """Batch normalisation; `momentum` is the share of the old moving average that is kept."""
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9, affine=True, gamma_init="ones", beta_init="zeros",
+                          moving_mean_init="zeros", moving_var_init="ones", use_batch_statistics=None)
+
+
+def max_pool():
+    """2x2 max pooling of stride 2; an odd last row or column is dropped."""
+    return nn.MaxPool2d(kernel_size=2, stride=2, pad_mode="valid")
+
+
+def conv_block(in_channels, out_channels, kernels, normalise):
+    """[convolution, (normalisation,) ReLU] for each kernel size.
+
+    With normalisation: no biases and Xavier weights (the course). Without: biases and He weights, which keep the
+    signal alive through sixteen layers.
+    """
+    cells = []
+    for kernel in kernels:
+        init = "xavier_uniform" if normalise else HeNormal(mode="fan_in", nonlinearity="relu")
+        cells.append(conv(in_channels, out_channels, kernel, bias=not normalise, weight_init=init))
+        if normalise:
+            cells.append(batch_norm(out_channels))
+        cells.append(nn.ReLU())
+        in_channels = out_channels
+    return nn.SequentialCell(cells)
+
+
+def score(in_channels, classes, bias):
+    """The 1x1 convolution to class scores: zero and with bias in the paper, random and without in the course."""
+    return conv(in_channels, classes, 1, bias=bias, weight_init=Zero() if bias else "xavier_uniform")
+
+
+class Dropout(nn.Cell):
+    """Dropout whose masks follow from (seed, step) alone, so that a resumed run draws the same ones.
+
+    MindSpore's own dropout keeps hidden generator state that no checkpoint can hold.
+    `step` is a state parameter: (1,) int32, not trained, one up per training pass.
+    """
+
+    def __init__(self, rate, seed=1):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"dropout rate must be in 0..1 (1 excluded), not {rate}")
+        self.rate = rate
+        self.seed = seed
+        self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="dropout_step", requires_grad=False)
+
+    def construct(self, x):
+        if not self.training or self.rate == 0:
+            return x
+        step = ops.assign_add(self.step, ms.Tensor([1], ms.int32))
+        bits = ops.stop_gradient(_mix(ops.arange(0, x.size, dtype=ms.int32) + _mix(step + self.seed * 7919)))
+        keep = ops.bitwise_and(bits, 0x7FFFFF) >= int(self.rate * 0x800000)
+        return x * keep.reshape(x.shape).astype(x.dtype) / (1 - self.rate)
+
+
+def _mix(bits):
+    """Scatter int32 numbers over all 32 bits (a multiply and xor-shift hash)."""
+    for factor in (0x7FEB352D, 0x6C078965):
+        bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, ms.Tensor(16, ms.int32))) * factor
+    return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, ms.Tensor(15, ms.int32)))

@@ -1,0 +1,215 @@
+"""Curves of a run, the confusion matrix and the score of every class, drawn into PNG files."""
+
+import warnings
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+from mindfcn.errors import UserError
+from mindfcn.files import atomic_path
+from mindfcn.report.masks import display_name, font_file
+
+MOST_POINTS = 4000
+MOST_NUMBERED_CLASSES = 30
+
+
+def save_curves(path, train, evals):
+    """Draw loss, learning rate and evaluation metrics over the training steps.
+
+    Where a step occurs twice, as after a resumed run, its last row counts. Panels without rows are left out.
+
+    Args:
+        path: PNG file to write
+        train: [(step, loss, learning rate)]; a loss that is not finite leaves a gap
+        evals: [(step, {metric: value})]
+
+    Raises:
+        UserError: there is no row at all, or the file cannot be written.
+    """
+    train = sorted({row[0]: row for row in train}.values(), key=lambda row: row[0])
+    evals = sorted(dict(evals).items())
+    panels = [(_draw_loss, train), (_draw_rate, train)] if train else []
+    panels += [(_draw_metrics, evals)] if evals else []
+    if not panels:
+        raise UserError(f"{path}: no training step and no evaluation is logged yet; train first, then draw the curves")
+    figure = Figure(figsize=(8, 1 + 2.4 * len(panels)), dpi=120, layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axis, (draw, rows) in zip(axes, panels):
+        draw(axis, rows)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("step")
+    _save(figure, path)
+
+
+def save_confusion(path, matrix, labels):
+    """Draw a confusion matrix with every row divided by its sum: where the pixels of each true class went, in %.
+
+    Rows of classes without true pixels are grey. Up to 30 classes the cells carry numbers.
+
+    Args:
+        path: PNG file to write
+        matrix: (n, n) int64 pixel counts; rows are the truth, columns the prediction
+        labels: LabelSet of n classes
+
+    Raises:
+        UserError: the matrix does not fit the labels, or the file cannot be written.
+    """
+    count = len(labels)
+    if matrix.shape != (count, count):
+        raise UserError(f"{path}: the confusion matrix is {matrix.shape} but there are {count} classes; "
+                        "use the labels it was counted with")
+    percent = _row_percent(matrix)
+    side = 2.2 + max(2.6, 0.34 * count) if count <= MOST_NUMBERED_CLASSES else 2.2 + 0.2 * count
+    figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    _draw_cells(figure, axis, percent)
+    if count <= MOST_NUMBERED_CLASSES:
+        _number_cells(axis, percent)
+    _name_ticks(axis.xaxis, labels, rotation=90 if count > 4 else 0)
+    _name_ticks(axis.yaxis, labels)
+    axis.set(xlabel="predicted", ylabel="true")
+    _save(figure, path)
+
+
+def save_class_bars(path, iou, labels):
+    """Draw the IoU of every class as a bar in the class's colour, the best at the top, and the mean as a line.
+
+    Args:
+        path: PNG file to write
+        iou: (n,) intersection over union, 0..1; NaN for classes that do not occur
+        labels: LabelSet of n classes
+
+    Raises:
+        UserError: the scores do not fit the labels, or the file cannot be written.
+    """
+    iou = np.asarray(iou, np.float64)
+    if iou.shape != (len(labels),):
+        raise UserError(f"{path}: the scores have shape {iou.shape} but there are {len(labels)} classes; "
+                        "use the labels they were computed with")
+    order = np.argsort(-iou, kind="stable")
+    figure = Figure(figsize=(7, 1.2 + 0.26 * len(labels)), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    _draw_bars(axis, 100 * iou[order], labels.palette()[order] / 255)
+    _name_ticks(axis.yaxis, labels, order)
+    axis.set(xlim=(0, 108), ylim=(len(order) - 0.4, -0.6), xlabel="IoU, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    if not np.isnan(iou).all():
+        mean = 100 * np.nanmean(iou)
+        axis.axvline(mean, color="0.3", linestyle="--", linewidth=1, zorder=0)
+        axis.set_title(f"mean IoU {mean:.2f} %", fontsize=10)
+    _save(figure, path)
+
+
+def smooth(values, span):
+    """Exponential moving average whose weights fall to 1/e over `span` values.
+
+    Args:
+        values: (n,) floats; those that are not finite are passed over
+        span: length of memory, in values
+
+    Returns:
+        (n,) float64; NaN until the first finite value. Early averages are not drawn towards zero.
+    """
+    keep = np.exp(-1 / span)
+    total = weight = 0.0
+    averages = np.full(len(values), np.nan)
+    for place, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = keep * total + value, keep * weight + 1
+        if weight:
+            averages[place] = total / weight
+    return averages
+
+
+def _draw_loss(axis, rows):
+    steps, losses = np.array([row[:2] for row in rows], np.float64).T
+    losses[~np.isfinite(losses)] = np.nan
+    thin = slice(None, None, -(-len(steps) // MOST_POINTS))
+    axis.plot(steps[thin], losses[thin], color="C0", alpha=0.35, linewidth=0.8, label="every step", **_dot(steps))
+    span = max(1, len(losses) / 40)
+    axis.plot(steps[thin], smooth(losses, span)[thin], color="C0", linewidth=1.6, label="smoothed")
+    axis.set_ylabel("training loss")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _draw_rate(axis, rows):
+    steps, rates = np.array([(row[0], row[2]) for row in rows], np.float64).T
+    axis.plot(steps, rates, color="C1", linewidth=1.4, **_dot(steps))
+    axis.set_ylabel("learning rate")
+    axis.set_ylim(bottom=0)
+    axis.ticklabel_format(axis="y", scilimits=(-2, 3))
+
+
+def _draw_metrics(axis, rows):
+    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
+    for name in names:
+        steps, values = zip(*[(step, metrics[name]) for step, metrics in rows if name in metrics])
+        axis.plot(steps, values, marker="o", markersize=3, linewidth=1.4, label=f"{name}, last {values[-1]:.4g}")
+    values = np.array([value for _, metrics in rows for value in metrics.values()], np.float64)
+    if np.nanmin(values, initial=0) >= 0 and np.nanmax(values, initial=0) <= 1:
+        axis.set_ylim(0, 1)
+    axis.set_ylabel("evaluation")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _dot(steps):
+    """A line through a single point is invisible: mark it."""
+    return {"marker": "o"} if len(steps) == 1 else {}
+
+
+def _row_percent(matrix):
+    """(n, n) counts -> (n, n) float64 in % of the row; NaN in rows without counts."""
+    sums = matrix.sum(axis=1, keepdims=True)
+    return np.where(sums > 0, 100.0 * matrix / np.maximum(sums, 1), np.nan)
+
+
+def _draw_cells(figure, axis, percent):
+    """Draw the matrix as coloured cells with white lines between, and its colour scale."""
+    colours = colormaps["Blues"].with_extremes(bad="0.88")
+    # the square root keeps confusions of a few per cent visible
+    drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colours, norm=PowerNorm(0.5, 0, 100))
+    scale = figure.colorbar(drawn, ax=axis, shrink=0.7, ticks=(0, 1, 5, 10, 25, 50, 100), format="%d")
+    scale.set_label("% of the true class's pixels")
+    lines = np.arange(len(percent) + 1) - 0.5
+    axis.set_xticks(lines, minor=True)
+    axis.set_yticks(lines, minor=True)
+    axis.grid(which="minor", color="white", linewidth=0.6)
+    axis.tick_params(which="minor", length=0)
+
+
+def _number_cells(axis, percent):
+    """Write the percentages that round to 1 or more into their cells."""
+    size = 7 if len(percent) > 6 else 11
+    for row, column in zip(*np.nonzero(percent >= 0.5)):
+        value = percent[row, column]
+        axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size,
+                  color="white" if value > 35 else "black")
+
+
+def _draw_bars(axis, percent, colours):
+    """Horizontal bars from the top down, each with its value; `absent` where it is NaN."""
+    places = np.arange(len(percent))
+    axis.barh(places, np.nan_to_num(percent), color=colours, edgecolor="0.5", linewidth=0.6)
+    for place, value in zip(places, percent):
+        text, colour = ("absent", "0.5") if np.isnan(value) else (f"{value:.1f}", "black")
+        axis.text(np.nan_to_num(value) + 1, place, text, va="center", fontsize=8, color=colour,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+
+
+def _name_ticks(axis, labels, order=None, rotation=0):
+    """Write class names along an axis, each in a font that has its characters; `$` is no formula."""
+    numbers = range(len(labels)) if order is None else order
+    names = [display_name(labels.names[number]) for number in numbers]
+    for tick, name in zip(axis.set_ticks(range(len(names)), names, parse_math=False), names):
+        tick.label1.set(fontproperties=FontProperties(fname=font_file(name), size=8), rotation=rotation)
+
+
+def _save(figure, path):
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # a script without an installed font shows as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,76 @@
+"""Results as aligned plain text, for terminals and log files."""
+
+import unicodedata
+
+import numpy as np
+
+ABSENT = "-"
+
+
+def class_table(names, iou, accuracy, share):
+    """One line per class, in %, with `-` where a class does not occur (NaN).
+
+    Args:
+        names: class names
+        iou: (n,) intersection over union, 0..1 or NaN
+        accuracy: (n,) share of the class's true pixels that were found, 0..1 or NaN
+        share: (n,) share of the true pixels that belong to the class, 0..1 or NaN
+
+    Returns:
+        The table as one string without a newline at its end.
+    """
+    header = ("class", "IoU %", "accuracy %", "share of pixels %")
+    columns = [[_percent(value) for value in values] for values in (iou, accuracy, share)]
+    return text_table(header, list(zip(names, *columns)))
+
+
+def text_table(header, rows):
+    """Align cells in columns: numbers to the right, words to the left, two spaces between.
+
+    Args:
+        header: n column headings
+        rows: lists of n cells, of any type with a `str`
+
+    Returns:
+        The table as one string without a newline at its end.
+
+    Raises:
+        ValueError: a row has more or fewer cells than the header.
+    """
+    lines = [[" ".join(str(cell).split()) for cell in line] for line in (header, *rows)]
+    if any(len(line) != len(header) for line in lines):
+        raise ValueError(f"every row of the table needs {len(header)} cells")
+    widths = [max(map(_width, column)) for column in zip(*lines)]
+    right = [len(lines) > 1 and all(map(_is_number, column[1:])) for column in zip(*lines)]
+    texts = ["  ".join(map(_align, line, widths, right)).rstrip() for line in lines]
+    return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
+
+
+def _percent(value):
+    return ABSENT if np.isnan(value) else f"{100 * value:.2f}"
+
+
+def _is_number(cell):
+    if cell == ABSENT:
+        return True
+    try:
+        float(cell.rstrip("% ").replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def _align(cell, width, right):
+    space = " " * (width - _width(cell))
+    return space + cell if right else cell + space
+
+
+def _width(text):
+    """Columns a text takes in a terminal: two for wide East Asian characters, none for combining marks."""
+    return sum(_character_width(character) for character in text)
+
+
+def _character_width(character):
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

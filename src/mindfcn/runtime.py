@@ -1,0 +1,93 @@
+"""The device, its processes and the random seed of a run."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+
+import mindspore as ms
+from mindspore import communication
+
+from mindfcn.errors import UserError
+
+TARGETS = ("Ascend", "GPU", "CPU")
+
+
+def set_up(device="auto", seed=1):
+    """Choose the device, seed every generator, and join the other processes where msrun started several.
+
+    Args:
+        device: auto, CPU, GPU or Ascend; auto takes DEVICE_TARGET, else the first that can be used.
+
+    Returns:
+        the device's name.
+
+    Raises:
+        UserError: this MindSpore cannot use that device.
+    """
+    if device == "auto":
+        device = os.environ.get("DEVICE_TARGET") or next(name for name in TARGETS if _usable(name))
+    if device not in TARGETS:
+        raise UserError(f"no device {device!r}; choose one of {', '.join(TARGETS)}")
+    if not _usable(device):
+        usable = ", ".join(name for name in TARGETS if _usable(name))
+        raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}, "
+                        "or install the MindSpore build for it")
+    ms.set_device(device)
+    ms.set_seed(seed)
+    if int(os.environ.get("MS_WORKER_NUM", "1")) > 1:
+        communication.init()
+        ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
+    return device
+
+
+def _usable(target):
+    try:
+        return ms.hal.is_available(target)
+    except (RuntimeError, ValueError):
+        return False
+
+
+def rank():
+    """This process's number among those that train together."""
+    return communication.get_rank() if communication.GlobalComm.INITED else 0
+
+
+def rank_size():
+    """How many processes train together."""
+    return communication.get_group_size() if communication.GlobalComm.INITED else 1
+
+
+def graph_mode():
+    """Compile whole steps: fastest for training, where every batch has the same size."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def pynative_mode():
+    """Run operator by operator: nothing is compiled anew for each image size."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def versions():
+    """{name: version} of Python, the packages that results depend on, and the git revision of the source."""
+    found = {"python": platform.python_version()}
+    for name in ("mindfcn", "mindspore", "numpy", "opencv-python"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed as a package"
+    found["git revision"] = _git_revision()
+    return found
+
+
+def _git_revision():
+    """The commit of the folder that the run was started in or the package lies in, with + where files differ."""
+    for folder in (os.path.dirname(os.path.abspath(__file__)), os.getcwd()):
+        try:
+            described = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=40"],
+                                       capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if described.returncode == 0:
+            return described.stdout.strip()
+    return "unknown"

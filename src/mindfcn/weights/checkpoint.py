@@ -1,0 +1,103 @@
+"""Checkpoints: the network's weights, the card that says what they are, and the state to train on from.
+
+One .ckpt file, written under its name only when complete. The weights carry their plain names; the state of training
+carries the prefix `training.`; the card is JSON text. Programs that know only the weights can read the file as well.
+"""
+
+import dataclasses
+import json
+import os
+
+import mindspore as ms
+
+from mindfcn.errors import UserError
+from mindfcn.files import atomic_path
+from mindfcn.labels import VOC, LabelSet
+from mindfcn.preprocess import COURSE, Preprocess
+from mindfcn.weights.readers import read_checkpoint
+
+STATE = "training."
+CARD = "mindfcn_card"
+
+
+@dataclasses.dataclass
+class Card:
+    """What a checkpoint is.
+
+    Attributes:
+        model: name of the network and its options: {"name", "width", "fc_width"}.
+        labels: its classes.
+        preprocess: how its input is normalised.
+        records: the validation records of its run.
+        training: epoch, step and metrics at which it was saved, and the settings of the run.
+    """
+    model: dict
+    labels: LabelSet = VOC
+    preprocess: Preprocess = COURSE
+    records: str = ""
+    training: dict = dataclasses.field(default_factory=dict)
+
+    def to_json(self):
+        """One line of JSON."""
+        return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
+                           "preprocess": dataclasses.asdict(self.preprocess), "records": self.records,
+                           "training": self.training}, ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text, where):
+        """Read `to_json`'s line; `where` is the file for messages."""
+        try:
+            entries = json.loads(text)
+            return cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
+                       Preprocess(**entries["preprocess"]), entries["records"], entries["training"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{where}: its card cannot be read; the file is damaged or of a newer release") from None
+
+
+def save_checkpoint(path, net, card, state=None):
+    """Write weights, card and, to train on from, `state`: a dict of name -> Parameter. Atomic.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    entries = [{"name": parameter.name, "data": parameter} for parameter in net.get_parameters()]
+    entries += [{"name": STATE + name, "data": parameter} for name, parameter in (state or {}).items()]
+    with atomic_path(path) as temporary:
+        try:
+            ms.save_checkpoint(entries, temporary, append_dict={CARD: card.to_json()}, crc_check=True)
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from None
+
+
+def load_checkpoint(path, default_model=None):
+    """Read a checkpoint.
+
+    Args:
+        path: .ckpt, or weights of another format.
+        default_model: name of the network for a file without a card, such as the official ones.
+
+    Returns:
+        (weights, card, state): dict of name -> array; Card; dict of name -> array, empty without training state.
+
+    Raises:
+        UserError: the file cannot be read, or has no card and `default_model` is not given.
+    """
+    entries, texts = read_checkpoint(os.fspath(path))
+    weights = {name: entry for name, entry in entries.items() if not name.startswith(STATE)}
+    state = {name[len(STATE):]: entry for name, entry in entries.items() if name.startswith(STATE)}
+    if CARD in texts:
+        return weights, Card.from_json(texts[CARD], path), state
+    if default_model is None:
+        raise UserError(f"{path} was not written by mindfcn train: it has no card; name its network with --model")
+    return weights, _guess(weights, default_model), state
+
+
+def _guess(weights, model):
+    """The card of an official checkpoint: the course's normalisation, classes and width from the shapes."""
+    width = weights["conv7.0.weight"].shape[0] if "conv7.0.weight" in weights else 4096
+    classes = weights["score_fr.weight"].shape[0] if "score_fr.weight" in weights else len(VOC)
+    labels = VOC
+    if classes != len(VOC):
+        labels = LabelSet.from_dict({"names": [f"class {number}" for number in range(classes)]}, "checkpoint")
+    return Card({"name": model, "width": 1.0, "fc_width": int(width)}, labels)

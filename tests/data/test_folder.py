@@ -1,0 +1,119 @@
+"""Your own folder: names, splits and the encodings of masks."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindfcn.data.folder import hold_out, list_folder, read_mask
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
+
+LABELS = LabelSet(["ground", "tree", "road"], [(0, 0, 0), (10, 200, 30), (128, 128, 128)])
+NUMBERS = np.array([[0, 1, 2], [2, 255, 1]], np.uint8)
+
+
+def make_folder(root, names, mask_suffix=".png"):
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(exist_ok=True)
+    for name in names:
+        Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(root / "images" / name)
+        Image.fromarray(NUMBERS).save(root / "masks" / (name.rsplit(".", 1)[0] + mask_suffix))
+
+
+def names(samples):
+    return [sample.name for sample in samples]
+
+
+def coloured(border=(224, 224, 192)):
+    colours = np.array([*LABELS.colours, border], np.uint8)
+    return colours[np.where(NUMBERS == 255, 3, NUMBERS)]
+
+
+def test_every_encoding_reads_the_same_numbers(tmp_path):
+    palette = Image.fromarray(NUMBERS)
+    palette.putpalette(LABELS.palette().tobytes())
+    grey = Image.fromarray(NUMBERS)
+    rgb = coloured()
+    files = {"palette.png": palette, "grey.png": grey, "deep.png": Image.fromarray(NUMBERS.astype(np.uint16)),
+             "rgb.png": Image.fromarray(rgb), "grey.bmp": grey, "grey.tif": grey,
+             "rgba.png": Image.fromarray(np.dstack([rgb, np.full(NUMBERS.shape, 255, np.uint8)])),
+             "grey_rgb.png": Image.fromarray(np.dstack([NUMBERS] * 3))}
+    for name, image in files.items():
+        image.save(tmp_path / name)
+    for name, encoding in (("palette.png", "auto"), ("grey.png", "auto"), ("deep.png", "auto"), ("rgb.png", "auto"),
+                           ("rgba.png", "auto"), ("palette.png", "palette"), ("palette.png", "rgb"),
+                           ("grey.png", "grey"), ("rgb.png", "rgb"), ("grey_rgb.png", "grey"), ("grey.bmp", "auto"),
+                           ("grey.tif", "auto")):
+        found = read_mask(tmp_path / name, LABELS, encoding)
+        assert found.dtype == np.uint8 and (found == NUMBERS).all(), (name, encoding)
+
+
+def test_unknown_colours_and_wrong_encodings_are_named(tmp_path):
+    rgb = coloured()
+    rgb[1, 2] = (9, 8, 7)
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    Image.fromarray(np.array([[1, 300]], np.uint16)).save(tmp_path / "deep.png")
+    for name, encoding, message in (("rgb.png", "auto", r"rgb.png: colour \(9, 8, 7\) at row 1, column 2"),
+                                    ("rgb.png", "palette", "no palette mask"), ("rgb.png", "grey", "not grey"),
+                                    ("deep.png", "auto", "300 at row 0, column 1")):
+        with pytest.raises(UserError, match=message):
+            read_mask(tmp_path / name, LABELS, encoding)
+
+
+def test_the_ignore_colour_follows_the_ignore_label_and_a_class_wins(tmp_path):
+    Image.fromarray(coloured()).save(tmp_path / "rgb.png")
+    other = LabelSet(LABELS.names, LABELS.colours, ignore_label=200)
+    assert read_mask(tmp_path / "rgb.png", other)[1, 1] == 200
+    taken = LabelSet([*LABELS.names, "sand"], [*LABELS.colours, (224, 224, 192)])
+    assert read_mask(tmp_path / "rgb.png", taken)[1, 1] == 3
+    same = LabelSet(["a", "b"], [(1, 1, 1), (1, 1, 1)])
+    with pytest.raises(UserError, match="share the colour"):
+        read_mask(tmp_path / "rgb.png", same)
+
+
+def test_hold_out_is_stable_and_never_empty():
+    many = [f"photo_{i:04d}" for i in range(1000)]
+    train, val = hold_out(many, 0.2)
+    assert sorted(train + val) == many and 150 < len(val) < 250
+    more_train, more_val = hold_out(many + ["new_1", "new_2"], 0.2)
+    assert set(val) <= set(more_val) and set(train) <= set(more_train)
+    for count in (2, 3, 10):
+        for fraction in (0.0, 0.01, 0.99, 1.0):
+            train, val = hold_out(many[:count], fraction)
+            assert train and val and sorted(train + val) == many[:count]
+    for fraction in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="val_fraction"):
+            hold_out(many, fraction)
+
+
+def test_listing_with_and_without_lists(tmp_path):
+    make_folder(tmp_path, ["b.jpg", "a.PNG", "c.v2.bmp", "d.webp", "e.tiff"])
+    (tmp_path / "images" / "notes.txt").write_text("x")
+    (tmp_path / "images" / "._a.jpg").write_bytes(b"x")
+    both = names(list_folder(tmp_path, "train", LABELS)) + names(list_folder(tmp_path, "val", LABELS))
+    assert sorted(both) == ["a", "b", "c.v2", "d", "e"]
+    (tmp_path / "val.txt").write_text("c.v2\n")
+    with pytest.raises(UserError, match="both lists or none"):
+        list_folder(tmp_path, "train", LABELS)
+    (tmp_path / "train.txt").write_text("b.jpg\n\na\n")
+    train = list_folder(tmp_path, "train", LABELS)
+    assert names(train) == ["b", "a"] and train[1].image == str(tmp_path / "images" / "a.PNG")
+    assert names(list_folder(tmp_path, "val", LABELS)) == ["c.v2"]
+    assert (train[0].read_label(train[0].label) == NUMBERS).all()
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="no folder .*images"):
+        list_folder(tmp_path, "train", LABELS)
+    make_folder(tmp_path, [])
+    with pytest.raises(UserError, match="no images"):
+        list_folder(tmp_path, "train", LABELS)
+    make_folder(tmp_path, ["a.jpg", "b.jpg"])
+    with pytest.raises(UserError, match="other.txt is missing"):
+        list_folder(tmp_path, "other", LABELS)
+    (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a.jpg")
+    with pytest.raises(UserError, match="a.png"):
+        list_folder(tmp_path, "train", LABELS), list_folder(tmp_path, "val", LABELS)
+    make_folder(tmp_path, ["a.png"])
+    with pytest.raises(UserError, match="both a.jpg and a.png"):
+        list_folder(tmp_path, "train", LABELS)

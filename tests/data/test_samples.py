@@ -1,0 +1,131 @@
+"""Reading photographs and number masks, against Pillow and hand-made files."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindfcn.data import samples
+from mindfcn.data.samples import check_complete, check_names, decode_image, partial_folder, read_palette_mask
+from mindfcn.errors import UserError
+
+RED_BLUE = np.array([[[250, 10, 20]] * 16] * 8 + [[[10, 20, 240]] * 16] * 8, np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind, options, tolerance", [
+    ("PNG", {}, 0), ("BMP", {}, 0), ("TIFF", {}, 0), ("WEBP", {"lossless": True}, 0),
+    ("JPEG", {"quality": 98, "subsampling": 0}, 12)])
+def test_every_kind_decodes_to_bgr(kind, options, tolerance):
+    image = decode_image(encoded(Image.fromarray(RED_BLUE), kind, **options), "x")
+    assert image.dtype == np.uint8 and image.shape == (16, 16, 3)
+    assert np.abs(image.astype(int) - RED_BLUE[..., ::-1]).max() <= tolerance
+
+
+def test_grey_alpha_and_16_bit_become_three_channels():
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    assert (decode_image(encoded(Image.fromarray(grey)), "x") == grey[..., None]).all()
+    alpha = np.dstack([RED_BLUE, np.full((16, 16), 90, np.uint8)])
+    assert (decode_image(encoded(Image.fromarray(alpha)), "x") == RED_BLUE[..., ::-1]).all()
+    deep = decode_image(encoded(Image.fromarray(grey.astype(np.uint16) * 257)), "x")
+    assert deep.dtype == np.uint8 and np.abs(deep.astype(int) - grey[..., None]).max() <= 1
+
+
+def test_exif_turns_the_image_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(RED_BLUE[:, :8])
+    upright = decode_image(encoded(image, "JPEG", quality=98, exif=exif), "x")
+    assert upright.shape == (8, 16, 3)
+    assert upright[4, 14, 2] > 200 and upright[4, 2, 0] > 200
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 broken"])
+def test_what_is_no_image_is_named(data):
+    with pytest.raises(UserError, match="there.jpg"):
+        decode_image(data, "there.jpg")
+
+
+def test_a_huge_announced_size_is_refused_before_decoding():
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    data += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    with pytest.raises(UserError, match="pixels"):
+        decode_image(data, "bomb.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_file_that_breaks_off_is_noticed(kind):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    data = encoded(noise, kind)
+    check_complete(data, "x")
+    with pytest.raises(UserError, match="incomplete"):
+        check_complete(data[:len(data) // 2], "x")
+
+
+def test_palette_masks_keep_their_numbers(tmp_path):
+    numbers = np.array([[0, 1, 2], [20, 255, 7]], np.uint8)
+    mask = Image.fromarray(numbers)
+    mask.save(tmp_path / "grey.png")
+    mask.putpalette(bytes(range(256)) * 3)
+    mask.save(tmp_path / "palette.png")
+    for name in ("grey.png", "palette.png"):
+        assert (read_palette_mask(tmp_path / name) == numbers).all()
+    Image.fromarray(RED_BLUE).save(tmp_path / "rgb.png")
+    with pytest.raises(UserError, match="rgb.png"):
+        read_palette_mask(tmp_path / "rgb.png")
+    with pytest.raises(UserError, match="absent.png"):
+        read_palette_mask(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize("depth, rows", [(1, [0b10100000]), (2, [0b00011011]), (4, [0x0f, 0x31])])
+def test_grey_masks_of_few_bits_keep_their_numbers(tmp_path, depth, rows):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    header = struct.pack(">IIBBBBB", 4, 1, depth, 0, 0, 0, 0)
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes([0, *rows])))
+                     + chunk(b"IEND", b""))
+    expected = {1: [1, 0, 1, 0], 2: [0, 1, 2, 3], 4: [0, 15, 3, 1]}[depth]
+    assert read_palette_mask(path).tolist() == [expected]
+
+
+@pytest.mark.parametrize("names, message", [
+    (["a", "b", "a"], "twice"), (["../a"], "image name"), (["a/b"], "image name"), (["a\\b"], "image name"),
+    ([], "no image")])
+def test_bad_lists_are_refused(names, message):
+    with pytest.raises(UserError, match=message):
+        check_names(names, "train.txt")
+
+
+def test_partial_folder_is_removed_and_held_by_one(tmp_path):
+    with partial_folder(tmp_path / "thing") as folder:
+        assert os.path.isdir(folder)
+        with pytest.raises(UserError, match="another run"), partial_folder(tmp_path / "thing"):
+            pass
+        assert os.path.isdir(folder)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(KeyError), partial_folder(tmp_path / "thing") as folder:
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    code = ("import os, sys; from mindfcn.data.samples import partial_folder\n"
+            "with partial_folder(sys.argv[1]) as f: open(f + '/x', 'w').close(); os._exit(9)")
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(os.path.dirname(samples.__file__))))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "thing")], env=environment)
+    assert os.listdir(tmp_path) == [".partial-thing"]
+    with partial_folder(tmp_path / "thing") as folder:
+        assert os.listdir(folder) == ["x"]
