@@ -1,1 +1,58 @@
-"""Fully convolutional semantic segmentation on MindSpore."""
+"""Fully convolutional semantic segmentation on MindSpore.
+
+The names below are the public ones. Each is imported when it is first used: `import mindfcn` itself is instant and
+needs no MindSpore.
+"""
+
+import importlib
+
+_HOMES = {
+    "mindfcn.config": ("AugmentConfig", "EvalConfig", "ModelConfig", "OptimConfig", "PredictConfig", "PrepareConfig",
+                       "TrainConfig"),
+    "mindfcn.data.dataset": ("SegDataset",),
+    "mindfcn.dense.whole_image": ("Segmenter",),
+    "mindfcn.engine.evaluate": ("evaluate", "load_segmenter"),
+    "mindfcn.engine.predict": ("predict",),
+    "mindfcn.engine.prepare": ("list_samples", "prepare"),
+    "mindfcn.engine.train": ("train",),
+    "mindfcn.errors": ("UserError",),
+    "mindfcn.labels": ("VOC", "LabelSet"),
+    "mindfcn.losses": ("CrossEntropy",),
+    "mindfcn.metrics": ("ConfusionMatrix", "FrequencyWeightedIntersectionOverUnion", "MeanIntersectionOverUnion",
+                        "PixelAccuracy", "PixelAccuracyClass", "segmentation_metrics"),
+    "mindfcn.models.factory": ("create_model",),
+    "mindfcn.models.fcn": ("FCN8s",),
+    "mindfcn.models.vgg": ("VGG16",),
+    "mindfcn.preprocess": ("Preprocess",),
+    "mindfcn.report.masks": ("overlay", "overlay_with_legend", "side_by_side"),
+    "mindfcn.schedules": ("learning_rates",),
+    "mindfcn.weights.checkpoint": ("Card", "load_checkpoint", "save_checkpoint"),
+    "mindfcn.weights.surgery": ("load_vgg16", "load_weights"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name):
+    if name == "__version__":
+        value = _version()
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'mindfcn' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+def _version():
+    """The installed package's version; 0+source where the source is used without installing it."""
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        return version("mindfcn")
+    except PackageNotFoundError:
+        return "0+source"

@@ -1,16 +1,21 @@
 """The command `mindfcn`: verbs, options, progress and messages. MindSpore is imported only when a verb begins."""
 
+import contextlib
 import dataclasses
+import difflib
 import os
+import re
 import signal
 import sys
 import typing
 
 import jsonargparse
+import yaml
 from tqdm import tqdm
 
 from mindfcn.config import EvalConfig, PredictConfig, PrepareConfig, TrainConfig
 from mindfcn.errors import UserError
+from mindfcn.files import read_bytes
 
 VERBS = {
     "prepare": (PrepareConfig, "photographs and masks -> MindRecord"),
@@ -20,14 +25,18 @@ VERBS = {
 }
 # Arguments that read better as plain words than as a YAML list.
 WORDS = {"prepare": ("download",), "predict": ("images",)}
+USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] "}
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """A parser whose complaints are exceptions, and which takes no shortened options."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, allow_abbrev=False, **options)
 
     def error(self, message, ex=None):
-        """Raise UserError with the first telling line."""
-        raise UserError(f"{_one_line(str(message))}; see {self.prog} --help")
+        """Raise UserError with the library's words on one line."""
+        raise UserError(": ".join(line.strip(" -") for line in str(message).splitlines() if line.strip()))
 
 
 def main(arguments=None):
@@ -55,16 +64,26 @@ def parse(arguments):
     parser = Parser(prog="mindfcn", description="Fully convolutional semantic segmentation on MindSpore.")
     verbs = parser.add_subcommands(required=True, dest="verb")
     for name, (config, purpose) in VERBS.items():
-        verbs.add_subcommand(name, _verb_parser(name, config), help=purpose)
-    names = parser.parse_args(_with_values(arguments))
+        added = _verb_parser(name, config)
+        verbs.add_subcommand(name, added, help=purpose)
+        added.prog = f"mindfcn {name}"
+    verb = next((word for word in arguments if word in VERBS), None)
+    try:
+        for path in _config_files(arguments) if verb else ():
+            check_config_file(path, VERBS[verb][0])
+        names = parser.parse_args(_with_values(arguments))
+    except UserError as error:
+        help_of = f"mindfcn {verb} --help" if verb else "mindfcn --help"
+        raise UserError(f"{_plain(str(error), verb, arguments)}; see {help_of}") from None
     settings = names[names["verb"]].as_dict()
     settings.pop("config", None)
     return names["verb"], _build(VERBS[names["verb"]][0], settings)
 
 
 def _verb_parser(name, config):
-    parser = Parser(description=(config.__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile,
+    parser = Parser(description=(config.__doc__ or "").split("\n")[0],
+                    usage=f"mindfcn {name} {USAGE.get(name, '')}[--config FILE] [--SETTING VALUE ...]")
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, metavar="FILE",
                         help="YAML file of settings; options after it win")
     words = WORDS.get(name, ())
     parser.add_class_arguments(config, skip=set(words))
@@ -77,9 +96,99 @@ def _verb_parser(name, config):
     return parser
 
 
+def _config_files(arguments):
+    """The files after --config."""
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        if word.startswith("--config="):
+            yield word.partition("=")[2]
+        elif word == "--config" and following:
+            yield following
+
+
+def check_config_file(path, config):
+    """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
+    try:
+        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a UTF-8 text file; give a YAML file of settings") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} holds no settings; write lines such as `seed: 1`, or start from --print_config")
+    _check_names(path, content, config)
+
+
+def _check_names(path, content, config, prefix=""):
+    hints = typing.get_type_hints(config)
+    for name, value in content.items():
+        if name not in hints:
+            raise UserError(f"{path}: there is no setting {prefix}{name}{_nearest(str(name), hints, prefix)}")
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {prefix}{name} must hold settings, indented on lines below it, not {value!r}")
+            _check_names(path, value, hints[name], f"{prefix}{name}.")
+
+
+def _nearest(name, known, prefix=""):
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _plain(message, verb, arguments):
+    """A complaint of the parsing library in the words of this command."""
+    types = _types(VERBS[verb][0]) if verb else {}
+    wrong = re.match(r'Parser key "([\w.]+)":.*?(?:Got value:|Given value:|load config) ?(.*)', message)
+    if wrong and wrong[1] in types:
+        key, value = wrong.groups()
+        given = any(word.split("=")[0] == f"--{key}" for word in arguments)
+        place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
+        value = value.split(": Parser key")[0].strip("'")[:60]
+        return f"{place}: expected {_kind(types[key])}, got {value!r}"
+    missing = re.match(r"the following arguments are required: (.*)", message)
+    if missing:
+        names = [name.split(".")[-1] for name in missing[1].split(", ")]
+        return "missing: " + ", ".join(name if name in WORDS.get(verb, ()) else f"--{name} FILE" for name in names)
+    unknown = re.match(r"(?:unrecognized arguments:|Subcommand \S+ does not accept option) '?([^\s']+)", message)
+    if unknown:
+        name = unknown[1].split("=")[0]
+        options = [f"--{known}" for known in types if known not in WORDS.get(verb, ())]
+        return f"there is no option {name}" + _nearest(name, options)
+    if not verb:
+        wrong = re.match(r"argument verb: invalid choice: (\S+)", message)
+        return (f"there is no verb {wrong[1]}" if wrong else "no verb") + f"; begin with one of {', '.join(VERBS)}"
+    return re.sub("^argument ", "", message)[:400].rstrip(".")
+
+
+def _types(config, prefix=""):
+    """{dotted name of a setting: its type}, the groups among them."""
+    found = {}
+    for name, kind in typing.get_type_hints(config).items():
+        found[prefix + name] = kind
+        if dataclasses.is_dataclass(kind):
+            found.update(_types(kind, f"{prefix}{name}."))
+    return found
+
+
+def _kind(kind):
+    """A type in words."""
+    if typing.get_origin(kind) is typing.Union:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(choice or "'' (nothing)" for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        (entry,) = typing.get_args(kind)
+        choices = typing.get_args(entry)
+        return "a list such as [a, b]" + (f" of {', '.join(choices)}" if choices else "")
+    if dataclasses.is_dataclass(kind):
+        return "a YAML file of settings"
+    return {float: "a number", int: "a whole number", bool: "true or false", str: "text"}.get(kind, str(kind))
+
+
 def _with_values(arguments):
     """Let `--resume` stand for `--resume true`: switches may go without a value."""
-    switches = {f"--{name}" for config, _ in VERBS.values() for name in _switches(config)}
+    switches = {f"--{name}" for config, _ in VERBS.values() for name, kind in _types(config).items() if kind is bool}
     out = []
     for place, word in enumerate(arguments):
         following = arguments[place + 1] if place + 1 < len(arguments) else "--"
@@ -88,25 +197,11 @@ def _with_values(arguments):
     return out
 
 
-def _switches(config, prefix=""):
-    for field in dataclasses.fields(config):
-        kind = typing.get_type_hints(config)[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from _switches(kind, f"{prefix}{field.name}.")
-        elif kind is bool:
-            yield prefix + field.name
-
-
 def _build(config, settings):
     """Nested dictionaries -> nested dataclasses."""
     hints = typing.get_type_hints(config)
     return config(**{name: _build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
                      for name, value in settings.items()})
-
-
-def _one_line(message):
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    return ": ".join(lines)[:400] if lines else "wrong use"
 
 
 def say(line):
@@ -132,6 +227,11 @@ class TrainingBar:
         self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s", refresh=False)
         self.bar.update(step - self.bar.n)
 
+    def close(self):
+        """Take the bar away, so that what follows begins on its own line."""
+        if hasattr(self, "bar"):
+            self.bar.close()
+
 
 def _prepare(config):
     from mindfcn.engine.prepare import prepare
@@ -147,9 +247,10 @@ def _prepare(config):
 
 def _train(config):
     from mindfcn.engine.train import train
-    result = train(config, TrainingBar(), _bar, say)
+    with contextlib.closing(TrainingBar()) as bar:
+        result = train(config, bar, _bar, say)
     if result.signal:
-        say(f"stopped by {signal.Signals(result.signal).name}; saved {result.checkpoint}; go on with --resume")
+        say(f"stopped by a signal; saved {result.checkpoint}; go on with --resume")
         return 128 + result.signal
     if result.evaluation:
         _show(result.evaluation)

@@ -5,7 +5,7 @@ The command line, `--help` and the YAML files are made from these classes by jso
 
 import dataclasses
 from dataclasses import field
-from typing import List, Literal, Optional
+from typing import List, Literal, Optional, Tuple
 
 
 @dataclasses.dataclass
@@ -82,6 +82,7 @@ class ModelConfig:
         fc_width: channels of fc6 and fc7 (4096 in the papers)
         upsampling: initial weights of the upsampling layers
         dropout: share of fc6 and fc7 activations dropped in training (fcn8s_vgg16)
+        skip_scales: fixed factors on pool4 and pool3; the paper's all-at-once training takes [0.01, 0.0001]
         pretrained: VGG16 weights (.ckpt .pth .safetensors .npz) or a whole checkpoint to start from; random if empty
     """
     name: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
@@ -89,6 +90,7 @@ class ModelConfig:
     fc_width: int = 4096
     upsampling: Literal["bilinear", "xavier"] = "bilinear"
     dropout: float = 0.5
+    skip_scales: Tuple[float, float] = (1.0, 1.0)
     pretrained: str = ""
 
 

@@ -1,7 +1,9 @@
 """Files appear under their final name only when they are complete."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
 
 from mindfcn.errors import UserError
@@ -36,6 +38,44 @@ def atomic_path(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def partial_folder(path, finished=None):
+    """Yield the folder `.partial-NAME` beside `path`, held by one process at a time and removed in the end.
+
+    What a killed run left in it is still there: the caller judges it. After an error it is kept only where it holds
+    a file named `finished`.
+
+    Raises:
+        UserError: another process holds it, or it cannot be made or filled.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    folder = os.path.join(parent, f".partial-{name}")
+    handle = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield folder
+        finally:
+            if finished is None or not os.path.exists(os.path.join(folder, finished)):
+                shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        raise UserError(f"another run is writing {path}; wait for it to end") from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; "
+                        "free some space or choose another folder") from None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def empty_folder(folder):
+    """Remove everything in a folder, but not the folder."""
+    for entry in list(os.scandir(folder)):
+        shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
 
 
 def _umask():

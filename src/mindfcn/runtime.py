@@ -1,8 +1,10 @@
 """The device, its processes and the random seed of a run."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 
 import mindspore as ms
@@ -23,8 +25,10 @@ def set_up(device="auto", seed=1):
         the device's name.
 
     Raises:
-        UserError: this MindSpore cannot use that device.
+        UserError: this MindSpore cannot use that device; no such seed.
     """
+    if not 0 <= seed < 2 ** 31:
+        raise UserError(f"--seed {seed}: must be in 0..2147483647")
     if device == "auto":
         device = os.environ.get("DEVICE_TARGET") or next(name for name in TARGETS if _usable(name))
     if device not in TARGETS:
@@ -66,6 +70,19 @@ def graph_mode():
 def pynative_mode():
     """Run operator by operator: nothing is compiled anew for each image size."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Bring a UserError back out of the RuntimeError that a data pipeline makes of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Before the line with its words stands one that says "UserError: Traceback".
+        found = re.findall(r"UserError: (.+)", str(error))
+        if not found:
+            raise
+        raise UserError(found[-1].strip()) from None
 
 
 def versions():

@@ -179,7 +179,8 @@ def run_killed(folder, path, where):
             "name, calls = sys.argv[3].split(':')\n"
             "if name == 'replace': real = os.replace; mindrecord.os.replace = Death(int(calls))\n"
             "else: real = getattr(mindrecord, name); setattr(mindrecord, name, Death(int(calls)))\n"
-            "mindrecord.write_records(voc.list_voc(sys.argv[1], 'train'), sys.argv[2], sample.SAMPLE, 2, overwrite=True)\n")
+            "samples = voc.list_voc(sys.argv[1], 'train')\n"
+            "mindrecord.write_records(samples, sys.argv[2], sample.SAMPLE, 2, overwrite=True)\n")
     source = os.path.dirname(os.path.dirname(os.path.dirname(mindrecord.__file__)))
     environment = dict(os.environ, PYTHONPATH=source, GLOG_v="3")
     assert subprocess.run([sys.executable, "-c", code, str(folder), str(path), where], env=environment).returncode == 9

@@ -111,8 +111,10 @@ class SegDataset:
                                       python_multiprocessing=False)
         dataset = dataset.map(self._training_crop, ["data", "label", "key"], ["data", "label"],
                               num_parallel_workers=self.num_parallel_calls)
-        dataset = dataset.project(["data", "label"])
-        return dataset.batch(self.batch_size, drop_remainder=True)
+        dataset = dataset.project(["data", "label"]).batch(self.batch_size, drop_remainder=True)
+        # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
+        dataset.dataset_size = self.steps_per_epoch
+        return dataset
 
     def _evaluation_dataset(self):
         dataset = ds.MindDataset(self.files, columns_list=["data", "label"], shuffle=False,
@@ -142,9 +144,6 @@ class _Epochs:
         self.dataset = dataset
         self.epoch = dataset.first_epoch
         self.skip = dataset.skip_batches * dataset.batch_size
-
-    def __len__(self):
-        return self.dataset.steps_per_epoch * self.dataset.batch_size
 
     def __iter__(self):
         epoch, skip = self.epoch, self.skip

@@ -14,9 +14,9 @@ import numpy as np
 from mindspore.mindrecord import FileReader, FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
-from mindfcn.data.samples import check_complete, decode_image, empty_folder, partial_folder
+from mindfcn.data.samples import check_complete, decode_image
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
+from mindfcn.files import empty_folder, partial_folder, read_bytes
 
 # The course's columns: the photograph as it was on disk, and a grey 8-bit PNG of class numbers.
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}

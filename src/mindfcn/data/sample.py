@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mindfcn.data.samples import empty_folder, partial_folder
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
+from mindfcn.files import empty_folder, partial_folder, read_bytes
 from mindfcn.labels import LabelSet
 
 SAMPLE = LabelSet(

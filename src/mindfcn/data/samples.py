@@ -1,11 +1,8 @@
 """One photograph and its mask, and how their files are read. Every source lists these."""
 
-import contextlib
 import dataclasses
-import fcntl
 import io
 import os
-import shutil
 from typing import Callable
 
 import cv2
@@ -118,44 +115,6 @@ def check_present(samples, where):
     if absent:
         raise UserError(f"{len(absent)} files of {where} are missing, first {absent[0]}; "
                         "complete the data set or use --skip-bad")
-
-
-@contextlib.contextmanager
-def partial_folder(path, finished=None):
-    """Yield the folder `.partial-NAME` beside `path`, held by one process at a time and removed in the end.
-
-    What a killed run left in it is still there: the caller judges it. After an error it is kept only where it holds
-    a file named `finished`.
-
-    Raises:
-        UserError: another process holds it, or it cannot be made or filled.
-    """
-    parent, name = os.path.split(os.path.abspath(path))
-    folder = os.path.join(parent, f".partial-{name}")
-    handle = None
-    try:
-        os.makedirs(folder, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield folder
-        finally:
-            if finished is None or not os.path.exists(os.path.join(folder, finished)):
-                shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        raise UserError(f"another run is writing {path}; wait for it to end") from None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; "
-                        "free some space or choose another folder") from None
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def empty_folder(folder):
-    """Remove everything in a folder, but not the folder."""
-    for entry in list(os.scandir(folder)):
-        shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
 
 
 def _open(data, where):

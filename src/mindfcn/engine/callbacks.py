@@ -22,6 +22,8 @@ LOG_ROWS = 20
 class Signals:
     """Remembers SIGINT and SIGTERM, so that a run can end at a step's border; a second SIGINT ends it at once.
 
+    While a graph runs, MindSpore's own handler takes SIGINT and sends SIGTERM instead.
+
     Attributes:
         received: number of the signal, or None.
     """
@@ -87,7 +89,7 @@ class Log(Callback):
         now = time.perf_counter()
         # Time from the end of one step to the end of the next: waiting for data counts.
         speed, self.started = self.batch_size / (now - self.started), now
-        update = min(max(number // self.step.accumulate - 1, 0), len(self.rates) - 1)
+        update = min((number - 1) // self.step.accumulate, len(self.rates) - 1)
         rate = float(self.rates[update])
         self.rows.append([number, epoch + 1, f"{loss:.6f}", f"{rate:.8g}", f"{speed:.3f}"])
         if len(self.rows) >= LOG_ROWS:
@@ -125,6 +127,9 @@ class Keeper(Callback):
         writes: whether this process evaluates and writes.
         progress: wraps an iterable of evaluation batches and its length.
         say: function (line of text).
+
+    Attributes:
+        best: Evaluation of the best checkpoint, where this process made it.
     """
     run_dir: object
     step: object
@@ -140,6 +145,7 @@ class Keeper(Callback):
     writes: bool = True
     progress: object = None
     say: object = None
+    best: object = None
 
     def on_train_step_end(self, run_context):
         """At a signal inside an epoch: save and stop."""
@@ -183,6 +189,7 @@ class Keeper(Callback):
         if self.say:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
+            self.best = evaluation
             self.card.training["best"] = {"epoch": epoch, **metrics}
             save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
 
@@ -190,7 +197,8 @@ class Keeper(Callback):
         """Write the checkpoint that a resumed run goes on from."""
         if not self.writes:
             return
-        self.card.training.update(epoch=epoch, step=self.step.batches)
+        self.card.training.update(epoch=epoch, step=self.step.batches, seed=self.train.seed,
+                                  steps_per_epoch=self.train.steps_per_epoch)
         path = self.run_dir.checkpoint(epoch, in_epoch)
         save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
         self.run_dir.make_last(path)

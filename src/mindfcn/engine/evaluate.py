@@ -77,12 +77,13 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
     runtime.pynative_mode()
     matrix, scores = ConfusionMatrix(num_classes), []
     batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
-    for image, truth in progress(batches, dataset.count) if progress else batches:
-        if stop and stop():
-            return None
-        single = ConfusionMatrix(num_classes)
-        single.counts = matrix.update(argmax(segmenter.logits(image)[0]), truth[0])
-        scores.append(single.mean_iou())
+    with runtime.user_errors():
+        for image, truth in progress(batches, dataset.count) if progress else batches:
+            if stop and stop():
+                return None
+            single = ConfusionMatrix(num_classes)
+            single.counts = matrix.update(argmax(segmenter.logits(image)[0]), truth[0])
+            scores.append(single.mean_iou())
     return Evaluation(matrix, dataset.names(), np.array(scores))
 
 
@@ -113,6 +114,8 @@ def evaluate(config, progress=None, say=None):
     Raises:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
+    if config.worst < 0:
+        raise UserError(f"--worst {config.worst}: must be at least 0")
     runtime.set_up(config.device, config.seed)
     segmenter, card = load_segmenter(config.checkpoint, config.model)
     records = config.records or card.records

@@ -32,9 +32,10 @@ def set_training(step, frozen):
 
 def optimiser(net, config, steps_per_epoch):
     """Momentum SGD with the whole schedule, in groups that share learning rate and decay (see OptimConfig)."""
-    updates = max(1, steps_per_epoch // config.accumulate)
-    rates = learning_rates(updates * config.epochs, config.lr, config.min_lr, config.schedule, config.power,
-                           round(config.warmup_epochs * updates))
+    # Batches wait for their update across the borders of epochs.
+    updates = max(1, steps_per_epoch * config.epochs // config.accumulate)
+    rates = learning_rates(updates, config.lr, config.min_lr, config.schedule, config.power,
+                           round(config.warmup_epochs * steps_per_epoch / config.accumulate))
     groups = {}
     for parameter in net.trainable_params():
         paper = config.paper_biases and parameter.name.endswith(UNDECAYED)
@@ -102,8 +103,11 @@ class TrainStep(nn.Cell):
 
     def state(self):
         """{name: Parameter} of what a resumed run needs besides the network: moments, step count, gradient sums."""
-        kept = ("moments.", "global_step", "accumulated.", "scale_value", "counter")
-        return {parameter.name: parameter for parameter in self.get_parameters() if parameter.name.startswith(kept)}
+        kept = ("moments.", "global_step", "accumulated.")
+        found = {parameter.name: parameter for parameter in self.get_parameters() if parameter.name.startswith(kept)}
+        # The scaler is no cell, so its scale and its count of good steps are not among the step's parameters.
+        scaler = vars(self.scaler).values() if self.scaler else ()
+        return found | {entry.name: entry for entry in scaler if isinstance(entry, ms.Parameter)}
 
     def forward(self, images, labels):
         """The loss, scaled where float16 needs it."""

@@ -1,6 +1,7 @@
 """The verb train: settings in, a trained network and its run directory out."""
 
 import dataclasses
+import math
 import os
 from typing import Optional
 
@@ -98,21 +99,28 @@ def train(config, show=None, progress=None, say=None):
 
 def check_settings(config):
     """Refuse numbers that no run can have. Raises UserError."""
-    optim, model = config.optim, config.model
+    augment, optim, model = config.augment, config.optim, config.model
     rules = [("optim.epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
-             ("optim.lr", optim.lr, optim.lr > 0, "above 0"),
+             ("optim.lr", optim.lr, 0 < optim.lr < math.inf, "above 0"),
              ("optim.min_lr", optim.min_lr, 0 <= optim.min_lr <= optim.lr, "between 0 and optim.lr"),
              ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in 0..1 (1 excluded)"),
+             ("optim.power", optim.power, optim.power > 0, "above 0"),
+             ("optim.loss_scale", optim.loss_scale, optim.loss_scale >= 0, "at least 0"),
              ("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "at least 0"),
              ("optim.warmup_epochs", optim.warmup_epochs, optim.warmup_epochs >= 0, "at least 0"),
              ("optim.accumulate", optim.accumulate, optim.accumulate >= 1, "at least 1"),
              ("optim.head_lr", optim.head_lr, optim.head_lr > 0, "above 0"),
+             ("augment.crop_size", augment.crop_size, 1 <= augment.crop_size <= 8192, "in 1..8192"),
+             ("augment.min_scale", augment.min_scale, 0 < augment.min_scale <= augment.max_scale,
+              "above 0 and at most augment.max_scale"),
+             ("augment.max_scale", augment.max_scale, augment.max_scale <= 16, "at most 16"),
+             ("augment.batch_size", augment.batch_size, augment.batch_size >= 1, "at least 1"),
+             ("augment.workers", augment.workers, augment.workers >= 1, "at least 1"),
              ("model.dropout", model.dropout, 0 <= model.dropout < 1, "in 0..1 (1 excluded)"),
              ("model.width", model.width, 0 < model.width <= 4, "above 0 and at most 4"),
              ("model.fc_width", model.fc_width, model.fc_width >= 1, "at least 1"),
              ("eval_every", config.eval_every, config.eval_every >= 0, "at least 0"),
-             ("keep", config.keep, config.keep >= 1, "at least 1"),
-             ("seed", config.seed, 0 <= config.seed < 2 ** 31, "in 0..2147483647")]
+             ("keep", config.keep, config.keep >= 1, "at least 1")]
     for name, value, fine, bound in rules:
         if not fine:
             raise UserError(f"--{name} {value}: must be {bound}")
@@ -149,7 +157,8 @@ def training_set(config, path, labels):
 
 def build(config, labels, val_path, say):
     """(network with its first weights, Card)."""
-    options = {"width": config.model.width, "fc_width": config.model.fc_width}
+    options = {"width": config.model.width, "fc_width": config.model.fc_width,
+               "skip_scales": list(config.model.skip_scales)}
     net = create_model(config.model.name, len(labels), upsampling=config.model.upsampling,
                        dropout=config.model.dropout, **options)
     card = Card({"name": config.model.name, **options}, labels, COURSE, val_path or "",
@@ -181,18 +190,24 @@ def resume(run_dir, net, card, step, train_set, config):
         UserError: there is no checkpoint, or it is of other settings.
     """
     if not os.path.exists(run_dir.last):
-        raise UserError(f"nothing to resume: {run_dir.last} is not there; start without --resume")
+        raise UserError(f"nothing to resume: {run_dir.last} is not there; start without --resume "
+                        "(with --overwrite if a run failed there)")
     weights, saved, state = load_checkpoint(run_dir.last)
     if saved.model != card.model or saved.labels != card.labels:
         raise UserError(f"{run_dir.last} is of another network or data set ({saved.model['name']}, "
                         f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
+    batches = {"steps_per_epoch": train_set.steps_per_epoch, "seed": train_set.seed}
+    if any(saved.training.get(name) != value for name, value in batches.items()):
+        raise UserError(f"{run_dir.last} saw other batches than these settings give (records, batch size, devices or "
+                        f"seed); resume with the settings in {run_dir.settings}")
     load_weights(net, weights, run_dir.last)
     parameters = {parameter.name: parameter for parameter in net.get_parameters()} | step.state()
-    for name, value in (weights | state).items():
-        if name not in parameters or parameters[name].shape != value.shape:
+    restored = weights | state
+    for name in sorted(parameters.keys() | restored.keys()):
+        if name not in parameters or name not in restored or parameters[name].shape != restored[name].shape:
             raise UserError(f"{run_dir.last}: the state of {name} does not fit these settings; "
                             f"resume with those in {run_dir.settings}")
-        parameters[name].set_data(ms.Tensor(value))
+        parameters[name].set_data(ms.Tensor(restored[name]))
     card.training = {**saved.training, "settings": dataclasses.asdict(config)}
     step.batches = saved.training["step"]
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
@@ -210,15 +225,17 @@ def fit(config, step, frozen, train_set, log, keeper, show):
     if first < epochs and not keeper.signals.received:
         runtime.graph_mode()
         set_training(step, frozen)
-        Model(step).train(epochs, train_set.get_dataset(), callbacks=[log, keeper], dataset_sink_mode=False,
-                          initial_epoch=first)
+        with runtime.user_errors():
+            Model(step).train(epochs, train_set.get_dataset(), callbacks=[log, keeper], dataset_sink_mode=False,
+                              initial_epoch=first)
 
 
 def final_evaluation(run_dir, keeper, best):
     """Evaluate the best checkpoint and write its pictures. Returns EvalResult, or None after a signal."""
     load_weights(keeper.segmenter.net, load_checkpoint(best)[0], best)
-    evaluation = evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels), keeper.progress,
-                                  lambda: keeper.signals.received)
+    runtime.pynative_mode()
+    evaluation = keeper.best or evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels),
+                                                 keeper.progress, lambda: keeper.signals.received)
     if evaluation is None:
         return None
     return write_evaluation(run_dir.evaluation, evaluation, keeper.card.labels, keeper.segmenter, keeper.val, 8)

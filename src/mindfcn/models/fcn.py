@@ -14,10 +14,14 @@ class FCN8sHead(nn.Cell):
         channels: channels of the trunk's maps by name: pool3, pool4, fc7.
         bias: biases and zero weights in the score layers (the paper), or neither (the course).
         upsampling: initial weights of the upsampling layers, "bilinear" or "xavier".
+        skip_scales: fixed factors on pool4 and pool3 before their score layers. The paper trains all three streams
+            at once with (0.01, 0.0001): without normalisation, finer maps have larger values, and their scores would
+            outrun the others'.
     """
 
-    def __init__(self, num_classes, channels, bias, upsampling):
+    def __init__(self, num_classes, channels, bias, upsampling, skip_scales=(1.0, 1.0)):
         super().__init__()
+        self.scale_pool4, self.scale_pool3 = skip_scales
         self.score_fr = layers.score(channels["fc7"], num_classes, bias)
         self.upscore2 = layers.deconv(num_classes, 4, 2, upsampling)
         self.score_pool4 = layers.score(channels["pool4"], num_classes, bias)
@@ -27,9 +31,9 @@ class FCN8sHead(nn.Cell):
 
     def construct(self, maps):
         upscore2 = self.upscore2(self.score_fr(maps["fc7"]))
-        fuse_pool4 = upscore2 + self.score_pool4(maps["pool4"])
+        fuse_pool4 = upscore2 + self.score_pool4(maps["pool4"] * self.scale_pool4)
         upscore_pool4 = self.upscore_pool4(fuse_pool4)
-        fuse_pool3 = upscore_pool4 + self.score_pool3(maps["pool3"])
+        fuse_pool3 = upscore_pool4 + self.score_pool3(maps["pool3"] * self.scale_pool3)
         return self.upscore8(fuse_pool3)
 
 
@@ -43,6 +47,7 @@ class FCN8s(nn.Cell):
         upsampling: initial weights of the upsampling layers, "bilinear" or "xavier".
         dropout: share of fc6 and fc7 activations dropped in training (the paper's form).
         width: factor on the channels of conv1 to conv5, for small machines.
+        skip_scales: fixed factors on pool4 and pool3 (see FCN8sHead).
 
     Inputs: (N, 3, H, W) float32, normalised, any H and W from 1 up.
     Outputs: logits (N, n_class, H, W) float32.
@@ -51,11 +56,12 @@ class FCN8s(nn.Cell):
     stride = 32
 
     def __init__(self, n_class=21, batch_norm=True, fc_width=4096, upsampling="bilinear", dropout=0.5,
-                 width=1.0):
+                 width=1.0, skip_scales=(1.0, 1.0)):
         # Without prefixes for trunk and head, the parameters are called as in the official checkpoints.
         super().__init__(auto_prefix=False)
         self.trunk = VGG16(batch_norm, fc_width, dropout, width)
-        self.head = FCN8sHead(n_class, self.trunk.channels, bias=not batch_norm, upsampling=upsampling)
+        self.head = FCN8sHead(n_class, self.trunk.channels, bias=not batch_norm, upsampling=upsampling,
+                              skip_scales=skip_scales)
 
     def construct(self, image):
         height, width = image.shape[2:]

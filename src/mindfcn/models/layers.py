@@ -109,7 +109,7 @@ class Dropout(nn.Cell):
             raise ValueError(f"dropout rate must be in 0..1 (1 excluded), not {rate}")
         self.rate = rate
         self.seed = seed
-        self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="dropout_step", requires_grad=False)
+        self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="step", requires_grad=False)
 
     def construct(self, x):
         if not self.training or self.rate == 0:

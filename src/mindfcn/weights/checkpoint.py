@@ -4,6 +4,7 @@ One .ckpt file, written under its name only when complete. The weights carry the
 carries the prefix `training.`; the card is JSON text. Programs that know only the weights can read the file as well.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -58,8 +59,10 @@ def save_checkpoint(path, net, card, state=None):
     """Write weights, card and, to train on from, `state`: a dict of name -> Parameter. Atomic.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or its name does not end in .ckpt.
     """
+    if not os.fspath(path).endswith(".ckpt"):
+        raise UserError(f"cannot write a checkpoint to {path}; choose a name that ends in .ckpt")
     entries = [{"name": parameter.name, "data": parameter} for parameter in net.get_parameters()]
     entries += [{"name": STATE + name, "data": parameter} for name, parameter in (state or {}).items()]
     with atomic_path(path) as temporary:
@@ -68,6 +71,10 @@ def save_checkpoint(path, net, card, state=None):
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from None
+        finally:
+            # MindSpore writes here first, and leaves it where it fails.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.splitext(temporary)[0] + ".tmp")
 
 
 def load_checkpoint(path, default_model=None):

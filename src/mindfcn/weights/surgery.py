@@ -122,7 +122,7 @@ def load_weights(net, source, where=None, partial=False):
                    else f"it has {report.unexpected[0]}, which the network has not")
         raise UserError(f"{where} is of another architecture: {example} ({len(report.missing)} missing, "
                         f"{len(report.unexpected)} unexpected); name its network with --model")
-    clashes = [name for name in parameters if parameters[name].shape != weights[name].shape]
+    clashes = [name for name in weights if parameters[name].shape != weights[name].shape]
     if clashes:
         raise UserError(_shape_message(where, clashes[0], parameters[clashes[0]].shape, weights[clashes[0]].shape))
     _assign(parameters, weights, report)
@@ -131,7 +131,7 @@ def load_weights(net, source, where=None, partial=False):
 
 def is_state(name):
     """Whether a parameter belongs to the run and not to the trained network: the step counters of dropout."""
-    return name.endswith("dropout_step")
+    return name.endswith(".step")
 
 
 def trunk_parameters(net):

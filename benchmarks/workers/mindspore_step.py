@@ -1,0 +1,34 @@
+"""MindFCN's training step, for train_step.py. Writes its weights and logits for the rival."""
+
+import os
+import sys
+
+import mindspore as ms
+import numpy as np
+from serve import batch, serve
+
+from mindfcn import runtime
+from mindfcn.config import OptimConfig
+from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.models.factory import create_model
+
+folder, model, size, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+runtime.set_up("CPU")
+net = create_model(model, 21)
+if model == "fcn8s_vgg16":
+    # The paper's score layers begin at zero, which would make every logit equal.
+    for parameter in net.get_parameters():
+        if parameter.name.startswith("score") and parameter.name.endswith("weight"):
+            values = np.random.default_rng(2).standard_normal(parameter.shape) * 0.01
+            parameter.set_data(ms.Tensor(values.astype(np.float32)))
+images, labels = map(ms.Tensor, batch(size, count))
+np.savez(os.path.join(folder, "weights.npz"), **{p.name: p.asnumpy() for p in net.get_parameters()})
+runtime.pynative_mode()
+net.set_train(False)
+np.save(os.path.join(folder, "mindspore.npy"), net(images).asnumpy())
+
+runtime.graph_mode()
+update, _ = optimiser(net, OptimConfig(lr=1e-4, min_lr=1e-4, schedule="constant"), 1000)
+step = TrainStep(net, update)
+step.set_train()
+serve(lambda: step(images, labels).asnumpy(), f"MindSpore {ms.__version__}")

@@ -1,0 +1,31 @@
+"""What both workers share: the batch, and answers to the benchmark's commands."""
+
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def batch(size, count):
+    """Images (count, 3, size, size) float32 and labels (count, size, size) int32 with some ignored pixels."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 21, (count, size, size), np.int32)
+    labels[random.random(labels.shape) < 0.05] = 255
+    return random.standard_normal((count, 3, size, size), np.float32), labels
+
+
+def serve(step, version):
+    """Answer `step` with seconds, `peak` with GB of memory, `version` with a name; until the input ends."""
+    for command in map(str.strip, sys.stdin):
+        if command == "step":
+            start = time.perf_counter()
+            step()
+            answer = time.perf_counter() - start
+        elif command == "peak":
+            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        elif command == "version":
+            answer = version
+        else:
+            answer = "yes"
+        print(answer, flush=True)

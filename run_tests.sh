@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Run the tests in .venv (made where it is missing). Options go to pytest: bash run_tests.sh --long tests/engine
+set -euo pipefail
+
+EXTRAS=test
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$root"
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Train, evaluate and draw, with one command.
+#
+#   bash run_train.sh                                          the sample set, on any machine
+#   bash run_train.sh configs/NAME.yaml [--key value ...]      any recipe
+#   DEVICE_NUM=8 DEVICE_TARGET=Ascend bash run_train.sh ...    several devices, data parallel
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+    sed -n '2,6s/^# \{0,1\}//p' "$here/run_train.sh"
+    exit 0
+fi
+recipe=$here/configs/sample.yaml
+case "${1:-}" in
+    *.yaml | *.yml)
+        recipe=$1
+        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$here" && echo configs/*.yaml)" >&2; exit 2; }
+        shift
+        ;;
+esac
+. "$here/environment.sh"
+
+if [ "${DEVICE_NUM:-1}" -gt 1 ]; then
+    exec msrun --worker_num="$DEVICE_NUM" --local_worker_num="$DEVICE_NUM" --master_port="${MASTER_PORT:-8118}" \
+        --log_dir="${LOG_DIR:-msrun_logs}" --join=True "$here/src/mindfcn/__main__.py" train --config "$recipe" "$@"
+fi
+exec "$PYTHON" -m mindfcn train --config "$recipe" "$@"

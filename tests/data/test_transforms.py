@@ -1,0 +1,146 @@
+"""The operations on one photograph: the course's numbers, and the same input in every verb."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mindfcn.data import transforms
+from mindfcn.data.dataset import SegDataset
+from mindfcn.data.mindrecord import write_records
+from mindfcn.data.samples import Sample, read_palette_mask
+from mindfcn.dense.whole_image import Segmenter
+from mindfcn.labels import VOC
+from mindfcn.preprocess import COURSE, Preprocess
+
+
+def photograph(height, width, seed=1):
+    random = np.random.default_rng(seed)
+    image = random.integers(0, 256, (height, width, 3), np.uint8)
+    mask = random.integers(0, 21, (height, width)).astype(np.uint8)
+    mask[random.uniform(size=mask.shape) < 0.1] = 255
+    return cv2.GaussianBlur(image, (5, 5), 2), mask
+
+
+def course(image, mask, random, crop_size, min_scale, max_scale, mean, std, ignore_label):
+    """The course's steps in its order: resize, normalise and pad the whole image, then crop and flip."""
+    mean, std = np.array(mean, np.float32), np.array(std, np.float32)
+    factor = random.uniform(min_scale, max_scale)
+    height, width = int(factor * image.shape[0]), int(factor * image.shape[1])
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    image = (image - mean) / std
+    bottom, right = max(0, crop_size - height), max(0, crop_size - width)
+    image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=0)
+    mask = cv2.copyMakeBorder(mask, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=ignore_label)
+    top = random.randint(0, image.shape[0] - crop_size + 1)
+    left = random.randint(0, image.shape[1] - crop_size + 1)
+    image = image[top:top + crop_size, left:left + crop_size]
+    mask = mask[top:top + crop_size, left:left + crop_size]
+    if random.uniform(0.0, 1.0) > 0.5:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    return image.transpose(2, 0, 1), mask.astype(np.int32)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (25, 90), (90, 25), (64, 64), (9, 7)])
+def test_crops_are_the_courses_bit_by_bit(size):
+    image, mask = photograph(*size)
+    for seed in range(12):
+        got = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255)
+        expected = course(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE.mean, COURSE.std, 255)
+        for ours, theirs in zip(got, expected):
+            assert ours.dtype == theirs.dtype and ours.flags.c_contiguous
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_preprocess_dataset_draws_from_numpys_global_generator_as_the_course_does(tmp_path):
+    """Encoded bytes in, the course's own call and seed."""
+    image, mask = photograph(45, 38)
+    encoded = [np.frombuffer(cv2.imencode(suffix, array)[1].tobytes(), np.uint8)
+               for suffix, array in ((".jpg", image), (".png", mask))]
+    dataset = SegDataset([100.0, 110, 120], [50.0, 60, 70], records_of(tmp_path, image, mask), 1, 32, 1.5, 0.75)
+    decoded = cv2.imdecode(encoded[0], cv2.IMREAD_COLOR)
+    for seed in range(5):
+        np.random.seed(seed)
+        got = dataset.preprocess_dataset(*encoded)
+        after = np.random.uniform()
+        np.random.seed(seed)
+        expected = course(decoded, mask, np.random, 32, 0.75, 1.5, [100, 110, 120], [50, 60, 70], 255)
+        assert after == np.random.uniform(), "as many numbers drawn"
+        for ours, theirs in zip(got, expected):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_beyond_the_photograph_is_mean_colour_and_ignored():
+    image, mask = photograph(10, 12)
+    mask[:] = 4
+    for seed in range(6):
+        crop, labels = transforms.augment(image, mask, np.random.RandomState(seed), 24, 1, 1, COURSE, 77)
+        inside = labels != 77
+        assert inside.sum() == 120 and inside[:10].any() and not inside[10:].any()
+        assert (crop[:, ~inside] == 0).all() and (labels[inside] == 4).all()
+
+
+def test_masks_are_never_blended():
+    image, mask = photograph(30, 30)
+    mask[:] = np.where(np.arange(30) < 15, 3, 11)
+    for factor in (0.37, 0.9, 1.7):
+        scaled_image, scaled = transforms.scale(image, mask, factor)
+        assert scaled.shape == scaled_image.shape[:2] == (int(30 * factor),) * 2
+        assert set(np.unique(scaled)) == {3, 11}
+    assert transforms.scale(image[:1, :2], mask[:1, :2], 0.5)[0].shape == (1, 1, 3)
+
+
+def test_crop_pad_flip():
+    array = np.arange(12).reshape(3, 4)
+    assert transforms.crop(array, 1, 2, 5).tolist() == [[6, 7], [10, 11]]
+    assert transforms.pad(array[:2, :2], 3, 9).tolist() == [[0, 1, 9], [4, 5, 9], [9, 9, 9]]
+    assert transforms.flip(array)[0].tolist() == [3, 2, 1, 0]
+
+
+def test_mean_and_deviation_become_zero_and_one():
+    image = np.uint8([[[103, 116, 124]]])
+    value = transforms.to_input(image, Preprocess("BGR", (100, 116, 120), (3, 1, 8)))
+    np.testing.assert_array_equal(value, np.float32([[[1]], [[0]], [[0.5]]]))
+    swapped = transforms.to_input(image, Preprocess("RGB", (120, 116, 100), (8, 1, 3)))
+    np.testing.assert_array_equal(swapped, np.float32([[[0.5]], [[0]], [[1]]]))
+
+
+def records_of(tmp_path, image, mask):
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    cv2.imwrite(str(tmp_path / "m.png"), mask)
+    sample = Sample("a", str(tmp_path / "a.png"), str(tmp_path / "m.png"), read_palette_mask)
+    write_records([sample], tmp_path / "records", VOC)
+    return str(tmp_path / "records")
+
+
+class Keep:
+    """A network that remembers its input."""
+
+    def set_train(self, mode):
+        assert mode is False
+
+    def __call__(self, batch):
+        self.input = batch.asnumpy()
+        return batch
+
+
+@pytest.mark.parametrize("preprocess", [COURSE, Preprocess("RGB", (123.0, 116.5, 104.25), (58.0, 57.0, 57.5))])
+def test_training_evaluation_and_prediction_feed_the_same_numbers(tmp_path, preprocess):
+    image, mask = photograph(32, 32)
+    path = records_of(tmp_path, image, mask)
+    evaluated = next(SegDataset(data_file=path, training=False, preprocess=preprocess).get_dataset()
+                     .create_tuple_iterator(num_epochs=1, output_numpy=True))
+    net = Keep()
+    Segmenter(net, preprocess)(image)
+    np.testing.assert_array_equal(net.input, evaluated[0])
+    np.testing.assert_array_equal(evaluated[1][0], mask)
+    flips = set()
+    for seed in range(8):
+        dataset = SegDataset(data_file=path, batch_size=1, crop_size=32, min_scale=1, max_scale=1, seed=seed,
+                             preprocess=preprocess)
+        trained, labels = next(dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True))
+        flipped = not np.array_equal(labels[0], mask)
+        flips.add(flipped)
+        np.testing.assert_array_equal(trained[..., ::-1] if flipped else trained, evaluated[0])
+        np.testing.assert_array_equal(labels[..., ::-1] if flipped else labels, evaluated[1])
+    assert flips == {True, False}

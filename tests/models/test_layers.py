@@ -1,0 +1,163 @@
+"""The layers: bilinear upsampling, the sliced convolution, and dropout that follows from seed and step."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn, ops
+
+from mindfcn.models import layers
+
+
+@pytest.fixture(params=["GRAPH", "PYNATIVE"])
+def mode(request):
+    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
+    yield request.param
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def half_pixel_bilinear(image, factor):
+    """(H, W) -> (factor H, factor W): bilinear interpolation with pixel centres at half numbers, edges repeated."""
+    def matrix(size):
+        weights = np.zeros((size * factor, size))
+        for out in range(size * factor):
+            place = np.clip((out + 0.5) / factor - 0.5, 0, size - 1)
+            low = min(int(place), size - 2)
+            weights[out, low] = 1 - (place - low)
+            weights[out, low + 1] = place - low
+        return weights
+    return matrix(image.shape[0]) @ image @ matrix(image.shape[1]).T
+
+
+class Towards(nn.Cell):
+    """The scalar whose gradient at a cell's output is `direction`."""
+
+    def __init__(self, cell, direction):
+        super().__init__()
+        self.cell, self.direction = cell, ms.Tensor(direction)
+
+    def construct(self, x):
+        return (self.cell(x) * self.direction).sum()
+
+
+@pytest.mark.parametrize("factor", [2, 8, 16])
+def test_bilinear_deconvolution_is_half_pixel_interpolation_inside(factor):
+    image = np.random.default_rng(factor).standard_normal((2, 3, 5, 7)).astype(np.float32)
+    upsampled = layers.deconv(3, 2 * factor, factor, "bilinear")(ms.Tensor(image)).asnumpy()
+    assert upsampled.shape == (2, 3, 5 * factor, 7 * factor)
+    edge = factor // 2
+    for got, channel in zip(upsampled.reshape(6, 5 * factor, -1), image.reshape(6, 5, 7)):
+        expected = half_pixel_bilinear(channel.astype(np.float64), factor)
+        np.testing.assert_allclose(got[edge:-edge, edge:-edge], expected[edge:-edge, edge:-edge], atol=2e-6)
+
+
+def test_bilinear_kernel_values():
+    """Caffe's filler in 4x4 and 3x3, by hand."""
+    np.testing.assert_array_equal(layers.bilinear_kernel(4)[1], np.float32([0.1875, 0.5625, 0.5625, 0.1875]))
+    np.testing.assert_array_equal(layers.bilinear_kernel(4)[0], np.float32([0.0625, 0.1875, 0.1875, 0.0625]))
+    np.testing.assert_array_equal(layers.bilinear_kernel(3), np.outer([0.5, 1, 0.5], [0.5, 1, 0.5]))
+
+
+def test_bilinear_weight_mixes_no_classes():
+    weight = layers.bilinear_weight(5, 4)
+    assert weight.dtype == np.float32 and weight.shape == (5, 5, 4, 4)
+    assert (weight[~np.eye(5, dtype=bool)] == 0).all() and (weight[np.eye(5, dtype=bool)] > 0).all()
+
+
+def test_xavier_deconvolution_is_random_of_the_same_shape():
+    bilinear, xavier = layers.deconv(3, 4, 2, "bilinear").weight, layers.deconv(3, 4, 2, "xavier").weight
+    assert xavier.shape == bilinear.shape
+    assert (xavier.asnumpy() != 0).all() and len(np.unique(xavier.asnumpy())) > 100
+
+
+@pytest.mark.parametrize("mode, channels, slices, bias", [
+    ("PYNATIVE", 12, 3, True), ("PYNATIVE", 12, 3, False), ("PYNATIVE", 10, 1, True), ("PYNATIVE", 4, 1, False),
+    ("GRAPH", 12, 3, True)], indirect=["mode"])
+def test_sliced_convolution_equals_the_plain_one(monkeypatch, mode, channels, slices, bias):
+    """Output and all gradients; 10 channels cannot be cut into equal slices of at most 4, and are not cut."""
+    monkeypatch.setattr(layers, "CPU_CHANNELS", 4)
+    sliced = layers.conv(3, channels, 7, bias)
+    if ms.get_context("device_target") == "CPU":
+        assert sliced.slices == slices
+    plain = nn.Conv2d(3, channels, 7, stride=1, pad_mode="pad", padding=3, has_bias=bias)
+    random = np.random.default_rng(1)
+    for ours, theirs in zip(sliced.get_parameters(), plain.get_parameters()):
+        assert (ours.name, ours.shape) == (theirs.name, theirs.shape)
+        value = random.standard_normal(ours.shape).astype(np.float32)
+        ours.set_data(ms.Tensor(value))
+        theirs.set_data(ms.Tensor(value))
+    x = ms.Tensor(random.standard_normal((2, 3, 6, 5)).astype(np.float32))
+    direction = random.standard_normal((2, channels, 6, 5)).astype(np.float32)
+    results = []
+    for net in (sliced, plain):
+        results.append((net(x), ms.grad(Towards(net, direction), 0, net.trainable_params())(x)))
+    (value, (by_input, by_weights)), (plain_value, (plain_input, plain_weights)) = results
+    assert len(by_weights) == 1 + bias
+    for ours, theirs in zip((value, by_input, *by_weights), (plain_value, plain_input, *plain_weights)):
+        np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-4, atol=1e-3)
+
+
+def masks(steps, size=(1, 4, 50, 50), rate=0.5, seed=1, start=0):
+    """(steps, *size) bool: what dropout keeps in consecutive training passes."""
+    drop = layers.Dropout(rate, seed).set_train(True)
+    drop.step.set_data(ms.Tensor([start], ms.int32))
+    return np.stack([drop(ops.ones(size, ms.float32)).asnumpy() for _ in range(steps)]) != 0
+
+
+def test_dropout_keeps_the_mean_and_drops_the_rate(mode):
+    for rate in (0.1, 0.5, 0.9) if mode == "PYNATIVE" else (0.25,):
+        drop = layers.Dropout(rate).set_train(True)
+        x = ms.Tensor(np.random.default_rng(2).uniform(1, 2, (1, 8, 50, 50)).astype(np.float32))
+        out = drop(x).asnumpy()
+        kept = out != 0
+        np.testing.assert_allclose(out[kept], x.asnumpy()[kept] / (1 - rate), rtol=1e-6)
+        assert abs(kept.mean() - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / kept.size)
+        assert drop.step.asnumpy() == 1
+
+
+def test_dropout_gradient_passes_through_what_is_kept(mode):
+    drop = layers.Dropout(0.5, seed=3).set_train(True)
+    x = ops.ones((1, 2, 9, 9), ms.float32)
+    gradient = ms.grad(Towards(drop, np.ones((1, 2, 9, 9), np.float32)))(x).asnumpy()
+    np.testing.assert_array_equal(gradient, masks(1, (1, 2, 9, 9), seed=3)[0] * np.float32(2))
+
+
+def test_dropout_is_the_identity_in_evaluation_and_at_rate_0(mode):
+    x = ms.Tensor(np.random.default_rng(3).standard_normal((1, 2, 3, 3)).astype(np.float32))
+    for drop in (layers.Dropout(0.5).set_train(False), layers.Dropout(0.0).set_train(True)):
+        np.testing.assert_array_equal(drop(x).asnumpy(), x.asnumpy())
+        assert drop.step.asnumpy() == 0
+    for rate in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="dropout rate"):
+            layers.Dropout(rate)
+
+
+def test_dropout_masks_follow_from_seed_and_step_in_both_modes():
+    try:
+        ms.set_context(mode=ms.GRAPH_MODE)
+        compiled = masks(4, (1, 4, 11, 13), seed=6)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    native = masks(4, (1, 4, 11, 13), seed=6)
+    np.testing.assert_array_equal(compiled, native)
+    np.testing.assert_array_equal(masks(2, (1, 4, 11, 13), seed=6, start=2), native[2:])
+    assert all((one != other).any() for at, one in enumerate(native) for other in native[:at])
+    assert (masks(4, (1, 4, 11, 13), seed=7) != native).any(axis=(1, 2, 3, 4)).all()
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25])
+def test_dropout_masks_look_independent(rate):
+    """Each step's share, each channel's share, and the correlation between steps, seeds and neighbouring pixels."""
+    kept = masks(12, rate=rate).reshape(12, -1).astype(np.float64)
+    count = kept.shape[1]
+    spread = np.sqrt(rate * (1 - rate) / count)
+    assert (abs(kept.mean(1) - (1 - rate)) < 4 * spread).all()
+    assert kept.mean(1).std() > spread / 4, "shares must vary as chance does"
+    channels = kept.reshape(48, -1).mean(1)
+    assert (abs(channels - (1 - rate)) < 4.5 * 2 * spread).all()
+    limit = 4.5 / np.sqrt(count)
+    other = masks(1, rate=rate, seed=2).reshape(1, -1)
+    together = np.corrcoef(np.concatenate([kept, other]))
+    assert abs(together[~np.eye(13, dtype=bool)]).max() < limit
+    for shift in (1, 2, 50, 2500):
+        pairs = [np.corrcoef(mask[:-shift], mask[shift:])[0, 1] for mask in kept]
+        assert np.abs(pairs).max() < limit * np.sqrt(count / (count - shift))

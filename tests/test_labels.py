@@ -1,0 +1,107 @@
+"""Label sets: VOC's colours, files, and every way in which a file can be wrong."""
+
+import numpy as np
+import pytest
+
+from mindfcn.errors import UserError
+from mindfcn.labels import VOC, LabelSet, voc_palette
+
+# from the table of the VOC development kit
+KNOWN = {"background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0), "bird": (128, 128, 0),
+         "boat": (0, 0, 128), "bottle": (128, 0, 128), "bus": (0, 128, 128), "car": (128, 128, 128),
+         "cat": (64, 0, 0), "chair": (192, 0, 0), "cow": (64, 128, 0), "diningtable": (192, 128, 0),
+         "dog": (64, 0, 128), "horse": (192, 0, 128), "motorbike": (64, 128, 128), "person": (192, 128, 128),
+         "pottedplant": (0, 64, 0), "sheep": (128, 64, 0), "sofa": (0, 192, 0), "train": (128, 192, 0),
+         "tvmonitor": (0, 64, 128)}
+OWN = LabelSet(("背景", "Straße", "no"), ((1, 2, 3), (255, 0, 0), (0, 0, 255)), 200)
+
+
+def test_voc_is_vocs():
+    assert dict(zip(VOC.names, VOC.colours)) == KNOWN and list(VOC.names) == list(KNOWN)
+    assert len(VOC) == 21 and VOC.ignore_label == 255
+
+
+def test_palette_values_that_are_known():
+    palette = voc_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    assert palette[255].tolist() == [224, 224, 192]
+    assert len(np.unique(palette, axis=0)) == 256
+    np.testing.assert_array_equal(voc_palette(21), palette[:21])
+
+
+def test_own_colours_come_first_in_a_palette():
+    palette = OWN.palette()
+    assert palette[:3].tolist() == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
+    np.testing.assert_array_equal(palette[3:], voc_palette()[3:])
+    coloured = OWN.colourise(np.uint8([[0, 1], [2, 255]]))
+    assert coloured.shape == (2, 2, 3) and coloured.dtype == np.uint8
+    assert coloured.tolist() == [[[1, 2, 3], [255, 0, 0]], [[0, 0, 255], [224, 224, 192]]]
+
+
+@pytest.mark.parametrize("labels", [VOC, OWN, LabelSet(("one",), ((0, 0, 0),), 1)])
+def test_file_round_trip(labels, tmp_path):
+    labels.save(tmp_path / "ä" / "labels.yaml")
+    assert LabelSet.load(tmp_path / "ä" / "labels.yaml") == labels
+    text = (tmp_path / "ä" / "labels.yaml").read_text(encoding="utf-8")
+    assert labels.names[-1] in text, "names are written as they are"
+
+
+def load(tmp_path, text):
+    (tmp_path / "labels.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return LabelSet.load(tmp_path / "labels.yaml")
+
+
+def test_names_alone_are_enough(tmp_path):
+    labels = load(tmp_path, "names: [sky, ground, 12]\n")
+    assert labels == LabelSet(("sky", "ground", "12"), ((0, 0, 0), (128, 0, 0), (0, 128, 0)), 255)
+
+
+def test_255_classes_are_the_most(tmp_path):
+    names = ", ".join(f"c{number}" for number in range(255))
+    assert len(load(tmp_path, f"names: [{names}]")) == 255
+    with pytest.raises(UserError, match="256 classes"):
+        load(tmp_path, f"names: [{names}, more]")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("names: [a, b", "line 1"),
+    ("names: [a]\n  bad: : :\n", "not valid YAML"),
+    ("names: [a]\n\tcolours: []\n", "not valid YAML"),
+    ("", "list `names`"), ("just text", "list `names`"), ("[a, b]", "list `names`"), ("names: abc", "list `names`"),
+    ("colours: [[0, 0, 0]]", "list `names`"),
+    ("names: []", "0 classes"),
+    ("names: [a, b, a]", "'a' stands twice"), ("names: [1, '1']", "'1' stands twice"),
+    ("names: [a]\ncolors: [[0, 0, 0]]", "'colors'"),
+    ("names: [a, b]\ncolours: [[0, 0, 0]]", "2 names but 1 colours"),
+    ("names: [a]\ncolours: red", "list of [R, G, B]"), ("names: [a]\ncolours: [red]", "three numbers"),
+    ("names: [a]\ncolours: [7]", "three numbers"), ("names: [a]\ncolours: [[0, 0]]", "three numbers"),
+    ("names: [a]\ncolours: [[0, 0, 256]]", "three numbers"), ("names: [a]\ncolours: [[-1, 0, 0]]", "three numbers"),
+    ("names: [a]\ncolours: [[0, null, 0]]", "three numbers"), ("names: [a]\ncolours: ", "list of [R, G, B]"),
+    ("names: [a, b]\nignore_label: 1", "ignore label 1"), ("names: [a]\nignore_label: 256", "ignore label 256"),
+    ("names: [a]\nignore_label: none", "ignore label"), ("names: [a]\nignore_label: true", "ignore label"),
+    ("names: [a]\nignore_label: 7.0", "ignore label"),
+    (b"names: [\xff\xfe]", "not valid YAML"), (b"\x00\x01\x02", "not valid YAML"),
+    ("!!python/object/apply:os.system [echo]", "not valid YAML"),
+    ("a: &x [*x]\nnames: [a]", "'a'"), ("names: [a]\n? [k]\n: 1", "")])
+def test_bad_files_are_told_in_one_line(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, text)
+    message = str(error.value)
+    assert "labels.yaml" in message and words in message and "\n" not in message
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path):
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(UserError, match="cannot read") as error:
+            LabelSet.load(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"):
+        VOC.save(tmp_path / "file" / "labels.yaml")
+
+
+def test_the_same_checks_without_a_file():
+    for arguments, words in (((("a",), ()), "1 names but 0 colours"), ((("a",), ((0, 0, 0),), 0), "ignore label 0"),
+                             (((), ()), "0 classes")):
+        with pytest.raises(UserError, match=words):
+            LabelSet(*arguments)

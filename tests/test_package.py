@@ -1,0 +1,32 @@
+"""`import mindfcn`: light, and every public name arrives when it is asked for."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import mindfcn
+
+
+def test_the_import_leaves_mindspore_alone():
+    code = "import sys, mindfcn; dir(mindfcn); mindfcn.TrainConfig; mindfcn.VOC; print('mindspore' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", mindfcn.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(mindfcn, name) is not None
+    assert name in dir(mindfcn)
+
+
+def test_names_are_those_of_their_modules():
+    for module, names in mindfcn._HOMES.items():
+        for name in names:
+            assert getattr(mindfcn, name) is getattr(importlib.import_module(module), name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="FCN64s"):
+        getattr(mindfcn, "FCN64s")
