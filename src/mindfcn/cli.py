@@ -187,14 +187,20 @@ def _kind(kind):
 
 
 def _with_values(arguments):
-    """Let `--resume` stand for `--resume true`: switches may go without a value."""
+    """Let `--resume` stand for `--resume true`, and `--skip-bad` for `--skip_bad`."""
     switches = {f"--{name}" for config, _ in VERBS.values() for name, kind in _types(config).items() if kind is bool}
     out = []
+    arguments = [_underscored(word) if word.startswith("--") else word for word in arguments]
     for place, word in enumerate(arguments):
         following = arguments[place + 1] if place + 1 < len(arguments) else "--"
         bare = word in switches and following.lower() not in ("true", "false")
         out.append(f"{word}=true" if bare else word)
     return out
+
+
+def _underscored(word):
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def _build(config, settings):
@@ -210,8 +216,8 @@ def say(line):
     sys.stdout.flush()
 
 
-def _bar(iterable, total=None):
-    return tqdm(iterable, total=total, unit="image", leave=False, dynamic_ncols=True, disable=None)
+def _bar(iterable=None, total=None, unit="image", **options):
+    return tqdm(iterable, total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options)
 
 
 class TrainingBar:

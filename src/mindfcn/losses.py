@@ -21,6 +21,6 @@ class CrossEntropy(nn.Cell):
     def construct(self, logits, labels):
         valid = labels != self.ignore_label
         picked = ops.where(valid, labels, ops.zeros_like(labels)).expand_dims(1)
-        log_likelihood = ops.gather_d(ops.log_softmax(logits.astype(ms.float32), 1), 1, picked).squeeze(1)
+        losses = -ops.gather_d(ops.log_softmax(logits.astype(ms.float32), 1), 1, picked).squeeze(1)
         valid = valid.astype(ms.float32)
-        return -(log_likelihood * valid).sum() / ops.maximum(valid.sum(), ms.Tensor(1.0, ms.float32))
+        return (losses * valid).sum() / ops.maximum(valid.sum(), ms.Tensor(1.0, ms.float32))

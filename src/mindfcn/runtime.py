@@ -37,7 +37,9 @@ def set_up(device="auto", seed=1):
         usable = ", ".join(name for name in TARGETS if _usable(name))
         raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}, "
                         "or install the MindSpore build for it")
-    ms.set_device(device)
+    # MindSpore takes no device once it has computed, not even the same one.
+    if ms.get_context("device_target") != device:
+        ms.set_device(device)
     ms.set_seed(seed)
     if int(os.environ.get("MS_WORKER_NUM", "1")) > 1:
         communication.init()

@@ -10,7 +10,6 @@ from mindspore.train import Callback
 
 from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
-from mindfcn.engine.step import set_training
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.weights.checkpoint import save_checkpoint
@@ -116,7 +115,6 @@ class Keeper(Callback):
     Args:
         run_dir: RunDir.
         step: TrainStep.
-        frozen: cells that stay out of training mode.
         segmenter: Segmenter of the network in training.
         train: SegDataset of the training.
         val: SegDataset of the evaluation, or None.
@@ -133,7 +131,6 @@ class Keeper(Callback):
     """
     run_dir: object
     step: object
-    frozen: list
     segmenter: object
     train: object
     val: object
@@ -181,7 +178,7 @@ class Keeper(Callback):
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
                                       lambda: self.signals.received)
         runtime.graph_mode()
-        set_training(self.step, self.frozen)
+        self.step.set_train()
         if evaluation is None:
             return
         metrics = evaluation.metrics

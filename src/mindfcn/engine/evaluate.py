@@ -1,6 +1,7 @@
 """The verb eval: a checkpoint against a whole split."""
 
 import dataclasses
+import glob
 import json
 import os
 
@@ -87,7 +88,7 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
     return Evaluation(matrix, dataset.names(), np.array(scores))
 
 
-def load_segmenter(checkpoint, default_model):
+def load_segmenter(checkpoint, default_model=None):
     """(Segmenter, Card) of a checkpoint file. Raises UserError as `load_checkpoint` and `load_weights` do."""
     weights, card, _ = load_checkpoint(checkpoint, default_model)
     net = create_model(card.model["name"], len(card.labels), **network_options(card))
@@ -155,6 +156,9 @@ def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
         file.write(table + "\n")
     save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
     save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+    # Pictures of an earlier evaluation would stand among these under their own numbers.
+    for old in glob.glob(os.path.join(glob.escape(out), "worst", "[0-9][0-9]*_*.jpg")):
+        os.remove(old)
     order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])][:worst]
     for place, (name, image, truth) in enumerate(dataset.samples(order), 1):
         image = decode_image(image, name)

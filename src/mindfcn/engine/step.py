@@ -3,6 +3,7 @@
 import mindspore as ms
 from mindspore import nn, ops
 
+from mindfcn import runtime
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.schedules import learning_rates
@@ -21,13 +22,6 @@ def freeze(net, last):
         if name.split(".")[0] in names:
             parameter.requires_grad = False
     return [getattr(net.trunk, name) for name in names]
-
-
-def set_training(step, frozen):
-    """Training mode, except that the normalisation of frozen layers keeps its moving averages."""
-    step.set_train(True)
-    for cell in frozen:
-        cell.set_train(False)
 
 
 def optimiser(net, config, steps_per_epoch):
@@ -74,6 +68,7 @@ class TrainStep(nn.Cell):
         ignore_label: label without loss.
         scaler: loss scaler for float16, or None. Steps whose gradients overflow are skipped.
         accumulate: batches whose gradients are averaged into one update.
+        frozen: cells that stay out of training mode, so that their normalisation keeps its moving averages.
 
     Inputs: images (N, 3, H, W) float32, labels (N, H, W) int32.
     Outputs: () float32, the loss.
@@ -82,24 +77,32 @@ class TrainStep(nn.Cell):
         batches: batches seen so far; a resumed run sets it.
     """
 
-    def __init__(self, net, update, ignore_label=255, scaler=None, accumulate=1):
+    def __init__(self, net, update, ignore_label=255, scaler=None, accumulate=1, frozen=()):
         super().__init__(auto_prefix=False)
         self.net = net
         self.loss = CrossEntropy(ignore_label)
         self.update = update
         self.scaler = scaler
         self.accumulate = accumulate
+        self.frozen = tuple(frozen)
         self.batches = 0
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         self.gradient = ms.value_and_grad(self.forward, None, self.weights)
-        size = ms.get_auto_parallel_context("device_num")
+        size = runtime.rank_size()
         self.reduce = nn.DistributedGradReducer(self.weights, mean=True, degree=size) if size > 1 else nn.Identity()
 
     def __call__(self, images, labels):
         self.batches += 1
         # A constant argument makes two graphs, with and without the update, instead of a branch in one.
         return super().__call__(images, labels, self.batches % self.accumulate == 0)
+
+    def set_train(self, mode=True):
+        """Training mode, except for frozen cells; `Model.train` calls it too."""
+        super().set_train(mode)
+        for cell in self.frozen:
+            cell.set_train(False)
+        return self
 
     def state(self):
         """{name: Parameter} of what a resumed run needs besides the network: moments, step count, gradient sums."""
@@ -116,10 +119,12 @@ class TrainStep(nn.Cell):
 
     def construct(self, images, labels, updates):
         loss, gradients = self.gradient(images, labels)
+        # Now, before the scale may change.
+        loss = self.unscaled(loss)
         if self.accumulate > 1:
             gradients = self.average(gradients)
         if not updates:
-            return ops.depend(self.unscaled(loss), self.store(gradients))
+            return ops.depend(loss, self.store(gradients))
         gradients = self.reduce(gradients)
         if self.scaler is None:
             done = self.update(gradients)
@@ -131,7 +136,7 @@ class TrainStep(nn.Cell):
             done = self.scaler.adjust(finite)
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
-        return ops.depend(self.unscaled(loss), done)
+        return ops.depend(loss, done)
 
     def unscaled(self, loss):
         """The loss as the network had it."""

@@ -16,7 +16,7 @@ from mindfcn.engine.callbacks import Keeper, Log, Signals
 from mindfcn.engine.evaluate import EvalResult, evaluate_network, write_evaluation
 from mindfcn.engine.prepare import COURSE_RECORD, prepare
 from mindfcn.engine.run_dir import RunDir
-from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser, set_training
+from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.models.factory import create_model
@@ -75,7 +75,7 @@ def train(config, show=None, progress=None, say=None):
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     if float16:
         ms.amp.auto_mixed_precision(net, "O2")
-    step = TrainStep(net, update, labels.ignore_label, scaler, config.optim.accumulate)
+    step = TrainStep(net, update, labels.ignore_label, scaler, config.optim.accumulate, frozen)
     if config.resume:
         resume(run_dir, net, card, step, train_set, config)
     elif writes:
@@ -86,9 +86,9 @@ def train(config, show=None, progress=None, say=None):
     with Signals() as signals:
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
-        keeper = Keeper(run_dir, step, frozen, Segmenter(net, card.preprocess), train_set, val_set, card,
+        keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
                         config.optim.epochs, config.eval_every, log, signals, writes, progress, say)
-        fit(config, step, frozen, train_set, log, keeper, show)
+        fit(config, step, train_set, log, keeper, show)
         if signals.received:
             return TrainResult(run_dir.path, run_dir.last, None, signals.received,
                                step.batches // train_set.steps_per_epoch)
@@ -215,7 +215,7 @@ def resume(run_dir, net, card, step, train_set, config):
         run_dir.rewind(step.batches)
 
 
-def fit(config, step, frozen, train_set, log, keeper, show):
+def fit(config, step, train_set, log, keeper, show):
     """Train the epochs that are left."""
     epochs, first = config.optim.epochs, train_set.first_epoch
     if show:
@@ -224,7 +224,7 @@ def fit(config, step, frozen, train_set, log, keeper, show):
         keeper.evaluate(first)
     if first < epochs and not keeper.signals.received:
         runtime.graph_mode()
-        set_training(step, frozen)
+        step.set_train()
         with runtime.user_errors():
             Model(step).train(epochs, train_set.get_dataset(), callbacks=[log, keeper], dataset_sink_mode=False,
                               initial_epoch=first)

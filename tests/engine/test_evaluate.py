@@ -1,0 +1,168 @@
+"""The verb eval: its figures are those of a plain count, its files are there, and what does not fit is refused."""
+
+import json
+import os
+import shutil
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from mindfcn import runtime
+from mindfcn.config import EvalConfig
+from mindfcn.data.dataset import SegDataset
+from mindfcn.data.mindrecord import read_records
+from mindfcn.data.sample import SAMPLE
+from mindfcn.data.samples import decode_image
+from mindfcn.engine.evaluate import evaluate, load_segmenter
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
+from mindfcn.models.factory import create_model
+from mindfcn.preprocess import COURSE
+from mindfcn.weights.checkpoint import Card, save_checkpoint
+
+OPTIONS = {"width": 0.125, "fc_width": 8}
+
+
+@pytest.fixture(autouse=True)
+def device():
+    runtime.set_up("CPU", 1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(sample_records, tmp_path_factory):
+    """A network of random weights for the sample set's classes; its records are the sample's."""
+    runtime.set_up("CPU", 1)
+    path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
+    net = create_model("fcn8s_vgg16_bn", len(SAMPLE), **OPTIONS)
+    records = str(sample_records / "records" / "val.mindrecord")
+    save_checkpoint(path, net, Card({"name": "fcn8s_vgg16_bn", **OPTIONS}, SAMPLE, COURSE, records))
+    return path
+
+
+def written(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+def counted(checkpoint, records):
+    """Names, confusion matrix and mean IoU of each image, from predictions counted pixel by pixel class by class."""
+    segmenter, card = load_segmenter(str(checkpoint), None)
+    classes, matrix, names, scores = len(card.labels), 0, [], []
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess)
+    for name, image, truth in dataset.samples(range(dataset.count)):
+        mask, _ = segmenter(decode_image(image, name))
+        assert mask.shape == truth.shape
+        single = np.array([[np.count_nonzero((truth == true) & (mask == found)) for found in range(classes)]
+                           for true in range(classes)])
+        assert single.sum() == np.count_nonzero(truth != 255)
+        unions = single.sum(0) + single.sum(1) - np.diag(single)
+        scores.append(np.mean([hit / union for hit, union in zip(np.diag(single), unions) if union]))
+        names.append(name)
+        matrix = matrix + single
+    return names, matrix, scores
+
+
+def test_figures_are_those_of_a_plain_count(checkpoint, sample_records, tmp_path):
+    result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
+    names, matrix, scores = counted(checkpoint, str(sample_records / "records" / "val.mindrecord"))
+    assert len({*matrix.argmax(1)}) > 1 or np.count_nonzero(matrix.sum(0)) > 1, "the network says one class only"
+    found = written(tmp_path)
+    assert found["confusion matrix"] == matrix.tolist()
+    hits, true, union = np.diag(matrix), matrix.sum(1), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    iou = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    expected = {"pixel accuracy": hits.sum() / true.sum(),
+                "mean pixel accuracy": (hits[true > 0] / true[true > 0]).mean(),
+                "mean IoU": np.nanmean(iou), "frequency weighted IoU": np.nansum(true / true.sum() * iou)}
+    assert found["metrics"] == pytest.approx(expected, abs=1e-12) and result.metrics == found["metrics"]
+    assert [np.nan if value is None else value for value in found["class IoU"]] == pytest.approx(
+        iou.tolist(), abs=1e-12, nan_ok=True)
+    assert found["image IoU"] == pytest.approx(dict(zip(names, scores)))
+    assert found["protocol"] == "native" and found["images"] == result.images == len(names) == 3
+
+
+def test_every_image_of_the_records_is_counted(checkpoint, sample_records, tmp_path):
+    records = str(sample_records / "records" / "train.mindrecord")
+    result = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path), device="CPU"))
+    truths = [truth for *_, truth in SegDataset(data_file=records, training=False).samples(range(12))]
+    assert result.images == 12 == len(written(tmp_path)["image IoU"])
+    assert np.sum(written(tmp_path)["confusion matrix"]) == sum(np.count_nonzero(truth != 255) for truth in truths)
+
+
+def test_files_and_the_worst_images_in_order(checkpoint, tmp_path):
+    result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), worst=2, device="CPU"))
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == ["classes.png", "classes.txt", "confusion.png", "metrics.json", "worst"]
+    scores = written(out)["image IoU"]
+    order = sorted(scores, key=scores.get)
+    assert sorted(os.listdir(out / "worst")) == [f"{place:02d}_{name}.jpg" for place, name in enumerate(order[:2], 1)]
+    table = (out / "classes.txt").read_text()
+    assert table.strip() == result.table and all(name in table for name in SAMPLE.names)
+    for name in ("classes.png", "confusion.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_evaluation_leaves_only_its_own_worst_images(checkpoint, tmp_path):
+    for worst in (3, 1):
+        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=worst, device="CPU"))
+        assert len(os.listdir(tmp_path / "worst")) == worst
+    evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=0, device="CPU"))
+    assert not (tmp_path / "worst").exists() or not os.listdir(tmp_path / "worst")
+
+
+def test_results_lie_beside_the_checkpoint(checkpoint, tmp_path):
+    shutil.copy(checkpoint, tmp_path / "a.ckpt")
+    result = evaluate(EvalConfig(str(tmp_path / "a.ckpt"), device="CPU"))
+    assert result.out == str(tmp_path / "evaluation") and written(tmp_path / "evaluation")["images"] == 3
+
+
+def test_the_course_protocol_is_named_so(checkpoint, sample_records, tmp_path):
+    records = str(sample_records / "records" / "train.mindrecord")
+    shutil.copy(checkpoint, tmp_path / "a.ckpt")
+    config = EvalConfig(str(tmp_path / "a.ckpt"), records, protocol="course", device="CPU")
+    result = evaluate(config)
+    assert result.out == str(tmp_path / "evaluation-course") and not (tmp_path / "evaluation").exists()
+    found = written(tmp_path / "evaluation-course")
+    assert found["protocol"].startswith("course") and "comparison" in found["protocol"]
+    assert result.images == found["images"] == 12 and (result.protocol, result.table) == ("course", "")
+    assert all(0 <= value <= 1 for value in found["metrics"].values()) and len(found["metrics"]) == 4
+    assert evaluate(config).metrics == result.metrics
+
+
+def test_the_course_protocol_needs_a_batch(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="3 records, fewer than one batch of 4"):
+        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), protocol="course", device="CPU"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_of_other_classes_are_refused(sample_records, tmp_path):
+    labels = LabelSet(("sky", "earth"), ((0, 0, 0), (9, 9, 9)))
+    net = create_model("fcn8s_vgg16_bn", 2, **OPTIONS)
+    save_checkpoint(tmp_path / "two.ckpt", net, Card({"name": "fcn8s_vgg16_bn", **OPTIONS}, labels))
+    records = str(sample_records / "records" / "val.mindrecord")
+    with pytest.raises(UserError, match="7 classes .background, disc.* 2 .sky, earth") as caught:
+        evaluate(EvalConfig(str(tmp_path / "two.ckpt"), records, device="CPU"))
+    assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["two.ckpt"]
+    with pytest.raises(UserError, match="--records"):
+        evaluate(EvalConfig(str(tmp_path / "two.ckpt"), device="CPU"))
+
+
+def test_an_official_checkpoint_needs_model_and_records(sample_records, tmp_path):
+    """Weights alone, under the official names, as `mindspore.save_checkpoint` writes them."""
+    net = create_model("fcn8s_vgg16", len(SAMPLE), fc_width=8)
+    ms.save_checkpoint(net, str(tmp_path / "official.ckpt"))
+    records = str(sample_records / "records" / "val.mindrecord")
+    shutil.copytree(os.path.dirname(records), tmp_path / "course")
+    os.remove(tmp_path / "course" / "val.mindrecord.json")  # ready records have no manifest
+    result = evaluate(EvalConfig(str(tmp_path / "official.ckpt"), str(tmp_path / "course" / "val.mindrecord"),
+                                 str(tmp_path / "out"), device="CPU", model="fcn8s_vgg16"))
+    assert result.images == 3 == len(list(read_records(records)))
+    assert written(tmp_path / "out")["classes"] == [f"class {number}" for number in range(len(SAMPLE))]
+    with pytest.raises(UserError, match="--model"):
+        evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records, device="CPU"))
+
+
+@pytest.mark.parametrize("option, value", [("worst", -1), ("seed", -1)])
+def test_numbers_out_of_range(checkpoint, tmp_path, option, value):
+    with pytest.raises(UserError, match=f"--{option} {value}"):
+        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), **{option: value}))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,458 @@
+"""The verb train from records to checkpoints: what a run leaves, and that it goes on where it was stopped."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn, ops
+
+from mindfcn import runtime
+from mindfcn.cli import main, parse
+from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.engine.run_dir import EVALUATION, LOG
+from mindfcn.engine.step import UNDECAYED, TrainStep, optimiser
+from mindfcn.engine.train import train
+from mindfcn.errors import UserError
+from mindfcn.losses import CrossEntropy
+from mindfcn.models import layers
+from mindfcn.schedules import learning_rates
+from mindfcn.weights.checkpoint import load_checkpoint
+from mindfcn.weights.surgery import is_state
+
+long = pytest.mark.long
+EPOCHS, STEPS = 4, 3
+TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width", "0.125", "--model.fc_width", "8"]
+# With three steps an epoch and two batches an update, an update's batches lie in two epochs.
+PAPER = {"model": {"name": "fcn8s_vgg16"}, "optim": {"paper_biases": True, "accumulate": 2, "head_lr": 2.0}}
+COURSE = {"model": {"name": "fcn8s_vgg16_bn"}}
+
+
+def network(options):
+    """A word for the names of the tests."""
+    return {PAPER["model"]["name"]: "paper", COURSE["model"]["name"]: "course"}[options["model"]["name"]]
+
+
+def on(*options):
+    """Parametrise a test by networks."""
+    return pytest.mark.parametrize("whole", options, indirect=True, ids=["course", "paper"][:len(options)])
+
+
+def settings(records, run_dir, model=None, optim=None, **options):
+    return TrainConfig(
+        run_dir=str(run_dir), device="CPU",
+        data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15, size=64),
+        augment=AugmentConfig(crop_size=32, batch_size=4),
+        model=ModelConfig(**{"width": 0.125, "fc_width": 8, **(model or {})}),
+        optim=OptimConfig(**{"epochs": EPOCHS, "lr": 0.05, "warmup_epochs": 1.0, **(optim or {})}), **options)
+
+
+class StopAt:
+    """Sends this process a real signal at the end of one step."""
+
+    def __init__(self, step, number=signal.SIGTERM):
+        self.step, self.number = step, number
+
+    def begin(self, *_):
+        """Nothing to show."""
+
+    def __call__(self, step, *_):
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def figures(run_dir):
+    """The rows of both tables without the speed, which differs from run to run."""
+    log = [{name: value for name, value in row.items() if name != "images_per_s"}
+           for row in table(run_dir / "log.csv")]
+    return log, table(run_dir / "evaluation.csv")
+
+
+def assert_same_checkpoint(one, other):
+    for first, second in zip(load_checkpoint(one)[::2], load_checkpoint(other)[::2]):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert value.dtype == second[name].dtype and value.tobytes() == second[name].tobytes(), name
+
+
+def assert_same_run(one, other):
+    assert figures(one) == figures(other)
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_checkpoint(one / "checkpoints" / name, other / "checkpoints" / name)
+
+
+def checkpoints(run_dir):
+    return sorted(os.listdir(run_dir / "checkpoints"))
+
+
+@pytest.fixture(scope="module", params=[COURSE, PAPER], ids=network)
+def whole(request, sample_records, tmp_path_factory):
+    """(settings, folder) of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    result = train(settings(sample_records, folder, keep=3, **request.param))
+    assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
+    return request.param, folder
+
+
+def test_what_a_run_leaves(whole, sample_records):
+    options, folder = whole
+    assert sorted(os.listdir(folder)) == ["checkpoints", "curves.png", "evaluation", "evaluation.csv", "log.csv",
+                                          "settings.yaml", "versions.json"]
+    assert checkpoints(folder) == ["best.ckpt", "epoch-0002.ckpt", "epoch-0003.ckpt", "epoch-0004.ckpt", "last.ckpt"]
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["mindspore"] == ms.__version__ and versions["numpy"] == np.__version__
+    assert "git revision" in versions
+    assert parse(["train", "--config", str(folder / "settings.yaml")]) == (
+        "train", settings(sample_records, folder, keep=3, **options))
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("metrics.json", "classes.txt", "confusion.png", "classes.png", "worst"):
+        assert (folder / "evaluation" / name).exists()
+
+
+def test_the_log_has_a_row_for_every_step(whole):
+    options, folder = whole
+    rows, evaluations = table(folder / "log.csv"), table(folder / "evaluation.csv")
+    assert tuple(rows[0]) == LOG and tuple(evaluations[0]) == EVALUATION
+    assert [(int(row["step"]), int(row["epoch"])) for row in rows] == [
+        (step, (step - 1) // STEPS + 1) for step in range(1, EPOCHS * STEPS + 1)]
+    assert all(math.isfinite(float(row["loss"])) and float(row["images_per_s"]) > 0 for row in rows)
+    accumulate = options.get("optim", {}).get("accumulate", 1)
+    rates = learning_rates(EPOCHS * STEPS // accumulate, 0.05, 0.0005, warmup_steps=round(STEPS / accumulate))
+    np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], np.repeat(rates, accumulate), rtol=1e-5)
+    assert [(int(row["step"]), int(row["epoch"])) for row in evaluations] == [
+        (STEPS * epoch, epoch) for epoch in range(1, EPOCHS + 1)]
+
+
+def test_the_best_checkpoint_is_the_best(whole):
+    _, folder = whole
+    best = max(float(row["mean IoU"]) for row in table(folder / "evaluation.csv"))
+    card = load_checkpoint(folder / "checkpoints" / "best.ckpt")[1]
+    assert round(card.training["best"]["mean IoU"], 6) == best
+    written = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    assert round(written["metrics"]["mean IoU"], 6) == best
+    assert_same_checkpoint(folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "epoch-0004.ckpt")
+
+
+# In the middle of an epoch (for the paper's network between two batches of one update), and at an epoch's end, whose
+# evaluation is left to the run that goes on.
+@pytest.mark.parametrize("whole, stops", [
+    pytest.param(COURSE, (3 * STEPS,), id="course"), pytest.param(PAPER, (STEPS + 2,), id="paper"),
+    pytest.param(COURSE, (STEPS + 2, 3 * STEPS), id="course-twice", marks=long),
+    pytest.param(PAPER, (3 * STEPS,), id="paper-epoch", marks=long)], indirect=["whole"])
+def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records, tmp_path):
+    options, folder = whole
+    config = settings(sample_records, tmp_path, keep=3, **options)
+    for stop in stops:
+        result = train(config, StopAt(stop))
+        assert (result.signal, result.epoch, result.evaluation) == (signal.SIGTERM, stop // STEPS, None)
+        assert len(table(tmp_path / "log.csv")) == stop
+        evaluated = [int(row["epoch"]) for row in table(tmp_path / "evaluation.csv")]
+        assert evaluated == list(range(1, (stop - 1) // STEPS + 1))
+        name = f"epoch-{stop // STEPS:04d}" + (f"-step-{stop % STEPS:06d}" if stop % STEPS else "") + ".ckpt"
+        assert_same_checkpoint(tmp_path / "checkpoints" / name, result.checkpoint)
+        config = dataclasses.replace(config, resume=True)
+    assert train(config).epoch == EPOCHS
+    assert_same_run(folder, tmp_path)
+    weights, card, state = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    counters = [int(weights[name][0]) for name in weights if is_state(name)]
+    assert counters == ([EPOCHS * STEPS] * 2 if options is PAPER else [])
+    assert card.training["step"] == EPOCHS * STEPS and int(state["global_step"].ravel()[0]) > 0
+    assert any(name.startswith("moments.") for name in state)
+    assert any(name.startswith("accumulated.") for name in state) == (options is PAPER)
+
+
+@long
+@on(COURSE, PAPER)
+def test_rows_after_the_checkpoint_are_forgotten(whole, sample_records, tmp_path):
+    """A run that was killed without notice has logged steps that no checkpoint holds."""
+    options, folder = whole
+    shutil.copytree(folder, tmp_path / "run")
+    kept = tmp_path / "run" / "checkpoints"
+    shutil.copy(kept / "epoch-0003.ckpt", kept / "last.ckpt")
+    train(dataclasses.replace(settings(sample_records, tmp_path / "run", keep=3, **options), resume=True))
+    assert_same_run(folder, tmp_path / "run")
+
+
+@long
+@on(COURSE, PAPER)
+def test_another_seed_gives_other_bits(whole, sample_records, tmp_path):
+    options, folder = whole
+    train(settings(sample_records, tmp_path, seed=2, **options), StopAt(1))
+    assert float(table(tmp_path / "log.csv")[0]["loss"]) != float(table(folder / "log.csv")[0]["loss"]) or (
+        options is PAPER)  # zero scores: the first loss is that of equal classes, whatever the seed
+    one = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")[0]
+    other = load_checkpoint(folder / "checkpoints" / "last.ckpt")[0]
+    assert not np.array_equal(one["conv1.0.weight"], other["conv1.0.weight"])
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"seed": 2}, "other batches"), ({"augment": AugmentConfig(crop_size=32, batch_size=3)}, "other batches"),
+    ({"optim": OptimConfig(accumulate=3)}, "accumulated"),
+    ({"model": ModelConfig(width=0.125, fc_width=16)}, "another network")])
+def test_a_run_does_not_go_on_with_other_settings(whole, sample_records, tmp_path, change, words):
+    options, folder = whole
+    shutil.copytree(folder, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    config = settings(sample_records, tmp_path / "run", model=options["model"], resume=True)
+    if "model" in change:
+        change = {"model": dataclasses.replace(change["model"], **options["model"])}
+    if options is PAPER and words == "accumulated":
+        change = {"optim": OptimConfig(accumulate=1)}
+    with pytest.raises(UserError, match=words) as caught:
+        train(dataclasses.replace(config, **change))
+    assert "settings.yaml" in str(caught.value) and "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_frozen_layers_stay_as_they_are(sample_records, tmp_path):
+    train(settings(sample_records, tmp_path, **COURSE, optim={"epochs": 2, "freeze": "conv2"}))
+    one, other = (load_checkpoint(tmp_path / "checkpoints" / f"epoch-000{epoch}.ckpt")[0] for epoch in (1, 2))
+    frozen = [name for name in one if name.startswith(("conv1.", "conv2."))]
+    assert any(name.endswith("moving_mean") for name in frozen)
+    assert all(np.array_equal(one[name], other[name]) for name in frozen)
+    assert not any(np.array_equal(one[name], other[name]) for name in one if name.startswith("conv3."))
+    assert all(not one[name].any() for name in frozen if name.endswith("moving_mean"))
+
+
+@on(COURSE)
+def test_a_loss_that_is_not_finite_stops_the_run(whole, sample_records, tmp_path, capfd):
+    _, folder = whole
+    shutil.copytree(folder, tmp_path / "run")
+    kept = tmp_path / "run" / "checkpoints"
+    shutil.copy(kept / "epoch-0002.ckpt", kept / "last.ckpt")
+    before = {name: (kept / name).read_bytes() for name in checkpoints(tmp_path / "run")}
+    config = folder / "settings.yaml"
+    status = main(["train", "--config", str(config), "--run_dir", str(tmp_path / "run"), "--resume",
+                   "--optim.lr", "1e30", "--optim.schedule", "constant", "--optim.warmup_epochs", "0"])
+    error = capfd.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert status == 1
+    assert error.startswith("mindfcn train: the loss is ") and "--optim.lr" in error
+    step = int(error.split("at step ")[1].split()[0])
+    assert 2 * STEPS < step <= EPOCHS * STEPS
+    assert error.count("sample_0") == 4
+    assert {name: (kept / name).read_bytes() for name in before} == before
+    assert [int(row["step"]) for row in table(tmp_path / "run" / "log.csv")] == list(range(1, step))
+
+
+@pytest.mark.parametrize("whole, number", [
+    pytest.param(COURSE, signal.SIGTERM, id="course"),
+    pytest.param(PAPER, signal.SIGINT, id="paper", marks=long)], indirect=["whole"])
+def test_a_signal_from_outside(whole, sample_records, tmp_path, number):
+    """The command in a process of its own, stopped at an unforeseen place, ends with the bits of `whole`."""
+    _, folder = whole
+    command = [sys.executable, "-m", "mindfcn", "train", "--config", str(folder / "settings.yaml"),
+               "--run_dir", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        log, patience = tmp_path / "run" / "log.csv", time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < patience:
+            if log.exists() and log.read_text().count("\n") > STEPS:
+                break
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=240)
+    # While a graph runs, MindSpore itself turns an interrupt into SIGTERM.
+    assert process.returncode in (128 + number, 128 + signal.SIGTERM), err
+    assert "stopped by a signal; saved" in out and "--resume" in out and "Traceback" not in err
+    assert 0 < len(table(log)) < EPOCHS * STEPS
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[1].training["step"] == len(table(log))
+    assert main([*command[3:], "--resume"]) == 0
+    assert_same_run(folder, tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------- one step
+
+def batch(seed, count=4, side=32, classes=3):
+    random = np.random.default_rng(seed)
+    return (ms.Tensor(random.standard_normal((count, 3, side, side)).astype(np.float32)),
+            ms.Tensor(random.integers(0, classes, (count, side, side)).astype(np.int32)))
+
+
+class SmallNet(nn.Cell):
+    """Three convolutions whose names put them into every group of the optimiser; quick to compile."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=True)
+        self.conv1 = layers.conv(3, 6, 3, bias=True)
+        self.conv6 = layers.conv(6, 6, 1, bias=True)
+        self.score_fr = layers.conv(6, 3, 1, bias=True)
+
+    def construct(self, image):
+        return self.score_fr(ops.relu(self.conv6(ops.relu(self.conv1(image)))))
+
+
+def tiny_step(optim=None, steps=4, **options):
+    """A small network, its TrainStep in training mode, and the learning rates."""
+    runtime.set_up("CPU", 1)
+    runtime.graph_mode()
+    net = SmallNet()
+    config = optim or OptimConfig(epochs=1, lr=0.1)
+    update, rates = optimiser(net, config, steps)
+    step = TrainStep(net, update, accumulate=config.accumulate, **options)
+    step.set_train()
+    return net, step, rates
+
+
+def values(net):
+    return {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
+
+
+def test_two_half_batches_make_one_update():
+    image, label = batch(1)
+    net, step, _ = tiny_step()
+    start = values(net)
+    step(image, label)
+    expected = values(net)
+    net, step, _ = tiny_step(OptimConfig(epochs=1, lr=0.1, accumulate=2))
+    step(image[:2], label[:2])
+    assert all(np.array_equal(start[name], value) for name, value in values(net).items())
+    step(image[2:], label[2:])
+    for name, value in values(net).items():
+        moved = np.abs(expected[name] - start[name]).max()
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-3 * moved + 1e-7, err_msg=name)
+    assert not any(np.array_equal(start[name], value) for name, value in expected.items())
+
+
+def test_updates_are_those_of_the_formula():
+    """Momentum SGD written out: decay, doubled undecayed biases, faster heads, and the schedule's rate of each step."""
+    config = OptimConfig(epochs=1, lr=0.1, min_lr=0.01, schedule="polynomial", momentum=0.8, weight_decay=0.05,
+                         paper_biases=True, head_lr=3.0, warmup_epochs=0.25)
+    net, step, rates = tiny_step(config, steps=4)
+    np.testing.assert_allclose(rates[:2], [0.1, 0.1])
+    assert rates[-1] == np.float32(0.01) and rates[2] < 0.1
+    loss = CrossEntropy(255)
+
+    def forward(image, label):
+        return loss(net(image), label)
+
+    gradient = ms.value_and_grad(forward, None, net.trainable_params())
+    velocity = {parameter.name: 0.0 for parameter in net.trainable_params()}
+    for number in range(4):
+        image, label = batch(number, count=2)
+        before = values(net)
+        gradients = {parameter.name: found.asnumpy()
+                     for parameter, found in zip(net.trainable_params(), gradient(image, label)[1])}
+        step(image, label)
+        after = values(net)
+        for name, found in gradients.items():
+            bias = name.endswith(UNDECAYED)
+            rate = rates[number] * (2 if bias else 1)
+            rate *= 3 if name.startswith(("conv6", "conv7", "score", "upscore")) else 1
+            velocity[name] = 0.8 * velocity[name] + found + (0 if bias else 0.05) * before[name]
+            expected = before[name] - rate * velocity[name]
+            scale = np.abs(rate * velocity[name]).max()
+            np.testing.assert_allclose(after[name], expected, rtol=0, atol=2e-3 * scale + 1e-6, err_msg=name)
+
+
+def test_accumulation_uses_every_rate_once():
+    """Three batches an epoch and two an update: an update in each half of the run has its own rate, none is 0."""
+    config = OptimConfig(epochs=4, lr=0.1, min_lr=0.05, accumulate=2, momentum=0.0, weight_decay=0.0)
+    net, step, rates = tiny_step(config, steps=3)
+    assert len(rates) == 6
+    image, label = batch(1, count=2)
+    for number in range(12):
+        before = values(net)
+        step(image, label)
+        changed = not np.array_equal(before["score_fr.weight"], values(net)["score_fr.weight"])
+        assert changed == (number % 2 == 1), number
+    assert int(step.update.global_step.asnumpy()[0]) == 6
+
+
+@pytest.mark.parametrize("scaler", [lambda: ms.amp.StaticLossScaler(1024.0),
+                                    lambda: ms.amp.DynamicLossScaler(2.0 ** 10, 2, 2)], ids=["static", "dynamic"])
+def test_loss_scaling_changes_no_value(scaler):
+    results = []
+    for chosen in (None, scaler()):
+        net, step, _ = tiny_step(scaler=chosen)
+        losses = [float(step(*batch(seed)).asnumpy()) for seed in (1, 2)]
+        results.append((losses, values(net)))
+    assert results[0][0] == results[1][0]
+    for name, value in results[0][1].items():
+        np.testing.assert_allclose(results[1][1][name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    if isinstance(chosen, ms.amp.DynamicLossScaler):
+        assert float(chosen.scale_value.asnumpy()) == 2.0 ** 11
+        assert {"scale_value", "counter"} <= step.state().keys()
+
+
+def test_a_step_that_overflows_is_skipped():
+    scaler = ms.amp.DynamicLossScaler(2.0 ** 127, 2, 2000)
+    net, step, _ = tiny_step(scaler=scaler)
+    start = values(net)
+    image, label = batch(1)
+    step(image * 1e4, label)
+    assert float(scaler.scale_value.asnumpy()) == 2.0 ** 126
+    assert all(np.array_equal(start[name], value) for name, value in values(net).items())
+    assert all(not parameter.asnumpy().any() for name, parameter in step.state().items() if name.startswith("moments"))
+
+
+# ------------------------------------------------------------------------------------------------- two processes
+
+TWO = """
+    import sys
+    import numpy as np
+    from mindfcn import runtime
+    from mindfcn.cli import parse
+    from mindfcn.engine import train as module
+
+    class Kept(module.TrainStep):
+        def __init__(self, net, *arguments, **options):
+            super().__init__(net, *arguments, **options)
+            Kept.net = net
+
+    module.TrainStep = Kept
+    folder, arguments = sys.argv[1], sys.argv[2:]
+
+    def save(step, *_):
+        np.savez(f"{folder}/rank{runtime.rank()}-{step}.npz",
+                 **{parameter.name: parameter.asnumpy() for parameter in Kept.net.trainable_params()})
+    save.begin = lambda *_: None
+    module.train(parse(["train", *arguments])[1], save)
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@long
+@pytest.mark.parametrize("ready", [True, False], ids=["records", "no-records"])
+def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
+    msrun = os.path.join(os.path.dirname(sys.executable), "msrun")
+    if not os.path.exists(msrun):
+        pytest.skip("this MindSpore has no msrun")
+    (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
+    source = sample_records if ready else tmp_path
+    # msrun starts the `python` that it finds.
+    environment = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+    done = subprocess.run(
+        [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True",
+         f"--log_dir={tmp_path / 'log'}", str(tmp_path / "two.py"), str(tmp_path), "--device", "CPU", *TINY,
+         "--augment.batch_size", "2", "--optim.epochs", "2", "--run_dir", str(tmp_path / "run"),
+         "--data.records", str(source / "records"), "--data.root", str(source / "source"), "--data.samples", "15",
+         "--data.size", "64"],
+        capture_output=True, text=True, timeout=500, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    one, other = (np.load(tmp_path / f"rank{rank}-6.npz") for rank in (0, 1))
+    first = np.load(tmp_path / "rank0-1.npz")
+    assert one.files == other.files
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one.files)
+    assert not all(np.array_equal(one[name], first[name]) for name in one.files)
+    assert len(table(tmp_path / "run" / "log.csv")) == 6
+    assert checkpoints(tmp_path / "run") == ["best.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt", "last.ckpt"]

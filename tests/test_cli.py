@@ -1,0 +1,306 @@
+"""The command: its help, its settings, and one telling line for every mistake."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mindfcn.cli import VERBS, main, parse
+from mindfcn.config import ModelConfig, TrainConfig
+from mindfcn.data.sample import SAMPLE
+from mindfcn.engine.train import build
+from mindfcn.labels import LabelSet
+from mindfcn.weights.checkpoint import save_checkpoint
+
+TINY = "--model.width 0.125 --model.fc_width 8 --augment.crop_size 32 --augment.batch_size 4"
+
+
+def run(*words, cwd=None):
+    """The command in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "mindfcn", *words], capture_output=True, text=True, cwd=cwd,
+                          timeout=300, check=False)
+
+
+def out_of(capfd, *words):
+    """What a call that ends by itself prints."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert ended.value.code in (0, None)
+    return capfd.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------- help, settings
+
+@pytest.mark.parametrize("words", [
+    ["--help"], ["train", "--help"], ["train", "--print_config"], ["train", "--nothing"]])
+def test_mindspore_is_not_imported_for_words(words):
+    code = ("import sys\nfrom mindfcn.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+            "    assert not end.code\nassert 'mindspore' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_the_verbs(capfd):
+    told = out_of(capfd, "--help")
+    assert all(f"    {verb} " in told for verb in VERBS)
+    done = run("--help")
+    assert done.returncode == 0 and done.stdout == told and done.stderr == ""
+
+
+@pytest.mark.parametrize("verb, words", [
+    ("prepare", ["--shards", "default: 1)", "--download"]), ("train", ["--optim.lr", "default: 0.05", "pixels"]),
+    ("eval", ["--protocol", "{native,course}", "required"]), ("predict", ["images", "--out", "default: predictions"])])
+def test_help_of_a_verb_shows_defaults(capfd, verb, words):
+    told = out_of(capfd, verb, "--help")
+    assert told.startswith(f"usage: mindfcn {verb} ") and "[options]" not in told
+    assert all(word in told for word in words)
+
+
+@pytest.mark.parametrize("verb, needed", [("prepare", []), ("train", []), ("eval", ["--checkpoint", "a.ckpt"]),
+                                          ("predict", ["--checkpoint", "a.ckpt", "b.jpg", "c/"])])
+def test_a_printed_config_is_read_again(capfd, tmp_path, verb, needed):
+    text = out_of(capfd, verb, *needed, "--print_config")
+    (tmp_path / "a.yaml").write_text(text)
+    images = [word for word in needed if word in ("b.jpg", "c/")]
+    assert parse([verb, "--config", str(tmp_path / "a.yaml"), *images]) == parse([verb, *needed])
+    assert out_of(capfd, verb, "--config", str(tmp_path / "a.yaml"), *images, "--print_config") == text
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 3\noptim:\n  lr: 0.5\n  epochs: 7\n")
+    config = parse(["train", "--config", str(tmp_path / "a.yaml"), "--optim.lr", "0.25"])[1]
+    assert (config.seed, config.optim.lr, config.optim.epochs, config.optim.momentum) == (3, 0.25, 7, 0.9)
+
+
+@pytest.mark.parametrize("words, values", [
+    ([], (False, False)), (["--resume"], (True, False)), (["--resume", "--overwrite"], (True, True)),
+    (["--resume", "--seed", "2"], (True, False)), (["--resume", "false", "--overwrite=true"], (False, True))])
+def test_switches_go_without_a_value(words, values):
+    config = parse(["train", *words])[1]
+    assert (config.resume, config.overwrite) == values
+
+
+def test_a_switch_does_not_swallow_an_image():
+    config = parse(["predict", "--checkpoint", "a.ckpt", "--probabilities", "a.jpg", "b"])[1]
+    assert config.probabilities is True and config.images == ["a.jpg", "b"]
+    assert parse(["prepare", "--download", "voc2012", "sbd", "--skip_bad"])[1].download == ["voc2012", "sbd"]
+
+
+# ------------------------------------------------------------------------------------------------- the journey
+
+def test_prepare_predict_and_eval_as_typed(tmp_path):
+    """In processes of their own, with relative paths, as a user types them."""
+    done = run("prepare", "--records", "rec", "--root", "src", "--samples", "5", "--size", "48", cwd=tmp_path)
+    assert done.returncode == 0 and "train: rec/train.mindrecord" in done.stdout, done.stderr
+    ms.set_seed(1)
+    write_checkpoint(tmp_path / "a.ckpt")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (30, 20), (200, 0, 0)).save(photos / "one.png")
+    Image.new("L", (7, 5), 9).save(tmp_path / "two.jpg")
+    Image.new("RGB", (5, 5)).save(tmp_path / "glob_3.png")
+    done = run("predict", "--checkpoint", "a.ckpt", "photos/", "two.jpg", "glob*", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    assert sorted(os.listdir(tmp_path / "predictions")) == [
+        f"{name}{end}" for name in ("glob_3", "one", "two") for end in (".png", "_overlay.jpg")]
+    assert Image.open(tmp_path / "predictions" / "one.png").size == (30, 20)
+    done = run("eval", "--checkpoint", "a.ckpt", "--records", "rec/val.mindrecord", cwd=tmp_path)
+    assert done.returncode == 0 and "mean IoU" in done.stdout and "1 images" in done.stdout
+    assert "Traceback" not in done.stderr and (tmp_path / "evaluation" / "metrics.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------- mistakes
+
+def write_checkpoint(path, labels=SAMPLE, model="fcn8s_vgg16_bn", records="", fc_width=8):
+    """A network of random weights with the card that a run of these settings writes."""
+    settings = TrainConfig(model=ModelConfig(name=model, width=0.125, fc_width=fc_width))
+    net, card = build(settings, labels, records, None)
+    card.training["step"] = 3
+    save_checkpoint(path, net, card)
+
+
+@pytest.fixture(scope="module")
+def bench(sample_records, tmp_path_factory):
+    """A folder with every kind of wrong file, in which the commands of MISTAKES are typed."""
+    folder = tmp_path_factory.mktemp("bench")
+    shutil.copytree(sample_records / "records", folder / "rec")
+    shutil.copytree(sample_records / "source", folder / "src")
+    ms.set_device("CPU")
+    write_checkpoint(folder / "good.ckpt", records="rec/val.mindrecord")
+    write_checkpoint(folder / "norecords.ckpt")
+    write_checkpoint(folder / "paper.ckpt", model="fcn8s_vgg16")
+    write_checkpoint(folder / "two.ckpt", LabelSet(("sky", "earth"), ((0, 0, 0), (9, 9, 9))))
+    whole = (folder / "good.ckpt").read_bytes()
+    (folder / "cut.ckpt").write_bytes(whole[:len(whole) // 2])
+    (folder / "flipped.ckpt").write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    (folder / "empty.ckpt").write_bytes(b"")
+    (folder / "text.ckpt").write_text("not a checkpoint\n")
+    np.savez(folder / "other.npz", a=np.zeros(3))
+    for run_dir, fc_width in (("run", 8), ("wide", 16)):
+        os.makedirs(folder / run_dir / "checkpoints")
+        (folder / run_dir / "settings.yaml").write_text("seed: 1\n")
+        write_checkpoint(folder / run_dir / "checkpoints" / "last.ckpt", fc_width=fc_width)
+    for name, text in {
+            "broken.yaml": "optim: {lr: [1\n", "key.yaml": "optim:\n  lrr: 3\n", "top.yaml": "learning: 3\n",
+            "type.yaml": "optim:\n  lr: fast\n", "words.yaml": "hello\n", "list.yaml": "- a\n- b\n", "void.yaml": "",
+            "section.yaml": "optim: 3\n", "null.yaml": "optim:\n", "text.jpg": "not a photograph\n",
+            "file": "a file\n", "tab.yaml": "optim:\n\tlr: 3\n"}.items():
+        (folder / name).write_text(text)
+    (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (folder / "none").mkdir()
+    return folder
+
+
+TRAIN = f"train --data.records rec --device CPU {TINY}"
+EVAL = "eval --device CPU --checkpoint"
+PREPARE = "prepare --root src --samples 15 --size 64"
+# (command, what its line must say: the culprit, and words of the cure)
+MISTAKES = [
+    ("", ["verb", "prepare, train, eval, predict"]),
+    ("tain", ["'tain'", "prepare, train, eval, predict"]),
+    ("train --optim.lrr 3", ["--optim.lrr", "did you mean --optim.lr?"]),
+    ("train --see 2", ["--see", "did you mean --seed?"]),
+    ("train quickly", ["quickly", "mindfcn train --help"]),
+    ("train --optim.lr", ["--optim.lr", "expected one argument"]),
+    ("train --optim.lr fast", ["--optim.lr: expected a number, got 'fast'"]),
+    ("train --optim.epochs 1.5", ["--optim.epochs: expected a whole number, got '1.5'"]),
+    ("train --resume=maybe", ["--resume: expected true or false, got 'maybe'"]),
+    ("train --model.name fcn9s", ["--model.name: expected one of fcn8s_vgg16_bn, fcn8s_vgg16", "'fcn9s'"]),
+    ("train --device TPU", ["--device: expected one of auto, CPU, GPU, Ascend, got 'TPU'"]),
+    ("train --data.sbd_splits val", ["--data.sbd_splits: expected a list such as [a, b]", "'val'"]),
+    ("train --data.download sbd", ["--data.download: expected a list", "voc2012, sbd, course", "'sbd'"]),
+    ("prepare --download imagenet", ["--download", "'imagenet'", "voc2012"]),
+    ("eval", ["--checkpoint", "mindfcn eval --help"]),
+    ("predict --checkpoint good.ckpt", ["images", "mindfcn predict --help"]),
+    ("train --config missing.yaml", ["missing.yaml", "check the path"]),
+    ("train --config none", ["none", "directory", "check the path"]),
+    ("train --config broken.yaml", ["broken.yaml, line 2", "not YAML"]),
+    ("train --config tab.yaml", ["tab.yaml, line 2", "not YAML"]),
+    ("train --config bytes.yaml", ["bytes.yaml", "UTF-8"]),
+    ("train --config words.yaml", ["words.yaml", "no settings", "--print_config"]),
+    ("train --config list.yaml", ["list.yaml", "no settings"]),
+    ("train --config void.yaml", ["void.yaml", "no settings"]),
+    ("train --config key.yaml", ["key.yaml", "optim.lrr", "did you mean optim.lr?"]),
+    ("train --config top.yaml", ["top.yaml", "learning", "mindfcn train --help"]),
+    ("train --config type.yaml", ["type.yaml: optim.lr: expected a number, got 'fast'"]),
+    ("train --config section.yaml", ["section.yaml", "optim must hold settings"]),
+    ("train --config null.yaml", ["null.yaml", "optim must hold settings"]),
+    ("train --optim missing.yaml", ["--optim", "missing.yaml"]),
+    (f"{TRAIN} --device GPU", ["device GPU", "use CPU"]),
+    (f"{TRAIN} --optim.epochs -1", ["--optim.epochs -1", "at least 1"]),
+    (f"{TRAIN} --optim.lr 0", ["--optim.lr 0.0", "above 0"]),
+    (f"{TRAIN} --optim.lr .nan", ["--optim.lr nan", "above 0"]),
+    (f"{TRAIN} --optim.lr .inf", ["--optim.lr inf", "above 0"]),
+    (f"{TRAIN} --optim.power -1", ["--optim.power -1.0", "above 0"]),
+    (f"{TRAIN} --seed -1", ["--seed -1", "0..2147483647"]),
+    (f"{TRAIN} --keep 0", ["--keep 0", "at least 1"]),
+    (f"{TRAIN} --model.dropout 1", ["--model.dropout 1.0", "0..1"]),
+    (f"{TRAIN} --model.width 0", ["--model.width 0.0", "above 0"]),
+    (f"{TRAIN} --augment.crop_size 0", ["--augment.crop_size 0", "1..8192"]),
+    (f"{TRAIN} --augment.batch_size 0", ["--augment.batch_size 0", "at least 1"]),
+    (f"{TRAIN} --augment.min_scale 3", ["--augment.min_scale 3.0", "augment.max_scale"]),
+    (f"{TRAIN} --augment.max_scale .inf", ["--augment.max_scale inf", "at most 16"]),
+    (f"{TRAIN} --augment.batch_size 64", ["12 records", "smaller batch size"]),
+    (f"{TRAIN} --optim.precision mixed", ["mixed", "--optim.precision float32"]),
+    (f"{TRAIN} --run_dir file", ["file", "choose a folder"]),
+    (f"{TRAIN} --run_dir /proc/run", ["/proc/run", "choose a folder"]),
+    (f"{TRAIN} --run_dir run", ["run", "--resume", "--overwrite"]),
+    (f"{TRAIN} --run_dir fresh --resume", ["nothing to resume", "fresh", "without --resume"]),
+    (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "another network", "settings.yaml"]),
+    (f"{TRAIN} --run_dir run --resume", ["last.ckpt", "other batches", "settings.yaml"]),
+    (f"{TRAIN} --model.pretrained missing.pth", ["missing.pth", "check the path"]),
+    (f"{TRAIN} --model.pretrained paper.ckpt", ["paper.ckpt", "another architecture"]),
+    (f"{TRAIN} --model.pretrained other.npz", ["other.npz", "VGG16"]),
+    (f"{TRAIN} --model.pretrained cut.ckpt", ["cut.ckpt", "damaged"]),
+    ("train --data.records away --data.root away --data.source voc", ["away", "ImageSets", "--download voc2012"]),
+    ("train --data.records file/x --data.root src --data.samples 15 --data.size 64",
+     ["file/x", "choose another folder"]),
+    (f"{EVAL} missing.ckpt", ["missing.ckpt", "check the path"]),
+    (f"{EVAL} none", ["none", ".ckpt"]),
+    (f"{EVAL} text.ckpt", ["text.ckpt", "damaged"]),
+    (f"{EVAL} cut.ckpt", ["cut.ckpt", "damaged", "fetch it again"]),
+    (f"{EVAL} flipped.ckpt", ["flipped.ckpt", "damaged"]),
+    (f"{EVAL} empty.ckpt", ["empty.ckpt", "empty"]),
+    (f"{EVAL} other.npz --records rec/val.mindrecord", ["other.npz", "another architecture"]),
+    (f"{EVAL} norecords.ckpt", ["norecords.ckpt", "--records"]),
+    (f"{EVAL} two.ckpt --records rec/val.mindrecord", ["two.ckpt", "7 classes", "2 (sky"]),
+    (f"{EVAL} good.ckpt --records away", ["away", "prepare"]),
+    (f"{EVAL} good.ckpt --records text.jpg", ["text.jpg", "not a MindRecord file"]),
+    (f"{EVAL} good.ckpt --out file", ["file", "choose a folder"]),
+    (f"{EVAL} good.ckpt --worst -1", ["--worst -1", "at least 0"]),
+    (f"{EVAL} good.ckpt --device Ascend", ["device Ascend", "use CPU"]),
+    (f"{EVAL} good.ckpt --protocol course", ["3 records", "batch"]),
+    ("predict --checkpoint missing.ckpt text.jpg", ["missing.ckpt", "check the path"]),
+    ("predict --checkpoint good.ckpt away.jpg", ["away.jpg", "check the path"]),
+    ("predict --checkpoint good.ckpt *.tif", ["*.tif", "check the path"]),
+    ("predict --checkpoint good.ckpt none", ["none", "holds no image"]),
+    ("predict --checkpoint good.ckpt text.jpg", ["1 of 1 images"]),
+    ("predict --checkpoint good.ckpt text.jpg --out file", ["file", "choose another"]),
+    (f"{PREPARE} --records new --samples 1", ["samples 1", "5 to"]),
+    (f"{PREPARE} --records new --shards 0", ["0 shards", "choose 1"]),
+    (f"{PREPARE} --records /proc/new", ["/proc/new", "choose another folder"]),
+    (f"{PREPARE} --records new --size 96", ["src", "choose another root"]),
+    ("prepare --records new --root file", ["file", "not a folder"]),
+    ("prepare --records new --source voc --root none", ["none", "ImageSets", "VOCdevkit"]),
+    ("prepare --records new --source voc --root src --train_split away", ["'away'", "train, val"]),
+    ("prepare --records new --source voc --root src --train_split val", ["'val'", "splits that differ"]),
+    ("prepare --records new --source voc --root src --sbd away", ["away", "--download sbd"]),
+    ("prepare --records new --source folder --root none", ["labels.yaml", "check the path"]),
+    ("prepare --records new --source folder --root src --labels away.yaml", ["away.yaml", "check the path"]),
+]
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("command, words", MISTAKES, ids=[command or "nothing" for command, _ in MISTAKES])
+def test_a_mistake_is_told_in_one_line(bench, monkeypatch, capfd, command, words):
+    monkeypatch.chdir(bench)
+    before = contents(bench)
+    status = main(command.split())
+    told = capfd.readouterr()
+    assert status in (1, 2)
+    assert told.err.startswith("mindfcn") and told.err.endswith("\n") and told.err.count("\n") == 1, told.err
+    assert all(word in told.err for word in words), told.err
+    assert "Traceback" not in told.out + told.err
+    # Nothing is left: no partial record, run or result (MindSpore's own kernel folders are its business).
+    left = {path for path in contents(bench).keys() - before.keys() if path.relative_to(bench).parts[0] != "rank_0"}
+    assert not [path for path in left if path.is_file()], left
+    assert {path: text for path, text in contents(bench).items() if path in before} == before
+
+
+@pytest.mark.parametrize("command", [
+    "train --optim.lr fast", f"{TRAIN} --device GPU", f"{EVAL} cut.ckpt",
+    f"{EVAL} two.ckpt --records rec/val.mindrecord", "predict --checkpoint good.ckpt away.jpg"])
+def test_the_same_line_from_a_process_of_its_own(bench, monkeypatch, capfd, command):
+    monkeypatch.chdir(bench)
+    status = main(command.split())
+    done = run(*command.split(), cwd=bench)
+    assert (done.returncode, done.stderr) == (status, capfd.readouterr().err)
+
+
+def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(bench)
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    assert main(["predict", "--checkpoint", "good.ckpt", "text.jpg", str(tmp_path / "good.png"), "--device", "CPU",
+                 "--out", str(tmp_path / "out")]) == 1
+    told = capfd.readouterr()
+    assert "left out: text.jpg" in told.out and "1 of 2 images" in told.err
+    assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
+
+
+@pytest.mark.parametrize("config", sorted(
+    os.path.join(folder, name) for folder in [os.path.join(os.path.dirname(__file__), os.pardir, "configs")]
+    if os.path.isdir(folder) for name in os.listdir(folder) if name.endswith(".yaml")), ids=os.path.basename)
+def test_every_recipe_is_valid(config):
+    settings = parse(["train", "--config", config])[1]
+    with open(config, encoding="utf-8") as file:
+        assert settings.run_dir == yaml.safe_load(file)["run_dir"]
