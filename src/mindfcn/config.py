@@ -49,7 +49,7 @@ class PrepareConfig:
     skip_bad: bool = False
     overwrite: bool = False
     download: Optional[List[Literal["voc2012", "sbd", "course"]]] = None
-    samples: int = 320
+    samples: int = 640
     size: int = 160
     seed: int = 1
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -101,13 +102,22 @@ def checkpoints(run_dir):
     return sorted(os.listdir(run_dir / "checkpoints"))
 
 
-@pytest.fixture(scope="module", params=[COURSE, PAPER], ids=network)
-def whole(request, sample_records, tmp_path_factory):
+@pytest.fixture(scope="module")
+def whole_run(sample_records, tmp_path_factory):
+    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once."""
+    @functools.lru_cache(maxsize=None)
+    def made(name):
+        folder = tmp_path_factory.mktemp(name) / "run"
+        result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))
+        assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
+        return folder
+    return made
+
+
+@pytest.fixture(params=[COURSE, PAPER], ids=network)
+def whole(request, whole_run):
     """(settings, folder) of a run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    result = train(settings(sample_records, folder, keep=3, **request.param))
-    assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
-    return request.param, folder
+    return request.param, whole_run(network(request.param))
 
 
 def test_what_a_run_leaves(whole, sample_records):
