@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from mindfcn.data import samples
-from mindfcn.data.samples import check_complete, check_names, decode_image, partial_folder, read_palette_mask
+from mindfcn.data.samples import check_complete, check_names, decode_image, read_palette_mask
 from mindfcn.errors import UserError
+from mindfcn.files import partial_folder
 
 RED_BLUE = np.array([[[250, 10, 20]] * 16] * 8 + [[[10, 20, 240]] * 16] * 8, np.uint8)
 
