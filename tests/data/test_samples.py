@@ -123,7 +123,7 @@ def test_partial_folder_is_removed_and_held_by_one(tmp_path):
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
-    code = ("import os, sys; from mindfcn.data.samples import partial_folder\n"
+    code = ("import os, sys; from mindfcn.files import partial_folder\n"
             "with partial_folder(sys.argv[1]) as f: open(f + '/x', 'w').close(); os._exit(9)")
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(os.path.dirname(samples.__file__))))
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "thing")], env=environment)
