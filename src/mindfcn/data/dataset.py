@@ -90,7 +90,7 @@ class SegDataset:
         """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
-            yield str(name), image.tobytes(), cv2.imdecode(_bytes(label), cv2.IMREAD_GRAYSCALE)
+            yield str(name), image.tobytes(), _decode_mask(label)
 
     def preprocess_dataset(self, image, label, random=np.random):
         """Encoded image and mask -> one training crop.
@@ -159,8 +159,14 @@ def _bytes(column):
 
 def _decode(image, label):
     image = decode_image(image.tobytes(), "a record's image")
-    label = cv2.imdecode(_bytes(label), cv2.IMREAD_GRAYSCALE)
-    return image, label
+    return image, _decode_mask(label)
+
+
+def _decode_mask(label):
+    mask = cv2.imdecode(_bytes(label), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UserError("a record's mask cannot be decoded; prepare the records again")
+    return mask
 
 
 def _threads(count):
