@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mindfcn import runtime
 from mindfcn.cli import VERBS, main, parse
 from mindfcn.config import ModelConfig, TrainConfig
 from mindfcn.data.sample import SAMPLE
@@ -132,7 +133,7 @@ def bench(sample_records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     shutil.copytree(sample_records / "records", folder / "rec")
     shutil.copytree(sample_records / "source", folder / "src")
-    ms.set_device("CPU")
+    runtime.set_up("CPU")
     write_checkpoint(folder / "good.ckpt", records="rec/val.mindrecord")
     write_checkpoint(folder / "norecords.ckpt")
     write_checkpoint(folder / "paper.ckpt", model="fcn8s_vgg16")

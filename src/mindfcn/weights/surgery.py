@@ -121,7 +121,8 @@ def load_weights(net, source, where=None, partial=False):
         example = (f"it lacks {report.missing[0]}" if report.missing and not partial
                    else f"it has {report.unexpected[0]}, which the network has not")
         raise UserError(f"{where} is of another architecture: {example} ({len(report.missing)} missing, "
-                        f"{len(report.unexpected)} unexpected); give its own network's name")
+                        f"{len(report.unexpected)} unexpected); "
+                        "name its network with --model (train: --model.name)")
     clashes = [name for name in weights if parameters[name].shape != weights[name].shape]
     if clashes:
         raise UserError(_shape_message(where, clashes[0], parameters[clashes[0]].shape, weights[clashes[0]].shape))
