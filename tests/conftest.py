@@ -5,7 +5,7 @@ import os
 # MindSpore reads it when it is imported: its C++ warnings and errors stay off the terminal, exceptions tell all.
 os.environ.setdefault("GLOG_v", "4")
 
-import pytest
+import pytest  # noqa: E402
 
 
 def pytest_addoption(parser):
