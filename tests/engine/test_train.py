@@ -28,6 +28,7 @@ from mindfcn.engine.train import train
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
+from mindfcn.models.factory import create_model
 from mindfcn.schedules import learning_rates
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import is_state
@@ -466,3 +467,24 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
     assert not all(np.array_equal(one[name], first[name]) for name in one.files)
     assert len(table(tmp_path / "run" / "log.csv")) == 6
     assert checkpoints(tmp_path / "run") == ["best.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn8s_vgg16"])
+def test_mixed_precision_learns_and_keeps_float32_weights(name):
+    """What GPU and Ascend run by default: float16 layers, dynamic loss scale, float32 weights under the same names."""
+    runtime.set_up("CPU")
+    ms.set_seed(1)
+    net = create_model(name, 5, width=0.125, fc_width=16, dropout=0.0)
+    names = [parameter.name for parameter in net.get_parameters()]
+    update, _ = optimiser(net, OptimConfig(lr=0.01, min_lr=0.01), 10)
+    ms.amp.auto_mixed_precision(net, "O2")
+    step = TrainStep(net, update, scaler=ms.amp.DynamicLossScaler(2 ** 10, 2, 100))
+    runtime.graph_mode()
+    step.set_train()
+    random = np.random.default_rng(1)
+    images = ms.Tensor(random.standard_normal((2, 3, 64, 64), np.float32))
+    labels = ms.Tensor(random.integers(0, 2, (2, 64, 64), np.int32))
+    losses = [float(step(images, labels).asnumpy()) for _ in range(6)]
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+    assert [parameter.name for parameter in net.get_parameters()] == names
+    assert all(parameter.dtype == ms.float32 for parameter in update.parameters)

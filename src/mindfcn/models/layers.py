@@ -48,6 +48,9 @@ class LargeKernelConv(nn.Conv2d):
                                      pad=self.padding, stride=1, dilation=1, group=1)
 
     def construct(self, x):
+        if self.slices == 1:
+            # Mixed precision casts the weight for the library's own layer, not for a split.
+            return super().construct(x)
         maps = [self.conv_slice(x, weight) for weight in ops.split(self.weight, self.weight.shape[0] // self.slices)]
         out = ops.concat(maps, axis=1)
         return out + self.bias.reshape(1, -1, 1, 1) if self.has_bias else out
