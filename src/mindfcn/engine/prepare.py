@@ -50,7 +50,7 @@ def prepare(config, progress=None, say=None):
     if config.download == ["course"]:
         return _course(config)
     labels, train, val = list_samples(config, say)
-    paths = [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
+    paths = record_paths(config)
     summaries = []
     for path, samples in zip(paths, (train, val)):
         summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress)
@@ -59,6 +59,11 @@ def prepare(config, progress=None, say=None):
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(*summaries, labels, *paths)
+
+
+def record_paths(config):
+    """[training path, validation path] of the records that `prepare` writes."""
+    return [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
 
 
 def list_samples(config, say=None):

@@ -14,7 +14,7 @@ from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.callbacks import Keeper, Log, Signals
 from mindfcn.engine.evaluate import EvalResult, evaluate_network, write_evaluation
-from mindfcn.engine.prepare import COURSE_RECORD, prepare
+from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
 from mindfcn.errors import UserError
@@ -128,7 +128,7 @@ def check_settings(config):
 
 def find_records(data, progress, say):
     """(training path, validation path or None, LabelSet) of the records, which are made where they are missing."""
-    train_path, val_path = (os.path.join(data.records, f"{split}.mindrecord") for split in ("train", "val"))
+    train_path, val_path = record_paths(data)
     course = os.path.join(data.records, COURSE_RECORD)
     if os.path.isfile(course):
         train_path, val_path = course, None

@@ -26,7 +26,7 @@ class Card:
     """What a checkpoint is.
 
     Attributes:
-        model: name of the network and its options: {"name", "width", "fc_width"}.
+        model: name of the network and its options: {"name", "width", "fc_width", "skip_scales"}.
         labels: its classes.
         preprocess: how its input is normalised.
         records: the validation records of its run.
