@@ -235,7 +235,7 @@ from mindfcn.models import layers
 
 small_photo = cv2.resize(photo, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
 tensor = ms.Tensor(small_photo.transpose(2, 0, 1)[None].astype(np.float32))
-doubled = {start: layers.deconv(channels=3, kernel=4, stride=2, upsampling=start)(tensor).asnumpy()
+doubled = {start: layers.deconv(channels=3, kernel=4, stride=2, padding=1, upsampling=start)(tensor).asnumpy()
            for start in ("bilinear", "xavier")}
 resized = ops.interpolate(tensor, size=(2 * tensor.shape[2], 2 * tensor.shape[3]), mode="bilinear",
                           align_corners=False).asnumpy()

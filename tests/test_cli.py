@@ -56,7 +56,8 @@ def test_help_names_the_verbs(capfd):
 
 @pytest.mark.parametrize("verb, words", [
     ("prepare", ["--shards", "default: 1)", "--download"]), ("train", ["--optim.lr", "default: 0.05", "pixels"]),
-    ("eval", ["--protocol", "{native,course}", "required"]), ("predict", ["images", "--out", "default: predictions"])])
+    ("eval", ["--protocol", "{native,course}", "required"]), ("predict", ["images", "--out", "default: predictions"]),
+    ("compare", ["--variants", "--train.optim.lr", "runs/compare)"])])
 def test_help_of_a_verb_shows_defaults(capfd, verb, words):
     told = out_of(capfd, verb, "--help")
     assert told.startswith(f"usage: mindfcn {verb} ") and "[options]" not in told
@@ -64,6 +65,7 @@ def test_help_of_a_verb_shows_defaults(capfd, verb, words):
 
 
 @pytest.mark.parametrize("verb, needed", [("prepare", []), ("train", []), ("eval", ["--checkpoint", "a.ckpt"]),
+                                          ("compare", ["--variants", '[{"name":"fcn8s_vgg16"}]']),
                                           ("predict", ["--checkpoint", "a.ckpt", "b.jpg", "c/"])])
 def test_a_printed_config_is_read_again(capfd, tmp_path, verb, needed):
     text = out_of(capfd, verb, *needed, "--print_config")
@@ -152,6 +154,7 @@ def bench(sample_records, tmp_path_factory):
             "broken.yaml": "optim: {lr: [1\n", "key.yaml": "optim:\n  lrr: 3\n", "top.yaml": "learning: 3\n",
             "type.yaml": "optim:\n  lr: fast\n", "words.yaml": "hello\n", "list.yaml": "- a\n- b\n", "void.yaml": "",
             "section.yaml": "optim: 3\n", "null.yaml": "optim:\n", "text.jpg": "not a photograph\n",
+            "nam.yaml": "variants:\n- nam: x\n", "variants.yaml": "variants:\n  name: x\n",
             "file": "a file\n", "tab.yaml": "optim:\n\tlr: 3\n"}.items():
         (folder / name).write_text(text)
     (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
@@ -162,6 +165,7 @@ def bench(sample_records, tmp_path_factory):
 TRAIN = f"train --data.records rec --device CPU {TINY}"
 EVAL = "eval --device CPU --checkpoint"
 PREPARE = "prepare --root src --samples 15 --size 64"
+COMPARE = "compare " + f"--data.records rec --device CPU {TINY} ".replace("--", "--train.") + "--variants"
 # (command, what its line must say: the culprit, and words of the cure)
 MISTAKES = [
     ("", ["verb", "prepare, train, eval, predict"]),
@@ -173,7 +177,11 @@ MISTAKES = [
     ("train --optim.lr fast", ["--optim.lr: expected a number, got 'fast'"]),
     ("train --optim.epochs 1.5", ["--optim.epochs: expected a whole number, got '1.5'"]),
     ("train --resume=maybe", ["--resume: expected true or false, got 'maybe'"]),
-    ("train --model.name fcn9s", ["--model.name: expected one of fcn8s_vgg16_bn, fcn8s_vgg16", "'fcn9s'"]),
+    ("train --model.name fcn9s", ["'fcn9s'", "HEAD_TRUNK", "fcn8s_atonce"]),
+    ("train --model.output_stride 7", ["--model.output_stride: expected one of 8, 16, 32, got '7'"]),
+    ("train --model.skip_scales 3", ["--model.skip_scales: expected 2 numbers, such as [0.01, 0.0001], got '3'"]),
+    ("train --model.skip_scales [a,1]", ["--model.skip_scales: expected 2 numbers", "got 'a'"]),
+    ("describe fcn8s_vgg16 --size 4096", ["--size 4096: must be in 1..1024"]),
     ("train --device TPU", ["--device: expected one of auto, CPU, GPU, Ascend, got 'TPU'"]),
     ("train --data.sbd_splits val", ["--data.sbd_splits: expected a list such as [a, b]", "'val'"]),
     ("train --data.download sbd", ["--data.download: expected a list", "voc2012, sbd, course", "'sbd'"]),
@@ -204,7 +212,10 @@ MISTAKES = [
     (f"{TRAIN} --keep 0", ["--keep 0", "at least 1"]),
     (f"{TRAIN} --model.dropout 1", ["--model.dropout 1.0", "0..1"]),
     (f"{TRAIN} --model.width 0", ["--model.width 0.0", "above 0"]),
-    (f"{TRAIN} --augment.crop_size 0", ["--augment.crop_size 0", "1..8192"]),
+    (f"{TRAIN} --augment.crop_size -1", ["--augment.crop_size -1", "1..8192"]),
+    (f"{TRAIN} --augment.crop_size 0", ["--augment.batch_size 4", "1 with --augment.crop_size 0", "accumulate"]),
+    (f"{TRAIN} --optim.keep_cells 0", ["--optim.keep_cells 0.0", "0..1"]),
+    (f"{TRAIN} --optim.loss max", ["--optim.loss: expected one of mean, sum, got 'max'"]),
     (f"{TRAIN} --augment.batch_size 0", ["--augment.batch_size 0", "at least 1"]),
     (f"{TRAIN} --augment.min_scale 3", ["--augment.min_scale 3.0", "augment.max_scale"]),
     (f"{TRAIN} --augment.max_scale .inf", ["--augment.max_scale inf", "at most 16"]),
@@ -255,6 +266,23 @@ MISTAKES = [
     ("prepare --records new --source voc --root src --sbd away", ["away", "--download sbd"]),
     ("prepare --records new --source folder --root none", ["labels.yaml", "check the path"]),
     ("prepare --records new --source folder --root src --labels away.yaml", ["away.yaml", "check the path"]),
+    ("compare", ["no variants", "configs/compare_sample.yaml"]),
+    ("compare --variants fcn8s_vgg16", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
+    ("compare --variants [fcn8s_vgg16]", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
+    ('compare --variants [{"label":"x"}]', ["variants", "needs a name"]),
+    ('compare --variants [{"name":3}]', ["variants: name: expected text, got '3'"]),
+    ('compare --variants [{"name":"x","settings":3}]', ["variants: settings: expected settings such as", "'3'"]),
+    ("compare --config nam.yaml", ["nam.yaml: there is no setting variants 1: nam; did you mean variants 1: name?"]),
+    ("compare --config variants.yaml", ["variants.yaml: variants must be a list of settings"]),
+    (f'{COMPARE} [{{"name":"fcn9s"}}]', ["'fcn9s'", "HEAD_TRUNK"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16"}},{{"name":"fcn8s_vgg16"}}]', ["fcn8s_vgg16", "two variants", "label"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16","pretrained":"b"}},{{"name":"fcn8s_vgg16","label":"b"}}]',
+     ["begins from b", "change the order"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16","pretrained":"away.npz"}}]', ["away.npz", "neither a file nor the label"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn","checkpoint":"two.ckpt"}}]', ["two.ckpt", "7 classes", "2 (sky"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16","checkpoint":"good.ckpt"}}]', ["good.ckpt", "correct its name"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --out file', ["file", "choose a folder"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --train.resume', ["--train.resume", "by itself"]),
 ]
 
 
@@ -302,6 +330,7 @@ def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch,
     os.path.join(folder, name) for folder in [os.path.join(os.path.dirname(__file__), os.pardir, "configs")]
     if os.path.isdir(folder) for name in os.listdir(folder) if name.endswith(".yaml")), ids=os.path.basename)
 def test_every_recipe_is_valid(config):
-    settings = parse(["train", "--config", config])[1]
+    verb, folder = ("compare", "out") if os.path.basename(config).startswith("compare") else ("train", "run_dir")
+    settings = parse([verb, "--config", config])[1]
     with open(config, encoding="utf-8") as file:
-        assert settings.run_dir == yaml.safe_load(file)["run_dir"]
+        assert getattr(settings, folder) == yaml.safe_load(file)[folder]

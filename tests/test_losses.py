@@ -1,4 +1,4 @@
-"""The loss against its definition in float64 and against PyTorch's, with gradients."""
+"""The loss against its definition in float64 and against PyTorch's, with gradients, and patchwise training by it."""
 
 import math
 
@@ -24,12 +24,13 @@ def batch(seed=1, classes=21, ignore_label=255, scale=3.0):
     return (scale * random.standard_normal((2, classes, 5, 7))).astype(np.float32), labels
 
 
-def reference(logits, labels, ignore_label=255):
-    """Mean of -log softmax at the true class, and its gradient (softmax - one hot) / n, in float64."""
+def reference(logits, labels, ignore_label=255, reduction="mean"):
+    """Mean or sum of -log softmax at the true class, and its gradient (softmax - one hot) (/ n), in float64."""
     logits = logits.astype(np.float64)
     softmax = np.exp(logits - logits.max(1, keepdims=True))
     softmax /= softmax.sum(1, keepdims=True)
     total, gradient, count = 0.0, np.zeros_like(logits), (labels != ignore_label).sum()
+    count = max(1, count) if reduction == "mean" else 1
     for place in np.argwhere(labels != ignore_label):
         image, row, column = place
         pixel = softmax[image, :, row, column]
@@ -39,38 +40,45 @@ def reference(logits, labels, ignore_label=255):
     return total / count, gradient
 
 
-def value_and_gradient(logits, labels, ignore_label=255):
-    value, gradient = ms.value_and_grad(CrossEntropy(ignore_label))(ms.Tensor(logits), ms.Tensor(labels))
+def value_and_gradient(logits, labels, ignore_label=255, reduction="mean"):
+    return step(CrossEntropy(ignore_label, reduction), logits, labels)
+
+
+def step(loss, logits, labels):
+    value, gradient = ms.value_and_grad(loss)(ms.Tensor(logits), ms.Tensor(labels))
     assert value.shape == () and value.dtype == ms.float32
     return float(value), gradient.asnumpy()
 
 
-@pytest.mark.parametrize("classes, ignore_label", [(21, 255), (2, 2), (1, 255), (5, 77)])
-def test_value_and_gradient_are_those_of_the_definition(mode, classes, ignore_label):
+@pytest.mark.parametrize("classes, ignore_label, reduction", [
+    (21, 255, "mean"), (21, 255, "sum"), (2, 2, "mean"), (1, 255, "mean"), (5, 77, "sum")])
+def test_value_and_gradient_are_those_of_the_definition(mode, classes, ignore_label, reduction):
     logits, labels = batch(classes, classes, ignore_label)
-    expected, by_logits = reference(logits, labels, ignore_label)
-    value, gradient = value_and_gradient(logits, labels, ignore_label)
+    expected, by_logits = reference(logits, labels, ignore_label, reduction)
+    value, gradient = value_and_gradient(logits, labels, ignore_label, reduction)
     assert value == pytest.approx(expected, rel=1e-5, abs=1e-7)
     np.testing.assert_allclose(gradient, by_logits, rtol=1e-4, atol=1e-8)
     assert (gradient.transpose(0, 2, 3, 1)[labels == ignore_label] == 0).all()
 
 
-@pytest.mark.parametrize("scale", [1.0, 200.0])
-def test_value_and_gradient_equal_pytorchs(scale):
+@pytest.mark.parametrize("scale, reduction", [(1.0, "mean"), (1.0, "sum"), (200.0, "mean")])
+def test_value_and_gradient_equal_pytorchs(scale, reduction):
     """With logits so far apart, too, that their exponentials overflow."""
     torch = pytest.importorskip("torch")
     logits, labels = batch(4, scale=scale)
-    value, gradient = value_and_gradient(logits, labels)
+    value, gradient = value_and_gradient(logits, labels, reduction=reduction)
     theirs = torch.tensor(logits, requires_grad=True)
-    loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(labels, dtype=torch.long), ignore_index=255)
+    loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(labels, dtype=torch.long), ignore_index=255,
+                                             reduction=reduction)
     loss.backward()
     assert value == pytest.approx(loss.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
 
 
-def test_no_pixel_that_counts_is_no_loss_and_no_gradient(mode):
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_no_pixel_that_counts_is_no_loss_and_no_gradient(mode, reduction):
     logits, labels = batch(5)
-    value, gradient = value_and_gradient(logits, np.full_like(labels, 255))
+    value, gradient = value_and_gradient(logits, np.full_like(labels, 255), reduction=reduction)
     assert value == 0 and gradient.shape == logits.shape and (gradient == 0).all()
 
 
@@ -93,3 +101,76 @@ def test_half_precision_logits(mode):
     assert gradient.dtype == np.float16 and np.isfinite(gradient).all()
     equal, _ = value_and_gradient(np.zeros_like(logits), labels)
     assert equal == pytest.approx(math.log(21), rel=1e-6), "float16 knows four digits of it"
+
+
+@pytest.mark.parametrize("options, words", [({"reduction": "none"}, "mean or sum"), ({"keep": 0.0}, "keep 0.0"),
+                                            ({"keep": 1.5}, "keep 1.5")])
+def test_settings_that_cannot_be(options, words):
+    with pytest.raises(ValueError, match=words):
+        CrossEntropy(**options)
+
+
+# ------------------------------------------------------------------------------------------------- patchwise training
+
+def kept_pixels(loss, size, seed=1):
+    """(N, H, W) bool: which pixels of a batch have a gradient."""
+    logits = np.random.default_rng(seed).standard_normal((size[0], 2, *size[1:])).astype(np.float32)
+    return step(loss, logits, np.zeros(size, np.int32))[1].any(axis=1)
+
+
+def test_a_sampled_loss_is_that_of_the_kept_pixels(mode):
+    """Gradients tell which cells were kept; the rest are as good as ignored."""
+    random = np.random.default_rng(8)
+    logits = random.standard_normal((2, 5, 23, 18)).astype(np.float32)
+    labels = random.integers(0, 5, (2, 23, 18)).astype(np.int32)
+    labels[random.uniform(size=labels.shape) < 0.1] = 255
+    for reduction in ("mean", "sum"):
+        value, gradient = step(CrossEntropy(reduction=reduction, keep=0.5, cell=8).set_train(), logits, labels)
+        kept = gradient.any(axis=1)
+        assert 0.2 < kept.mean() < 0.8
+        expected, by_logits = reference(logits, np.where(kept, labels, 255), reduction=reduction)
+        assert value == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(gradient, by_logits, rtol=1e-4, atol=1e-6)
+
+
+def test_cells_are_kept_whole_with_the_given_probability():
+    for probability in (0.25, 0.5, 0.9):
+        kept = kept_pixels(CrossEntropy(keep=probability, cell=4).set_train(), (3, 4 * 40, 4 * 40))
+        cells = kept.reshape(3, 40, 4, 40, 4)
+        assert (cells.all((2, 4)) == cells.any((2, 4))).all()
+        count = 3 * 40 * 40
+        assert abs(kept.mean() - probability) < 4 * math.sqrt(probability * (1 - probability) / count)
+        assert (cells[0] != cells[1]).any() and (cells[1] != cells[2]).any(), "each image draws its own"
+    # 3 x 2 cells, the last ones cut by the border
+    kept = np.stack([kept_pixels(loss, (1, 70, 45)) for loss in [CrossEntropy(keep=0.5).set_train()] for _ in range(9)])
+    for rows in (slice(0, 32), slice(32, 64), slice(64, 70)):
+        for columns in (slice(0, 32), slice(32, 45)):
+            cells = kept[..., rows, columns].reshape(9, -1)
+            assert (cells.all(1) == cells.any(1)).all() and 0 < cells.all(1).sum() < 9
+
+
+def test_draws_follow_from_seed_and_step_in_both_modes():
+    size, found = (2, 64, 64), {}
+    for mode in ("GRAPH", "PYNATIVE"):
+        ms.set_context(mode=getattr(ms, f"{mode}_MODE"))
+        loss = CrossEntropy(keep=0.5, cell=8, seed=3).set_train()
+        found[mode] = [kept_pixels(loss, size) for _ in range(4)]
+        assert loss.step.asnumpy() == 4
+    np.testing.assert_array_equal(found["GRAPH"], found["PYNATIVE"])
+    draws = found["PYNATIVE"]
+    assert all((one != other).any() for at, one in enumerate(draws) for other in draws[:at])
+    resumed = CrossEntropy(keep=0.5, cell=8, seed=3).set_train()
+    resumed.step.set_data(ms.Tensor([2], ms.int32))
+    np.testing.assert_array_equal(kept_pixels(resumed, size), draws[2])
+    assert (kept_pixels(CrossEntropy(keep=0.5, cell=8, seed=4).set_train(), size) != draws[0]).any()
+
+
+def test_nothing_is_sampled_in_evaluation_or_where_all_are_kept(mode):
+    logits, labels = batch(9)
+    plain, gradient = value_and_gradient(logits, labels)
+    whole = CrossEntropy(keep=1.0).set_train()
+    assert not list(whole.get_parameters())
+    for loss in (whole, CrossEntropy(keep=0.5, cell=2).set_train(False)):
+        value, by_logits = step(loss, logits, labels)
+        assert value == plain and (by_logits == gradient).all()
+        assert all(parameter.asnumpy() == 0 for parameter in loss.get_parameters())

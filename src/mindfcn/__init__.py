@@ -7,10 +7,13 @@ needs no MindSpore.
 import importlib
 
 _HOMES = {
-    "mindfcn.config": ("AugmentConfig", "EvalConfig", "ModelConfig", "OptimConfig", "PredictConfig", "PrepareConfig",
-                       "TrainConfig"),
+    "mindfcn.config": ("AugmentConfig", "CompareConfig", "EvalConfig", "ModelConfig", "OptimConfig", "PredictConfig",
+                       "DescribeConfig", "PrepareConfig", "TrainConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
+    "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
     "mindfcn.dense.whole_image": ("Segmenter",),
+    "mindfcn.engine.compare": ("compare",),
+    "mindfcn.engine.describe": ("describe",),
     "mindfcn.engine.evaluate": ("evaluate", "load_segmenter"),
     "mindfcn.engine.predict": ("predict",),
     "mindfcn.engine.prepare": ("list_samples", "prepare"),
@@ -20,14 +23,18 @@ _HOMES = {
     "mindfcn.losses": ("CrossEntropy",),
     "mindfcn.metrics": ("ConfusionMatrix", "FrequencyWeightedIntersectionOverUnion", "MeanIntersectionOverUnion",
                         "PixelAccuracy", "PixelAccuracyClass", "segmentation_metrics"),
+    "mindfcn.models.alexnet": ("AlexNet",),
+    "mindfcn.models.convolutionalise": ("conv_to_dense", "convolutionalise", "dense_to_conv"),
     "mindfcn.models.factory": ("create_model",),
-    "mindfcn.models.fcn": ("FCN8s",),
+    "mindfcn.models.fcn": ("FCN16s", "FCN32s", "FCN8s"),
+    "mindfcn.models.googlenet": ("GoogLeNet",),
+    "mindfcn.models.rarefaction": ("rarefy",),
     "mindfcn.models.vgg": ("VGG16",),
-    "mindfcn.preprocess": ("Preprocess",),
+    "mindfcn.preprocess": ("CAFFE", "COURSE", "Preprocess"),
     "mindfcn.report.masks": ("overlay", "overlay_with_legend", "side_by_side"),
     "mindfcn.schedules": ("learning_rates",),
     "mindfcn.weights.checkpoint": ("Card", "load_checkpoint", "save_checkpoint"),
-    "mindfcn.weights.surgery": ("load_vgg16", "load_weights"),
+    "mindfcn.weights.surgery": ("load_stage", "load_trunk", "load_vgg16", "load_weights"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

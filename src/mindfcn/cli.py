@@ -13,7 +13,7 @@ import jsonargparse
 import yaml
 from tqdm import tqdm
 
-from mindfcn.config import EvalConfig, PredictConfig, PrepareConfig, TrainConfig
+from mindfcn.config import CompareConfig, DescribeConfig, EvalConfig, PredictConfig, PrepareConfig, TrainConfig
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
 
@@ -22,10 +22,13 @@ VERBS = {
     "train": (TrainConfig, "MindRecord -> a trained network"),
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
+    "compare": (CompareConfig, "several networks on one data set -> one table, beside the published figures"),
+    "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
-WORDS = {"prepare": ("download",), "predict": ("images",)}
-USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] "}
+WORDS = {"prepare": ("download",), "predict": ("images",), "describe": ("name",)}
+USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
+         "describe": "name "}
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -50,7 +53,8 @@ def main(arguments=None):
         print(f"mindfcn: {error}", file=sys.stderr)
         return 2
     try:
-        return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict}[verb](config)
+        return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
+                "compare": _compare, "describe": _describe}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -89,6 +93,8 @@ def _verb_parser(name, config):
     parser.add_class_arguments(config, skip=set(words))
     if "images" in words:
         parser.add_argument("images", nargs="+", type=str, help="image files, folders or glob patterns")
+    if "name" in words:
+        parser.add_argument("name", type=str, help="name of the network, such as fcn32s_vgg16")
     if "download" in words:
         parser.add_argument("--download", nargs="+", choices=["voc2012", "sbd", "course"],
                             help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
@@ -129,6 +135,17 @@ def _check_names(path, content, config, prefix=""):
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {prefix}{name} must hold settings, indented on lines below it, not {value!r}")
             _check_names(path, value, hints[name], f"{prefix}{name}.")
+        elif entry := _entry(hints[name]):
+            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+                raise UserError(f"{path}: {prefix}{name} must be a list of settings, such as `- name: fcn8s_vgg16`")
+            for number, one in enumerate(value, 1):
+                _check_names(path, one, entry, f"{prefix}{name} {number}: ")
+
+
+def _entry(kind):
+    """The dataclass that a list holds, or None."""
+    entries = typing.get_args(kind) if typing.get_origin(kind) is list else ()
+    return entries[0] if entries and dataclasses.is_dataclass(entries[0]) else None
 
 
 def _nearest(name, known, prefix=""):
@@ -139,14 +156,19 @@ def _nearest(name, known, prefix=""):
 def _plain(message, verb, arguments):
     """A complaint of the parsing library in the words of this command."""
     types = _types(VERBS[verb][0]) if verb else {}
-    wrong = re.match(r'Parser key "([\w.]+)":.*?(?:Got value:|Given value:|load config) ?(.*)', message)
+    wrong = re.match(r'Parser key "([\w.]+)":.*?(?:Got value:|Given value:|load config|path string:) ?(.*)', message)
     if wrong and wrong[1] in types:
         key, value = wrong.groups()
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
         place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
-        value = value.split(": Parser key")[0].strip("'")[:60]
+        value = re.split(": Parser key|: Expected a", value)[0].strip("'")[:60]
         return f"{place}: expected {_kind(types[key])}, got {value!r}"
+    inside = {name: kind for entry in map(_entry, types.values()) if entry for name, kind in _types(entry).items()}
+    if wrong and wrong[1] in inside:
+        return f"variants: {wrong[1]}: expected {_kind(inside[wrong[1]])}, got {wrong[2][:60]!r}"
     missing = re.match(r"the following arguments are required: (.*)", message)
+    if missing and missing[1] in inside:
+        return f"variants: each needs a {missing[1]}"
     if missing:
         names = [name.split(".")[-1] for name in missing[1].split(", ")]
         return "missing: " + ", ".join(name if name in WORDS.get(verb, ()) else f"--{name} FILE" for name in names)
@@ -176,13 +198,19 @@ def _kind(kind):
     if typing.get_origin(kind) is typing.Union:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(choice or "'' (nothing)" for choice in typing.get_args(kind))
+        return "one of " + ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"{len(typing.get_args(kind))} numbers, such as [0.01, 0.0001]"
+    if _entry(kind):
+        return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:
         (entry,) = typing.get_args(kind)
         choices = typing.get_args(entry)
         return "a list such as [a, b]" + (f" of {', '.join(choices)}" if choices else "")
     if dataclasses.is_dataclass(kind):
         return "a YAML file of settings"
+    if typing.get_origin(kind) is dict:
+        return "settings such as {optim.lr: 0.01}"
     return {float: "a number", int: "a whole number", bool: "true or false", str: "text"}.get(kind, str(kind))
 
 
@@ -205,9 +233,13 @@ def _underscored(word):
 
 def _build(config, settings):
     """Nested dictionaries -> nested dataclasses."""
+    def made(kind, value):
+        if _entry(kind):
+            return [_build(_entry(kind), one) for one in value]
+        return _build(kind, value) if dataclasses.is_dataclass(kind) else value
+
     hints = typing.get_type_hints(config)
-    return config(**{name: _build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-                     for name, value in settings.items()})
+    return config(**{name: made(hints[name], value) for name, value in settings.items()})
 
 
 def say(line):
@@ -225,6 +257,7 @@ class TrainingBar:
 
     def begin(self, steps_per_epoch, epochs, first):
         """Open the bar at step `first`."""
+        self.close()
         self.steps_per_epoch = steps_per_epoch
         self.bar = tqdm(total=steps_per_epoch * epochs, initial=first, unit="step", dynamic_ncols=True, leave=False,
                         mininterval=0.5 if sys.stderr.isatty() else 30)
@@ -232,6 +265,8 @@ class TrainingBar:
     def __call__(self, step, epoch, loss, rate, speed):
         self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s", refresh=False)
         self.bar.update(step - self.bar.n)
+        if self.bar.n == self.bar.total:
+            self.close()
 
     def close(self):
         """Take the bar away, so that what follows begins on its own line."""
@@ -276,7 +311,8 @@ def _show(result):
         say(result.table)
     if result.protocol == "course":
         say("course protocol: random crops of the records given, last batch dropped; not comparable with other figures")
-    say(f"{result.images} images")
+    speed = f", {1000 * result.seconds:.1f} ms each in the network (median)" if result.seconds else ""
+    say(f"{result.images} images{speed}")
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")
     say(f"written to  {result.out}")
@@ -295,4 +331,24 @@ def _predict(config):
     if result.failed:
         raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images could not be read; "
                         "they are named above")
+    return 0
+
+
+def _compare(config):
+    from mindfcn.engine.compare import compare
+    with contextlib.closing(TrainingBar()) as bar:
+        result = compare(config, bar, _bar, say)
+    if result.signal:
+        say("stopped by a signal; the same command goes on")
+        return 128 + result.signal
+    say(result.table)
+    say(f"written to  {result.out}")
+    return 0
+
+
+def _describe(config):
+    from mindfcn.engine.describe import describe
+    found = describe(config)
+    for line in (found.table, *found.notes):
+        say(line)
     return 0

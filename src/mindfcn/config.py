@@ -5,7 +5,7 @@ The command line, `--help` and the YAML files are made from these classes by jso
 
 import dataclasses
 from dataclasses import field
-from typing import List, Literal, Optional, Tuple
+from typing import Any, Dict, List, Literal, Optional, Tuple
 
 
 @dataclasses.dataclass
@@ -59,15 +59,17 @@ class AugmentConfig:
     """Training crops, in the course's order: scale, crop, flip.
 
     Args:
-        crop_size: side of the square crops, pixels
+        crop_size: side of the square crops, pixels; 0 takes one whole photograph a step, neither scaled nor flipped
         min_scale: smallest random scale
         max_scale: largest random scale
+        flip: mirror half of the crops
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
     crop_size: int = 512
     min_scale: float = 0.5
     max_scale: float = 2.0
+    flip: bool = True
     batch_size: int = 4
     workers: int = 2
 
@@ -77,21 +79,32 @@ class ModelConfig:
     """The network.
 
     Args:
-        name: fcn8s_vgg16_bn (the course: batch normalisation, no biases) or fcn8s_vgg16 (the paper: biases, dropout)
-        width: factor on the channels of conv1 to conv5, for small machines (1 is VGG16, which pretrained weights need)
-        fc_width: channels of fc6 and fc7 (4096 in the papers)
-        upsampling: initial weights of the upsampling layers
-        dropout: share of fc6 and fc7 activations dropped in training (fcn8s_vgg16)
-        skip_scales: fixed factors on pool4 and pool3; the paper's all-at-once training takes [0.01, 0.0001]
-        pretrained: VGG16 weights (.ckpt .pth .safetensors .npz) or a whole checkpoint to start from; random if empty
+        name: HEAD_TRUNK: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
+            score layer trains) on vgg16 (the paper: biases, dropout), vgg16_bn (the course: batch normalisation),
+            alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME
+        geometry: padded keeps sizes by padding the image to a multiple of 32; paper pads the image by 100 and crops
+        width: factor on the channels of the trunk's convolutions, for small machines; 1 if not given
+        fc_width: channels of fc6 and fc7; 4096, as in the papers, if not given
+        upsampling: the upsampling layers: bilinear at first, then learned; fixed; only the final one fixed; random
+        dropout: share of fc6 and fc7 activations dropped in training; 0.5 (googlenet 0.4) if not given; vgg16_bn has
+            none
+        skip_scales: fixed factors on pool4 and pool3; [1, 1], or [0.01, 0.0001] for fcn8s_atonce, if not given;
+            fcn16s has pool4 only, fcn32s neither
+        output_stride: mindcv trunks: 16 or 8 replaces strides beyond it by dilation; 32 if not given
+        pretrained: weights of the trunk (.ckpt .pth .safetensors .npz .caffemodel) or a whole checkpoint to start from;
+            random if empty
+        preprocess: normalisation of the images; auto is what the names of the pretrained weights say
     """
-    name: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
-    width: float = 1.0
-    fc_width: int = 4096
-    upsampling: Literal["bilinear", "xavier"] = "bilinear"
-    dropout: float = 0.5
-    skip_scales: Tuple[float, float] = (1.0, 1.0)
+    name: str = "fcn8s_vgg16_bn"
+    geometry: Literal["padded", "paper"] = "padded"
+    width: Optional[float] = None
+    fc_width: Optional[int] = None
+    upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
+    dropout: Optional[float] = None
+    skip_scales: Optional[Tuple[float, float]] = None
+    output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
+    preprocess: Literal["auto", "course", "caffe"] = "auto"
 
 
 @dataclasses.dataclass
@@ -100,7 +113,7 @@ class OptimConfig:
 
     Args:
         epochs: passes over the training records
-        lr: base learning rate, for the loss averaged over pixels
+        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels
         min_lr: learning rate at the end
         schedule: shape of the decay, per step
         power: exponent of the polynomial decay
@@ -108,9 +121,12 @@ class OptimConfig:
         momentum: momentum
         weight_decay: L2 weight decay
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
-        head_lr: factor on the learning rate of the layers that start from random weights (fc6, fc7, score, upscore)
+        head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
+            they start from
+        loss: over the labelled pixels of a batch; their sum makes gradients as many times larger as there are pixels
+        keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
-        freeze: leave everything up to this layer as loaded
+        freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
         precision: auto is float32 on CPU and mixed on GPU and Ascend
         loss_scale: mixed precision: fixed factor, or 0 for dynamic with skipped overflows
     """
@@ -124,8 +140,10 @@ class OptimConfig:
     weight_decay: float = 0.0001
     paper_biases: bool = False
     head_lr: float = 1.0
+    loss: Literal["mean", "sum"] = "mean"
+    keep_cells: float = 1.0
     accumulate: int = 1
-    freeze: Literal["", "conv1", "conv2", "conv3", "conv4", "conv5"] = ""
+    freeze: str = ""
     precision: Literal["auto", "float32", "mixed"] = "auto"
     loss_scale: float = 0.0
 
@@ -180,7 +198,7 @@ class EvalConfig:
     protocol: Literal["native", "course"] = "native"
     worst: int = 8
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
+    model: str = "fcn8s_vgg16_bn"
     seed: int = 1
 
 
@@ -205,4 +223,59 @@ class PredictConfig:
     probabilities: bool = False
     voc_names: bool = False
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: Literal["fcn8s_vgg16_bn", "fcn8s_vgg16"] = "fcn8s_vgg16_bn"
+    model: str = "fcn8s_vgg16_bn"
+
+
+@dataclasses.dataclass
+class Variant:
+    """One network of a comparison.
+
+    Args:
+        name: name of the network
+        label: its name in the table, and its folder in `out`; the network's name if empty
+        pretrained: weights file, or the label of a variant above, whose last checkpoint it begins from;
+            train.model.pretrained if empty
+        checkpoint: a trained checkpoint of this network, which is evaluated instead of training one
+        settings: what differs from `train`, by dotted name, such as optim.lr or model.skip_scales
+    """
+    name: str
+    label: str = ""
+    pretrained: str = ""
+    checkpoint: str = ""
+    settings: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class CompareConfig:
+    """Train or load several networks on one data set and put them into one table.
+
+    Args:
+        out: folder of the tables, of the pictures, and of a run directory for each network
+        variants: the networks, in the table's order
+        train: settings that all share; run_dir, model.name, resume and overwrite are set for each
+    """
+    out: str = "runs/compare"
+    variants: List[Variant] = field(default_factory=list)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass
+class DescribeConfig:
+    """Show a network layer by layer: sizes, receptive fields, parameters, multiply-adds.
+
+    Args:
+        name: name of the network, such as fcn32s_vgg16
+        size: side of the image, pixels, up to 1024
+        classes: classes
+        geometry: padded keeps sizes by padding the image to a multiple of 32; paper pads the image by 100 and crops
+        width: factor on the channels of the trunk's convolutions; 1 if not given
+        fc_width: channels of fc6 and fc7; 4096 if not given
+        output_stride: mindcv trunks: 16 or 8 replaces strides beyond it by dilation; 32 if not given
+    """
+    name: str
+    size: int = 500
+    classes: int = 21
+    geometry: Literal["padded", "paper"] = "padded"
+    width: Optional[float] = None
+    fc_width: Optional[int] = None
+    output_stride: Optional[Literal[8, 16, 32]] = None

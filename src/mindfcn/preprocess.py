@@ -32,3 +32,10 @@ class Preprocess:
 
 # The course's values: ImageNet's mean and deviation, in OpenCV's channel order.
 COURSE = Preprocess()
+# The same in torchvision's channel order: swapping the input channels of the first convolution leads from one to the
+# other.
+TORCHVISION = Preprocess("RGB", COURSE.mean[::-1], COURSE.std[::-1])
+# The published Caffe networks subtract the mean colour and do not divide.
+CAFFE = Preprocess("BGR", (104.00699, 116.66877, 122.67892), (1, 1, 1))
+# The records that settings can name.
+CONVENTIONS = {"course": COURSE, "caffe": CAFFE}

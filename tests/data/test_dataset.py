@@ -178,6 +178,35 @@ def test_a_photograph_is_cut_alike_whatever_rank_and_batch_it_falls_to(path):
     assert shared and all(same([shared[number]], [alone[number]]) for number in shared)
 
 
+def test_crop_size_0_gives_whole_photographs_neither_scaled_nor_flipped(path):
+    """Those of the evaluation, bit for bit, in each epoch's own order."""
+    native = batches(SegDataset(data_file=path, training=False))[0]
+    dataset = training(path, batch_size=1, crop_size=0)
+    for epoch, found in enumerate(batches(dataset, 2)):
+        order = dataset.order(epoch)
+        assert sorted(order) == list(range(COUNT)) and list(order) != sorted(order)
+        assert same(found, [native[number] for number in order])
+        assert dataset.batch_names(epoch, 7) == [dataset.names()[order[7]]]
+
+
+def test_whole_photographs_go_on_exactly_where_a_run_left_off(path):
+    options = {"batch_size": 1, "crop_size": 0}
+    whole = batches(training(path, **options), 3)
+    rest = training(path, **options, first_epoch=1, skip_batches=4, num_parallel_calls=1)
+    iterator = rest.get_dataset().create_tuple_iterator(num_epochs=2, output_numpy=True)
+    got = [[(image.copy(), label.copy()) for image, label in iterator] for _ in range(2)]
+    assert same(got[0], whole[1][4:]) and same(got[1], whole[2])
+
+
+def test_flip_false_mirrors_none_and_changes_no_other_draw(path):
+    """A crop is that of the flipping data set, or its mirror image."""
+    plain, flipped = (batches(training(path, batch_size=1, flip=flip))[0] for flip in (False, True))
+    mirrored = [(image[..., ::-1], label[..., ::-1]) for image, label in flipped]
+    equal = [same([one], [other]) for one, other in zip(plain, flipped)]
+    assert all(straight or same([one], [mirror]) for straight, one, mirror in zip(equal, plain, mirrored))
+    assert 0 < sum(equal) < COUNT
+
+
 def test_evaluation_gives_every_image_at_native_size_in_order(path, pictures):
     dataset = SegDataset(data_file=path, training=False, batch_size=4, crop_size=16)
     for _ in range(2):
@@ -225,7 +254,8 @@ def test_samples_by_number_come_in_the_order_asked_for(path, pictures):
 @pytest.mark.parametrize("options, words", [
     ({"batch_size": 12}, "holds 11 records, fewer than one batch of 12"),
     ({"batch_size": 6, "rank_size": 2}, "on each of 2 device"),
-    ({"batch_size": 0}, "batch size 0"), ({"crop_size": 0}, "crop size 0"),
+    ({"batch_size": 0}, "batch size 0"), ({"crop_size": -1}, "crop size -1"),
+    ({"crop_size": 0}, "batch size 3: crop size 0 takes whole photographs, which differ in size; use batch size 1"),
     ({"min_scale": 2, "max_scale": 1}, "scales from 2 to 1"), ({"min_scale": 0}, "scales from 0")])
 def test_settings_that_cannot_be_are_told_in_one_line(path, options, words):
     with pytest.raises(UserError) as error:

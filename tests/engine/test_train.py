@@ -22,22 +22,26 @@ from mindspore import nn, ops
 from mindfcn import runtime
 from mindfcn.cli import main, parse
 from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.run_dir import EVALUATION, LOG
 from mindfcn.engine.step import UNDECAYED, TrainStep, optimiser
+from mindfcn.engine.train import network as network_of
 from mindfcn.engine.train import train
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.schedules import learning_rates
-from mindfcn.weights.checkpoint import load_checkpoint
-from mindfcn.weights.surgery import is_state
+from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
+from mindfcn.weights.surgery import is_state, load_weights
 
 long = pytest.mark.long
 EPOCHS, STEPS = 4, 3
 TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width", "0.125", "--model.fc_width", "8"]
-# With three steps an epoch and two batches an update, an update's batches lie in two epochs.
-PAPER = {"model": {"name": "fcn8s_vgg16"}, "optim": {"paper_biases": True, "accumulate": 2, "head_lr": 2.0}}
+# With three steps an epoch and two batches an update, an update's batches lie in two epochs. Of each batch's four cells
+# about three count.
+PAPER = {"model": {"name": "fcn8s_vgg16"},
+         "optim": {"paper_biases": True, "accumulate": 2, "head_lr": 2.0, "keep_cells": 0.75}}
 COURSE = {"model": {"name": "fcn8s_vgg16_bn"}}
 
 
@@ -186,6 +190,39 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records
     assert card.training["step"] == EPOCHS * STEPS and int(state["global_step"].ravel()[0]) > 0
     assert any(name.startswith("moments.") for name in state)
     assert any(name.startswith("accumulated.") for name in state) == (options is PAPER)
+    assert state.get("loss.step", np.array(0)).item() == (EPOCHS * STEPS if options is PAPER else 0)
+
+
+class Watch(StopAt):
+    """Notes in which mode each step ran."""
+
+    def __init__(self, step=0):
+        super().__init__(step)
+        self.modes = set()
+
+    def __call__(self, step, *arguments):
+        self.modes.add(ms.get_context("mode"))
+        super().__call__(step, *arguments)
+
+
+def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bits(sample_records, tmp_path):
+    """The published recipes: native sizes, summed loss, momentum 0.99. Each size would be compiled anew otherwise."""
+    records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
+    assert len({image.shape for image, _ in records.get_dataset().create_tuple_iterator(output_numpy=True)}) > 1
+    config = dataclasses.replace(
+        settings(sample_records, tmp_path / "whole", model={"name": "fcn32s_vgg16", "upsampling": "fixed"},
+                 optim={"epochs": 2, "loss": "sum", "lr": 1e-6, "min_lr": 0, "schedule": "constant", "momentum": 0.99,
+                        "warmup_epochs": 0, "paper_biases": True}),
+        augment=AugmentConfig(crop_size=0, batch_size=1))
+    steps, watch = records.count, Watch()
+    assert train(config, watch).epoch == 2
+    assert watch.modes == {ms.PYNATIVE_MODE}
+    losses = [float(row["loss"]) for row in table(tmp_path / "whole" / "log.csv")]
+    assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
+    assert train(config, Watch(steps + 5)).signal == signal.SIGTERM
+    train(dataclasses.replace(config, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
 @long
@@ -229,6 +266,52 @@ def test_a_run_does_not_go_on_with_other_settings(whole, sample_records, tmp_pat
         train(dataclasses.replace(config, **change))
     assert "settings.yaml" in str(caught.value) and "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def as_older(path, written):
+    """Write a checkpoint of the course's network again, with options in its card that are the defaults."""
+    weights, card, state = load_checkpoint(path)
+    card.model.update(written)
+    net = create_model(COURSE["model"]["name"], len(card.labels), width=0.125, fc_width=8)
+    load_weights(net, weights)
+    save_checkpoint(path, net, card, {name: ms.Parameter(ms.Tensor(value)) for name, value in state.items()})
+
+
+@on(COURSE)
+def test_a_run_of_an_older_release_goes_on(whole, sample_records, tmp_path):
+    """Its card names every option, those of the defaults too; other values are another network's."""
+    _, folder = whole
+    shutil.copytree(folder, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    config = settings(sample_records, tmp_path / "run", **COURSE, resume=True)
+    as_older(last, {"skip_scales": [1.0, 1.0]})
+    assert train(config).epoch == EPOCHS
+    as_older(last, {"skip_scales": [0.5, 1.0]})
+    with pytest.raises(UserError, match="another network"):
+        train(config)
+
+
+@pytest.mark.parametrize("written, same", [
+    ({"width": 1.0, "fc_width": 4096, "skip_scales": [1.0, 1.0]}, True), ({"width": 0.5}, False),
+    ({"fc_width": 512}, False), ({"geometry": "paper"}, False), ({"skip_scales": [0.1, 1.0]}, False)])
+def test_a_default_that_is_written_out_is_the_same_network(written, same):
+    name = {"name": "fcn8s_vgg16"}
+    assert (network_of(Card({**name, **written})) == network_of(Card(name))) == same
+
+
+@on(COURSE)
+def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(whole, sample_records, tmp_path):
+    """last.ckpt is written before its epoch is evaluated: the next run must know that epoch's figures all the same."""
+    config = settings(sample_records, tmp_path, **COURSE, optim={"epochs": 1, "warmup_epochs": 0})
+    config.model.pretrained = str(whole[1] / "checkpoints" / "best.ckpt")
+    train(config)
+    kept = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
+    # A rate this high forgets what was learned.
+    worse = OptimConfig(epochs=2, lr=3.0, schedule="constant", warmup_epochs=0)
+    train(dataclasses.replace(config, optim=worse, resume=True))
+    first, second = (float(row["mean IoU"]) for row in table(tmp_path / "evaluation.csv"))
+    assert second < first
+    assert (tmp_path / "checkpoints" / "best.ckpt").read_bytes() == kept
 
 
 def test_frozen_layers_stay_as_they_are(sample_records, tmp_path):
@@ -368,6 +451,31 @@ def test_updates_are_those_of_the_formula():
             expected = before[name] - rate * velocity[name]
             scale = np.abs(rate * velocity[name]).max()
             np.testing.assert_allclose(after[name], expected, rtol=0, atol=2e-3 * scale + 1e-6, err_msg=name)
+
+
+def test_the_summed_loss_is_the_mean_loss_at_another_rate_and_decay():
+    """Published rates are for the sum: of P counted pixels, lr and decay of the mean are lr P and decay / P.
+
+    The decay's share of an update is lr decay weight: with the published decay unchanged, it would be P times larger.
+    """
+    image, label = batch(1, side=16)
+    counted, lr, decay = label.size, 1e-5, 0.02
+    results = {}
+    for name, reduction, rate, weight_decay in (
+            ("sum", "sum", lr, decay), ("mean", "mean", lr * counted, decay / counted),
+            ("naive", "mean", lr * counted, decay), ("none", "mean", lr * counted, 0.0)):
+        config = OptimConfig(lr=rate, min_lr=0, schedule="constant", momentum=0.99, weight_decay=weight_decay)
+        net, step, _ = tiny_step(config, loss=CrossEntropy(255, reduction))
+        start = values(net)
+        for _ in range(1 if name in ("naive", "none") else 3):
+            step(image, label)
+        results[name] = values(net)
+    for name, value in results["sum"].items():
+        moved = np.abs(value - start[name]).max()
+        assert moved > 1e-4
+        np.testing.assert_allclose(results["mean"][name], value, rtol=0, atol=1e-5 * moved + 1e-7, err_msg=name)
+        np.testing.assert_allclose(results["naive"][name] - results["none"][name],
+                                   -lr * counted * decay * start[name], rtol=0, atol=1e-7, err_msg=name)
 
 
 def test_accumulation_uses_every_rate_once():

@@ -9,11 +9,15 @@ from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
-from mindfcn.models.factory import MODELS, create_model
+from mindfcn.models.factory import HEADS, MODELS, create_model, split_name
 from mindfcn.models.fcn import FCN8s
+from mindfcn.models.layers import bilinear_weight
 
-TINY = {"fc_width": 8, "width": 0.125}
-NAMES = sorted(MODELS)
+TRUNKS = {"vgg16": {"fc_width": 8, "width": 0.125}, "vgg16_bn": {"fc_width": 8, "width": 0.125},
+          "alexnet": {"fc_width": 8, "width": 0.125}, "caffenet": {"fc_width": 8, "width": 0.125},
+          "googlenet": {"width": 0.25}}
+# every trunk, and every head
+NAMES = [f"fcn8s_{trunk}" for trunk in TRUNKS] + ["fcn16s_vgg16", "fcn32s_vgg16", "fcn16s_alexnet", "fcn32s_caffenet"]
 PAPER, COURSE = "fcn8s_vgg16", "fcn8s_vgg16_bn"
 BLOCKS = {"conv1": 2, "conv2": 2, "conv3": 3, "conv4": 3, "conv5": 3, "conv6": 1, "conv7": 1}
 HEAD = ("score_fr", "upscore2", "score_pool4", "upscore_pool4", "score_pool3", "upscore8")
@@ -26,9 +30,13 @@ def pynative():
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
+def tiny(name, classes=3, **options):
+    return create_model(name, classes, **{**TRUNKS[split_name(name)[1]], **options})
+
+
 def scrambled(name, classes=3, seed=1, **options):
     """A tiny network with random numbers in every parameter, so that none of them is without effect."""
-    net = create_model(name, classes, **{**TINY, **options})
+    net = tiny(name, classes, **options)
     random = np.random.default_rng(seed)
     for parameter in net.get_parameters():
         shape = parameter.shape
@@ -54,9 +62,10 @@ def run(net, image):
     return net(ms.Tensor(image)).asnumpy()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_logits_have_the_size_of_the_image(name):
-    net = scrambled(name)
+@pytest.mark.parametrize("geometry", ["padded", "paper"])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_have_the_size_of_the_image(name, geometry):
+    net = scrambled(name, geometry=geometry)
     for height, width in ((1, 1), (1, 33), (31, 32), (33, 47), (64, 96)):
         logits = run(net, picture(height, width, 2))
         assert logits.shape == (2, 3, height, width) and logits.dtype == np.float32 and np.isfinite(logits).all()
@@ -68,8 +77,8 @@ def test_number_of_classes(name, classes):
     net = scrambled(name, classes)
     assert run(net, picture(32, 32)).shape == (1, classes, 32, 32)
     for parameter in net.get_parameters():
-        if parameter.name.startswith("upscore"):
-            assert parameter.shape[:2] == (classes, classes)
+        if parameter.name.startswith(("score", "upscore")):
+            assert parameter.shape[0] == classes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +105,7 @@ def test_saved_and_loaded_by_mindspore_it_gives_the_same_logits(name, tmp_path):
     np.testing.assert_array_equal(run(other, image), run(net, image))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [PAPER, COURSE, "fcn16s_caffenet", "fcn32s_googlenet"])
 def test_compiled_equals_operator_by_operator(name):
     net = scrambled(name, dropout=0.5)
     image = picture(33, 47)
@@ -130,7 +139,7 @@ def test_an_image_does_not_depend_on_its_batch(name):
 
 def test_the_paper_form_starts_at_ln_21():
     """Its score layers are zero, so every class is equally likely whatever the image."""
-    net = create_model(PAPER, 21, **TINY).set_train(True)
+    net = tiny(PAPER, 21).set_train(True)
     logits = net(ms.Tensor(picture(32, 64)))
     assert (logits.asnumpy() == 0).all()
     labels = ms.Tensor(np.random.default_rng(1).integers(0, 21, (1, 32, 64)), ms.int32)
@@ -148,6 +157,59 @@ def test_the_paper_form_drops_in_training_only():
     assert np.abs(moving[0] - moving[1]).max() > 1e-3
     undropped = scrambled(PAPER, dropout=0.0).set_train(True)
     np.testing.assert_allclose(run(undropped, image), still[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_of_the_fixed_32s_only_the_score_layer_trains(trunk):
+    net = tiny(f"fcn32s_fixed_{trunk}")
+    assert {parameter.name.split(".")[0] for parameter in net.trainable_params()} == {"score_fr"}
+
+
+def test_all_at_once_multiplies_pool4_and_pool3_by_the_papers_factors():
+    """The same as score layers with weights as much smaller."""
+    net, plain = scrambled("fcn8s_atonce_vgg16"), scrambled(PAPER)
+    for name, factor in (("score_pool4", 0.01), ("score_pool3", 0.0001)):
+        weight = getattr(plain.head, name).weight
+        weight.set_data(weight * factor)
+    np.testing.assert_allclose(run(net, picture(33, 47)), run(plain, picture(33, 47)), rtol=1e-4, atol=1e-5)
+    assert create_model("fcn8s_atonce_vgg16", 3, **TRUNKS["vgg16"], skip_scales=(1, 0.5)).head.scale_pool3.factor == 0.5
+
+
+@pytest.mark.parametrize("upsampling, learned", [
+    ("bilinear", {"upscore2", "upscore_pool4", "upscore8"}), ("final_fixed", {"upscore2", "upscore_pool4"}),
+    ("fixed", set())])
+def test_upsampling_is_learned_or_fixed(upsampling, learned):
+    net = tiny(PAPER, upsampling=upsampling)
+    trained = {parameter.name.split(".")[0] for parameter in net.trainable_params()}
+    assert {name for name in trained if name.startswith("upscore")} == learned
+    for name in ("upscore2", "upscore_pool4", "upscore8"):
+        weight = getattr(net.head, name).weight.asnumpy()
+        np.testing.assert_array_equal(weight, bilinear_weight(3, weight.shape[-1]))
+
+
+def test_fcn16s_with_zero_skip_scores_is_the_32s_score_upsampled_twice():
+    net, coarse = scrambled("fcn16s_vgg16"), scrambled("fcn32s_vgg16")
+    for parameter in net.head.score_pool4.get_parameters():
+        parameter.set_data(parameter * 0)
+    for name in ("upscore2", "upscore16"):
+        weight = getattr(net.head, name).weight
+        weight.set_data(ms.Tensor(bilinear_weight(3, weight.shape[-1])))
+    ms.load_param_into_net(net, {parameter.name: parameter for parameter in coarse.get_parameters()
+                                 if not parameter.name.startswith("upscore")})
+    image = picture(64, 96)
+    score = coarse.head.score_fr(coarse.trunk(ms.Tensor(image))["fc7"]).asnumpy()
+    expected = upsampled(upsampled(score, 2), 16)
+    np.testing.assert_allclose(run(net, image), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def upsampled(maps, factor):
+    """Half-pixel bilinear interpolation of (N, C, h, w) in float64, with zeros around the maps."""
+    for axis in (2, 3):
+        size = maps.shape[axis]
+        at = (np.arange(size * factor) + 0.5) / factor - 0.5
+        weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)[None]))
+        maps = np.moveaxis(np.tensordot(maps.astype(np.float64), weights, (axis, 1)), -1, axis)
+    return maps
 
 
 def official_names():
@@ -202,7 +264,9 @@ def test_unknown_names_are_told_in_one_line():
     with pytest.raises(UserError) as error:
         create_model("fcn9s")
     assert "\n" not in str(error.value) and "'fcn9s'" in str(error.value)
-    assert all(name in str(error.value) for name in NAMES)
+    assert all(part in str(error.value) for part in (*HEADS, *TRUNKS))
+    with pytest.raises(UserError, match="^fcn8s_googlenet has no option fc_width; it has dropout, width, geometry"):
+        create_model("fcn8s_googlenet", fc_width=8)
 
 
 def torch_logits(torch, parameters, image, batch_norm):

@@ -15,19 +15,6 @@ def mode(request):
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
-def half_pixel_bilinear(image, factor):
-    """(H, W) -> (factor H, factor W): bilinear interpolation with pixel centres at half numbers, edges repeated."""
-    def matrix(size):
-        weights = np.zeros((size * factor, size))
-        for out in range(size * factor):
-            place = np.clip((out + 0.5) / factor - 0.5, 0, size - 1)
-            low = min(int(place), size - 2)
-            weights[out, low] = 1 - (place - low)
-            weights[out, low + 1] = place - low
-        return weights
-    return matrix(image.shape[0]) @ image @ matrix(image.shape[1]).T
-
-
 class Towards(nn.Cell):
     """The scalar whose gradient at a cell's output is `direction`."""
 
@@ -37,17 +24,6 @@ class Towards(nn.Cell):
 
     def construct(self, x):
         return (self.cell(x) * self.direction).sum()
-
-
-@pytest.mark.parametrize("factor", [2, 8, 16])
-def test_bilinear_deconvolution_is_half_pixel_interpolation_inside(factor):
-    image = np.random.default_rng(factor).standard_normal((2, 3, 5, 7)).astype(np.float32)
-    upsampled = layers.deconv(3, 2 * factor, factor, "bilinear")(ms.Tensor(image)).asnumpy()
-    assert upsampled.shape == (2, 3, 5 * factor, 7 * factor)
-    edge = factor // 2
-    for got, channel in zip(upsampled.reshape(6, 5 * factor, -1), image.reshape(6, 5, 7)):
-        expected = half_pixel_bilinear(channel.astype(np.float64), factor)
-        np.testing.assert_allclose(got[edge:-edge, edge:-edge], expected[edge:-edge, edge:-edge], atol=2e-6)
 
 
 def test_bilinear_kernel_values():
@@ -64,7 +40,7 @@ def test_bilinear_weight_mixes_no_classes():
 
 
 def test_xavier_deconvolution_is_random_of_the_same_shape():
-    bilinear, xavier = layers.deconv(3, 4, 2, "bilinear").weight, layers.deconv(3, 4, 2, "xavier").weight
+    bilinear, xavier = layers.deconv(3, 4, 2, 1).weight, layers.deconv(3, 4, 2, 1, "xavier").weight
     assert xavier.shape == bilinear.shape
     assert (xavier.asnumpy() != 0).all() and len(np.unique(xavier.asnumpy())) > 100
 
@@ -161,3 +137,25 @@ def test_dropout_masks_look_independent(rate):
     for shift in (1, 2, 50, 2500):
         pairs = [np.corrcoef(mask[:-shift], mask[shift:])[0, 1] for mask in kept]
         assert np.abs(pairs).max() < limit * np.sqrt(count / (count - shift))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 96])
+def test_response_normalisation_is_caffes(channels):
+    """x / (1 + alpha / 5 * sum over five neighbouring channels of squares) ** 0.75, summed channel by channel."""
+    maps = np.random.default_rng(channels).standard_normal((2, channels, 3, 4)) * 100
+    expected = np.empty_like(maps)
+    for channel in range(channels):
+        near = maps[:, max(0, channel - 2):channel + 3]
+        expected[:, channel] = maps[:, channel] / (1 + 1e-4 / 5 * (near ** 2).sum(1)) ** 0.75
+    np.testing.assert_allclose(layers.LRN()(ms.Tensor(maps.astype(np.float32))).asnumpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel, stride, size, cells", [(2, 2, 7, 4), (2, 2, 8, 4), (3, 2, 8, 4), (3, 2, 7, 3)])
+def test_pooling_reaches_over_the_edge_as_caffes(mode, kernel, stride, size, cells):
+    """ceil((size - kernel) / stride) + 1 windows; the last one takes what there is, here of negative numbers only."""
+    line = -1 - np.random.default_rng(size).random(size).astype(np.float32)
+    image = ms.Tensor(np.broadcast_to(line, (1, 1, size, size)).copy())
+    pooled = layers.MaxPool(kernel, stride)(image).asnumpy()
+    assert pooled.shape == (1, 1, cells, cells)
+    windows = [line[at * stride:at * stride + kernel] for at in range(cells)]
+    np.testing.assert_array_equal(pooled[0, 0, 0], [window.max() for window in windows])

@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
-from mindfcn.weights.surgery import load_vgg16, load_weights
+from mindfcn.preprocess import COURSE as BGR
+from mindfcn.weights.surgery import load_trunk, load_vgg16, load_weights, trunk_parameters
 
 PAPER, COURSE = "fcn8s_vgg16", "fcn8s_vgg16_bn"
 WIDTHS = (8, 8, 16, 16, 32, 32, 32, 64, 64, 64, 64, 64, 64)  # VGG16's, by 8
@@ -62,8 +63,7 @@ def parameters(net):
 def told_once(report, net):
     """Every parameter of the network stands in the report exactly once, and in its table too."""
     names = report.loaded + report.missing + [clash[0] for clash in report.clashes]
-    trunk = [name for name in parameters(net) if name.startswith("conv")]
-    assert sorted(names) == sorted(trunk)
+    assert sorted(names) == sorted(trunk_parameters(net))
     assert {name for name, _ in report.converted} <= set(report.loaded)
     told = [name for name, _ in report.rows()]
     assert sorted(told) == sorted(names + report.unexpected)
@@ -159,7 +159,7 @@ def test_features_equal_torchvisions_on_the_same_photograph(name, normalised):
     maps = net.trunk(ms.Tensor(np.ascontiguousarray(image[:, ::-1])))
     for ours, theirs in ((maps["pool3"], pool3), (maps["pool4"], pool4)):
         assert np.abs(ours.asnumpy() - theirs).max() < 3e-4 * np.abs(theirs).max()
-    ours = net.trunk.pool(net.trunk.conv5(maps["pool4"])).asnumpy()
+    ours = net.trunk.pool5(net.trunk.conv5(maps["pool4"])).asnumpy()
     assert np.abs(ours - pool5).max() < 3e-4 * np.abs(pool5).max()
 
 
@@ -179,14 +179,6 @@ def test_a_plain_vgg16_gives_the_same_maps_with_normalisation_and_without():
     bias = weights["classifier.0.bias"]
     np.testing.assert_array_equal(parameters(normalised)["conv6.1.moving_mean"], -bias)
     assert np.abs(fc7[0] - fc7[1]).max() < 1e-3 * np.abs(fc7[0]).max()
-
-
-def test_the_order_of_the_images_decides_whether_channels_are_swapped():
-    weights = torchvision()
-    rgb, bgr = network(PAPER), network(PAPER)
-    assert not any("RGB" in what for _, what in load_vgg16(rgb, weights, order="RGB").converted)
-    assert ("conv1.0.weight", "RGB to BGR") in load_vgg16(bgr, weights, order="BGR").converted
-    np.testing.assert_array_equal(parameters(rgb)["conv1.0.weight"], parameters(bgr)["conv1.0.weight"][:, ::-1])
 
 
 def test_fc6_and_fc7_on_a_7x7_map_are_the_dense_layers():
@@ -286,19 +278,6 @@ def test_other_networks_are_told_in_one_line():
     one_line(error, "cut.ckpt", "upscore8.weight", "1 missing")
 
 
-def test_partial_takes_what_is_there_and_keeps_the_rest():
-    """A network for other classes starts from everything but the scores."""
-    source, net = network(COURSE, 21), network(COURSE, 4)
-    weights = {name: value for name, value in parameters(source).items() if not name.startswith(("score", "upscore"))}
-    before = parameters(net)
-    report = load_weights(net, weights, partial=True)
-    assert len(report.missing) == 6 and all(name.startswith(("score", "upscore")) for name in report.missing)
-    for name, value in parameters(net).items():
-        np.testing.assert_array_equal(value, weights.get(name, before[name]))
-    with pytest.raises(UserError, match="trained for 21 classes, the network has 4"):
-        load_weights(net, {**weights, "score_pool3.weight": np.zeros((21, 32, 1, 1), np.float32)}, partial=True)
-
-
 def test_the_courses_pretrained_checkpoint_fills_its_trunk():
     """fcn8s_vgg16_pretrain.ckpt: the course's names in its order of colours, convolutions 1 to 5 only."""
     net, source = network(COURSE), network(COURSE)
@@ -310,3 +289,21 @@ def test_the_courses_pretrained_checkpoint_fills_its_trunk():
     assert {name[:5] for name in report.missing} == {"conv6", "conv7"}
     for name, value in with_numbers.items():
         np.testing.assert_array_equal(parameters(net)[name], value)
+
+
+def test_a_backbone_of_mindcv_takes_its_own_weights():
+    pytest.importorskip("mindcv")
+    net = create_model("fcn32s_mindcv_resnet18", 3)
+    random = np.random.default_rng(6)
+    weights = {name: random.standard_normal(parameter.shape).astype(np.float32)
+               for name, parameter in trunk_parameters(net).items()}
+    weights["classifier.weight"] = np.zeros((10, 512), np.float32)
+    report = load_trunk(net, weights)
+    told_once(report, net.trunk)
+    assert report.missing == [] and report.unexpected == ["classifier.weight"] and report.preprocess == BGR
+    assert report.converted == [("conv1.weight", "RGB to BGR")]
+    found = parameters(net)
+    np.testing.assert_array_equal(found["conv1.weight"], weights["conv1.weight"][:, ::-1])
+    np.testing.assert_array_equal(found["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
+    with pytest.raises(UserError, match="lack"):
+        load_trunk(net, torchvision())

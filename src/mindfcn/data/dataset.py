@@ -20,30 +20,35 @@ class SegDataset:
         image_mean, image_std: three numbers each, BGR, on the 0..255 scale; or leave both and give `preprocess`.
         data_file: MindRecord file.
         batch_size: images per batch; evaluation takes 1, because sizes differ.
-        crop_size: side of the training crops, pixels.
+        crop_size: side of the training crops, pixels; 0 gives whole photographs, one a batch, neither scaled nor
+            flipped (the published training).
         max_scale, min_scale: bounds of the random scale.
         ignore_label: label of padding, and of pixels that do not count.
         num_classes: classes.
         num_readers: threads that read records.
         num_parallel_calls: threads that decode and augment.
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
+        flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
         preprocess: normalisation that belongs to the weights.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
 
     Raises:
-        UserError: no such records, or fewer than one batch of them.
+        UserError: no such records, fewer than one batch of them, or settings that cannot be.
     """
 
     def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
                  max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
-                 num_parallel_calls=4, *, training=True, seed=None, preprocess=None, first_epoch=0,
+                 num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
                  skip_batches=0, rank=0, rank_size=1):
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
-        if batch_size < 1 or crop_size < 1:
-            raise UserError(f"batch size {batch_size} and crop size {crop_size} must be at least 1")
+        if batch_size < 1 or crop_size < 0:
+            raise UserError(f"batch size {batch_size} must be at least 1, and crop size {crop_size} at least 0")
+        if training and crop_size == 0 and batch_size > 1:
+            raise UserError(f"batch size {batch_size}: crop size 0 takes whole photographs, which differ in size; "
+                            "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.files = record_files(data_file)
         self.count = count_records(data_file)
@@ -56,6 +61,7 @@ class SegDataset:
         self.num_readers = _threads(num_readers)
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
+        self.flip = flip
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -93,14 +99,16 @@ class SegDataset:
             yield str(name), image.tobytes(), _decode_mask(label)
 
     def preprocess_dataset(self, image, label, random=np.random):
-        """Encoded image and mask -> one training crop.
+        """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
         Returns:
             image (3, crop, crop) float32 normalised, label (crop, crop) int32.
         """
+        if self.crop_size == 0:
+            return self._native(image, label)
         image, label = _decode(image, label)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label)
+                                  self.preprocess, self.ignore_label, self.flip)
 
     def get_dataset(self):
         """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""

@@ -37,11 +37,12 @@ def to_input(image, preprocess):
     return np.ascontiguousarray(preprocess.normalise(image).transpose(2, 0, 1))
 
 
-def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ignore_label):
+def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ignore_label, mirror=True):
     """One training crop, drawn in the course's order: scale, vertical offset, horizontal offset, flip.
 
     Args:
         random: `numpy.random` or a RandomState.
+        mirror: flip half of the crops.
 
     Returns:
         image (3, crop_size, crop_size) float32, normalised, 0 (the mean colour) where the photograph ends;
@@ -54,6 +55,6 @@ def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ig
     # Normalising only the crop gives the same numbers as the whole image, for less work.
     image = pad(preprocess.normalise(crop(image, top, left, crop_size)), crop_size, 0)
     mask = pad(crop(mask, top, left, crop_size), crop_size, ignore_label)
-    if random.uniform(0.0, 1.0) > 0.5:
+    if mirror and random.uniform(0.0, 1.0) > 0.5:
         image, mask = flip(image), flip(mask)
     return np.ascontiguousarray(image.transpose(2, 0, 1)), mask.astype(np.int32)

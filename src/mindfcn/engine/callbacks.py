@@ -6,9 +6,9 @@ import signal
 import threading
 import time
 
+import mindspore as ms
 from mindspore.train import Callback
 
-from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
@@ -175,20 +175,22 @@ class Keeper(Callback):
         """Evaluate, note the metrics, and keep the best checkpoint."""
         if not self.writes:
             return
+        mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
                                       lambda: self.signals.received)
-        runtime.graph_mode()
+        ms.set_context(mode=mode)
         self.step.set_train()
         if evaluation is None:
             return
         metrics = evaluation.metrics
-        self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
         if self.say:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
             self.best = evaluation
             self.card.training["best"] = {"epoch": epoch, **metrics}
             save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
+        # Noted last: a run that is killed before evaluates this epoch again.
+        self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
 
     def save(self, epoch, in_epoch):
         """Write the checkpoint that a resumed run goes on from."""

@@ -4,6 +4,8 @@ import dataclasses
 import glob
 import json
 import os
+import time
+from typing import Optional
 
 import numpy as np
 from mindspore.train import Model
@@ -24,6 +26,9 @@ from mindfcn.report.tables import class_table
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import load_weights
 
+# The first passes of a process set up kernels and memory; their times do not count.
+WARM_UP = 2
+
 
 @dataclasses.dataclass
 class Evaluation:
@@ -33,10 +38,12 @@ class Evaluation:
         matrix: ConfusionMatrix of all pixels.
         names: file names, in the records' order.
         scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
+        seconds: median time of the network for one image, logits copied to the host.
     """
     matrix: ConfusionMatrix
     names: list
     scores: np.ndarray
+    seconds: float
 
     @property
     def metrics(self):
@@ -54,12 +61,14 @@ class EvalResult:
         out: folder of the files.
         images: images counted.
         protocol: "native" or "course".
+        seconds: median time of the network for one image; None for the course's protocol.
     """
     metrics: dict
     table: str
     out: str
     images: int
     protocol: str
+    seconds: Optional[float] = None
 
 
 def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
@@ -76,16 +85,30 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
         Evaluation, or None.
     """
     runtime.pynative_mode()
-    matrix, scores = ConfusionMatrix(num_classes), []
+    matrix, scores, seconds = ConfusionMatrix(num_classes), [], []
     batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
     with runtime.user_errors():
         for image, truth in progress(batches, dataset.count) if progress else batches:
             if stop and stop():
                 return None
             single = ConfusionMatrix(num_classes)
-            single.counts = matrix.update(argmax(segmenter.logits(image)[0]), truth[0])
+            logits, taken = timed(segmenter, image)
+            single.counts = matrix.update(argmax(logits[0]), truth[0])
             scores.append(single.mean_iou())
-    return Evaluation(matrix, dataset.names(), np.array(scores))
+            seconds.append(taken)
+    return Evaluation(matrix, dataset.names(), np.array(scores), typical(seconds))
+
+
+def timed(segmenter, batch):
+    """(logits of a batch, seconds until they were there)."""
+    started = time.perf_counter()
+    # `logits` returns an array on the host, so a device that computes behind our back has ended.
+    return segmenter.logits(batch), time.perf_counter() - started
+
+
+def typical(seconds):
+    """Median of the times of passes, without those of WARM_UP where there are more."""
+    return float(np.median(seconds[WARM_UP:] or seconds))
 
 
 def load_segmenter(checkpoint, default_model=None):
@@ -149,6 +172,7 @@ def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
     table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
     save_json(os.path.join(out, "metrics.json"), {
         "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+        "seconds per image": evaluation.seconds,
         "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
         "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
         "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
@@ -166,7 +190,7 @@ def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
         title = f"{name}: mean IoU {100 * evaluation.scores[order[place - 1]]:.1f} %"
         picture = side_by_side(np.ascontiguousarray(image[..., ::-1]), truth, mask, labels, title)
         write_picture(os.path.join(out, "worst", f"{place:02d}_{_safe(name)}.jpg"), picture)
-    return EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native")
+    return EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
 
 
 def _course_protocol(config, segmenter, card, records, out):

@@ -7,21 +7,29 @@ from mindfcn import runtime
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.schedules import learning_rates
-from mindfcn.weights.surgery import trunk_parameters
 
 HEADS = ("conv6", "conv7", "score", "upscore")
 UNDECAYED = (".bias", ".gamma", ".beta")
 
 
 def freeze(net, last):
-    """Keep everything up to block `last` ("conv3", say; "" is nothing) as it is. Returns the frozen cells."""
-    if not last:
-        return []
-    names = [f"conv{number}" for number in range(1, int(last[-1]) + 1)]
-    for name, parameter in trunk_parameters(net).items():
-        if name.split(".")[0] in names:
+    """Keep the trunk's blocks up to `last` ("conv3", say; "" is none) as they are.
+
+    Returns:
+        the normalisation layers whose parameters do not train: they must keep their moving averages, too.
+
+    Raises:
+        UserError: the trunk has no such block.
+    """
+    blocks = net.trunk.blocks
+    if last and last not in blocks:
+        raise UserError(f"--optim.freeze {last}: the trunk has no such block; it has {', '.join(blocks)}")
+    frozen = blocks[:blocks.index(last) + 1] if last else ()
+    for parameter in net.trunk.get_parameters():
+        if parameter.name.split(".")[0] in frozen:
             parameter.requires_grad = False
-    return [getattr(net.trunk, name) for name in names]
+    return [cell for _, cell in net.cells_and_names()
+            if isinstance(cell, nn.BatchNorm2d) and not cell.gamma.requires_grad]
 
 
 def optimiser(net, config, steps_per_epoch):
@@ -65,7 +73,7 @@ class TrainStep(nn.Cell):
     Args:
         net: the network.
         update: optimiser.
-        ignore_label: label without loss.
+        loss: CrossEntropy; the mean over all labelled pixels if not given.
         scaler: loss scaler for float16, or None. Steps whose gradients overflow are skipped.
         accumulate: batches whose gradients are averaged into one update.
         frozen: cells that stay out of training mode, so that their normalisation keeps its moving averages.
@@ -77,10 +85,10 @@ class TrainStep(nn.Cell):
         batches: batches seen so far; a resumed run sets it.
     """
 
-    def __init__(self, net, update, ignore_label=255, scaler=None, accumulate=1, frozen=()):
+    def __init__(self, net, update, loss=None, scaler=None, accumulate=1, frozen=()):
         super().__init__(auto_prefix=False)
         self.net = net
-        self.loss = CrossEntropy(ignore_label)
+        self.loss = loss or CrossEntropy()
         self.update = update
         self.scaler = scaler
         self.accumulate = accumulate
@@ -105,8 +113,8 @@ class TrainStep(nn.Cell):
         return self
 
     def state(self):
-        """{name: Parameter} of what a resumed run needs besides the network: moments, step count, gradient sums."""
-        kept = ("moments.", "global_step", "accumulated.")
+        """{name: Parameter} of what a resumed run needs besides the network: moments, counters, gradient sums."""
+        kept = ("moments.", "global_step", "accumulated.", "loss.step")
         found = {parameter.name: parameter for parameter in self.get_parameters() if parameter.name.startswith(kept)}
         # The scaler is no cell, so its scale and its count of good steps are not among the step's parameters.
         scaler = vars(self.scaler).values() if self.scaler else ()

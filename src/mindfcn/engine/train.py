@@ -19,11 +19,15 @@ from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.models.factory import create_model
-from mindfcn.preprocess import COURSE
+from mindfcn.losses import CrossEntropy
+from mindfcn.models.factory import create_model, split_name
+from mindfcn.preprocess import CONVENTIONS, COURSE
 from mindfcn.weights.checkpoint import Card, load_checkpoint
-from mindfcn.weights.readers import read_weights
-from mindfcn.weights.surgery import load_vgg16, load_weights
+from mindfcn.weights.surgery import load_stage, load_trunk, load_weights
+
+
+# Options of networks and the values that mean the same as not giving them.
+DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32}
 
 
 @dataclasses.dataclass
@@ -66,20 +70,21 @@ def train(config, show=None, progress=None, say=None):
     writes = runtime.rank() == 0
     train_path, val_path, labels = find_records(config.data, progress, say if writes else None)
     run_dir = RunDir(config.run_dir, config.keep)
-    train_set = training_set(config, train_path, labels)
-    val_set = SegDataset(data_file=val_path, training=False, preprocess=COURSE) if val_path else None
 
     float16, scaler = loss_scaler(config.optim, device)
     net, card = build(config, labels, val_path, say)
+    train_set = training_set(config, train_path, labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     if float16:
         ms.amp.auto_mixed_precision(net, "O2")
-    step = TrainStep(net, update, labels.ignore_label, scaler, config.optim.accumulate, frozen)
+    loss = CrossEntropy(labels.ignore_label, config.optim.loss, config.optim.keep_cells, seed=config.seed)
+    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen)
     if config.resume:
         resume(run_dir, net, card, step, train_set, config)
     elif writes:
         run_dir.begin(config)
+    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess) if val_path else None
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
@@ -100,6 +105,7 @@ def train(config, show=None, progress=None, say=None):
 def check_settings(config):
     """Refuse numbers that no run can have. Raises UserError."""
     augment, optim, model = config.augment, config.optim, config.model
+    split_name(model.name)
     rules = [("optim.epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
              ("optim.lr", optim.lr, 0 < optim.lr < math.inf, "above 0"),
              ("optim.min_lr", optim.min_lr, 0 <= optim.min_lr <= optim.lr, "between 0 and optim.lr"),
@@ -110,15 +116,18 @@ def check_settings(config):
              ("optim.warmup_epochs", optim.warmup_epochs, optim.warmup_epochs >= 0, "at least 0"),
              ("optim.accumulate", optim.accumulate, optim.accumulate >= 1, "at least 1"),
              ("optim.head_lr", optim.head_lr, optim.head_lr > 0, "above 0"),
-             ("augment.crop_size", augment.crop_size, 1 <= augment.crop_size <= 8192, "in 1..8192"),
+             ("optim.keep_cells", optim.keep_cells, 0 < optim.keep_cells <= 1, "in 0..1 (0 excluded)"),
+             ("augment.crop_size", augment.crop_size, 0 <= augment.crop_size <= 8192, "in 1..8192, or 0"),
              ("augment.min_scale", augment.min_scale, 0 < augment.min_scale <= augment.max_scale,
               "above 0 and at most augment.max_scale"),
              ("augment.max_scale", augment.max_scale, augment.max_scale <= 16, "at most 16"),
              ("augment.batch_size", augment.batch_size, augment.batch_size >= 1, "at least 1"),
+             ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
+              "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
              ("augment.workers", augment.workers, augment.workers >= 1, "at least 1"),
-             ("model.dropout", model.dropout, 0 <= model.dropout < 1, "in 0..1 (1 excluded)"),
-             ("model.width", model.width, 0 < model.width <= 4, "above 0 and at most 4"),
-             ("model.fc_width", model.fc_width, model.fc_width >= 1, "at least 1"),
+             ("model.dropout", model.dropout, 0 <= (model.dropout or 0) < 1, "in 0..1 (1 excluded)"),
+             ("model.width", model.width, model.width is None or 0 < model.width <= 4, "above 0 and at most 4"),
+             ("model.fc_width", model.fc_width, model.fc_width is None or model.fc_width >= 1, "at least 1"),
              ("eval_every", config.eval_every, config.eval_every >= 0, "at least 0"),
              ("keep", config.keep, config.keep >= 1, "at least 1")]
     for name, value, fine, bound in rules:
@@ -146,41 +155,51 @@ def has_records(path):
     return os.path.isfile(path) or os.path.isfile(path + ".json")
 
 
-def training_set(config, path, labels):
+def training_set(config, path, labels, preprocess):
     """The SegDataset of the training, on this process's share of the records."""
     augment = config.augment
     return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
-                      max_scale=augment.max_scale, min_scale=augment.min_scale, ignore_label=labels.ignore_label,
-                      num_classes=len(labels), num_parallel_calls=augment.workers, seed=config.seed,
-                      preprocess=COURSE, rank=runtime.rank(), rank_size=runtime.rank_size())
+                      max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
+                      ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
+                      seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size())
 
 
 def build(config, labels, val_path, say):
     """(network with its first weights, Card)."""
-    options = {"width": config.model.width, "fc_width": config.model.fc_width,
-               "skip_scales": list(config.model.skip_scales)}
-    net = create_model(config.model.name, len(labels), upsampling=config.model.upsampling,
-                       dropout=config.model.dropout, **options)
-    card = Card({"name": config.model.name, **options}, labels, COURSE, val_path or "",
-                {"settings": dataclasses.asdict(config)})
+    model = config.model
+    options = {"geometry": None if model.geometry == "padded" else model.geometry, "width": model.width,
+               "fc_width": model.fc_width, "output_stride": model.output_stride,
+               "skip_scales": model.skip_scales and list(model.skip_scales)}
+    options = {name: value for name, value in options.items() if value is not None}
+    dropout = {} if model.dropout is None else {"dropout": model.dropout}
+    net = create_model(model.name, len(labels), upsampling=model.upsampling, **dropout, **options)
+    card = Card({"name": config.model.name, **options}, labels, CONVENTIONS.get(model.preprocess, COURSE),
+                val_path or "", {"settings": dataclasses.asdict(config)})
     if config.model.pretrained and not config.resume:
-        say(str(start_from(net, config.model.pretrained, card)))
+        report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
+        say(str(report))
     return net, card
 
 
-def start_from(net, path, card):
-    """Fill a network from a VGG16, or from a checkpoint of a whole network, whose score layers fit or stay as they are.
+def start_from(net, path, card, convention="auto"):
+    """Fill a network from a classifier of its trunk (see `load_trunk`), or from a whole one, whose score and upsampling
+    layers fit or stay as they are (see `load_stage`).
 
     Returns:
-        LoadReport.
+        (LoadReport, Preprocess): what became of the weights, and how they want their images normalised.
+
+    Raises:
+        UserError: weights of another trunk, or skip layers that were trained behind other factors.
     """
-    weights = read_weights(path)
-    if any(name.startswith("score_fr") for name in weights):
-        shapes = {parameter.name: parameter.shape for parameter in net.get_parameters()}
-        fitting = {name: weight for name, weight in weights.items()
-                   if not name.startswith(("score", "upscore", "training.")) or weight.shape == shapes.get(name)}
-        return load_weights(net, fitting, path, partial=True)
-    return load_vgg16(net, weights, card.preprocess.order, path)
+    weights, saved, _ = load_checkpoint(path, card.model["name"])
+    if "score_fr.weight" not in weights:
+        report = load_trunk(net, weights, convention, path)
+        return report, report.preprocess
+    report = load_stage(net, weights, path)
+    if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
+        raise UserError(f"{path}: its skip layers were trained behind the factors {saved.skip_scales}, here they are "
+                        f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
+    return report, CONVENTIONS.get(convention, saved.preprocess)
 
 
 def resume(run_dir, net, card, step, train_set, config):
@@ -193,7 +212,7 @@ def resume(run_dir, net, card, step, train_set, config):
         raise UserError(f"nothing to resume: {run_dir.last} is not there; start without --resume "
                         "(with --overwrite if a run failed there)")
     weights, saved, state = load_checkpoint(run_dir.last)
-    if saved.model != card.model or saved.labels != card.labels:
+    if network(saved) != network(card) or saved.labels != card.labels:
         raise UserError(f"{run_dir.last} is of another network or data set ({saved.model['name']}, "
                         f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
     batches = {"steps_per_epoch": train_set.steps_per_epoch, "seed": train_set.seed}
@@ -201,6 +220,7 @@ def resume(run_dir, net, card, step, train_set, config):
         raise UserError(f"{run_dir.last} saw other batches than these settings give (records, batch size, devices or "
                         f"seed); resume with the settings in {run_dir.settings}")
     load_weights(net, weights, run_dir.last)
+    card.preprocess = train_set.preprocess = saved.preprocess
     parameters = {parameter.name: parameter for parameter in net.get_parameters()} | step.state()
     restored = weights | state
     for name in sorted(parameters.keys() | restored.keys()):
@@ -208,11 +228,27 @@ def resume(run_dir, net, card, step, train_set, config):
             raise UserError(f"{run_dir.last}: the state of {name} does not fit these settings; "
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
-    card.training = {**saved.training, "settings": dataclasses.asdict(config)}
     step.batches = saved.training["step"]
+    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches),
+                     "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
+
+
+def network(card):
+    """A card's model without defaults, which older releases wrote out."""
+    given = {name: value for name, value in card.model.items() if value != DEFAULTS.get(name)}
+    return {**given, "skip_scales": card.skip_scales}
+
+
+def best_so_far(path, step):
+    """Epoch and metrics of best.ckpt by its own card, since last.ckpt is written before its epoch is evaluated.
+
+    Empty where there is none, or where it is of a later step, which a resumed run forgets.
+    """
+    training = load_checkpoint(path)[1].training if os.path.exists(path) else {}
+    return training.get("best", {}) if training.get("step", math.inf) <= step else {}
 
 
 def fit(config, step, train_set, log, keeper, show):
@@ -223,7 +259,10 @@ def fit(config, step, train_set, log, keeper, show):
     if step.batches and not train_set.skip_batches and keeper.due(first) and not keeper.run_dir.evaluated(step.batches):
         keeper.evaluate(first)
     if first < epochs and not keeper.signals.received:
-        runtime.graph_mode()
+        if config.augment.crop_size:
+            runtime.graph_mode()
+        else:
+            runtime.pynative_mode()
         step.set_train()
         with runtime.user_errors():
             Model(step).train(epochs, train_set.get_dataset(), callbacks=[log, keeper], dataset_sink_mode=False,

@@ -1,22 +1,68 @@
-"""Networks by name."""
+"""Networks by name: HEAD_TRUNK, as in fcn8s_vgg16."""
 
+import inspect
 from functools import partial
 
 from mindfcn.errors import UserError
-from mindfcn.models.fcn import FCN8s
+from mindfcn.models.alexnet import AlexNet
+from mindfcn.models.backbone import MindCV
+from mindfcn.models.fcn import FCN8s, FCN16s, FCN32s
+from mindfcn.models.googlenet import GoogLeNet
+from mindfcn.models.vgg import VGG16
+from mindfcn.weights.importers import AT_ONCE
+from mindfcn.weights.surgery import load_trunk
 
-MODELS = {
-    "fcn8s_vgg16_bn": partial(FCN8s, batch_norm=True),
-    "fcn8s_vgg16": partial(FCN8s, batch_norm=False),
-}
+HEADS = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s,
+         # all streams trained at once, with the paper's factors
+         "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
+         # only the score layer trains
+         "fcn32s_fixed": FCN32s}
+TRUNKS = {"vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
+          "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
+          "googlenet": GoogLeNet}
+MODELS = sorted(f"{head}_{trunk}" for head in HEADS for trunk in TRUNKS)
+LIBRARY = "mindcv_"
+HEAD_OPTIONS = ("upsampling", "skip_scales")
 
 
-def create_model(name, num_classes=21, **options):
-    """The network `name` for `num_classes` classes; `options` as in its class (fc_width, upsampling, dropout).
+def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", **options):
+    """The network `name` for `num_classes` classes.
+
+    Args:
+        name: one of MODELS, or HEAD_mindcv_NAME for a backbone of the mindcv library.
+        num_classes: classes.
+        pretrained: file of a classifier's weights for the trunk. `load_trunk` does the same, and its report says how
+            the images must be normalised: Caffe's weights want CAFFE.
+        options: of the head (`upsampling`, `skip_scales`) and of the trunk (`geometry`, `width`, `fc_width`,
+            `dropout`, `output_stride`, as it has them).
 
     Raises:
-        UserError: no network has that name.
+        UserError: no network has that name, it has no such option, or the weights are of another trunk.
     """
-    if name not in MODELS:
-        raise UserError(f"no network {name!r}; known are {', '.join(sorted(MODELS))}")
-    return MODELS[name](num_classes, **options)
+    head, trunk = split_name(name)
+    head_options = {option: options.pop(option) for option in HEAD_OPTIONS if option in options}
+    make = TRUNKS.get(trunk) or partial(MindCV, trunk.removeprefix(LIBRARY))
+    known = [option for option in inspect.signature(make).parameters if option not in getattr(make, "keywords", {})]
+    for option in options:
+        if option not in known:
+            raise UserError(f"{name} has no option {option}; it has {', '.join([*known, *HEAD_OPTIONS])}")
+    try:
+        net = HEADS[head](num_classes, make(**options), **head_options)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}; take another trunk or output stride") from None
+    if head == "fcn32s_fixed":
+        for parameter in net.get_parameters():
+            parameter.requires_grad = parameter.name.startswith("score_fr")
+    if pretrained:
+        load_trunk(net, pretrained)
+    return net
+
+
+def split_name(name):
+    """(head, trunk) of a network's name. Raises UserError where there is no such network."""
+    for head in sorted(HEADS, key=len, reverse=True):
+        trunk = name.removeprefix(f"{head}_")
+        if name.startswith(f"{head}_") and (trunk in TRUNKS or trunk.startswith(LIBRARY)):
+            return head, trunk
+    raise UserError(f"no network {name!r}; a name is HEAD_TRUNK: one of {', '.join(HEADS)}, then one of "
+                    f"{', '.join(TRUNKS)} or {LIBRARY}NAME, a backbone of the mindcv library")

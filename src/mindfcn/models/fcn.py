@@ -1,77 +1,143 @@
-"""FCN-8s: coarse scores, upsampled and summed with finer ones (Long et al. 2015, section 4.2, figure 3)."""
+"""FCN-32s, 16s and 8s: coarse scores, upsampled and summed with finer ones (Long et al. 2015, section 4, figure 3).
+
+They stand on any trunk: a cell that returns maps by the names of VGG16's at strides 8, 16 and 32, `pool3`, `pool4` and
+`fc7`, and says their `channels`, the `multiple` its images' sides must be of, whether score layers `has_bias`, and by
+`geometries()` where each map lies on the image.
+"""
 
 from mindspore import nn, ops
 
 from mindfcn.models import layers
+from mindfcn.models.geometry import Geometry, alignment
 from mindfcn.models.vgg import VGG16
 
 
-class FCN8sHead(nn.Cell):
-    """Scores at strides 32, 16 and 8, fused by upsampling and summing, and upsampled to the input's size.
+class FCNHead(nn.Cell):
+    """Scores at strides 32, 16 and 8, fused by upsampling and summing, and upsampled to the image's cells.
 
     Args:
         num_classes: channels of the result.
-        channels: channels of the trunk's maps by name: pool3, pool4, fc7.
-        bias: biases and zero weights in the score layers (the paper), or neither (the course).
-        upsampling: initial weights of the upsampling layers, "bilinear" or "xavier".
+        trunk: the trunk.
+        skips: finer maps that join: 0 (FCN-32s), 1 (16s) or 2 (8s).
+        upsampling: the upsampling layers: "bilinear" from the start, then learned; "fixed" bilinear; "final_fixed",
+            where only the last one is fixed (the paper's text); "xavier", random (the course's code).
         skip_scales: fixed factors on pool4 and pool3 before their score layers. The paper trains all three streams
             at once with (0.01, 0.0001): without normalisation, finer maps have larger values, and their scores would
             outrun the others'.
     """
 
-    def __init__(self, num_classes, channels, bias, upsampling, skip_scales=(1.0, 1.0)):
+    def __init__(self, num_classes, trunk, skips, upsampling="bilinear", skip_scales=(1.0, 1.0)):
         super().__init__()
-        self.scale_pool4, self.scale_pool3 = skip_scales
-        self.score_fr = layers.score(channels["fc7"], num_classes, bias)
-        self.upscore2 = layers.deconv(num_classes, 4, 2, upsampling)
-        self.score_pool4 = layers.score(channels["pool4"], num_classes, bias)
-        self.upscore_pool4 = layers.deconv(num_classes, 4, 2, upsampling)
-        self.score_pool3 = layers.score(channels["pool3"], num_classes, bias)
-        self.upscore8 = layers.deconv(num_classes, 16, 8, upsampling)
+        self.skips = skips
+        at = trunk.geometries()
+        self.score_fr = layers.score(trunk.channels["fc7"], num_classes, trunk.has_bias)
+        fused = at["fc7"]
+        if skips >= 1:
+            self.upscore2, self.offset2, fused = upsample(num_classes, fused, at["pool4"], trunk, upsampling)
+            self.scale_pool4 = layers.Scale(skip_scales[0])
+            self.score_pool4 = layers.score(trunk.channels["pool4"], num_classes, trunk.has_bias)
+        if skips == 2:
+            self.upscore_pool4, self.offset4, fused = upsample(num_classes, fused, at["pool3"], trunk, upsampling)
+            self.scale_pool3 = layers.Scale(skip_scales[1])
+            self.score_pool3 = layers.score(trunk.channels["pool3"], num_classes, trunk.has_bias)
+        final, self.offset, _ = upsample(num_classes, fused, Geometry(), trunk,
+                                         upsampling.replace("final_fixed", "fixed"))
+        setattr(self, ("upscore", "upscore16", "upscore8")[skips], final)
 
     def construct(self, maps):
-        upscore2 = self.upscore2(self.score_fr(maps["fc7"]))
-        fuse_pool4 = upscore2 + self.score_pool4(maps["pool4"] * self.scale_pool4)
+        score_fr = self.score_fr(maps["fc7"])
+        if self.skips == 0:
+            return self.upscore(score_fr)
+        upscore2 = self.upscore2(score_fr)
+        fuse_pool4 = add_aligned(upscore2, self.score_pool4(self.scale_pool4(maps["pool4"])), self.offset2)
+        if self.skips == 1:
+            return self.upscore16(fuse_pool4)
         upscore_pool4 = self.upscore_pool4(fuse_pool4)
-        fuse_pool3 = upscore_pool4 + self.score_pool3(maps["pool3"] * self.scale_pool3)
+        fuse_pool3 = add_aligned(upscore_pool4, self.score_pool3(self.scale_pool3(maps["pool3"])), self.offset4)
         return self.upscore8(fuse_pool3)
 
 
-class FCN8s(nn.Cell):
-    """FCN-8s on VGG16. `FCN8s(21)` is the course's network, with the parameter names of its checkpoints.
+class FCN(nn.Cell):
+    """A trunk and a head: what FCN32s, FCN16s and FCN8s share.
 
     Args:
         n_class: classes.
-        batch_norm: the course's form (normalisation, no biases) or the paper's (biases, dropout).
-        fc_width: channels of fc6 and fc7.
-        upsampling: initial weights of the upsampling layers, "bilinear" or "xavier".
-        dropout: share of fc6 and fc7 activations dropped in training (the paper's form).
-        width: factor on the channels of conv1 to conv5, for small machines.
-        skip_scales: fixed factors on pool4 and pool3 (see FCN8sHead).
+        trunk: the trunk; None is the course's VGG16 with batch normalisation, made with `options`.
+        upsampling, skip_scales: see FCNHead.
+        options: of VGG16, where `trunk` is None.
 
     Inputs: (N, 3, H, W) float32, normalised, any H and W from 1 up.
     Outputs: logits (N, n_class, H, W) float32.
     """
 
-    stride = 32
+    skips = 0
 
-    def __init__(self, n_class=21, batch_norm=True, fc_width=4096, upsampling="bilinear", dropout=0.5,
-                 width=1.0, skip_scales=(1.0, 1.0)):
+    def __init__(self, n_class=21, trunk=None, upsampling="bilinear", skip_scales=(1.0, 1.0), **options):
         # Without prefixes for trunk and head, the parameters are called as in the official checkpoints.
         super().__init__(auto_prefix=False)
-        self.trunk = VGG16(batch_norm, fc_width, dropout, width)
-        self.head = FCN8sHead(n_class, self.trunk.channels, bias=not batch_norm, upsampling=upsampling,
-                              skip_scales=skip_scales)
+        self.trunk = trunk or VGG16(**options)
+        self.head = FCNHead(n_class, self.trunk, self.skips, upsampling, skip_scales)
 
     def construct(self, image):
         height, width = image.shape[2:]
-        logits = self.head(self.trunk(pad_to_stride(image, self.stride)))
-        return logits[:, :, :height, :width]
+        logits = self.head(self.trunk(pad_to_multiple(image, self.trunk.multiple)))
+        top = self.head.offset
+        if top >= 0 and top + height <= logits.shape[2] and top + width <= logits.shape[3]:
+            return logits[:, :, top:top + height, top:top + width]
+        # The cells of some dilated trunks begin inside the image: pixels beyond them take the nearest logits.
+        rows = ops.clamp(ops.arange(top, top + height), 0, logits.shape[2] - 1)
+        columns = ops.clamp(ops.arange(top, top + width), 0, logits.shape[3] - 1)
+        return ops.gather(ops.gather(logits, rows, 2), columns, 3)
 
 
-def pad_to_stride(image, stride):
-    """Zeros (the mean colour) below and at the right of (N, C, H, W), up to the next multiples of `stride`."""
+class FCN32s(FCN):
+    """FCN-32s: one score, upsampled 32 times (see FCN)."""
+
+    skips = 0
+
+
+class FCN16s(FCN):
+    """FCN-16s: with the scores of pool4 (see FCN)."""
+
+    skips = 1
+
+
+class FCN8s(FCN):
+    """FCN-8s: with the scores of pool4 and pool3 (see FCN). `FCN8s(21)` is the course's network, by all its names."""
+
+    skips = 2
+
+
+def upsample(num_classes, coarse, fine, trunk, upsampling):
+    """An upsampling layer from one map's cells to another's, and how the two lie.
+
+    Returns:
+        (layer, offset, Geometry of the fused map): the first `offset` cells of the result lie before the finer map's
+        first one; where negative, the other way round.
+    """
+    factor, kernel, offset = alignment(coarse, fine)
+    # Padding the layer, where sizes allow it, computes no cells that are cropped at once.
+    padding = max(0, min(offset, kernel - factor - offset)) if trunk.multiple > 1 else 0
+    fused = Geometry(fine.stride, fine.centre + max(0, -offset) * fine.stride, coarse.field)
+    if factor == kernel == 1:
+        return nn.Identity(), offset, fused
+    init = "xavier" if upsampling == "xavier" else "bilinear"
+    return layers.deconv(num_classes, kernel, factor, padding, init, upsampling == "fixed"), offset - padding, fused
+
+
+def add_aligned(upscore, score, offset):
+    """The sum of two maps (N, C, H, W) where they overlap; `offset` as `upsample` gives it."""
+    if offset > 0:
+        upscore = upscore[:, :, offset:, offset:]
+    elif offset < 0:
+        score = score[:, :, -offset:, -offset:]
+    height, width = min(upscore.shape[2], score.shape[2]), min(upscore.shape[3], score.shape[3])
+    return upscore[:, :, :height, :width] + score[:, :, :height, :width]
+
+
+def pad_to_multiple(image, multiple):
+    """Zeros (the mean colour) below and at the right of (N, C, H, W), up to the next multiples."""
     height, width = image.shape[2:]
-    if height % stride == 0 and width % stride == 0:
+    if height % multiple == 0 and width % multiple == 0:
         return image
-    return ops.pad(image, (0, -width % stride, 0, -height % stride))
+    return ops.pad(image, (0, -width % multiple, 0, -height % multiple))

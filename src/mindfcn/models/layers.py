@@ -9,6 +9,8 @@ import numpy as np
 from mindspore import nn, ops
 from mindspore.common.initializer import HeNormal, Zero
 
+from mindfcn import random_bits
+
 # On CPU, the backward pass of a large kernel falls to a reference kernel above this many output channels.
 CPU_CHANNELS = 2048
 
@@ -28,11 +30,15 @@ def bilinear_weight(channels, size):
     return weight
 
 
-def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform"):
-    """A convolution of stride 1 and an odd kernel that keeps the size of the map."""
-    cell = LargeKernelConv if kernel > 3 else nn.Conv2d
-    return cell(in_channels, out_channels, kernel, stride=1, pad_mode="pad", padding=kernel // 2, dilation=1,
-                group=1, has_bias=bias, weight_init=weight_init, bias_init="zeros", data_format="NCHW")
+def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
+    """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
+
+    `padding` is one number, or four: above, below, left, right.
+    """
+    cell = LargeKernelConv if kernel > 3 and stride == group == 1 else nn.Conv2d
+    return cell(in_channels, out_channels, kernel, stride=stride, pad_mode="pad",
+                padding=kernel // 2 if padding is None else padding, dilation=1, group=group, has_bias=bias,
+                weight_init=weight_init, bias_init="zeros", data_format="NCHW")
 
 
 class LargeKernelConv(nn.Conv2d):
@@ -56,14 +62,17 @@ class LargeKernelConv(nn.Conv2d):
         return out + self.bias.reshape(1, -1, 1, 1) if self.has_bias else out
 
 
-def deconv(channels, kernel, stride, upsampling):
-    """A transposed convolution without bias from `channels` to as many, `stride` times larger (kernel = 2 stride).
+def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False):
+    """A transposed convolution without bias from `channels` to as many, about `stride` times larger.
 
-    `upsampling`: "bilinear" starts as bilinear interpolation, "xavier" at random (the course's code).
+    `upsampling`: "bilinear" starts as bilinear interpolation, "xavier" at random (the course's code); `fixed` layers
+    stay as they start.
     """
     init = (ms.Tensor(bilinear_weight(channels, kernel)) if upsampling == "bilinear" else "xavier_uniform")
-    return nn.Conv2dTranspose(channels, channels, kernel, stride=stride, pad_mode="pad",
-                              padding=(kernel - stride) // 2, dilation=1, group=1, has_bias=False, weight_init=init)
+    cell = nn.Conv2dTranspose(channels, channels, kernel, stride=stride, pad_mode="pad", padding=padding, dilation=1,
+                              group=1, has_bias=False, weight_init=init)
+    cell.weight.requires_grad = not fixed
+    return cell
 
 
 def batch_norm(channels):
@@ -72,13 +81,30 @@ def batch_norm(channels):
                           moving_mean_init="zeros", moving_var_init="ones", use_batch_statistics=None)
 
 
-def max_pool():
-    """2x2 max pooling of stride 2; an odd last row or column is dropped."""
-    return nn.MaxPool2d(kernel_size=2, stride=2, pad_mode="valid")
+class MaxPool(nn.MaxPool2d):
+    """Max pooling whose last window may reach over the edge, as Caffe's: ceil((size - kernel) / stride) + 1 cells."""
+
+    ceil_mode = True
+
+    def __init__(self, kernel=2, stride=2):
+        super().__init__(kernel_size=kernel, stride=stride, pad_mode="valid")
+        self.kernel = kernel
+        self.step = stride
+
+    def construct(self, x):
+        # MindSpore's own ceil_mode is several times slower on CPU.
+        below, right = (-(side - self.kernel) % self.step for side in x.shape[2:])
+        # Concatenated, because the backward pass of MindSpore's padding can hang on CPU.
+        count, channels, height, width = x.shape
+        if below:
+            x = ops.concat((x, ops.full((count, channels, below, width), float("-inf"), dtype=x.dtype)), 2)
+        if right:
+            x = ops.concat((x, ops.full((count, channels, height + below, right), float("-inf"), dtype=x.dtype)), 3)
+        return super().construct(x)
 
 
-def conv_block(in_channels, out_channels, kernels, normalise):
-    """[convolution, (normalisation,) ReLU] for each kernel size.
+def conv_block(in_channels, out_channels, kernels, normalise=False, **first):
+    """[convolution, (normalisation,) ReLU] for each kernel size; `first`: stride, padding, group of the first one.
 
     With normalisation: no biases and Xavier weights (the course). Without: biases and He weights, which keep the
     signal alive through sixteen layers.
@@ -86,12 +112,37 @@ def conv_block(in_channels, out_channels, kernels, normalise):
     cells = []
     for kernel in kernels:
         init = "xavier_uniform" if normalise else HeNormal(mode="fan_in", nonlinearity="relu")
-        cells.append(conv(in_channels, out_channels, kernel, bias=not normalise, weight_init=init))
+        cells.append(conv(in_channels, out_channels, kernel, bias=not normalise, weight_init=init, **first))
         if normalise:
             cells.append(batch_norm(out_channels))
         cells.append(nn.ReLU())
-        in_channels = out_channels
+        in_channels, first = out_channels, {}
     return nn.SequentialCell(cells)
+
+
+class LRN(nn.Cell):
+    """Local response normalisation across 5 channels: x / (1 + 1e-4 / 5 * sum of squares) ** 0.75 (Caffe's)."""
+
+    def construct(self, x):
+        # MindSpore's own operator fails on CPU where the channels are a multiple of 16.
+        channels = x.shape[1]
+        edge = ops.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
+        squares = ops.concat((edge, ops.square(x), edge), 1)
+        total = squares[:, :channels]
+        for shift in range(1, 5):
+            total = total + squares[:, shift:shift + channels]
+        return x * ops.pow(1 + total * (1e-4 / 5), -0.75)
+
+
+class Scale(nn.Cell):
+    """A fixed factor on a map."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def construct(self, x):
+        return x if self.factor == 1 else x * self.factor
 
 
 def score(in_channels, classes, bias):
@@ -118,13 +169,5 @@ class Dropout(nn.Cell):
         if not self.training or self.rate == 0:
             return x
         step = ops.assign_add(self.step, ms.Tensor([1], ms.int32))
-        bits = ops.stop_gradient(_mix(ops.arange(0, x.size, dtype=ms.int32) + _mix(step + self.seed * 7919)))
-        keep = ops.bitwise_and(bits, 0x7FFFFF) >= int(self.rate * 0x800000)
+        keep = random_bits.keep(x.size, self.rate, self.seed, step)
         return x * keep.reshape(x.shape).astype(x.dtype) / (1 - self.rate)
-
-
-def _mix(bits):
-    """Scatter int32 numbers over all 32 bits (a multiply and xor-shift hash)."""
-    for factor in (0x7FEB352D, 0x6C078965):
-        bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, ms.Tensor(16, ms.int32))) * factor
-    return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, ms.Tensor(15, ms.int32)))

@@ -110,15 +110,39 @@ def side_by_side(image, truth, prediction, labels, title=""):
     Raises:
         UserError: shapes or types do not fit.
     """
-    _check_pair(image, truth)
-    _check_pair(image, prediction)
-    pictures = [_panel(image, cv2.INTER_AREA)]
-    pictures += [labels.colourise(_panel(mask, cv2.INTER_NEAREST)) for mask in (truth, prediction)]
-    size = _text_size(pictures[0])
-    headings = ("photograph", "truth", "prediction")
-    row = _row([_stack([_text_line(text, size), picture]) for text, picture in zip(headings, pictures)], size // 2)
-    legend = _legend(_found_entries((truth, prediction), labels), row.shape[1], size)
+    return masks_in_a_row(image, {"truth": truth, "prediction": prediction}, labels, title)
+
+
+def masks_in_a_row(image, masks, labels, title="", most=800):
+    """A photograph and any number of its masks in a row, as `side_by_side` shows two.
+
+    Args:
+        image: (H, W, 3) uint8 RGB
+        masks: {heading: (H, W) uint8 class numbers}
+        labels: LabelSet
+        title: a line above the pictures
+        most: longest side of a panel, pixels
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+
+    Raises:
+        UserError: shapes or types do not fit.
+    """
+    for mask in masks.values():
+        _check_pair(image, mask)
+    pictures = {"photograph": _panel(image, cv2.INTER_AREA, most=most)}
+    pictures |= {heading: labels.colourise(_panel(mask, cv2.INTER_NEAREST, most=most))
+                 for heading, mask in masks.items()}
+    size = _text_size(pictures["photograph"])
+    row = _row([_stack([_text_line(heading, size), picture]) for heading, picture in pictures.items()], size // 2)
+    legend = _legend(_found_entries(masks.values(), labels), row.shape[1], size)
     return _stack(([_text_line(title, round(1.2 * size))] if title else []) + [row, legend])
+
+
+def sheet(pictures):
+    """Pictures (H, W, 3) uint8 RGB of any sizes below one another on one sheet."""
+    return _stack(pictures)
 
 
 def write_picture(path, picture):

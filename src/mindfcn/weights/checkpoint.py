@@ -14,7 +14,8 @@ import mindspore as ms
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import COURSE, Preprocess
+from mindfcn.preprocess import CAFFE, COURSE, Preprocess
+from mindfcn.weights.importers import AT_ONCE, published_fcn
 from mindfcn.weights.readers import read_checkpoint
 
 STATE = "training."
@@ -26,7 +27,7 @@ class Card:
     """What a checkpoint is.
 
     Attributes:
-        model: name of the network and its options: {"name", "width", "fc_width", "skip_scales"}.
+        model: name of the network and its options: {"name", "width", "fc_width", "skip_scales", "geometry", ...}.
         labels: its classes.
         preprocess: how its input is normalised.
         records: the validation records of its run.
@@ -37,6 +38,11 @@ class Card:
     preprocess: Preprocess = COURSE
     records: str = ""
     training: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def skip_scales(self):
+        """The fixed factors on pool4 and pool3: as given, or those of the network's name."""
+        return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
 
     def to_json(self):
         """One line of JSON."""
@@ -78,23 +84,28 @@ def save_checkpoint(path, net, card, state=None):
 
 
 def load_checkpoint(path, default_model=None):
-    """Read a checkpoint.
+    """Read a checkpoint, or a published FCN under Caffe's layer names, whose weights are renamed to ours.
 
     Args:
         path: .ckpt, or weights of another format.
-        default_model: name of the network for a file without a card, such as the official ones.
+        default_model: name of the network for a file without a card that is not Caffe's, such as the course's; of a
+            Caffe net it only says whether it is FCN-8s at once.
 
     Returns:
         (weights, card, state): dict of name -> array; Card; dict of name -> array, empty without training state.
 
     Raises:
-        UserError: the file cannot be read, or has no card and `default_model` is not given.
+        UserError: the file cannot be read, or has no card, is not Caffe's, and `default_model` is not given.
     """
     entries, texts = read_checkpoint(os.fspath(path))
     weights = {name: entry for name, entry in entries.items() if not name.startswith(STATE)}
     state = {name[len(STATE):]: entry for name, entry in entries.items() if name.startswith(STATE)}
     if CARD in texts:
         return weights, Card.from_json(texts[CARD], path), state
+    published = published_fcn(weights, os.fspath(path), default_model or "")
+    if published:
+        weights, model = published
+        return weights, Card(model, _labels(weights), CAFFE), state
     if default_model is None:
         raise UserError(f"{path} was not written by mindfcn train: it has no card; name its network with --model")
     return weights, _guess(weights, default_model), state
@@ -102,9 +113,14 @@ def load_checkpoint(path, default_model=None):
 
 def _guess(weights, model):
     """The card of an official checkpoint: the course's normalisation, classes and width from the shapes."""
-    width = weights["conv7.0.weight"].shape[0] if "conv7.0.weight" in weights else 4096
+    dense = weights.get("conv7.0.weight")
+    options = {} if dense is None else {"width": 1.0, "fc_width": dense.shape[0]}
+    return Card({"name": model, **options}, _labels(weights))
+
+
+def _labels(weights):
+    """VOC's classes, or numbered ones where the score layer has another count."""
     classes = weights["score_fr.weight"].shape[0] if "score_fr.weight" in weights else len(VOC)
-    labels = VOC
-    if classes != len(VOC):
-        labels = LabelSet.from_dict({"names": [f"class {number}" for number in range(classes)]}, "checkpoint")
-    return Card({"name": model, "width": 1.0, "fc_width": int(width)}, labels)
+    if classes == len(VOC):
+        return VOC
+    return LabelSet.from_dict({"names": [f"class {number}" for number in range(classes)]}, "checkpoint")

@@ -1,79 +1,130 @@
-"""VGG16 under the names that others gave its layers -> the names of our networks."""
+"""Networks under the names that others gave their layers -> the names of our networks."""
 
 import collections
+import os
 
 import numpy as np
 
 from mindfcn.errors import UserError
+from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
 
-_CONVS = tuple((block, place) for block, count in enumerate((2, 2, 3, 3, 3), 1) for place in range(count))
 _NORM = {"gamma": ("gamma", "weight"), "beta": ("beta", "bias"), "moving_mean": ("moving_mean", "running_mean"),
          "moving_variance": ("moving_variance", "running_var")}
-_DENSE = {"conv6.0": ("conv6.0", "fc6", "classifier.0", "pre_logits.fc1"),
-          "conv7.0": ("conv7.0", "fc7", "classifier.3", "pre_logits.fc2")}
 
-# layer names of the 13 convolutions and of their normalisations, in order; no norms: the net has none
-_Naming = collections.namedtuple("_Naming", "order convs norms")
+# One origin's names of a trunk's convolutions and of their normalisations, in the order of ours; no norms: it has
+# none. `preprocess` is what its first convolution expects.
+_Naming = collections.namedtuple("_Naming", "preprocess convs norms", defaults=[()])
 
+# A trunk under our names; the side of fc6 as a convolution; all names of its dense layers; its known origins.
+_Trunk = collections.namedtuple("_Trunk", "title convs norms fc6 dense namings")
 
-def _flat(step):
-    """Places of the convolutions in one flat Sequential with `step` layers a convolution and one pool a block."""
-    return [step * index + block - 1 for index, (block, _) in enumerate(_CONVS)]
+# ------------------------------------------------------------------------------------------------------- VGG16
 
-
-def _flat_naming(prefix, step):
-    norms = [f"{prefix}.{at + 1}" for at in _flat(step)] if step == 3 else []
-    return _Naming("RGB", [f"{prefix}.{at}" for at in _flat(step)], norms)
+_PLACES = tuple((block, place) for block, count in enumerate((2, 2, 3, 3, 3), 1) for place in range(count))
 
 
-def _own_naming(step):
-    norms = [f"conv{block}.{step * place + 1}" for block, place in _CONVS] if step == 3 else []
-    return _Naming("BGR", [f"conv{block}.{step * place}" for block, place in _CONVS], norms)
+def _flat_vgg16(prefix, step):
+    """The convolutions in one flat Sequential with `step` layers a convolution and one pool a block."""
+    places = [step * index + block - 1 for index, (block, _) in enumerate(_PLACES)]
+    norms = [f"{prefix}.{place + 1}" for place in places] if step == 3 else []
+    return _Naming(TORCHVISION, [f"{prefix}.{place}" for place in places], norms)
 
 
-_OURS = {True: _own_naming(3), False: _own_naming(2)}
-_NAMINGS = (
-    *_OURS.values(),
+def _own_vgg16(step):
+    norms = [f"conv{block}.{step * place + 1}" for block, place in _PLACES] if step == 3 else []
+    return _Naming(COURSE, [f"conv{block}.{step * place}" for block, place in _PLACES], norms)
+
+
+_VGG16_CAFFE = _Naming(CAFFE, [f"conv{block}_{place + 1}" for block, place in _PLACES])
+_VGG16_NAMINGS = (
+    _own_vgg16(3), _own_vgg16(2),
     # torchvision, timm and MindCV; the model zoo's classifier
-    *(_flat_naming(prefix, step) for prefix in ("features", "layers") for step in (3, 2)),
+    *(_flat_vgg16(prefix, step) for prefix in ("features", "layers") for step in (3, 2)),
     # the weights that the model zoo's FCN-8s starts from
-    _Naming("RGB", [f"vgg16_feature_extractor.conv{block}_{place + 1}.0" for block, place in _CONVS],
-            [f"vgg16_feature_extractor.conv{block}_{place + 1}.1" for block, place in _CONVS]),
-    # Caffe's names; its images are BGR
-    _Naming("BGR", [f"conv{block}_{place + 1}" for block, place in _CONVS], []))
+    _Naming(TORCHVISION, [f"vgg16_feature_extractor.conv{block}_{place + 1}.0" for block, place in _PLACES],
+            [f"vgg16_feature_extractor.conv{block}_{place + 1}.1" for block, place in _PLACES]),
+    _VGG16_CAFFE)
+_VGG16_DENSE = {"conv6.0": ("conv6.0", "fc6", "classifier.0", "pre_logits.fc1"),
+                "conv7.0": ("conv7.0", "fc7", "classifier.3", "pre_logits.fc2")}
+_VGG16_BN, _VGG16 = (_Trunk("a VGG16", own.convs, own.norms, 7, _VGG16_DENSE, _VGG16_NAMINGS)
+                     for own in _VGG16_NAMINGS[:2])
+
+# ---------------------------------------------------------------------------------- AlexNet, in both of its forms
+
+_ALEXNET_OWN = _Naming(COURSE, [f"conv{layer}.0" for layer in range(1, 6)])
+_ALEXNET_CAFFE = _Naming(CAFFE, [f"conv{layer}" for layer in range(1, 6)])
+_ALEXNET = _Trunk("an AlexNet", _ALEXNET_OWN.convs, (), 6,
+                  {"conv6.0": ("conv6.0", "fc6", "classifier.1"), "conv7.0": ("conv7.0", "fc7", "classifier.4")},
+                  (_ALEXNET_OWN, _Naming(TORCHVISION, [f"features.{place}" for place in (0, 3, 6, 8, 10)]),
+                   _ALEXNET_CAFFE))
+
+# --------------------------------------------------------------------------------------------------- GoogLeNet
+
+_MODULES = [f"inception_{module}" for module in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")]
+_GOOGLENET_OWN = _Naming(COURSE, ["conv1.0", "conv2.0", "conv2.2", *(
+    f"{module}.{layer}.0" for module in _MODULES
+    for layer in ("conv1x1", "reduce3x3", "conv3x3", "reduce5x5", "conv5x5", "pool_proj"))])
+_GOOGLENET_CAFFE = _Naming(CAFFE, ["conv1/7x7_s2", "conv2/3x3_reduce", "conv2/3x3", *(
+    f"{module}/{layer}" for module in _MODULES
+    for layer in ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"))])
+_GOOGLENET = _Trunk("a GoogLeNet", _GOOGLENET_OWN.convs, (), 0, {}, (_GOOGLENET_OWN, _GOOGLENET_CAFFE))
+
+# A VGG16 has all the names of an AlexNet, so it comes first.
+_TRUNKS = (_VGG16_BN, _VGG16, _GOOGLENET, _ALEXNET)
 
 
-def vgg16_names(weights, batch_norm):
-    """Rename the weights of any known VGG16; everything else in the file is left out.
+def trunk_names(weights, names):
+    """Rename the weights of a classifier of any known origin; everything else in the file is left out.
 
-    The two big dense layers become convolutions: classifier.0, (4096, 25088), is conv6.0, (4096, 512, 7, 7), and
-    classifier.3, (4096, 4096), is conv7.0, (4096, 4096, 1, 1). Other shapes are taken as they are.
+    The big dense layers become convolutions: VGG16's classifier.0, (4096, 25088), is conv6.0, (4096, 512, 7, 7);
+    AlexNet's classifier.1, (4096, 9216), is (4096, 256, 6, 6); fc7 is (4096, 4096, 1, 1). Other shapes are taken as
+    they are.
 
     Args:
         weights: dict of name -> array, as `read_weights` gives it.
-        batch_norm: whether the names shall be those of the net with batch normalisation, conv1.0 1 3 4, or without,
-            conv1.0 2. A bias keeps the name of its convolution; see `fold_bias`.
+        names: names of the trunk's parameters; they tell VGG16 (with normalisation: conv1.0 1 3 4, or without:
+            conv1.0 2), AlexNet and GoogLeNet; any other is a backbone of mindcv, whose names stay. A bias keeps the
+            name of its convolution; see `fold_bias`.
 
     Returns:
-        (renamed, report, order): dict of our name -> array; list of (source name, our name); "RGB" or "BGR", the
-        channel order that the first convolution expects, see `to_bgr`.
+        (renamed, pairs, preprocess): dict of our name -> array; list of (source name, our name); the Preprocess that
+        the first convolution expects, see `to_bgr`.
 
     Raises:
-        UserError: the names are not VGG16's, or the weights need the normalisation that `batch_norm` leaves out.
+        UserError: the names are not this trunk's, or the weights need the normalisation that the network has not.
     """
-    naming = _find_naming(weights)
-    report = [pair for pair in _pairs(naming, _OURS[batch_norm]) if pair[0] in weights]
-    if not batch_norm and any(name.endswith((".gamma", ".moving_mean")) for _, name in report):
-        raise UserError("these VGG16 weights need batch normalisation; choose a model whose name ends in _bn")
-    return {ours: _as_convolution(ours, weights[theirs]) for theirs, ours in report}, report, naming.order
+    trunk = next((trunk for trunk in _TRUNKS if _has(names, trunk.convs)), None)
+    if trunk is None:
+        return _same_names(weights, names)
+    naming = _find_naming(trunk, weights)
+    pairs = [pair for pair in _pairs(naming, trunk) if pair[0] in weights]
+    if not trunk.norms and any(ours.endswith((".gamma", ".moving_mean")) for _, ours in pairs):
+        raise UserError(f"these weights of {trunk.title} need batch normalisation; "
+                        "choose a model whose name ends in _bn")
+    return {ours: _as_convolution(trunk, ours, weights[theirs]) for theirs, ours in pairs}, pairs, naming.preprocess
 
 
-def _find_naming(weights):
-    for naming in _NAMINGS:
-        if all(f"{conv}.weight" in weights for conv in naming.convs):
+def _same_names(weights, names):
+    """The result of `trunk_names` for a backbone of mindcv, whose weights carry the names of its parameters."""
+    lacking = next((name for name in names if name not in weights), None)
+    if lacking:
+        raise UserError(f"these weights lack {lacking}; give mindcv's weights of the network's backbone")
+    return {name: weights[name] for name in names}, [(name, name) for name in names], TORCHVISION
+
+
+def _has(names, convs):
+    return all(f"{conv}.weight" in names for conv in convs)
+
+
+def _find_naming(trunk, weights):
+    for naming in trunk.namings:
+        if _has(weights, naming.convs):
             return naming
+    for other in _TRUNKS:
+        if any(_has(weights, naming.convs) for naming in other.namings):
+            raise UserError(f"these are weights of {other.title}; the network needs those of {trunk.title}")
     first = ", ".join(map(repr, list(weights)[:3])) or "nothing"
-    raise UserError(f"weights of unknown architecture: they begin with {first}; give the weights of a VGG16")
+    raise UserError(f"weights of unknown architecture: they begin with {first}; give the weights of {trunk.title}")
 
 
 def _pairs(theirs, ours):
@@ -82,16 +133,16 @@ def _pairs(theirs, ours):
         for kind in ("weight", "bias"):
             yield f"{source}.{kind}", f"{target}.{kind}"
     targets = [f"{conv[:-1]}{int(conv[-1]) + 1}" for conv in ours.convs]
-    for source, target in [*zip(theirs.norms, targets), ("conv6.1", "conv6.1"), ("conv7.1", "conv7.1")]:
+    for source, target in [*zip(theirs.norms, targets), *((f"{dense[:-1]}1",) * 2 for dense in ours.dense)]:
         for kind, aliases in _NORM.items():
             yield from ((f"{source}.{alias}", f"{target}.{kind}") for alias in aliases)
-    for target, aliases in _DENSE.items():
+    for target, aliases in ours.dense.items():
         for kind in ("weight", "bias"):
             yield from ((f"{alias}.{kind}", f"{target}.{kind}") for alias in aliases)
 
 
-def _as_convolution(name, weight):
-    kernel = {"conv6.0.weight": 7, "conv7.0.weight": 1}.get(name)
+def _as_convolution(trunk, name, weight):
+    kernel = {"conv6.0.weight": trunk.fc6, "conv7.0.weight": 1}.get(name)
     if kernel is None or weight.ndim != 2 or weight.shape[1] % kernel ** 2:
         return weight
     return weight.reshape(weight.shape[0], -1, kernel, kernel)
@@ -127,3 +178,55 @@ def to_bgr(weight):
         raise UserError(f"the first convolution's weight is {weight.shape}, not (O, 3, k, k); "
                         "give weights for colour images")
     return np.ascontiguousarray(weight[:, ::-1])
+
+
+# ------------------------------------------------------------------------------------------- the published FCNs
+
+# the last upsampling tells the head: fcn.berkeleyvision.org and its conversions
+_HEADS = {"upscore": "fcn32s", "upscore16": "fcn16s", "upscore8": "fcn8s"}
+_PUBLISHED = (("vgg16", _VGG16, _VGG16_CAFFE, 64), ("caffenet", _ALEXNET, _ALEXNET_CAFFE, 96))
+# the paper's factors on pool4 and pool3 where all streams are trained at once
+AT_ONCE = (0.01, 0.0001)
+
+
+def published_fcn(weights, path="", asked=""):
+    """Recognise a whole FCN under Caffe's layer names: the released nets, and their conversions to PyTorch.
+
+    FCN-8s at once has two fixed scales, in the .caffemodel the layers scale_pool4 and scale_pool3. The conversions
+    hold them nowhere but in the name of the file, fcn8s-atonce_from_caffe.pth; `asked` can say it, too.
+
+    Args:
+        weights: dict of name -> array.
+        path: the file.
+        asked: the network's name as the user gave it.
+
+    Returns:
+        (renamed, model): weights under our names and the entry `model` of their card; None for anything else.
+
+    Raises:
+        UserError: the scales differ from channel to channel.
+    """
+    head = next((head for last, head in _HEADS.items() if f"{last}.weight" in weights), None)
+    for name, trunk, naming, base in _PUBLISHED if head and "score_fr.weight" in weights else ():
+        if _has(weights, (*naming.convs, "fc6", "fc7")):
+            renamed = {ours: _as_convolution(trunk, ours, weights[theirs]) for theirs, ours in _pairs(naming, trunk)
+                       if theirs in weights}
+            renamed.update({entry: weight for entry, weight in weights.items()
+                            if entry.startswith(("score_", "upscore"))})
+            model = {"name": f"{head}_{name}", "width": len(renamed["conv1.0.weight"]) / base,
+                     "fc_width": len(renamed["conv7.0.weight"]), "geometry": "paper"}
+            scales = _skip_scales(weights, path, asked) if head == "fcn8s" else None
+            return renamed, model | ({"name": f"fcn8s_atonce_{name}", "skip_scales": scales} if scales else {})
+    return None
+
+
+def _skip_scales(weights, path, asked):
+    blobs = [weights[name] for name in ("scale_pool4.weight", "scale_pool3.weight") if name in weights]
+    if len(blobs) < 2:
+        said = f"{os.path.basename(path)} {asked}".replace("-", "").lower()
+        return list(AT_ONCE) if "atonce" in said else None
+    if any(blob.size == 0 or (blob != blob.flat[0]).any() for blob in blobs):
+        raise UserError(f"{path}: the scales of pool3 or pool4 differ from channel to channel; "
+                        "only one number for all channels is known")
+    # the shortest decimals of the float32: 0.01, not 0.009999999776
+    return [float(str(blob.flat[0])) for blob in blobs]

@@ -1,4 +1,4 @@
-"""Weights files of four formats -> numpy arrays by name. Nothing in them is executed, no size in them is trusted."""
+"""Weights files of five formats -> numpy arrays by name. Nothing in them is executed, no size in them is trusted."""
 
 import binascii
 import collections
@@ -14,13 +14,14 @@ import safetensors
 
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
+from mindfcn.weights.caffe import read_net
 
 
 def read_weights(path):
     """The weights in a file.
 
     Args:
-        path: a .ckpt (MindSpore), .safetensors, .npz, or .pth / .pt (PyTorch 1.6 or later) file.
+        path: a .ckpt (MindSpore), .safetensors, .npz, .pth / .pt (PyTorch 1.6 or later) or .caffemodel (Caffe) file.
 
     Returns:
         dict of name -> C-contiguous array with the file's shape and dtype, bfloat16 widened to float32. The arrays
@@ -194,6 +195,14 @@ def _read_safetensors(data):
         weights[name] = _array(entry["data"], _SAFE_DTYPES[entry["dtype"]], entry["shape"])
     header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
     return weights, dict(header.get("__metadata__") or {})
+
+
+# -------------------------------------------------------------------------------------------------- .caffemodel
+
+def _read_caffemodel(data):
+    if len(data) >= 2 ** 31:
+        raise _Refused("is larger than 2 GB, which no .caffemodel can be; fetch it again")
+    return read_net(data), {}
 
 
 # --------------------------------------------------------------------------------------------- zip, .npz, .pth
@@ -434,4 +443,4 @@ _CALLS = {"collections OrderedDict": _new_dict, "torch._utils _rebuild_tensor_v2
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
 _READERS = {".ckpt": _read_ckpt, ".safetensors": _read_safetensors, ".npz": _read_npz, ".pth": _read_torch,
-            ".pt": _read_torch}
+            ".pt": _read_torch, ".caffemodel": _read_caffemodel}

@@ -1,17 +1,19 @@
 """Weights into a network, with an account of every one of them."""
 
 import dataclasses
+from typing import Optional
 
 import mindspore as ms
 import numpy as np
 
 from mindfcn.errors import UserError
-from mindfcn.preprocess import COURSE
-from mindfcn.weights.importers import fold_bias, to_bgr, vgg16_names
+from mindfcn.preprocess import CONVENTIONS, Preprocess
+from mindfcn.weights.importers import fold_bias, to_bgr, trunk_names
 from mindfcn.weights.readers import read_weights
 
-# Layers that only a VGG16 of the full width can fill.
+# Layers that only a classifier of the full width can fill.
 DENSE = ("conv6.", "conv7.")
+HEAD = ("score", "upscore")
 
 
 @dataclasses.dataclass
@@ -25,6 +27,7 @@ class LoadReport:
         missing: names in the network that the file does not have; they keep their initial numbers.
         unexpected: names in the file that the network does not have.
         clashes: (name in the network, its shape, the file's shape); they keep their initial numbers.
+        preprocess: how the network's images must be normalised, where the weights decide it.
     """
     source: str
     loaded: list = dataclasses.field(default_factory=list)
@@ -32,6 +35,7 @@ class LoadReport:
     missing: list = dataclasses.field(default_factory=list)
     unexpected: list = dataclasses.field(default_factory=list)
     clashes: list = dataclasses.field(default_factory=list)
+    preprocess: Optional[Preprocess] = None
 
     def rows(self):
         """(name, what became of it) of every weight."""
@@ -53,57 +57,99 @@ class LoadReport:
         return str(self).splitlines()[0]
 
 
-def load_vgg16(net, source, order=COURSE.order, where=None):
-    """Fill the VGG16 layers of a network from a VGG16 of any known origin (see `vgg16_names`).
+def load_trunk(net, source, convention="auto", where=None):
+    """Fill a network's trunk from a classifier of the same architecture, of any known origin (see `trunk_names`).
 
-    The two dense layers become the convolutions conv6 and conv7 where the network has their full width. Weights
-    without normalisation also fill a network with it: a bias moves into the moving mean.
+    VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become the
+    convolutions conv6 and conv7 where the network has their full width. Weights without normalisation also fill a
+    network with it: a bias moves into the moving mean.
 
     Args:
-        net: a network with VGG16's parameter names.
-        source: .ckpt, .pth, .safetensors or .npz file, or the dict read from one.
-        order: channel order of the images that the network will be fed; first-layer weights follow it.
+        net: a network with a `trunk`, or a trunk.
+        source: .ckpt, .pth, .safetensors, .npz or .caffemodel file, or the dict read from one.
+        convention: what the weights expect of their images: "auto", as their names say; "course" or "caffe" overrules
+            it, for files such as vgg16_from_caffe.pth, whose names are torchvision's. The network takes BGR images in
+            every case: the channels of the first layer are swapped where they are not.
+        where: name of the file for messages.
+
+    Returns:
+        LoadReport; its `preprocess` is how the network's images must be normalised from now on.
+
+    Raises:
+        UserError: not the network's architecture, or a convolution of another shape.
+    """
+    where = where or _name(source)
+    weights = source if isinstance(source, dict) else read_weights(source)
+    parameters = trunk_parameters(net)
+    try:
+        renamed, pairs, preprocess = trunk_names(weights, parameters)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
+    taken = {theirs for theirs, _ in pairs}
+    report.unexpected = [name for name in weights if name not in taken]
+    report.converted = [(ours, f"{theirs} {weights[theirs].shape}") for theirs, ours in pairs
+                        if weights[theirs].shape != renamed[ours].shape]
+    if preprocess.order == "RGB" and convention != "caffe":
+        first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
+        renamed[first] = to_bgr(renamed[first])
+        report.converted.append((first, "RGB to BGR"))
+    if "conv1.1.gamma" in parameters:
+        renamed = _biases_to_means(renamed, report)
+    wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
+                  and parameter.shape != renamed[name].shape), None)
+    if wrong:
+        raise UserError(f"{where}: {wrong} is {renamed[wrong].shape}, the network's is {parameters[wrong].shape}; "
+                        "give weights of the same architecture and width")
+    _assign(parameters, renamed, report)
+    return report
+
+
+# the name before there were other trunks
+load_vgg16 = load_trunk
+
+
+def load_stage(net, source, where=None):
+    """Start a network from a whole one on the same trunk: FCN-16s from 32s, 8s from 16s, or the same for other classes.
+
+    What has the same name and shape moves. A score layer that is new keeps its zeros, a new upsampling its bilinear
+    kernel; the last upsampling of the stage before is left out. (Long et al. 2015, section 4.2)
+
+    Args:
+        net: the network.
+        source: file, or the dict read from one, under the names of our networks.
         where: name of the file for messages.
 
     Returns:
         LoadReport.
 
     Raises:
-        UserError: not a VGG16, or a convolution of another shape.
+        UserError: another trunk, or one of another width.
     """
-    where = where or ("weights" if isinstance(source, dict) else str(source))
+    where = where or _name(source)
     weights = source if isinstance(source, dict) else read_weights(source)
-    parameters = trunk_parameters(net)
-    batch_norm = "conv1.1.gamma" in parameters
-    try:
-        renamed, pairs, weights_order = vgg16_names(weights, batch_norm)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    report = LoadReport(where)
-    taken = {theirs for theirs, _ in pairs}
-    report.unexpected = [name for name in weights if name not in taken]
-    report.converted = [(ours, f"{theirs} {weights[theirs].shape}") for theirs, ours in pairs
-                        if weights[theirs].shape != renamed[ours].shape]
-    if weights_order != order:
-        renamed["conv1.0.weight"] = to_bgr(renamed["conv1.0.weight"])
-        report.converted.append(("conv1.0.weight", f"{weights_order} to {order}"))
-    if batch_norm:
-        renamed = _biases_to_means(renamed, report)
-    _assign(parameters, renamed, report)
-    wrong = next((clash for clash in report.clashes if not clash[0].startswith(DENSE)), None)
-    if wrong:
-        raise UserError(f"{where}: {wrong[0]} is {wrong[2]}, the network's is {wrong[1]}; give weights of a VGG16")
+    parameters = _parameters(net)
+    weights = {name: weight for name, weight in weights.items() if not is_state(name)}
+    foreign = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
+    if foreign:
+        side = "has" if foreign[0] in weights else "lacks"
+        raise UserError(f"{where} is of another architecture: its trunk {side} {foreign[0]}; "
+                        "start from a checkpoint of the same trunk")
+    for name in weights:
+        if not name.startswith(HEAD) and parameters[name].shape != weights[name].shape:
+            raise UserError(_shape_message(where, name, parameters[name].shape, weights[name].shape))
+    report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
+    _assign(parameters, weights, report)
     return report
 
 
-def load_weights(net, source, where=None, partial=False):
+def load_weights(net, source, where=None):
     """Fill a whole network from weights under its own names; all must be there and fit.
 
     Args:
         net: the network.
         source: file, or the dict read from one.
         where: name of the file for messages.
-        partial: leave what is missing as it is.
 
     Returns:
         LoadReport.
@@ -111,14 +157,14 @@ def load_weights(net, source, where=None, partial=False):
     Raises:
         UserError: another architecture, another class count, or weights missing.
     """
-    where = where or ("weights" if isinstance(source, dict) else str(source))
+    where = where or _name(source)
     weights = source if isinstance(source, dict) else read_weights(source)
-    parameters = {parameter.name: parameter for parameter in net.get_parameters() if not is_state(parameter.name)}
+    parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
     report = LoadReport(where, missing=[name for name in parameters if name not in weights],
                         unexpected=[name for name in weights if name not in parameters])
-    if report.missing and not partial or report.unexpected:
-        example = (f"it lacks {report.missing[0]}" if report.missing and not partial
+    if report.missing or report.unexpected:
+        example = (f"it lacks {report.missing[0]}" if report.missing
                    else f"it has {report.unexpected[0]}, which the network has not")
         raise UserError(f"{where} is of another architecture: {example} ({len(report.missing)} missing, "
                         f"{len(report.unexpected)} unexpected); "
@@ -136,13 +182,28 @@ def is_state(name):
 
 
 def trunk_parameters(net):
-    """{name: Parameter} of the VGG16 layers of a network."""
-    return {parameter.name: parameter for parameter in net.get_parameters()
-            if parameter.name.startswith("conv") and parameter.name[4:5].isdigit()}
+    """{name: Parameter} of the trunk of a network, or of a trunk."""
+    blocks = getattr(net, "trunk", net).blocks
+    return {name: parameter for name, parameter in _parameters(net).items() if name.split(".")[0] in blocks}
+
+
+def _parameters(net):
+    return {parameter.name: parameter for parameter in net.get_parameters() if not is_state(parameter.name)}
+
+
+def _name(source):
+    return "weights" if isinstance(source, dict) else str(source)
+
+
+def _bgr(preprocess):
+    """The same normalisation for images in OpenCV's channel order."""
+    if preprocess.order == "BGR":
+        return preprocess
+    return Preprocess("BGR", preprocess.mean[::-1], preprocess.std[::-1])
 
 
 def _shape_message(where, name, ours, theirs):
-    if name.startswith(("score", "upscore")) and ours[0] != theirs[0]:
+    if name.startswith(HEAD) and ours[0] != theirs[0]:
         return (f"{where} was trained for {theirs[0]} classes, the network has {ours[0]}; "
                 "use its own labels, or start from it as pretrained weights")
     return f"{where}: {name} is {theirs}, the network's is {ours}; give weights of the same network and width"

@@ -1,0 +1,30 @@
+"""Random choices that follow from (seed, step) alone, so that a resumed run makes the same ones.
+
+MindSpore's own generators keep hidden state that no checkpoint can hold.
+"""
+
+import mindspore as ms
+from mindspore import ops
+
+
+def keep(count, rate, seed, step):
+    """Keep or drop each of `count` things.
+
+    Args:
+        count: how many.
+        rate: probability of dropping one, 0..1 (1 excluded).
+        seed: int.
+        step: (1,) int32, a counter that the caller raises by one at each draw.
+
+    Returns:
+        (count,) bool, False where dropped.
+    """
+    bits = _mix(ops.arange(0, count, dtype=ms.int32) + _mix(step + seed * 7919))
+    return ops.bitwise_and(ops.stop_gradient(bits), 0x7FFFFF) >= int(rate * 0x800000)
+
+
+def _mix(bits):
+    """Scatter int32 numbers over all 32 bits (a multiply and xor-shift hash)."""
+    for factor in (0x7FEB352D, 0x6C078965):
+        bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, ms.Tensor(16, ms.int32))) * factor
+    return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, ms.Tensor(15, ms.int32)))

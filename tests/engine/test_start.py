@@ -1,0 +1,173 @@
+"""What a run begins from: published and earlier weights, and the normalisation that comes with them."""
+
+import os
+import re
+
+import cv2
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindfcn.cli import main
+from mindfcn.config import AugmentConfig, EvalConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.data.dataset import SegDataset
+from mindfcn.engine.evaluate import evaluate, load_segmenter
+from mindfcn.engine.train import build, start_from, train
+from mindfcn.errors import UserError
+from mindfcn.labels import VOC
+from mindfcn.models.factory import create_model
+from mindfcn.preprocess import CAFFE, COURSE
+from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
+
+TINY = {"width": 0.125, "fc_width": 8}
+PLACES = {"1": 2, "2": 2, "3": 3, "4": 3, "5": 3}
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def caffes(name):
+    """Our name of a VGG16's parameter -> Caffe's."""
+    name = re.sub(r"^conv([67])\.0", r"fc\1", name)
+    return re.sub(r"^conv(\d)\.(\d)", lambda found: f"conv{found[1]}_{int(found[2]) // 2 + 1}", name)
+
+
+def numbers(name, classes=21, seed=1, **options):
+    """Random weights of a network under our names."""
+    random = np.random.default_rng(seed)
+    net = create_model(name, classes, **{**TINY, **options})
+    return {parameter.name: (random.standard_normal(parameter.shape) * 0.1).astype(np.float32)
+            for parameter in net.get_parameters() if not parameter.name.endswith(".step")}
+
+
+def published(path, name="fcn8s_vgg16", trunk_only=False):
+    """A file under Caffe's names. Returns (path, weights under ours)."""
+    weights = numbers(name)
+    heads = ("score", "upscore") if trunk_only else ()
+    np.savez(path, **{caffes(key): value for key, value in weights.items() if not key.startswith(heads or "-")})
+    return str(path), weights
+
+
+def settings(records, run_dir, epochs=1, resume=False, **model):
+    return TrainConfig(
+        run_dir=str(run_dir), device="CPU", resume=resume,
+        data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15, size=64),
+        augment=AugmentConfig(crop_size=32, batch_size=4),
+        model=ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
+        optim=OptimConfig(epochs=epochs, lr=1e-6, min_lr=0))
+
+
+def first_card(name="fcn8s_vgg16", pretrained="", **model):
+    """(network, card) of a run that begins."""
+    config = TrainConfig(model=ModelConfig(**{"name": name, **TINY, **model}, pretrained=pretrained))
+    return build(config, VOC, "", lambda line: None)
+
+
+@pytest.mark.parametrize("said, expected", [("auto", COURSE), ("course", COURSE), ("caffe", CAFFE)])
+def test_without_weights_the_settings_say_the_normalisation(said, expected):
+    assert first_card(preprocess=said)[1].preprocess == expected
+
+
+@pytest.mark.parametrize("said, expected", [("auto", CAFFE), ("course", COURSE), ("caffe", CAFFE)])
+@pytest.mark.parametrize("trunk_only", [True, False])
+def test_caffes_weights_bring_their_normalisation(trunk_only, said, expected, tmp_path):
+    path, weights = published(tmp_path / "vgg16.npz", trunk_only=trunk_only)
+    net, card = first_card(pretrained=path, preprocess=said)
+    assert card.preprocess == expected
+    for parameter in net.trunk.get_parameters():
+        if not parameter.name.endswith(".step"):
+            np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
+    score = net.head.score_pool4.weight.asnumpy()
+    np.testing.assert_array_equal(score, 0 if trunk_only else weights["score_pool4.weight"])
+
+
+def test_a_run_sees_its_images_as_its_weights_expect_them(sample_records, tmp_path, monkeypatch):
+    """Training, evaluation, checkpoints, and a resumed run whose first weights are gone."""
+    path, _ = published(tmp_path / "vgg16.npz", trunk_only=True)
+    seen = []
+    decode = SegDataset.preprocess_dataset
+
+    def watched(dataset, *arguments):
+        seen.append(dataset.preprocess)
+        return decode(dataset, *arguments)
+    monkeypatch.setattr(SegDataset, "preprocess_dataset", watched)
+    result = train(settings(sample_records, tmp_path / "run", pretrained=path))
+    assert seen and set(seen) == {CAFFE}
+    assert load_checkpoint(result.checkpoint)[1].preprocess == CAFFE
+    again = evaluate(EvalConfig(result.checkpoint, out=str(tmp_path / "again"), device="CPU", worst=0))
+    assert again.metrics == result.evaluation.metrics
+    os.remove(path)
+    seen.clear()
+    result = train(settings(sample_records, tmp_path / "run", 2, resume=True, pretrained=path))
+    assert result.epoch == 2 and set(seen) == {CAFFE}
+    assert load_checkpoint(result.checkpoint)[1].preprocess == CAFFE
+
+
+def saved(path, name, preprocess=COURSE, **options):
+    net = create_model(name, 21, **TINY)
+    for key, value in numbers(name).items():
+        net.parameters_dict()[key].set_data(ms.Tensor(value))
+    save_checkpoint(path, net, Card({"name": name, **TINY, **options}, VOC, preprocess))
+    return str(path)
+
+
+def test_the_normalisation_passes_from_stage_to_stage(tmp_path):
+    """32s -> 16s -> 8s, each from the checkpoint of the one before."""
+    path = saved(tmp_path / "32s.ckpt", "fcn32s_vgg16", CAFFE)
+    trunk = load_checkpoint(path)[0]
+    for name in ("fcn16s_vgg16", "fcn8s_vgg16"):
+        net, card = first_card(name, path)
+        assert card.preprocess == CAFFE and card.model["name"] == name
+        for parameter in net.get_parameters():
+            if parameter.name.startswith(("conv", "score_fr")):
+                np.testing.assert_array_equal(parameter.asnumpy(), trunk[parameter.name])
+        path = str(tmp_path / f"{name}.ckpt")
+        save_checkpoint(path, net, card)
+
+
+def test_every_weight_of_a_stage_is_told(tmp_path):
+    told = []
+    path = saved(tmp_path / "a.ckpt", "fcn32s_vgg16")
+    config = TrainConfig(model=ModelConfig("fcn16s_vgg16", **TINY, pretrained=path))
+    net, _ = build(config, VOC, "", told.append)
+    lines = {line.split()[0]: line for line in "\n".join(told).splitlines()[1:]}
+    names = {parameter.name for parameter in net.get_parameters() if not parameter.name.endswith(".step")}
+    assert lines.keys() == names | {"upscore.weight"}
+    assert "left out" in lines["upscore.weight"] and "initial" in lines["score_pool4.weight"]
+    assert lines["score_fr.weight"].endswith("loaded")
+
+
+def test_skip_layers_behind_other_factors_are_refused(tmp_path):
+    path = saved(tmp_path / "atonce.ckpt", "fcn8s_atonce_vgg16")
+    with pytest.raises(UserError) as error:
+        first_card("fcn8s_vgg16", path)
+    text = str(error.value)
+    assert "\n" not in text and "(0.01, 0.0001)" in text and "--model.skip_scales" in text
+    first_card("fcn8s_atonce_vgg16", path)
+    first_card("fcn8s_vgg16", path, skip_scales=(0.01, 0.0001))
+    net, card = first_card("fcn8s_atonce_vgg16")
+    start_from(net, saved(tmp_path / "32s.ckpt", "fcn32s_vgg16"), card)
+
+
+def test_a_published_net_needs_no_card(tmp_path):
+    """`mindfcn predict --checkpoint fcn8s_from_caffe.npz` with no other word."""
+    path, weights = published(tmp_path / "fcn8s_from_caffe.npz")
+    photograph = np.random.default_rng(2).integers(0, 256, (40, 51, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "photograph.png"), photograph)
+    segmenter, card = load_segmenter(path)
+    assert card.model == {"name": "fcn8s_vgg16", "geometry": "paper", **TINY}
+    net = create_model("fcn8s_vgg16", 21, geometry="paper", **TINY).set_train(False)
+    for key, value in weights.items():
+        net.parameters_dict()[key].set_data(ms.Tensor(value))
+    less_mean = photograph.astype(np.float32) - np.float32([104.00699, 116.66877, 122.67892])
+    logits = net(ms.Tensor(np.ascontiguousarray(less_mean.transpose(2, 0, 1)[None]))).asnumpy()[0]
+    mask, _ = segmenter(photograph)
+    np.testing.assert_array_equal(mask, logits.argmax(0))
+    assert main(["predict", "--checkpoint", path, str(tmp_path / "photograph.png"), "--out", str(tmp_path / "out"),
+                 "--device", "CPU"]) == 0
+    with Image.open(tmp_path / "out" / "photograph.png") as written:
+        np.testing.assert_array_equal(np.array(written), mask)
+    assert len(np.unique(mask)) > 1

@@ -1,0 +1,48 @@
+"""The recipes of configs/: settings that can be, networks that exist, stages that follow one another."""
+
+import pathlib
+
+import pytest
+import yaml
+
+from mindfcn.cli import parse
+from mindfcn.engine.train import check_settings
+from mindfcn.models.factory import split_name
+
+RECIPES = {path.stem: path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
+           if "run_dir" in yaml.safe_load(path.read_text(encoding="utf-8"))}
+PIXELS = 500 * 375
+
+
+def settings(name):
+    return parse(["train", "--config", str(RECIPES[name])])[1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_run(name):
+    config = settings(name)
+    check_settings(config)
+    split_name(config.model.name)
+    source = config.model.pretrained
+    if source.startswith("runs/"):
+        before = settings(pathlib.Path(source).parts[1])
+        assert source == f"{before.run_dir}/checkpoints/last.ckpt"
+        assert (config.model.geometry, config.model.preprocess) == (before.model.geometry, before.model.preprocess)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_device_minutes_or_steps_and_score(name):
+    text = RECIPES[name].read_text(encoding="utf-8")
+    comment = text[:text.index("run_dir")]
+    assert all(line.startswith("# ") and len(line) <= 121 for line in comment.splitlines())
+    assert all(word in comment for word in ("Device:", "Score:")) and ("Minutes:" in comment or "Steps:" in comment)
+
+
+def test_summed_recipes_tell_the_rate_of_the_mean():
+    summed = [name for name in RECIPES if settings(name).optim.loss == "sum"]
+    assert len(summed) == 6
+    for name in summed:
+        config, text = settings(name), RECIPES[name].read_text(encoding="utf-8")
+        assert f"it is {config.optim.lr * PIXELS:.1e}".replace("e-0", "e-") in text
+        assert f"decay of {config.optim.weight_decay / PIXELS:.1e}".replace("e-0", "e-") in text
+        assert config.augment.crop_size == 0 and config.optim.schedule == "constant"
