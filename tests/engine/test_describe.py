@@ -45,6 +45,11 @@ def test_multiply_adds_of_vgg16_are_those_counted_by_hand():
     assert described("fcn32s_vgg16").multiply_adds == convolutions + rest
 
 
+def test_torchvisions_alexnet_says_that_the_published_figures_are_caffes():
+    found = described("fcn32s_alexnet"), described("fcn32s_caffenet")
+    assert [any("(Caffe's AlexNet)" in note for note in one.notes) for one in found] == [True, False]
+
+
 def test_a_dilated_backbone_has_finer_maps_the_same_weights_and_the_same_receptive_field():
     pytest.importorskip("mindcv")
     plain, dilated = described("fcn32s_mindcv_resnet18"), described("fcn32s_mindcv_resnet18", output_stride=8)
