@@ -8,7 +8,7 @@ They stand on any trunk: a cell that returns maps by the names of VGG16's at str
 from mindspore import nn, ops
 
 from mindfcn.models import layers
-from mindfcn.models.geometry import Geometry, alignment, size_after
+from mindfcn.models.geometry import Geometry, alignment
 from mindfcn.models.vgg import VGG16
 
 
@@ -43,32 +43,18 @@ class FCNHead(nn.Cell):
         final, self.offset, _ = upsample(num_classes, fused, Geometry(), trunk,
                                          upsampling.replace("final_fixed", "fixed"))
         setattr(self, ("upscore", "upscore16", "upscore8")[skips], final)
-        self.factor, self.span = int(fused.stride), size_after(1, final)
-        # Where the first cell lies inside the image, as in dilated trunks with even kernels, it is repeated before it.
-        self.before = max(0, -(self.offset // self.factor))
-        self.top = self.offset + self.before * self.factor
 
-    def construct(self, maps, size):
+    def construct(self, maps):
         score_fr = self.score_fr(maps["fc7"])
         if self.skips == 0:
-            return self.upscore(self.reach(score_fr, size))
+            return self.upscore(score_fr)
         upscore2 = self.upscore2(score_fr)
         fuse_pool4 = add_aligned(upscore2, self.score_pool4(self.scale_pool4(maps["pool4"])), self.offset2)
         if self.skips == 1:
-            return self.upscore16(self.reach(fuse_pool4, size))
+            return self.upscore16(fuse_pool4)
         upscore_pool4 = self.upscore_pool4(fuse_pool4)
         fuse_pool3 = add_aligned(upscore_pool4, self.score_pool3(self.scale_pool3(maps["pool3"])), self.offset4)
-        return self.upscore8(self.reach(fuse_pool3, size))
-
-    def reach(self, score, size):
-        """Scores whose edge cells are repeated as often as the last upsampling needs to fill (height, width)."""
-        for axis in (2, 3):
-            cells = score.shape[axis]
-            lacking = self.top + size[axis - 2] - self.span - (cells + self.before - 1) * self.factor
-            behind = max(0, -(-lacking // self.factor))
-            if self.before or behind:
-                score = ops.gather(score, ops.clamp(ops.arange(-self.before, cells + behind), 0, cells - 1), axis)
-        return score
+        return self.upscore8(fuse_pool3)
 
 
 class FCN(nn.Cell):
@@ -94,8 +80,8 @@ class FCN(nn.Cell):
 
     def construct(self, image):
         height, width = image.shape[2:]
-        logits = self.head(self.trunk(pad_to_multiple(image, self.trunk.multiple)), (height, width))
-        top = self.head.top
+        logits = self.head(self.trunk(pad_to_multiple(image, self.trunk.multiple)))
+        top = self.head.offset
         if top >= 0 and top + height <= logits.shape[2] and top + width <= logits.shape[3]:
             return logits[:, :, top:top + height, top:top + width]
         # The cells of some dilated trunks begin inside the image: pixels beyond them take the nearest logits.
