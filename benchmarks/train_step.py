@@ -1,90 +1,121 @@
 """Time and memory of a training step, MindFCN beside PyTorch: the same network, weights and batch, float32, on CPU.
 
-    python benchmarks/train_step.py [--model fcn8s_vgg16_bn] [--size 512] [--batch 1] [--runs 7]
+    python benchmarks/train_step.py [--models NAME ...] [--sizes SIZExBATCH ...] [--runs 5] [--profile] [--keep]
 
-Both live in their own process, are warmed up, and then take steps in turn, so that a busy machine disturbs both alike.
-PyTorch is installed into .bench/torch on the first run. Needs about 12 GB of memory at the defaults.
+Each rival lives in its own process and takes steps in turn with MindFCN, so that a busy machine disturbs both alike.
+The first size is measured against PyTorch as it comes (eager), with channels last, and compiled; the others against
+eager and the quickest of the two. Needs 16 GB of memory; about one hour on two cores.
+
+--profile prints instead where the time of MindFCN's step goes, by block of the network and by operator.
 """
 
-import argparse
-import os
-import platform
+import csv
+import pathlib
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 
 import numpy as np
+from rivals import Worker, limits, median, parser, python_of, show, take_turns
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TORCH = "torch==2.13.0"
+VARIANTS = ("eager", "channels-last", "compiled")
+SIZES = ("512x1", "512x2", "512x4", "256x8")
 WARM_UP = 2
-
-
-class Worker:
-    """A process that answers each line of command with one line."""
-
-    def __init__(self, python, script, *arguments):
-        self.name = script.split("_")[0]
-        self.process = subprocess.Popen([python, os.path.join(HERE, "workers", script), *map(str, arguments)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ask("ready?")
-
-    def ask(self, command):
-        """Send a command and return the answer."""
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        if not answer:
-            sys.exit(f"{self.name} ended without an answer to {command!r}; see its message above")
-        return answer
-
-
-def rival_python():
-    """The interpreter of PyTorch's own environment, made on the first run."""
-    folder = os.environ.get("TORCH_ENV") or os.path.join(os.path.dirname(HERE), ".bench", "torch")
-    python = os.path.join(folder, "bin", "python")
-    if not os.path.exists(python):
-        print(f"installing {TORCH} into {folder}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", TORCH, "numpy<2"], check=True)
-    return python
+HEADER = ("network", "images", "rival", "MindFCN s/step", "rival s/step", "time, x rival's", "memory GB", "rival's GB",
+          "memory, x rival's", "% of peak")
+BLOCK = re.compile(r"conv\d|pool\d|head|loss|update|Dropout")
 
 
 def main():
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["fcn8s_vgg16_bn", "fcn8s_vgg16"], default="fcn8s_vgg16_bn")
-    parser.add_argument("--size", type=int, default=512, help="side of the square images, pixels")
-    parser.add_argument("--batch", type=int, default=1, help="images per step")
-    parser.add_argument("--runs", type=int, default=7, help="timed steps of each")
-    options = parser.parse_args()
+    """Print the tables."""
+    options = parser(__doc__)
+    options.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"])
+    options.add_argument("--sizes", nargs="+", default=SIZES, metavar="SIZExBATCH", help="images' side, and how many")
+    options.add_argument("--profile", action="store_true", help="blocks and operators of MindFCN's step")
+    options = options.parse_args()
+    if options.profile:
+        for model in options.models:
+            for shape in options.sizes:
+                profile(model, shape)
+        return
+    rows, peak = [], limits()[0]
+    for model in options.models:
+        variants = VARIANTS
+        for shape in options.sizes:
+            found = compare(model, shape, variants, options.runs, peak)
+            rows += [row for _, row in found.values()]
+            if variants is VARIANTS:
+                best = min(VARIANTS[1:], key=lambda variant: found[variant][0])
+                variants = ("eager", best)
+    show("train_step", HEADER, rows, keep=options.keep, notes=[
+        f"Seconds are medians of {options.runs} steps in turn, with the least and the most. Memory is the largest that "
+        "a process held, with its libraries. Logits agree to 1e-3 of the largest before anything is timed. Of peak: "
+        "the multiply-adds of plain convolutions, of which MindFCN needs fewer."])
+
+
+def compare(model, shape, variants, runs, peak):
+    """{variant: (its seconds as a share of MindFCN's, row of the table)}."""
+    size, count = map(int, shape.split("x"))
+    work, found = 3 * count * multiply_adds(model, size), {}
     with tempfile.TemporaryDirectory() as folder:
-        settings = (folder, options.model, options.size, options.batch)
-        ours = Worker(sys.executable, "mindspore_step.py", *settings)
-        rival = Worker(rival_python(), "pytorch_step.py", *settings)
-        logits = [np.load(os.path.join(folder, f"{worker.name}.npy")) for worker in (ours, rival)]
-        difference = np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()
-        if difference > 1e-3:
-            sys.exit(f"the networks differ by {difference:.1e} of the largest logit; nothing was timed")
-        seconds = {ours.name: [], rival.name: []}
-        for run in range(WARM_UP + options.runs):
-            for worker in (ours, rival):
-                taken = float(worker.ask("step"))
-                if run >= WARM_UP:
-                    seconds[worker.name].append(taken)
-        peak = {worker.name: float(worker.ask("peak")) for worker in (ours, rival)}
-        versions = [worker.ask("version") for worker in (ours, rival)]
-    print(f"{options.model}, batch {options.batch}, {options.size}x{options.size}, float32, training step on CPU, "
-          f"{os.cpu_count()} cores ({platform.machine()}); {', '.join(versions)}")
-    print(f"logits agree to {difference:.1e} of the largest; medians of {options.runs} steps in turn")
-    print(f"{'':12}{'s/step':>8}{'min':>8}{'max':>8}{'peak GB':>9}")
-    for worker in (ours, rival):
-        times = seconds[worker.name]
-        print(f"{worker.name:12}{statistics.median(times):8.2f}{min(times):8.2f}{max(times):8.2f}"
-              f"{peak[worker.name]:9.2f}")
-    ratio = statistics.median(seconds[ours.name]) / statistics.median(seconds[rival.name])
-    print(f"time {ratio:.2f} of PyTorch's, memory {peak[ours.name] / peak[rival.name]:.2f}")
+        settings = (folder, model, size, count)
+        ours = Worker("MindFCN", sys.executable, "mindspore_step.py", *settings)
+        for variant in variants:
+            rival = Worker(variant, python_of("torch"), "pytorch_step.py", *settings, variant)
+            check_equal(folder)
+            seconds = take_turns((ours, rival), runs, WARM_UP)
+            memory = [float(worker.ask("peak")) for worker in (ours, rival)]
+            times = [statistics.median(seconds[worker.name]) for worker in (ours, rival)]
+            rival.end()
+            row = (model, f"{count} of {size}x{size}", f"PyTorch, {variant}", median(seconds["MindFCN"]),
+                   median(seconds[variant]), f"{times[0] / times[1]:.2f}", f"{memory[0]:.2f}", f"{memory[1]:.2f}",
+                   f"{memory[0] / memory[1]:.2f}", f"{100 * work / times[0] / peak:.0f}")
+            print(" | ".join(row), file=sys.stderr, flush=True)
+            found[variant] = times[1] / times[0], row
+        ours.end()
+    return found
+
+
+def multiply_adds(model, size):
+    """Multiply-adds of one forward pass on one image; a training step has three times as many."""
+    words = subprocess.run([sys.executable, "-m", "mindfcn", "describe", model, "--size", str(size)],
+                           capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"multiply-adds +([\d,]+)", words).group(1).replace(",", ""))
+
+
+def check_equal(folder):
+    """Stop where the two networks are not the same."""
+    logits = [np.load(pathlib.Path(folder) / f"{name}.npy") for name in ("mindspore", "pytorch")]
+    difference = np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()
+    if not difference < 1e-3:
+        sys.exit(f"the networks differ by {difference:.1e} of the largest logit; nothing was timed")
+
+
+def profile(model, shape):
+    """Print the blocks and the operators of MindFCN's step, with their milliseconds."""
+    size, count = map(int, shape.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker("MindFCN", sys.executable, "mindspore_step.py", folder, model, size, count)
+        for _ in range(WARM_UP):
+            worker.ask("step")
+        worker.ask("profile")
+        worker.end()
+        table, = pathlib.Path(folder).glob("profile/*/FRAMEWORK/cpu_op_detail_info_0.csv")
+        with open(table, encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    blocks, operators = {}, {}
+    for row in rows:
+        milliseconds = float(row["op_total_time(ms)"])
+        block = BLOCK.search(row["full_op_name"])
+        for table, key in ((blocks, block.group() if block else "other"), (operators, row["op_type"])):
+            table[key] = table.get(key, 0) + milliseconds
+    print(f"{model}, {count} of {size}x{size}: {sum(blocks.values()):.0f} ms in {len(rows)} operators")
+    for table in (blocks, operators):
+        for key, milliseconds in sorted(table.items(), key=lambda entry: -entry[1])[:20]:
+            print(f"{key:24}{milliseconds:10.1f}")
+        print()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 
 import mindspore as ms
 import numpy as np
+from mindspore import profiler
 from serve import batch, serve
 
 from mindfcn import runtime
@@ -29,6 +30,24 @@ np.save(os.path.join(folder, "mindspore.npy"), net(images).asnumpy())
 
 runtime.graph_mode()
 update, _ = optimiser(net, OptimConfig(lr=1e-4, min_lr=1e-4, schedule="constant"), 1000)
-step = TrainStep(net, update)
-step.set_train()
-serve(lambda: step(images, labels).asnumpy(), f"MindSpore {ms.__version__}")
+train_step = TrainStep(net, update)
+train_step.set_train()
+
+
+def step():
+    """Forward, backward, update."""
+    return train_step(images, labels).asnumpy()
+
+
+def profiled():
+    """A step whose operators' times are written below `folder`/profile."""
+    writer = profiler.tensorboard_trace_handler(os.path.join(folder, "profile"))
+    # The profiler prints its progress where the answers go.
+    answers, words = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(words, 1)
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU], on_trace_ready=writer):
+        step()
+    os.dup2(answers, 1)
+
+
+serve(step, f"MindSpore {ms.__version__}", profile=profiled)

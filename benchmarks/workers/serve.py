@@ -15,9 +15,16 @@ def batch(size, count):
     return random.standard_normal((count, 3, size, size), np.float32), labels
 
 
-def serve(step, version):
-    """Answer `step` with seconds, `peak` with GB of memory, `version` with a name; until the input ends."""
+def serve(step, version, **others):
+    """Answer `step` with seconds, `peak` with GB of memory, `version` with a name; until the input ends.
+
+    Args:
+        step: function that is timed.
+        version: name and version of the library.
+        others: functions by the name of their command.
+    """
     for command in map(str.strip, sys.stdin):
+        answer = "yes"
         if command == "step":
             start = time.perf_counter()
             step()
@@ -26,6 +33,6 @@ def serve(step, version):
             answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
         elif command == "version":
             answer = version
-        else:
-            answer = "yes"
+        elif command in others:
+            others[command]()
         print(answer, flush=True)

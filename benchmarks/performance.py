@@ -1,0 +1,28 @@
+"""Run the benchmarks of docs/performance.md and write their tables into it.
+
+    python benchmarks/performance.py [NAME ...]
+
+Without names all of them, which takes about two hours on two cores; nothing else should run meanwhile.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+
+NAMES = ("train_step", "inference", "evaluation", "data", "start", "precision", "processes", "growth", "accuracy")
+
+
+def main():
+    """Run them in turn; one that fails does not keep the others from running."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=", ".join(NAMES))
+    names = parser.parse_args().names or NAMES
+    here = pathlib.Path(__file__).resolve().parent
+    failed = [name for name in names if subprocess.run([sys.executable, here / f"{name}.py", "--keep"]).returncode]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What the workers of inference.py share: images, and answers to its commands."""
+
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+
+MEAN, STD = np.float32((103.53, 116.28, 123.675)), np.float32((57.375, 57.120, 58.395))
+
+
+def images(folder, which, count):
+    """Normalised photographs: one `count` times (N, 3, H, W) float32.
+
+    Args:
+        folder: of the files NUMBER.npy, (H, W, 3) uint8 BGR.
+        which: number of a photograph.
+        count: images of the batch.
+    """
+    image = ((np.load(os.path.join(folder, f"{which}.npy")) - MEAN) / STD).transpose(2, 0, 1)[None]
+    return np.ascontiguousarray(np.repeat(image, count, 0))
+
+
+def serve(folder, logits, version):
+    """Answer `run NUMBER COUNT` with the seconds of one pass over a batch of that photograph, from array to array.
+
+    `write NUMBER NAME` writes its logits as NAME.npy, `peak` answers GB of memory, `version` a name.
+
+    Args:
+        folder: of the photographs.
+        logits: function from (N, 3, H, W) float32 to (N, C, H, W) float32, NumPy arrays.
+        version: name and version of the library.
+    """
+    for command, *words in map(str.split, sys.stdin):
+        answer = "yes"
+        if command == "run":
+            batch = images(folder, words[0], int(words[1]))
+            start = time.perf_counter()
+            logits(batch)
+            answer = time.perf_counter() - start
+        elif command == "write":
+            np.save(os.path.join(folder, f"{words[1]}.npy"), logits(images(folder, words[0], 1)))
+        elif command == "peak":
+            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        elif command == "version":
+            answer = version
+        print(answer, flush=True)

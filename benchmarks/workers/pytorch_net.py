@@ -1,0 +1,72 @@
+"""FCN-8s on VGG16 in PyTorch, under MindFCN's names, for every benchmark with PyTorch as a rival."""
+
+import os
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+def block(inside, outside, kernels, normalise):
+    """Convolution, (normalisation,) ReLU for each kernel."""
+    layers = []
+    for kernel in kernels:
+        layers.append(nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=not normalise))
+        layers += [nn.BatchNorm2d(outside)] if normalise else []
+        layers.append(nn.ReLU(inplace=True))
+        inside = outside
+    return nn.Sequential(*layers)
+
+
+class FCN8s(nn.Module):
+    """(N, 3, H, W) -> logits (N, classes, H, W), padded to multiples of 32 and cropped inside.
+
+    Args:
+        normalise: the course's form, with normalisation and without biases or dropout; else the paper's.
+        width: factor on the channels of conv1 to conv5.
+        fc_width: channels of fc6 and fc7.
+        dropout: of the paper's form.
+    """
+
+    def __init__(self, normalise, width=1.0, fc_width=4096, classes=21, dropout=0.5):
+        super().__init__()
+        self.dropout = 0.0 if normalise else dropout
+        one, two, three, four = (round(width * channels) for channels in (64, 128, 256, 512))
+        self.conv1, self.conv2 = block(3, one, (3, 3), normalise), block(one, two, (3, 3), normalise)
+        self.conv3, self.conv4 = block(two, three, (3, 3, 3), normalise), block(three, four, (3, 3, 3), normalise)
+        self.conv5, self.conv6 = block(four, four, (3, 3, 3), normalise), block(four, fc_width, (7,), normalise)
+        self.conv7 = block(fc_width, fc_width, (1,), normalise)
+        self.score_fr = nn.Conv2d(fc_width, classes, 1, bias=not normalise)
+        self.score_pool4 = nn.Conv2d(four, classes, 1, bias=not normalise)
+        self.score_pool3 = nn.Conv2d(three, classes, 1, bias=not normalise)
+        self.upscore2 = nn.ConvTranspose2d(classes, classes, 4, 2, 1, bias=False)
+        self.upscore_pool4 = nn.ConvTranspose2d(classes, classes, 4, 2, 1, bias=False)
+        self.upscore8 = nn.ConvTranspose2d(classes, classes, 16, 8, 4, bias=False)
+
+    def forward(self, x):
+        """Score, upsample, fuse."""
+        height, width = x.shape[2:]
+        if height % 32 or width % 32:
+            x = functional.pad(x, (0, -width % 32, 0, -height % 32))
+        pooled = []
+        for layers in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5):
+            x = functional.max_pool2d(layers(x), 2)
+            pooled.append(x)
+        for layers in (self.conv6, self.conv7):
+            x = functional.dropout(layers(x), self.dropout, self.training)
+        scores = self.upscore_pool4(self.upscore2(self.score_fr(x)) + self.score_pool4(pooled[3]))
+        return self.upscore8(scores + self.score_pool3(pooled[2]))[:, :, :height, :width]
+
+
+def rival(folder, model, **options):
+    """FCN8s of MindFCN's `model`, with the weights that `folder`/weights.npz holds under MindFCN's names."""
+    net = FCN8s(model.endswith("_bn"), **options)
+    with np.load(os.path.join(folder, "weights.npz")) as weights:
+        state = {".".join([*name.split(".")[:-1], NORM.get(name.split(".")[-1], name.split(".")[-1])]):
+                 torch.from_numpy(weights[name]) for name in weights.files if not name.endswith(".step")}
+    unfilled, unknown = net.load_state_dict(state, strict=False)
+    assert not unknown and all(name.endswith("num_batches_tracked") for name in unfilled), (unfilled, unknown)
+    return net
