@@ -4,6 +4,17 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+# Run a verb of mindfcn: in one process, or on DEVICE_NUM devices of each of NODES machines, this one being number NODE_RANK.
+launch() {
+    if [ "${DEVICE_NUM:-1}" -gt 1 ] || [ "${NODES:-1}" -gt 1 ]; then
+        export GLOG_v="${GLOG_v:-3}"
+        exec msrun --worker_num="$((${DEVICE_NUM:-1} * ${NODES:-1}))" --local_worker_num="${DEVICE_NUM:-1}" \
+            --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-8118}" --node_rank="${NODE_RANK:-0}" \
+            --log_dir="${LOG_DIR:-msrun_logs}" --join=True --tail_worker_log=0 "$root/src/mindfcn/__main__.py" "$@"
+    fi
+    exec "$PYTHON" -m mindfcn "$@"
+}
+
 say() { printf '%s\n' "$*" >&2; }
 
 find_python() {

@@ -2,12 +2,13 @@
 # Evaluate a checkpoint on its whole validation split: metrics, tables and pictures.
 #
 #   bash run_eval.sh CHECKPOINT [--key value ...]        mindfcn eval --help lists the keys
+#   DEVICE_NUM=8 bash run_eval.sh CHECKPOINT ...         each of several devices evaluates its share
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ $# -eq 0 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
-    sed -n '2,4s/^# \{0,1\}//p' "$here/run_eval.sh"
+    sed -n '2,5s/^# \{0,1\}//p' "$here/run_eval.sh"
     exit $(($# == 0 ? 2 : 0))
 fi
 . "$here/environment.sh"
-exec "$PYTHON" -m mindfcn eval --checkpoint "$@"
+launch eval --checkpoint "$@"

@@ -3,7 +3,7 @@
 #
 #   bash run_train.sh                                          the sample set, on any machine
 #   bash run_train.sh configs/NAME.yaml [--key value ...]      any recipe
-#   DEVICE_NUM=8 DEVICE_TARGET=Ascend bash run_train.sh ...    several devices, data parallel
+#   DEVICE_NUM=8 DEVICE_TARGET=Ascend bash run_train.sh ...    several devices, data parallel; docs/scaling.md: machines
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,8 +21,4 @@ case "${1:-}" in
 esac
 . "$here/environment.sh"
 
-if [ "${DEVICE_NUM:-1}" -gt 1 ]; then
-    exec msrun --worker_num="$DEVICE_NUM" --local_worker_num="$DEVICE_NUM" --master_port="${MASTER_PORT:-8118}" \
-        --log_dir="${LOG_DIR:-msrun_logs}" --join=True "$here/src/mindfcn/__main__.py" train --config "$recipe" "$@"
-fi
-exec "$PYTHON" -m mindfcn train --config "$recipe" "$@"
+launch train --config "$recipe" "$@"

@@ -39,7 +39,7 @@ def out_of(capfd, *words):
 # ------------------------------------------------------------------------------------------------- help, settings
 
 @pytest.mark.parametrize("words", [
-    ["--help"], ["train", "--help"], ["train", "--print_config"], ["train", "--nothing"]])
+    ["--help"], *([verb, "--help"] for verb in VERBS), ["train", "--print_config"], ["train", "--nothing"]])
 def test_mindspore_is_not_imported_for_words(words):
     code = ("import sys\nfrom mindfcn.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
             "    assert not end.code\nassert 'mindspore' not in sys.modules")
@@ -208,6 +208,7 @@ MISTAKES = [
     (f"{TRAIN} --optim.lr .nan", ["--optim.lr nan", "above 0"]),
     (f"{TRAIN} --optim.lr .inf", ["--optim.lr inf", "above 0"]),
     (f"{TRAIN} --optim.power -1", ["--optim.power -1.0", "above 0"]),
+    (f"{TRAIN} --optim.loss_scale 0.5", ["--optim.loss_scale 0.5", "at least 1, or 0"]),
     (f"{TRAIN} --seed -1", ["--seed -1", "0..2147483647"]),
     (f"{TRAIN} --keep 0", ["--keep 0", "at least 1"]),
     (f"{TRAIN} --model.dropout 1", ["--model.dropout 1.0", "0..1"]),
@@ -220,7 +221,11 @@ MISTAKES = [
     (f"{TRAIN} --augment.min_scale 3", ["--augment.min_scale 3.0", "augment.max_scale"]),
     (f"{TRAIN} --augment.max_scale .inf", ["--augment.max_scale inf", "at most 16"]),
     (f"{TRAIN} --augment.batch_size 64", ["12 records", "smaller batch size"]),
-    (f"{TRAIN} --optim.precision mixed", ["mixed", "--optim.precision float32"]),
+    ("train --optim.precision mixed", ["--optim.precision: expected one of auto, float32, float16, bfloat16"]),
+    (f"{TRAIN} --optim.precision float16", ["--optim.precision float16 on CPU", "slower", "use float32"]),
+    (f"{TRAIN} --optim.precision bfloat16", ["--optim.precision bfloat16 on CPU", "no such", "use float32"]),
+    (f"{EVAL} good.ckpt --precision float16", ["--precision float16 on CPU", "slower", "use float32"]),
+    ("predict --device CPU --checkpoint good.ckpt --precision bfloat16 text.jpg", ["--precision bfloat16 on CPU"]),
     (f"{TRAIN} --run_dir file", ["file", "choose a folder"]),
     (f"{TRAIN} --run_dir /proc/run", ["/proc/run", "choose a folder"]),
     (f"{TRAIN} --run_dir run", ["run", "--resume", "--overwrite"]),

@@ -57,7 +57,8 @@ def test_value_and_gradient_are_those_of_the_definition(mode, classes, ignore_la
     expected, by_logits = reference(logits, labels, ignore_label, reduction)
     value, gradient = value_and_gradient(logits, labels, ignore_label, reduction)
     assert value == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    np.testing.assert_allclose(gradient, by_logits, rtol=1e-4, atol=1e-8)
+    # The exponentials of MindSpore on CPU are good to 1e-5.
+    np.testing.assert_allclose(gradient, by_logits, rtol=1e-4, atol=2e-7)
     assert (gradient.transpose(0, 2, 3, 1)[labels == ignore_label] == 0).all()
 
 

@@ -11,7 +11,7 @@ from mindspore.train import Model
 
 from mindfcn import metrics
 from mindfcn.errors import UserError
-from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
+from mindfcn.metrics import ConfusionMatrix, argmax, segmentation_metrics
 
 KEYS = ["pixel accuracy", "mean pixel accuracy", "mean IoU", "frequency weighted IoU"]
 
@@ -127,6 +127,26 @@ def test_what_cannot_be_counted_is_told_in_one_line():
     assert matrix.counts.sum() == 0
     matrix.update(np.array([9, 1]), np.array([255, 1]))
     assert matrix.counts.sum() == 1, "what is predicted where nothing counts does not matter"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("classes", [1, 2, 21, 256, 300])
+def test_argmax_is_numpys_also_among_equals(dtype, classes):
+    """Logits of a few values, so that most pixels have several highest; negative ones and infinities among them."""
+    logits = np.random.default_rng(classes).integers(-3, 2, (2, classes, 9, 7)).astype(dtype)
+    logits[:, :, 0] = -np.inf
+    logits[:, classes // 2, 1] = np.inf
+    found = argmax(logits, 1)
+    np.testing.assert_array_equal(found, logits.argmax(1))
+    assert found.dtype == (np.uint8 if classes <= 256 else np.uint16)
+    np.testing.assert_array_equal(argmax(logits[1]), logits[1].argmax(0))
+    np.testing.assert_array_equal(argmax(logits[0, :, 2:-1, 1:5]), logits[0, :, 2:-1, 1:5].argmax(0), "a crop")
+
+
+def test_argmax_tells_float64_apart_where_float32_could_not_and_changes_nothing():
+    logits = np.array([1, 1 + 1e-12, 1 - 1e-12])[:, None, None]
+    before = logits.copy()
+    assert argmax(logits).tolist() == [[1]] and (logits == before).all()
 
 
 class Pass(nn.Cell):

@@ -15,6 +15,15 @@ def test_the_import_leaves_mindspore_alone():
     assert found.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("code, absent", [
+    ("import mindfcn", ("mindspore", "numpy", "cv2", "matplotlib", "yaml", "jsonargparse")),
+    ("from mindfcn import CrossEntropy, FCN8s, SegDataset, create_model", ("matplotlib", "jsonargparse"))])
+def test_an_import_takes_only_what_it_needs(code, absent):
+    code += f"; import sys; print([name for name in {absent} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("name", mindfcn.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(mindfcn, name) is not None

@@ -290,20 +290,29 @@ def _train(config):
     from mindfcn.engine.train import train
     with contextlib.closing(TrainingBar()) as bar:
         result = train(config, bar, _bar, say)
-    if result.signal:
-        say(f"stopped by a signal; saved {result.checkpoint}; go on with --resume")
-        return 128 + result.signal
-    if result.evaluation:
-        _show(result.evaluation)
-    say(f"curves      {os.path.join(result.run_dir, 'curves.png')}")
-    say(f"checkpoint  {result.checkpoint}")
-    return 0
+    if _writes():
+        if result.signal:
+            say(f"stopped by a signal; saved {result.checkpoint}; go on with --resume")
+        else:
+            if result.evaluation:
+                _show(result.evaluation)
+            say(f"curves      {os.path.join(result.run_dir, 'curves.png')}")
+            say(f"checkpoint  {result.checkpoint}")
+    return 128 + result.signal if result.signal else 0
 
 
 def _eval(config):
     from mindfcn.engine.evaluate import evaluate
-    _show(evaluate(config, _bar, say))
+    result = evaluate(config, _bar, say)
+    if _writes():
+        _show(result)
     return 0
+
+
+def _writes():
+    """Whether this is the first of the processes that msrun started, or the only one."""
+    from mindfcn.runtime import rank
+    return rank() == 0
 
 
 def _show(result):
@@ -324,7 +333,7 @@ def _predict(config):
     from mindfcn.runtime import pynative_mode, set_up
     set_up(config.device)
     pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model)
+    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
     result = predict(config, segmenter, card.labels, say=say)
     for written in result.written:
         say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")

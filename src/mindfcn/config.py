@@ -127,8 +127,9 @@ class OptimConfig:
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
-        precision: auto is float32 on CPU and mixed on GPU and Ascend
-        loss_scale: mixed precision: fixed factor, or 0 for dynamic with skipped overflows
+        precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
+            GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
+        loss_scale: float16: fixed factor on the loss, or 0 for dynamic with skipped overflows
     """
     epochs: int = 1
     lr: float = 0.05
@@ -144,7 +145,7 @@ class OptimConfig:
     keep_cells: float = 1.0
     accumulate: int = 1
     freeze: str = ""
-    precision: Literal["auto", "float32", "mixed"] = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     loss_scale: float = 0.0
 
 
@@ -190,6 +191,7 @@ class EvalConfig:
         worst: images with the lowest IoU to show side by side
         device: where to compute; auto takes what MindSpore was built for
         model: network name for a checkpoint without a card (official ones)
+        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
         seed: draws the crops of the course's protocol
     """
     checkpoint: str
@@ -199,6 +201,7 @@ class EvalConfig:
     worst: int = 8
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     seed: int = 1
 
 
@@ -215,6 +218,7 @@ class PredictConfig:
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
         device: where to compute; auto takes what MindSpore was built for
         model: network name for a checkpoint without a card (official ones)
+        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
     """
     checkpoint: str
     images: List[str]
@@ -224,6 +228,7 @@ class PredictConfig:
     voc_names: bool = False
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
 
 @dataclasses.dataclass

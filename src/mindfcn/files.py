@@ -99,3 +99,9 @@ def read_lines(path):
         return [line.strip() for line in read_bytes(path).decode("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
+
+
+def write_text(path, text):
+    """Write a text file; it appears when it is complete."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)

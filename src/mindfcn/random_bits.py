@@ -19,7 +19,8 @@ def keep(count, rate, seed, step):
     Returns:
         (count,) bool, False where dropped.
     """
-    bits = _mix(ops.arange(0, count, dtype=ms.int32) + _mix(step + seed * 7919))
+    # A number, not (1,): MindSpore's sums of unequal shapes keep sixteen bytes for each element.
+    bits = _mix(ops.arange(0, count, dtype=ms.int32) + _mix(step + seed * 7919).reshape(()))
     return ops.bitwise_and(ops.stop_gradient(bits), 0x7FFFFF) >= int(rate * 0x800000)
 
 

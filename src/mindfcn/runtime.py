@@ -8,15 +8,18 @@ import re
 import subprocess
 
 import mindspore as ms
-from mindspore import communication
+import numpy as np
+from mindspore import communication, ops
 
 from mindfcn.errors import UserError
 
 TARGETS = ("Ascend", "GPU", "CPU")
+# Seconds that a process on CPU waits for the others: one may prepare records or compile for longer than MindSpore's 30.
+PATIENCE = 3600
 
 
 def set_up(device="auto", seed=1):
-    """Choose the device, seed every generator, and join the other processes where msrun started several.
+    """Choose the device, seed every generator, and join the other processes where msrun or mpirun started several.
 
     Args:
         device: auto, CPU, GPU or Ascend; auto takes DEVICE_TARGET, else the first that can be used.
@@ -41,7 +44,11 @@ def set_up(device="auto", seed=1):
     if ms.get_context("device_target") != device:
         ms.set_device(device)
     ms.set_seed(seed)
-    if int(os.environ.get("MS_WORKER_NUM", "1")) > 1:
+    # Named by msrun and by Open MPI's mpirun.
+    if int(os.environ.get("MS_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+        # Not for the scheduler, which notices by it that a process has died.
+        if os.environ.get("MS_ROLE") == "MS_WORKER":
+            os.environ.setdefault("MS_NODE_TIMEOUT", str(PATIENCE))
         communication.init()
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     return device
@@ -62,6 +69,54 @@ def rank():
 def rank_size():
     """How many processes train together."""
     return communication.get_group_size() if communication.GlobalComm.INITED else 1
+
+
+def gather_over_ranks(array):
+    """Every process's array, on every process.
+
+    Args:
+        array: float64 or int64, of the same shape on all.
+
+    Returns:
+        (ranks, *shape) array, in the order of the ranks.
+    """
+    array = np.asarray(array)
+    if rank_size() == 1 or array.size == 0:
+        return np.stack([array] * rank_size())
+    # As bits in int32, which every backend copies: on CPU, sums have float32's digits, and there are none of int64.
+    bits = ms.Tensor(array.reshape(-1).view(np.int32))
+    return ops.AllGather()(bits).asnumpy().view(array.dtype).reshape(rank_size(), *array.shape)
+
+
+def sum_over_ranks(array):
+    """The sum of every process's array, the same on all; int64 is exact.
+
+    Args:
+        array: float64 or int64, of the same shape on all.
+
+    Returns:
+        array of that shape and type; the array itself where there is one process.
+    """
+    return array if rank_size() == 1 else gather_over_ranks(array).sum(0)
+
+
+@contextlib.contextmanager
+def together():
+    """Go on after this block where all processes came through it, so that none waits for one that failed.
+
+    Raises:
+        UserError: another process failed, whose own error tells why.
+    """
+    failure = None
+    try:
+        yield
+    except BaseException as error:
+        failure = error
+    failed = np.flatnonzero(gather_over_ranks(np.array([failure is not None], np.int64)))
+    if failure:
+        raise failure
+    if failed.size:
+        raise UserError(f"process {failed[0]} failed; its own log says why")
 
 
 def graph_mode():

@@ -9,8 +9,9 @@ from mindspore import nn
 from mindspore.mindrecord import FileWriter
 from mindspore.train import Callback, Model
 
+from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.mindrecord import write_records
+from mindfcn.data.mindrecord import read_records, write_records
 from mindfcn.data.samples import Sample, read_palette_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC
@@ -72,6 +73,18 @@ def test_shapes_and_types(path):
     for image, label in epoch:
         assert image.shape == (3, 3, 16, 16) and image.dtype == np.float32
         assert label.shape == (3, 16, 16) and label.dtype == np.int32
+    assert training(path).get_dataset().get_batch_size() == 3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_crop_is_drawn_from_seed_epoch_and_number(path, threads):
+    """Each crop of a batch is what its record gives when it is cut alone."""
+    dataset = training(path, num_parallel_calls=threads)
+    records = [[np.frombuffer(column, np.uint8) for column in row[1:]] for row in read_records(path)]
+    for epoch, found in enumerate(batches(dataset, 2)):
+        alone = [dataset.preprocess_dataset(*records[number], np.random.RandomState([5, epoch, number]))
+                 for number in dataset.order(epoch)]
+        assert same([crop for batch in found for crop in zip(*batch)], alone)
 
 
 def test_the_same_seed_gives_the_same_epochs_for_any_number_of_threads(path):
@@ -261,6 +274,22 @@ def test_settings_that_cannot_be_are_told_in_one_line(path, options, words):
     with pytest.raises(UserError) as error:
         training(path, **options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("column, words", [("data", "a record's image is not an image"),
+                                           ("label", "a record's mask cannot be decoded")])
+def test_a_damaged_record_ends_the_epoch_in_one_line(pictures, tmp_path, column, words):
+    path = str(tmp_path / "damaged")
+    writer = FileWriter(path, 1)
+    writer.add_schema({"file_name": {"type": "string"}, "label": {"type": "bytes"}, "data": {"type": "bytes"}}, "x")
+    rows = [{"file_name": name, "label": cv2.imencode(".png", mask)[1].tobytes(),
+             "data": cv2.imencode(".jpg", image)[1].tobytes()} for name, image, mask in pictures]
+    rows[4][column] = b"nothing to see"
+    writer.write_raw_data(rows)
+    writer.commit()
+    with pytest.raises(UserError, match=words) as error, runtime.user_errors():
+        batches(training(path))
+    assert "\n" not in str(error.value)
 
 
 def test_records_written_the_courses_way(pictures, tmp_path):

@@ -256,3 +256,23 @@ def test_progress_sees_every_sample(samples, tmp_path):
     seen = []
     write_records(samples, tmp_path / "a", SAMPLE, progress=lambda items: (seen.append(item) or item for item in items))
     assert seen == samples
+
+
+@pytest.mark.parametrize("change", [
+    lambda rows: rows[1:], lambda rows: [*rows, rows[0]], lambda rows: [rows[0], *rows[:-1]],
+    lambda rows: [(rows[1][0], *rows[0][1:]), (rows[0][0], *rows[1][1:]), *rows[2:]],
+    lambda rows: [(*rows[0][:2], rows[0][2] + b"x"), *rows[1:]],
+    lambda rows: [(rows[0][0], bytes([rows[0][1][0] ^ 1]) + rows[0][1][1:], rows[0][2]), *rows[1:]]],
+    ids=["one lost", "one twice", "one instead of another", "names swapped", "mask changed", "one bit flipped"])
+def test_records_that_read_back_otherwise_are_not_published(samples, tmp_path, monkeypatch, change):
+    real = mindrecord.read_records
+    monkeypatch.setattr(mindrecord, "read_records", lambda path: change(list(real(path))))
+    with pytest.raises(UserError, match="records read back"):
+        write_records(samples[:4], tmp_path / "a", SAMPLE)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_order_in_which_shards_are_read_back_does_not_matter(samples, tmp_path, monkeypatch):
+    real = mindrecord.read_records
+    monkeypatch.setattr(mindrecord, "read_records", lambda path: list(real(path))[::-1])
+    assert write_records(samples[:4], tmp_path / "a", SAMPLE).written == 4

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mindfcn.data import samples
-from mindfcn.data.samples import check_complete, check_names, decode_image, read_palette_mask
+from mindfcn.data.samples import check_complete, check_names, decode_image, image_size, read_palette_mask
 from mindfcn.errors import UserError
 from mindfcn.files import partial_folder
 
@@ -52,10 +52,28 @@ def test_exif_turns_the_image_upright():
     assert upright[4, 14, 2] > 200 and upright[4, 2, 0] > 200
 
 
+@pytest.mark.parametrize("kind, mode, options", [
+    ("JPEG", "RGB", {}), ("JPEG", "L", {}), ("JPEG", "CMYK", {}), ("JPEG", "RGB", {"progressive": True}),
+    ("PNG", "RGBA", {}), ("BMP", "RGB", {}), ("TIFF", "L", {}), ("WEBP", "RGB", {})])
+def test_the_size_is_that_of_the_decoded_image(kind, mode, options):
+    data = encoded(Image.fromarray(RED_BLUE[:, :7]).convert(mode), kind, **options)
+    assert image_size(data, "x") == decode_image(data, "x").shape[:2] == (16, 7)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_is_that_of_the_upright_image(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(RED_BLUE[:, :7]), kind, exif=exif)
+    assert image_size(data, "x") == decode_image(data, "x").shape[:2]
+
+
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 broken"])
 def test_what_is_no_image_is_named(data):
-    with pytest.raises(UserError, match="there.jpg"):
-        decode_image(data, "there.jpg")
+    for read in (decode_image, image_size):
+        with pytest.raises(UserError, match="there.jpg"):
+            read(data, "there.jpg")
 
 
 def test_a_huge_announced_size_is_refused_before_decoding():

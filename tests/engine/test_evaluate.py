@@ -14,7 +14,7 @@ from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_records
 from mindfcn.data.sample import SAMPLE
 from mindfcn.data.samples import decode_image
-from mindfcn.engine.evaluate import evaluate, load_segmenter
+from mindfcn.engine.evaluate import evaluate, evaluate_network, load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 from mindfcn.models.factory import create_model
@@ -86,6 +86,43 @@ def test_every_image_of_the_records_is_counted(checkpoint, sample_records, tmp_p
     truths = [truth for *_, truth in SegDataset(data_file=records, training=False).samples(range(12))]
     assert result.images == 12 == len(written(tmp_path)["image IoU"])
     assert np.sum(written(tmp_path)["confusion matrix"]) == sum(np.count_nonzero(truth != 255) for truth in truths)
+
+
+@pytest.mark.parametrize("processes", [3, 13])
+def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_records, processes):
+    """Each record is in one share, at its place; with more processes than the 12 records, some have none."""
+    segmenter, card = load_segmenter(str(checkpoint), None)
+    settings = {"data_file": str(sample_records / "records" / "train.mindrecord"), "training": False,
+                "preprocess": card.preprocess}
+    whole = evaluate_network(segmenter, SegDataset(**settings), len(card.labels))
+    shares = []
+    for rank in range(processes):
+        shown = []
+
+        def progress(batches, length):
+            shown.append(length)
+            return batches
+
+        dataset = SegDataset(**settings, rank=rank, rank_size=processes)
+        share = evaluate_network(segmenter, dataset, len(card.labels), progress)
+        seen = np.arange(12) % processes == rank
+        np.testing.assert_array_equal(share.scores, np.where(seen, whole.scores, 0))
+        assert share.names == whole.names and shown == [seen.sum()]
+        assert np.isnan(share.seconds) == (not seen.any())
+        shares.append(share)
+    np.testing.assert_array_equal(sum(share.matrix.counts for share in shares), whole.matrix.counts)
+    np.testing.assert_array_equal(sum(share.scores for share in shares), whole.scores)
+    assert len(set(whole.scores)) > 6, "equal scores would hide a mix-up"
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_an_evaluation_that_is_stopped_gives_nothing(checkpoint, sample_records, processes):
+    segmenter, card = load_segmenter(str(checkpoint), None)
+    dataset = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False,
+                         preprocess=card.preprocess, rank_size=processes)
+    answers = iter([False, False, True])
+    assert evaluate_network(segmenter, dataset, len(card.labels), stop=lambda: next(answers)) is None
+    assert not list(answers), "it asks before each image"
 
 
 def test_files_and_the_worst_images_in_order(checkpoint, tmp_path):

@@ -88,12 +88,12 @@ def test_a_run_sees_its_images_as_its_weights_expect_them(sample_records, tmp_pa
     """Training, evaluation, checkpoints, and a resumed run whose first weights are gone."""
     path, _ = published(tmp_path / "vgg16.npz", trunk_only=True)
     seen = []
-    decode = SegDataset.preprocess_dataset
+    crop = SegDataset._crop
 
     def watched(dataset, *arguments):
         seen.append(dataset.preprocess)
-        return decode(dataset, *arguments)
-    monkeypatch.setattr(SegDataset, "preprocess_dataset", watched)
+        return crop(dataset, *arguments)
+    monkeypatch.setattr(SegDataset, "_crop", watched)
     result = train(settings(sample_records, tmp_path / "run", pretrained=path))
     assert seen and set(seen) == {CAFFE}
     assert load_checkpoint(result.checkpoint)[1].preprocess == CAFFE

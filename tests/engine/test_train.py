@@ -23,6 +23,7 @@ from mindfcn import runtime
 from mindfcn.cli import main, parse
 from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
 from mindfcn.data.dataset import SegDataset
+from mindfcn.engine.precision import compute_in
 from mindfcn.engine.run_dir import EVALUATION, LOG
 from mindfcn.engine.step import UNDECAYED, TrainStep, optimiser
 from mindfcn.engine.train import network as network_of
@@ -583,7 +584,7 @@ def test_mixed_precision_learns_and_keeps_float32_weights(name):
     net = create_model(name, 5, width=0.125, fc_width=16, dropout=0.0)
     names = [parameter.name for parameter in net.get_parameters()]
     update, _ = optimiser(net, OptimConfig(lr=0.01, min_lr=0.01), 10)
-    ms.amp.auto_mixed_precision(net, "O2")
+    compute_in(net, ms.float16)
     step = TrainStep(net, update, scaler=ms.amp.DynamicLossScaler(2 ** 10, 2, 100))
     runtime.graph_mode()
     step.set_train()

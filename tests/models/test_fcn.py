@@ -143,7 +143,7 @@ def test_the_paper_form_starts_at_ln_21():
     logits = net(ms.Tensor(picture(32, 64)))
     assert (logits.asnumpy() == 0).all()
     labels = ms.Tensor(np.random.default_rng(1).integers(0, 21, (1, 32, 64)), ms.int32)
-    assert float(CrossEntropy()(logits, labels)) == pytest.approx(math.log(21), abs=1e-6)
+    assert float(CrossEntropy()(logits, labels)) == pytest.approx(math.log(21), abs=1e-5)
 
 
 def test_the_paper_form_drops_in_training_only():

@@ -45,31 +45,40 @@ def test_xavier_deconvolution_is_random_of_the_same_shape():
     assert (xavier.asnumpy() != 0).all() and len(np.unique(xavier.asnumpy())) > 100
 
 
-@pytest.mark.parametrize("mode, channels, slices, bias", [
-    ("PYNATIVE", 12, 3, True), ("PYNATIVE", 12, 3, False), ("PYNATIVE", 10, 1, True), ("PYNATIVE", 4, 1, False),
-    ("GRAPH", 12, 3, True)], indirect=["mode"])
-def test_sliced_convolution_equals_the_plain_one(monkeypatch, mode, channels, slices, bias):
-    """Output and all gradients; 10 channels cannot be cut into equal slices of at most 4, and are not cut."""
-    monkeypatch.setattr(layers, "CPU_CHANNELS", 4)
-    sliced = layers.conv(3, channels, 7, bias)
+WIDE = (7, 12, (6, 5), True)
+WINOGRAD = (3, 5, (8, 12), False)
+
+
+@pytest.mark.parametrize("mode, kernel, channels, size, bias", [
+    ("PYNATIVE", *WIDE), ("PYNATIVE", 1, 6, (3, 4), False), ("PYNATIVE", *WINOGRAD), ("PYNATIVE", 3, 4, (4, 4), True),
+    ("PYNATIVE", 3, 4, (6, 8), True), ("GRAPH", *WIDE), ("GRAPH", *WINOGRAD)], indirect=["mode"])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
+                                                                 direct):
+    """Output and all gradients. A side of 6 is no multiple of Winograd's tiles and takes the plain kernel."""
+    monkeypatch.setattr(layers, "NARROW", 4)
+    monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 3)
+    monkeypatch.setattr(layers, "WINOGRAD", 4 if direct else 3)
+    special = layers.conv(3, channels, kernel, bias)
     if ms.get_context("device_target") == "CPU":
-        assert sliced.slices == slices
-    plain = nn.Conv2d(3, channels, 7, stride=1, pad_mode="pad", padding=3, has_bias=bias)
+        assert isinstance(special, layers.AlgorithmConv)
+    plain = nn.Conv2d(3, channels, kernel, stride=1, pad_mode="pad", padding=kernel // 2, has_bias=bias)
     random = np.random.default_rng(1)
-    for ours, theirs in zip(sliced.get_parameters(), plain.get_parameters()):
+    for ours, theirs in zip(special.get_parameters(), plain.get_parameters()):
         assert (ours.name, ours.shape) == (theirs.name, theirs.shape)
         value = random.standard_normal(ours.shape).astype(np.float32)
         ours.set_data(ms.Tensor(value))
         theirs.set_data(ms.Tensor(value))
-    x = ms.Tensor(random.standard_normal((2, 3, 6, 5)).astype(np.float32))
-    direction = random.standard_normal((2, channels, 6, 5)).astype(np.float32)
+    x = ms.Tensor(random.standard_normal((2, 3, *size)).astype(np.float32))
+    direction = random.standard_normal((2, channels, *size)).astype(np.float32)
     results = []
-    for net in (sliced, plain):
+    for net in (special, plain):
         results.append((net(x), ms.grad(Towards(net, direction), 0, net.trainable_params())(x)))
     (value, (by_input, by_weights)), (plain_value, (plain_input, plain_weights)) = results
     assert len(by_weights) == 1 + bias
     for ours, theirs in zip((value, by_input, *by_weights), (plain_value, plain_input, *plain_weights)):
-        np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-4, atol=1e-3)
+        largest = np.abs(theirs.asnumpy()).max()
+        np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * largest)
 
 
 def masks(steps, size=(1, 4, 50, 50), rate=0.5, seed=1, start=0):

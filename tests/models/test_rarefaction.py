@@ -138,13 +138,15 @@ def test_rarefying_twice_equals_rarefying_once():
     np.testing.assert_array_equal(run(rarefy(rarefy(net, 12, 96), 2, 96), image), expected)
 
 
-def test_a_convolution_in_slices_is_rarefied_too(monkeypatch):
-    monkeypatch.setattr(layers, "CPU_CHANNELS", 2)
-    net = nn.SequentialCell(nn.MaxPool2d(2, 2), layers.conv(3, 6, 5, bias=True))
-    assert net[1].slices == 3
-    image = picture(16, 20)
+@pytest.mark.parametrize("kernel, limit", [(5, "NARROW"), (3, "WINOGRAD")])
+def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel, limit):
+    monkeypatch.setattr(layers, limit, 2)
+    monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 2)
+    net = nn.SequentialCell(nn.MaxPool2d(2, 2), layers.conv(3, 6, kernel, bias=True))
+    assert isinstance(net[1], layers.AlgorithmConv)
+    image = picture(16, 24)
     old = run(net, image)
-    np.testing.assert_allclose(run(rarefy(net, 1, 16), image)[:, :, ::2, ::2], old, atol=1e-6)
+    np.testing.assert_allclose(run(rarefy(net, 1, 16), image)[:, :, ::2, ::2], old, atol=1e-5)
 
 
 def test_a_network_is_compiled_anew():

@@ -1,5 +1,8 @@
 """MindRecord -> batches, for training and for evaluation."""
 
+import collections
+import concurrent.futures
+import itertools
 import os
 
 import cv2
@@ -75,7 +78,7 @@ class SegDataset:
     def steps_per_epoch(self):
         """Batches of one epoch on one device."""
         if not self.training:
-            return self.count
+            return len(self._share())
         return self.count // self.rank_size // self.batch_size
 
     def order(self, epoch):
@@ -104,49 +107,58 @@ class SegDataset:
         Returns:
             image (3, crop, crop) float32 normalised, label (crop, crop) int32.
         """
-        if self.crop_size == 0:
-            return self._native(image, label)
-        image, label = _decode(image, label)
-        return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip)
+        return self._crop(image, label, random) if self.crop_size else self._native(image, label)
 
     def get_dataset(self):
         """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
         if not self.training:
             return self._evaluation_dataset()
-        # Threads of the pipeline are told each crop's own random seed, so their number and timing change nothing.
-        dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label", "key"], shuffle=False,
-                                      python_multiprocessing=False)
-        dataset = dataset.map(self._training_crop, ["data", "label", "key"], ["data", "label"],
-                              num_parallel_workers=self.num_parallel_calls)
-        dataset = dataset.project(["data", "label"]).batch(self.batch_size, drop_remainder=True)
+        dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
         # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
         dataset.dataset_size = self.steps_per_epoch
+        dataset.copy_batch_size(self.batch_size)
         return dataset
 
     def _evaluation_dataset(self):
-        dataset = ds.MindDataset(self.files, columns_list=["data", "label"], shuffle=False,
-                                 num_parallel_workers=self.num_readers)
+        dataset = ds.MindDataset(self.files, columns_list=["data", "label"], num_parallel_workers=self.num_readers,
+                                 **_in_order(None if self.rank_size == 1 else list(self._share())))
         dataset = dataset.map(self._native, ["data", "label"], ["data", "label"],
                               num_parallel_workers=self.num_parallel_calls)
         return dataset.batch(1)
+
+    def _share(self):
+        """The records that this device evaluates."""
+        return range(self.rank, self.count, self.rank_size)
 
     def _native(self, image, label):
         image, label = _decode(image, label)
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
-    def _training_crop(self, image, label, key):
-        random = np.random.RandomState([self.seed, *key])
-        return self.preprocess_dataset(image, label, random)
+    def _batch(self, epoch, rows):
+        """(data, label) of a batch of (number, image, label) rows."""
+        if self.crop_size == 0:
+            (_, *row), = rows
+            return tuple(array[None] for array in self._native(*row))
+        side = self.crop_size
+        data, label = np.empty((len(rows), 3, side, side), np.float32), np.empty((len(rows), side, side), np.int32)
+        # Each crop's seed is its own, so the number of threads and their timing change nothing.
+        for (record, *row), *out in zip(rows, data, label):
+            self._crop(*row, np.random.RandomState([self.seed, epoch, record]), out)
+        return data, label
+
+    def _crop(self, image, label, random, out=None):
+        image, label = _decode(image, label)
+        return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
+                                  self.preprocess, self.ignore_label, self.flip, out)
 
     def _read(self, columns, records=None):
-        order = {"shuffle": False} if records is None else {"sampler": ds.SubsetSampler(records)}
-        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
+        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
+                                 **_in_order(records))
         return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
 
 
 class _Epochs:
-    """Encoded (image, label, key) of one epoch after the other, each in its own order."""
+    """The batches of one epoch after the other, each in its own order; a thread makes a whole batch."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -157,8 +169,22 @@ class _Epochs:
         epoch, skip = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
         order = self.dataset.order(epoch)[skip:].tolist()
-        for record, (image, label) in zip(order, self.dataset._read(["data", "label"], order)):
-            yield _bytes(image), _bytes(label), np.array([epoch, record], np.int64)
+        rows = ((record, _bytes(image), _bytes(label))
+                for record, (image, label) in zip(order, self.dataset._read(["data", "label"], order)))
+        threads = self.dataset.num_parallel_calls
+        ahead = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            while batch := list(itertools.islice(rows, self.dataset.batch_size)):
+                ahead.append(pool.submit(self.dataset._batch, epoch, batch))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+
+def _in_order(records):
+    """Arguments of MindDataset: some records, by their numbers, or all."""
+    return {"shuffle": False} if records is None else {"sampler": ds.SubsetSampler(records)}
 
 
 def _bytes(column):

@@ -57,6 +57,15 @@ def check_complete(data, where):
     _load(image, where)
 
 
+def image_size(data, where):
+    """(height, width) of what `decode_image` gives, from a JPEG's header alone. Raises UserError as it does."""
+    image = _open(data, where)
+    if image.format == "JPEG" and "exif" not in image.info:
+        return image.height, image.width
+    # OpenCV alone knows which formats it reads and how it turns them.
+    return decode_image(data, where).shape[:2]
+
+
 def read_mask_image(path):
     """Read a mask file as Pillow sees it, with grey numbers as stored: path -> PIL.Image, loaded.
 

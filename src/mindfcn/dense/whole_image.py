@@ -4,19 +4,33 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn.data.transforms import to_input
+from mindfcn.metrics import argmax
+from mindfcn.models.fcn import FCN
+from mindfcn.models.folding import Folded
+
+# Convolutions of more weights keep their normalisation: on maps as small as theirs it costs less than the copy.
+FOLDED = 2 ** 22
+# Sizes that get a compiled graph of their own, which takes about a second and, with VGG16, 80 MB.
+GRAPHS = 16
 
 
 class Segmenter:
     """A network with the preprocessing that belongs to its weights.
 
+    The FCNs of this package compute with normalisation folded into the convolutions, and on CPU as compiled graphs: one
+    for each padded size, so that images of a few pixels more or less share it. Any other network runs as it is.
+
     Args:
-        net: network from (N, 3, H, W) to logits (N, C, H, W).
+        net: network from (N, 3, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
+            otherwise, call `refresh`.
         preprocess: the Preprocess record of its weights.
     """
 
     def __init__(self, net, preprocess):
         self.net = net
         self.preprocess = preprocess
+        self.folded = None
+        self.sizes = set()
 
     def __call__(self, image, probabilities=False):
         """Segment one photograph of any size.
@@ -33,19 +47,42 @@ class Segmenter:
 
     def logits(self, batch):
         """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
+        if not isinstance(self.net, FCN):
+            self.net.set_train(False)
+            return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
+        # Only training changes weights; `set_train` says that it may have gone on.
+        if self.net.training or self.folded is None:
+            self.refresh()
+        height, width = batch.shape[2:]
+        batch = pad_to_multiple(batch, self.net.trunk.multiple)
+        mode = ms.get_context("mode")
+        ms.set_context(mode=self._mode(batch.shape))
+        try:
+            logits = self.folded.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
+        finally:
+            ms.set_context(mode=mode)
+        return logits[:, :, :height, :width]
+
+    def refresh(self):
+        """Take over the network's weights as they are now."""
         self.net.set_train(False)
-        return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
+        if self.folded is None:
+            self.folded = Folded(self.net, FOLDED)
+        else:
+            self.folded.refresh()
+
+    def _mode(self, shape):
+        """Compiled graphs on CPU, for the first GRAPHS shapes; operator by operator beyond, and elsewhere."""
+        if ms.get_context("device_target") != "CPU" or len(self.sizes) >= GRAPHS and shape not in self.sizes:
+            return ms.PYNATIVE_MODE
+        self.sizes.add(shape)
+        return ms.GRAPH_MODE
 
 
-def argmax(logits):
-    """(C, H, W) -> (H, W) uint8: the class of the highest logit, the first of equals."""
-    best, classes = logits[0].copy(), np.zeros(logits.shape[1:], np.uint8)
-    # One pass a class over whole maps is several times faster than NumPy's argmax across them.
-    for number, scores in enumerate(logits[1:], 1):
-        higher = scores > best
-        classes[higher] = number
-        np.maximum(best, scores, out=best)
-    return classes
+def pad_to_multiple(batch, multiple):
+    """Zeros (the mean colour) below and at the right of (N, C, H, W), up to the next multiples, as the FCNs pad."""
+    below, right = (-side % multiple for side in batch.shape[2:])
+    return np.pad(batch, ((0, 0), (0, 0), (0, below), (0, right))) if below or right else batch
 
 
 def softmax(logits):

@@ -7,8 +7,10 @@ import threading
 import time
 
 import mindspore as ms
+import numpy as np
 from mindspore.train import Callback
 
+from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
@@ -16,6 +18,7 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 # Rows of the log that are written at once.
 LOG_ROWS = 20
+MOVING = ("moving_mean", "moving_variance")
 
 
 class Signals:
@@ -24,7 +27,7 @@ class Signals:
     While a graph runs, MindSpore's own handler takes SIGINT and sends SIGTERM instead.
 
     Attributes:
-        received: number of the signal, or None.
+        received: number of the signal that this process got, or None.
     """
 
     def __init__(self):
@@ -41,6 +44,10 @@ class Signals:
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def agreed(self):
+        """Number of the signal that any process got by now, or None: all must ask, and all hear the same."""
+        return int(runtime.gather_over_ranks(np.array([self.received or 0], np.int64)).max()) or None
 
     def _receive(self, number, _frame):
         if self.received == number == signal.SIGINT:
@@ -122,12 +129,12 @@ class Keeper(Callback):
         epochs, eval_every: as in the settings.
         log: Log.
         signals: Signals.
-        writes: whether this process evaluates and writes.
+        writes: whether this process writes; all evaluate.
         progress: wraps an iterable of evaluation batches and its length.
         say: function (line of text).
 
     Attributes:
-        best: Evaluation of the best checkpoint, where this process made it.
+        best: Evaluation of the best checkpoint, where this run made it.
     """
     run_dir: object
     step: object
@@ -147,7 +154,8 @@ class Keeper(Callback):
     def on_train_step_end(self, run_context):
         """At a signal inside an epoch: save and stop."""
         epoch, in_epoch = divmod(self.step.batches, self.train.steps_per_epoch)
-        if self.signals.received and in_epoch:
+        # Asked at every step, so that none goes on to a step in which it would wait for the others.
+        if self.signals.agreed() and in_epoch:
             self.log.flush()
             self.save(epoch, in_epoch)
             run_context.request_stop()
@@ -163,7 +171,7 @@ class Keeper(Callback):
             self.evaluate(epoch)
         if self.writes:
             self.run_dir.draw_curves()
-        if self.signals.received:
+        if self.signals.agreed():
             run_context.request_stop()
 
     def due(self, epoch):
@@ -173,8 +181,6 @@ class Keeper(Callback):
 
     def evaluate(self, epoch):
         """Evaluate, note the metrics, and keep the best checkpoint."""
-        if not self.writes:
-            return
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
                                       lambda: self.signals.received)
@@ -183,21 +189,31 @@ class Keeper(Callback):
         if evaluation is None:
             return
         metrics = evaluation.metrics
-        if self.say:
+        if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
             self.best = evaluation
             self.card.training["best"] = {"epoch": epoch, **metrics}
-            save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
+            if self.writes:
+                save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
         # Noted last: a run that is killed before evaluates this epoch again.
-        self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
+        if self.writes:
+            self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
 
     def save(self, epoch, in_epoch):
         """Write the checkpoint that a resumed run goes on from."""
-        if not self.writes:
-            return
+        self.join_moving_averages()
         self.card.training.update(epoch=epoch, step=self.step.batches, seed=self.train.seed,
                                   steps_per_epoch=self.train.steps_per_epoch)
-        path = self.run_dir.checkpoint(epoch, in_epoch)
-        save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
-        self.run_dir.make_last(path)
+        if self.writes:
+            path = self.run_dir.checkpoint(epoch, in_epoch)
+            save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
+            self.run_dir.make_last(path)
+
+    def join_moving_averages(self):
+        """Give all processes the mean of their normalisation's moving averages: each has seen its own images."""
+        ranks = runtime.rank_size()
+        for parameter in self.segmenter.net.get_parameters() if ranks > 1 else ():
+            if parameter.name.endswith(MOVING):
+                mean = runtime.sum_over_ranks(parameter.asnumpy().astype(np.float64)) / ranks
+                parameter.set_data(ms.Tensor(mean.astype(np.float32)))

@@ -17,13 +17,13 @@ from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import count_records
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
-from mindfcn.dense.whole_image import argmax
 from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, load_segmenter, timed, typical
 from mindfcn.engine.run_dir import EVALUATION, RunDir
 from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, read_bytes
+from mindfcn.files import read_bytes, write_text
+from mindfcn.metrics import argmax
 from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
 from mindfcn.report.published import published
@@ -95,6 +95,9 @@ def compare(config, show=None, progress=None, say=None):
     say = say or (lambda line: None)
     runs = plan(config)
     device = runtime.set_up(config.train.device, config.train.seed)
+    if runtime.rank_size() > 1:
+        raise UserError("compare runs in one process; train its networks one by one with msrun, and give it their "
+                        "checkpoints")
     train_path, val_path, labels = find_records(config.train.data, progress, say)
     if not val_path:
         raise UserError(f"{train_path} has no validation records beside it; prepare records with a validation split")
@@ -366,9 +369,3 @@ def as_markdown(lines, notes):
     """The table for a page of text."""
     rows = [HEADER, ["---", *["--:"] * (len(HEADER) - 2), "---"], *lines]
     return "\n".join(["| " + " | ".join(map(str, row)) + " |" for row in rows] + ["", *notes]) + "\n"
-
-
-def write_text(path, text):
-    """Write a text file; it appears when it is complete."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)

@@ -1,5 +1,6 @@
 """The verb eval: a checkpoint against a whole split."""
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -7,6 +8,7 @@ import os
 import time
 from typing import Optional
 
+import mindspore as ms
 import numpy as np
 from mindspore.train import Model
 
@@ -14,11 +16,12 @@ from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.samples import decode_image
 from mindfcn.data.mindrecord import read_manifest
-from mindfcn.dense.whole_image import Segmenter, argmax
+from mindfcn.dense.whole_image import Segmenter
+from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path
+from mindfcn.files import atomic_path, write_text
 from mindfcn.losses import CrossEntropy
-from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
+from mindfcn.metrics import ConfusionMatrix, argmax, segmentation_metrics
 from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.plots import save_class_bars, save_confusion
@@ -74,29 +77,49 @@ class EvalResult:
 def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
     """Every image of an evaluation data set at native size, each pixel counted once.
 
+    Where processes share the data set (its `rank_size` says so), each sees every `rank_size`-th record, and all return
+    the counts and scores of the whole.
+
     Args:
         segmenter: Segmenter.
         dataset: SegDataset(training=False).
         num_classes: classes.
-        progress: wraps an iterable of batches.
-        stop: function, asked before each image; None is returned when it says true.
+        progress: wraps an iterable of batches and its length.
+        stop: function, asked before each image; None is returned when it says true to any process.
 
     Returns:
         Evaluation, or None.
+
+    Raises:
+        UserError: a damaged record, here or where another process reads.
     """
     runtime.pynative_mode()
+    shared = dataset.rank_size > 1
+    with runtime.together() if shared else contextlib.nullcontext():
+        matrix, share, seconds, stopped = _evaluate_share(segmenter, dataset, num_classes, progress, stop)
+    add_up = runtime.sum_over_ranks if shared else np.asarray
+    if add_up(np.array(stopped, np.int64)):
+        return None
+    matrix.counts = add_up(matrix.counts)
+    scores = np.zeros(dataset.count)
+    scores[dataset.rank::dataset.rank_size] = share
+    return Evaluation(matrix, dataset.names(), add_up(scores), typical(seconds))
+
+
+def _evaluate_share(segmenter, dataset, num_classes, progress, stop):
+    """(ConfusionMatrix, mean IoUs, seconds, whether it was stopped) of this process's records."""
     matrix, scores, seconds = ConfusionMatrix(num_classes), [], []
     batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
     with runtime.user_errors():
-        for image, truth in progress(batches, dataset.count) if progress else batches:
+        for image, truth in progress(batches, dataset.steps_per_epoch) if progress else batches:
             if stop and stop():
-                return None
+                return matrix, scores, seconds, True
             single = ConfusionMatrix(num_classes)
             logits, taken = timed(segmenter, image)
             single.counts = matrix.update(argmax(logits[0]), truth[0])
             scores.append(single.mean_iou())
             seconds.append(taken)
-    return Evaluation(matrix, dataset.names(), np.array(scores), typical(seconds))
+    return matrix, scores, seconds, False
 
 
 def timed(segmenter, batch):
@@ -107,15 +130,17 @@ def timed(segmenter, batch):
 
 
 def typical(seconds):
-    """Median of the times of passes, without those of WARM_UP where there are more."""
-    return float(np.median(seconds[WARM_UP:] or seconds))
+    """Median of the times of passes, without those of WARM_UP where there are more; NaN where there are none."""
+    return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))
 
 
-def load_segmenter(checkpoint, default_model=None):
-    """(Segmenter, Card) of a checkpoint file. Raises UserError as `load_checkpoint` and `load_weights` do."""
+def load_segmenter(checkpoint, default_model=None, precision="auto"):
+    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
+    dtype = layer_type(precision, ms.get_context("device_target"))
     weights, card, _ = load_checkpoint(checkpoint, default_model)
     net = create_model(card.model["name"], len(card.labels), **network_options(card))
     load_weights(net, weights, checkpoint)
+    compute_in(net, dtype)
     return Segmenter(net, card.preprocess), card
 
 
@@ -141,7 +166,7 @@ def evaluate(config, progress=None, say=None):
     if config.worst < 0:
         raise UserError(f"--worst {config.worst}: must be at least 0")
     runtime.set_up(config.device, config.seed)
-    segmenter, card = load_segmenter(config.checkpoint, config.model)
+    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
     records = config.records or card.records
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
@@ -152,7 +177,8 @@ def evaluate(config, progress=None, say=None):
         say(f"evaluating {config.checkpoint} on {records}")
     if config.protocol == "course":
         return _course_protocol(config, segmenter, card, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess)
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+                         rank_size=runtime.rank_size())
     evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress)
     return write_evaluation(out, evaluation, card.labels, segmenter, dataset, config.worst)
 
@@ -167,17 +193,19 @@ def check_classes(records, labels, checkpoint):
 
 
 def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
-    """Write the files of a native evaluation into `out`. Returns EvalResult."""
+    """Write the files of a native evaluation into `out`, from the first process alone. Returns EvalResult."""
     matrix = evaluation.matrix
     table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
+    result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
+    if runtime.rank():
+        return result
     save_json(os.path.join(out, "metrics.json"), {
         "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
         "seconds per image": evaluation.seconds,
         "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
         "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
         "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
-    with atomic_path(os.path.join(out, "classes.txt")) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(table + "\n")
+    write_text(os.path.join(out, "classes.txt"), table + "\n")
     save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
     save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
     # Pictures of an earlier evaluation would stand among these under their own numbers.
@@ -190,7 +218,7 @@ def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
         title = f"{name}: mean IoU {100 * evaluation.scores[order[place - 1]]:.1f} %"
         picture = side_by_side(np.ascontiguousarray(image[..., ::-1]), truth, mask, labels, title)
         write_picture(os.path.join(out, "worst", f"{place:02d}_{_safe(name)}.jpg"), picture)
-    return EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
+    return result
 
 
 def _course_protocol(config, segmenter, card, records, out):
@@ -202,9 +230,10 @@ def _course_protocol(config, segmenter, card, records, out):
     model = Model(segmenter.net, CrossEntropy(card.labels.ignore_label), metrics=segmentation_metrics(len(card.labels)))
     metrics = model.eval(dataset.get_dataset(), dataset_sink_mode=False)
     images = dataset.steps_per_epoch * dataset.batch_size
-    save_json(os.path.join(out, "metrics.json"), {
-        "protocol": "course: random crops of the given records, for comparison with the course's printed figures only",
-        "images": images, "metrics": metrics})
+    if runtime.rank() == 0:
+        save_json(os.path.join(out, "metrics.json"), {
+            "protocol": "course: random crops of the given records, for comparison with the course's printed figures "
+                        "only", "images": images, "metrics": metrics})
     return EvalResult(metrics, "", out, images, "course")
 
 

@@ -20,7 +20,7 @@ import shutil
 import yaml
 
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, read_bytes
+from mindfcn.files import atomic_path, read_bytes, write_text
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
 from mindfcn.report.plots import save_curves
 from mindfcn.runtime import versions
@@ -59,10 +59,10 @@ class RunDir:
                                 "begin anew with --overwrite true, or choose another --run_dir")
             for entry in ("checkpoints", "evaluation"):
                 shutil.rmtree(os.path.join(self.path, entry), ignore_errors=True)
-        self._write_text(self.log, ",".join(LOG) + "\n")
-        self._write_text(self.evaluations, ",".join(EVALUATION) + "\n")
-        self._write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
-        self._write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        write_text(self.log, ",".join(LOG) + "\n")
+        write_text(self.evaluations, ",".join(EVALUATION) + "\n")
+        write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
+        write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
     def rewind(self, step):
         """Forget the rows after a step: those of a resumed run take their place."""
@@ -72,7 +72,7 @@ class RunDir:
             writer = csv.DictWriter(text, LOG if path == self.log else EVALUATION, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-            self._write_text(path, text.getvalue())
+            write_text(path, text.getvalue())
 
     def add_steps(self, rows):
         """Append rows of LOG."""
@@ -103,10 +103,6 @@ class RunDir:
         _link(path, self.last)
         for old in sorted(glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt")))[:-self.keep]:
             os.remove(old)
-
-    def _write_text(self, path, text):
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
 
 
 def _link(source, target):

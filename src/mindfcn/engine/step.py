@@ -4,6 +4,7 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindfcn import runtime
+from mindfcn.engine.precision import layer_type
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.schedules import learning_rates
@@ -44,31 +45,60 @@ def optimiser(net, config, steps_per_epoch):
         factor = (config.head_lr if parameter.name.startswith(HEADS) else 1.0) * (2.0 if paper else 1.0)
         decay = 0.0 if paper else config.weight_decay
         groups.setdefault((factor, decay), []).append(parameter)
-    return nn.Momentum([{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
-                        for (factor, decay), members in groups.items()],
-                       learning_rate=ms.Tensor(rates), momentum=config.momentum), rates
+    return Momentum([{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
+                     for (factor, decay), members in groups.items()],
+                    learning_rate=ms.Tensor(rates), momentum=config.momentum), rates
+
+
+class Momentum(nn.Momentum):
+    """Momentum SGD with weight decay that needs no memory of its own.
+
+    MindSpore's computes all weights times their decay at the beginning of a step and keeps them to its end.
+    """
+
+    def __init__(self, groups, learning_rate, momentum):
+        super().__init__(groups, learning_rate, momentum)
+        self.raise_moment = ops.ApplyGradientDescent()
+        self.keeps = momentum
+
+    def decay_weight(self, gradients):
+        """Gradients, or gradients plus decay times weights where there is no momentum.
+
+        With momentum m, the decay d w is added as d / m w to the moments, which are multiplied by m next.
+        """
+        decayed = ()
+        for gradient, weight, moment, decay in zip(gradients, self._parameters, self.moments, self.weight_decay):
+            if self.keeps:
+                decayed += (ops.depend(gradient, self.raise_moment(moment, -decay / self.keeps, weight)),)
+            else:
+                decayed += (gradient + weight * decay,)
+        return decayed
 
 
 def loss_scaler(config, device):
-    """(use float16, scaler or None) of the chosen precision on this device.
+    """(type of the layers, scaler or None) of the chosen precision on this device.
+
+    Only float16 needs a scaler: bfloat16 has the range of float32.
 
     Raises:
-        UserError: mixed precision on CPU.
+        UserError: the device has no such layers, or the gradients no such range.
     """
-    precision = config.precision
-    if precision == "auto":
-        precision = "float32" if device == "CPU" else "mixed"
-    if precision == "float32":
-        return False, None
-    if device == "CPU":
-        raise UserError("precision mixed: float16 is for GPU and Ascend; use --optim.precision float32 on CPU")
+    summed = config.loss == "sum"
+    precision = "float32" if config.precision == "auto" and summed else config.precision
+    dtype = layer_type(precision, device, "--optim.precision")
+    if dtype != ms.float16:
+        return dtype, None
+    if summed:
+        # At a scale of 1, the least there is, the gradients of a whole photograph's pixels are infinite.
+        raise UserError("--optim.precision float16: gradients of --optim.loss sum are beyond its range; use float32, "
+                        "or bfloat16 on Ascend")
     if config.loss_scale > 0:
-        return True, ms.amp.StaticLossScaler(config.loss_scale)
-    return True, ms.amp.DynamicLossScaler(scale_value=2 ** 16, scale_factor=2, scale_window=2000)
+        return dtype, ms.amp.StaticLossScaler(config.loss_scale)
+    return dtype, ms.amp.DynamicLossScaler(scale_value=2 ** 16, scale_factor=2, scale_window=2000)
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward and update in one compiled graph.
+    """Forward, backward and update in one compiled graph; several processes take the step of their joined batch.
 
     Args:
         net: the network.
@@ -79,7 +109,7 @@ class TrainStep(nn.Cell):
         frozen: cells that stay out of training mode, so that their normalisation keeps its moving averages.
 
     Inputs: images (N, 3, H, W) float32, labels (N, H, W) int32.
-    Outputs: () float32, the loss.
+    Outputs: () float32, the loss, over the batches of all processes.
 
     Attributes:
         batches: batches seen so far; a resumed run sets it.
@@ -97,8 +127,9 @@ class TrainStep(nn.Cell):
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         self.gradient = ms.value_and_grad(self.forward, None, self.weights)
-        size = runtime.rank_size()
-        self.reduce = nn.DistributedGradReducer(self.weights, mean=True, degree=size) if size > 1 else nn.Identity()
+        self.ranks = runtime.rank_size()
+        self.reduce = nn.DistributedGradReducer(self.weights, mean=False) if self.ranks > 1 else nn.Identity()
+        self.total = ops.AllReduce() if self.ranks > 1 else nn.Identity()
 
     def __call__(self, images, labels):
         self.batches += 1
@@ -123,12 +154,21 @@ class TrainStep(nn.Cell):
     def forward(self, images, labels):
         """The loss, scaled where float16 needs it."""
         loss = self.loss(self.net(images), labels)
+        if self.ranks > 1:
+            loss = loss * self.share(labels)
         return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def share(self, labels):
+        """What this process's loss counts for, so that the sum over all processes is the loss of the joined batch."""
+        if self.loss.reduction == "sum":
+            return 1.0
+        counted = (labels != self.loss.ignore_label).astype(ms.float32).sum()
+        return counted / ops.maximum(self.total(counted), ms.Tensor(1.0, ms.float32))
 
     def construct(self, images, labels, updates):
         loss, gradients = self.gradient(images, labels)
         # Now, before the scale may change.
-        loss = self.unscaled(loss)
+        loss = self.total(self.unscaled(loss))
         if self.accumulate > 1:
             gradients = self.average(gradients)
         if not updates:

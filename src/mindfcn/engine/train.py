@@ -15,17 +15,21 @@ from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.callbacks import Keeper, Log, Signals
 from mindfcn.engine.evaluate import EvalResult, evaluate_network, write_evaluation
 from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
+from mindfcn.engine.precision import compute_in
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.losses import CrossEntropy
+from mindfcn.models import layers
 from mindfcn.models.factory import create_model, split_name
 from mindfcn.preprocess import CONVENTIONS, COURSE
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.surgery import load_stage, load_trunk, load_weights
 
 
+# Between the seeds of one process and the next: more than there are seeds in a network.
+RANK_SEEDS = 1000
 # Options of networks and the values that mean the same as not giving them.
 DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32}
 
@@ -51,6 +55,9 @@ class TrainResult:
 def train(config, show=None, progress=None, say=None):
     """Train as the settings say; make the records first where they are missing.
 
+    Of several processes, each trains on its share of the records and evaluates its share of the images; the first one
+    writes.
+
     Args:
         config: TrainConfig.
         show: function (step, epoch, loss, learning rate, images per second), told of every step; its attribute
@@ -64,27 +71,30 @@ def train(config, show=None, progress=None, say=None):
     Raises:
         UserError: whatever is wrong with settings, data or weights; a loss that is not finite.
     """
-    say = say or (lambda line: None)
     check_settings(config)
     device = runtime.set_up(config.device, config.seed)
     writes = runtime.rank() == 0
-    train_path, val_path, labels = find_records(config.data, progress, say if writes else None)
+    if not say or not writes:
+        say = _silent
+    train_path, val_path, labels = find_records(config.data, progress, say)
     run_dir = RunDir(config.run_dir, config.keep)
 
-    float16, scaler = loss_scaler(config.optim, device)
+    dtype, scaler = loss_scaler(config.optim, device)
     net, card = build(config, labels, val_path, say)
     train_set = training_set(config, train_path, labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
-    if float16:
-        ms.amp.auto_mixed_precision(net, "O2")
+    compute_in(net, dtype)
     loss = CrossEntropy(labels.ignore_label, config.optim.loss, config.optim.keep_cells, seed=config.seed)
+    draw_apart(net, loss)
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen)
-    if config.resume:
-        resume(run_dir, net, card, step, train_set, config)
-    elif writes:
-        run_dir.begin(config)
-    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess) if val_path else None
+    with runtime.together():
+        if config.resume:
+            resume(run_dir, net, card, step, train_set, config)
+        elif writes:
+            run_dir.begin(config)
+    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+                         rank_size=runtime.rank_size()) if val_path else None
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
@@ -92,14 +102,19 @@ def train(config, show=None, progress=None, say=None):
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
         keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
-                        config.optim.epochs, config.eval_every, log, signals, writes, progress, say)
+                        config.optim.epochs, config.eval_every, log, signals, writes, progress if writes else None, say)
         fit(config, step, train_set, log, keeper, show)
-        if signals.received:
-            return TrainResult(run_dir.path, run_dir.last, None, signals.received,
-                               step.batches // train_set.steps_per_epoch)
+        # The first process may still be saving; msrun ends all as soon as one has ended after a signal.
+        if signal := signals.agreed():
+            return TrainResult(run_dir.path, run_dir.last, None, signal, step.batches // train_set.steps_per_epoch)
         best = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
-        result = final_evaluation(run_dir, keeper, best) if writes and val_set else None
-    return TrainResult(run_dir.path, best, result, signals.received, config.optim.epochs)
+        with runtime.together():
+            result = final_evaluation(run_dir, keeper, best) if val_set else None
+        return TrainResult(run_dir.path, best, result, signals.agreed(), config.optim.epochs)
+
+
+def _silent(line):
+    """Says nothing."""
 
 
 def check_settings(config):
@@ -111,7 +126,7 @@ def check_settings(config):
              ("optim.min_lr", optim.min_lr, 0 <= optim.min_lr <= optim.lr, "between 0 and optim.lr"),
              ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in 0..1 (1 excluded)"),
              ("optim.power", optim.power, optim.power > 0, "above 0"),
-             ("optim.loss_scale", optim.loss_scale, optim.loss_scale >= 0, "at least 0"),
+             ("optim.loss_scale", optim.loss_scale, optim.loss_scale == 0 or optim.loss_scale >= 1, "at least 1, or 0"),
              ("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "at least 0"),
              ("optim.warmup_epochs", optim.warmup_epochs, optim.warmup_epochs >= 0, "at least 0"),
              ("optim.accumulate", optim.accumulate, optim.accumulate >= 1, "at least 1"),
@@ -136,18 +151,28 @@ def check_settings(config):
 
 
 def find_records(data, progress, say):
-    """(training path, validation path or None, LabelSet) of the records, which are made where they are missing."""
+    """(training path, validation path or None, LabelSet) of the records; where they are missing, rank 0 makes them."""
+    with runtime.together():
+        if runtime.rank() == 0 and not have_records(data):
+            prepare(data, progress, say)
+    with runtime.together():
+        if not have_records(data):
+            raise UserError(f"no records in {data.records} for process {runtime.rank()}: the first one made them on "
+                            "its own machine; share that folder, or run mindfcn prepare on every machine")
     train_path, val_path = record_paths(data)
     course = os.path.join(data.records, COURSE_RECORD)
     if os.path.isfile(course):
         train_path, val_path = course, None
-    elif not (has_records(train_path) and has_records(val_path)):
-        made = prepare(data, progress, say)
-        return made.train_path, made.val_path, made.labels
     manifest = read_manifest(train_path)
     if manifest:
         return train_path, val_path, LabelSet.from_dict(manifest["labels"], train_path)
     return train_path, val_path, LabelSet.load(data.labels) if data.labels else VOC
+
+
+def have_records(data):
+    """Whether both splits' records are there, or the course's ready one."""
+    course = os.path.join(data.records, COURSE_RECORD)
+    return os.path.isfile(course) or all(map(has_records, record_paths(data)))
 
 
 def has_records(path):
@@ -162,6 +187,13 @@ def training_set(config, path, labels, preprocess):
                       max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
                       ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
                       seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size())
+
+
+def draw_apart(net, loss):
+    """Let each process draw its own dropout masks and its own cells of the loss; the first one draws as if alone."""
+    for _, cell in [*net.cells_and_names(), ("loss", loss)]:
+        if isinstance(cell, (layers.Dropout, CrossEntropy)):
+            cell.seed += RANK_SEEDS * runtime.rank()
 
 
 def build(config, labels, val_path, say):
@@ -258,7 +290,7 @@ def fit(config, step, train_set, log, keeper, show):
         show.begin(train_set.steps_per_epoch, epochs, step.batches)
     if step.batches and not train_set.skip_batches and keeper.due(first) and not keeper.run_dir.evaluated(step.batches):
         keeper.evaluate(first)
-    if first < epochs and not keeper.signals.received:
+    if first < epochs and not keeper.signals.agreed():
         if config.augment.crop_size:
             runtime.graph_mode()
         else:
@@ -270,11 +302,12 @@ def fit(config, step, train_set, log, keeper, show):
 
 
 def final_evaluation(run_dir, keeper, best):
-    """Evaluate the best checkpoint and write its pictures. Returns EvalResult, or None after a signal."""
-    load_weights(keeper.segmenter.net, load_checkpoint(best)[0], best)
+    """Evaluate the best checkpoint and write its pictures, on rank 0. Returns EvalResult, or None after a signal."""
+    if keeper.writes or not keeper.best:
+        load_weights(keeper.segmenter.net, load_checkpoint(best)[0], best)
     runtime.pynative_mode()
     evaluation = keeper.best or evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels),
                                                  keeper.progress, lambda: keeper.signals.received)
-    if evaluation is None:
+    if evaluation is None or not keeper.writes:
         return None
     return write_evaluation(run_dir.evaluation, evaluation, keeper.card.labels, keeper.segmenter, keeper.val, 8)

@@ -82,6 +82,8 @@ class FCN(nn.Cell):
         height, width = image.shape[2:]
         logits = self.head(self.trunk(pad_to_multiple(image, self.trunk.multiple)))
         top = self.head.offset
+        if logits.shape[2:] == (height, width) and top == 0:
+            return logits
         if top >= 0 and top + height <= logits.shape[2] and top + width <= logits.shape[3]:
             return logits[:, :, top:top + height, top:top + width]
         # The cells of some dilated trunks begin inside the image: pixels beyond them take the nearest logits.
@@ -131,6 +133,8 @@ def add_aligned(upscore, score, offset):
         upscore = upscore[:, :, offset:, offset:]
     elif offset < 0:
         score = score[:, :, -offset:, -offset:]
+    if upscore.shape == score.shape:
+        return upscore + score
     height, width = min(upscore.shape[2], score.shape[2]), min(upscore.shape[3], score.shape[3])
     return upscore[:, :, :height, :width] + score[:, :, :height, :width]
 

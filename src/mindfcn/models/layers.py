@@ -10,9 +10,12 @@ from mindspore import nn, ops
 from mindspore.common.initializer import HeNormal, Zero
 
 from mindfcn import random_bits
+from mindfcn.models.convolution import WideConvolution, Winograd
 
-# On CPU, the backward pass of a large kernel falls to a reference kernel above this many output channels.
-CPU_CHANNELS = 2048
+# On CPU, convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
+NARROW = 2048
+# From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
+WINOGRAD_BACKWARD, WINOGRAD = 64, 128
 
 
 def bilinear_kernel(size):
@@ -35,31 +38,34 @@ def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", 
 
     `padding` is one number, or four: above, below, left, right.
     """
-    cell = LargeKernelConv if kernel > 3 and stride == group == 1 else nn.Conv2d
-    return cell(in_channels, out_channels, kernel, stride=stride, pad_mode="pad",
-                padding=kernel // 2 if padding is None else padding, dilation=1, group=group, has_bias=bias,
-                weight_init=weight_init, bias_init="zeros", data_format="NCHW")
+    padding = kernel // 2 if padding is None else padding
+    arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": group,
+                 "has_bias": bias, "weight_init": weight_init, "bias_init": "zeros", "data_format": "NCHW"}
+    algorithm = None
+    if ms.get_context("device_target") == "CPU" and stride == group == 1:
+        narrower = min(in_channels, out_channels)
+        if kernel == 3 and padding == 1 and narrower >= WINOGRAD_BACKWARD:
+            algorithm = Winograd(out_channels, direct=narrower < WINOGRAD)
+        elif kernel != 3 and out_channels > NARROW:
+            algorithm = WideConvolution(out_channels, kernel, padding)
+    if algorithm is None:
+        return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
+    return AlgorithmConv(algorithm, in_channels, out_channels, kernel, **arguments)
 
 
-class LargeKernelConv(nn.Conv2d):
-    """A convolution that on CPU is computed in slices of output channels; equal results, names and shapes."""
+class AlgorithmConv(nn.Conv2d):
+    """A convolution computed by a cell of models/convolution.py where it fits; else by MindSpore's kernels."""
 
-    def __init__(self, in_channels, out_channels, *arguments, **options):
-        super().__init__(in_channels, out_channels, *arguments, **options)
-        on_cpu = ms.get_context("device_target") == "CPU"
-        self.slices = -(-out_channels // CPU_CHANNELS) if on_cpu else 1
-        if out_channels % self.slices:
-            self.slices = 1
-        self.conv_slice = ops.Conv2D(out_channels // self.slices, self.kernel_size, mode=1, pad_mode="pad",
-                                     pad=self.padding, stride=1, dilation=1, group=1)
+    def __init__(self, algorithm, *arguments, **options):
+        super().__init__(*arguments, **options)
+        # Not as a child: to all who walk through a network, this is one layer.
+        vars(self)["algorithm"] = algorithm
 
     def construct(self, x):
-        if self.slices == 1:
-            # Mixed precision casts the weight for the library's own layer, not for a split.
-            return super().construct(x)
-        maps = [self.conv_slice(x, weight) for weight in ops.split(self.weight, self.weight.shape[0] // self.slices)]
-        out = ops.concat(maps, axis=1)
-        return out + self.bias.reshape(1, -1, 1, 1) if self.has_bias else out
+        # Not super().construct: in float16 MindSpore would cast the weight's uses in this method alone.
+        fits = self.algorithm is not None and x.dtype == ms.float32 and self.algorithm.fits(x.shape)
+        y = self.algorithm(x, self.weight) if fits else self.conv2d(x, self.weight)
+        return self.bias_add(y, self.bias) if self.has_bias else y
 
 
 def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False):

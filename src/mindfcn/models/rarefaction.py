@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindfcn.models.geometry import padding_of
+from mindfcn.models.layers import AlgorithmConv
 
 # stride, dilation: (down, across); padding: above, below, left, right
 Window = collections.namedtuple("Window", "kernel stride dilation padding")
@@ -235,6 +236,8 @@ def _reach_over(padding, kernel, stride, dilation, cell, name):
 def _set_window(conv, window):
     """Change a convolution in place: its attributes, and the operators that compute it."""
     conv.stride, conv.dilation, conv.padding, conv.pad_mode = window.stride, window.dilation, window.padding, "pad"
+    if isinstance(conv, AlgorithmConv):
+        conv.algorithm = None
     for name, operator in list(vars(conv).items()):
         if isinstance(operator, ops.Conv2D):
             setattr(conv, name, ops.Conv2D(operator.out_channel, conv.kernel_size, mode=1, pad_mode="pad",

@@ -3,10 +3,6 @@
 import warnings
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path
@@ -35,7 +31,7 @@ def save_curves(path, train, evals):
     panels += [(_draw_metrics, evals)] if evals else []
     if not panels:
         raise UserError(f"{path}: no training step and no evaluation is logged yet; train first, then draw the curves")
-    figure = Figure(figsize=(8, 1 + 2.4 * len(panels)), dpi=120, layout="constrained")
+    figure = _figure((8, 1 + 2.4 * len(panels)))
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axis, (draw, rows) in zip(axes, panels):
         draw(axis, rows)
@@ -64,7 +60,7 @@ def save_confusion(path, matrix, labels):
                         "use the labels it was counted with")
     percent = _row_percent(matrix)
     side = 2.2 + max(2.6, 0.34 * count) if count <= MOST_NUMBERED_CLASSES else 2.2 + 0.2 * count
-    figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
+    figure = _figure((side + 1, side))
     axis = figure.subplots()
     _draw_cells(figure, axis, percent)
     if count <= MOST_NUMBERED_CLASSES:
@@ -91,7 +87,7 @@ def save_class_bars(path, iou, labels):
         raise UserError(f"{path}: the scores have shape {iou.shape} but there are {len(labels)} classes; "
                         "use the labels they were computed with")
     order = np.argsort(-iou, kind="stable")
-    figure = Figure(figsize=(7, 1.2 + 0.26 * len(labels)), dpi=120, layout="constrained")
+    figure = _figure((7, 1.2 + 0.26 * len(labels)))
     axis = figure.subplots()
     _draw_bars(axis, 100 * iou[order], labels.palette()[order] / 255)
     _name_ticks(axis.yaxis, labels, order)
@@ -169,6 +165,8 @@ def _row_percent(matrix):
 
 def _draw_cells(figure, axis, percent):
     """Draw the matrix as coloured cells with white lines between, and its colour scale."""
+    from matplotlib import colormaps
+    from matplotlib.colors import PowerNorm
     colours = colormaps["Blues"].with_extremes(bad="0.88")
     # the square root keeps confusions of a few per cent visible
     drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colours, norm=PowerNorm(0.5, 0, 100))
@@ -202,6 +200,7 @@ def _draw_bars(axis, percent, colours):
 
 def _name_ticks(axis, labels, order=None, rotation=0):
     """Write class names along an axis, each in a font that has its characters; `$` is no formula."""
+    from matplotlib.font_manager import FontProperties
     numbers = range(len(labels)) if order is None else order
     names = [display_name(labels.names[number]) for number in numbers]
     for tick, name in zip(axis.set_ticks(range(len(names)), names, parse_math=False), names):
@@ -213,3 +212,10 @@ def _save(figure, path):
         # a script without an installed font shows as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format="png")
+
+
+def _figure(size):
+    """An empty figure, (width, height) in inches."""
+    # Not at the top: it takes a fifth of a second, which whoever draws nothing would wait for.
+    from matplotlib.figure import Figure
+    return Figure(figsize=size, dpi=120, layout="constrained")

@@ -1,0 +1,40 @@
+"""Precision: in which type the layers compute, and which of them never leave float32."""
+
+import mindspore as ms
+
+from mindfcn.errors import UserError
+from mindfcn.models.layers import LRN
+
+TYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+# Of MindSpore 2.8; a test fails as soon as a CPU's kernels know bfloat16.
+REFUSED = {
+    ("CPU", "float16"): "a CPU computes it in float32 and converts each map to and fro, which is slower; use float32",
+    ("CPU", "bfloat16"): "MindSpore has no such convolution on CPU; use float32",
+    ("GPU", "bfloat16"): "MindSpore has no such layers on GPU; use float16"}
+
+
+def layer_type(precision, device, option="--precision"):
+    """MindSpore's type of a precision's layers.
+
+    Args:
+        precision: float32, float16 or bfloat16; auto is float32 on CPU and float16 elsewhere.
+        device: CPU, GPU or Ascend.
+        option: name of the setting, for the message.
+
+    Raises:
+        UserError: the device has no such layers, or nothing is won by them.
+    """
+    if precision == "auto":
+        precision = "float32" if device == "CPU" else "float16"
+    if (device, precision) in REFUSED:
+        raise UserError(f"{option} {precision} on {device}: {REFUSED[device, precision]}")
+    return TYPES[precision]
+
+
+def compute_in(net, dtype):
+    """Let a network's layers compute in a type, in place; weights keep their float32 values, names and shapes.
+
+    Normalisation stays float32: a mean over a map, and squares of activations (`LRN`), are beyond what 16 bits hold.
+    """
+    if dtype != ms.float32:
+        ms.amp.custom_mixed_precision(net, black_list=[*ms.amp.get_black_list(), LRN], dtype=dtype)

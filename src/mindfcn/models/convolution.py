@@ -1,0 +1,154 @@
+"""Convolutions for CPU, computed in other ways than by MindSpore's kernels, with the same results to rounding.
+
+A convolution of single channels, whose few kernels are fixed, cuts a map into tiles and transforms them at once; what
+is left is a matrix product, which CPUs do at their best. The transposed convolution puts tiles together again.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+TILE = 4
+# With the usual points 0, 1, -1, 2, -2 rounding errors are five times larger.
+POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
+
+
+def transforms():
+    """(input (6, 6), kernel (6, 3), output (4, 6)) float64: B^T, G and A^T of the paper for POINTS and infinity.
+
+    A tile and a kernel are polynomials here, and their product is found from its values at six points (Toom and Cook).
+    """
+    points = np.array(POINTS)
+    others = [np.delete(points, place) for place in range(len(points))]
+    of_input = np.zeros((6, 6))
+    for row, roots in enumerate([*others, points]):
+        # The lowest coefficient first.
+        of_input[row, :len(roots) + 1] = np.poly(roots)[::-1]
+    scale = [np.prod(point - rest) for point, rest in zip(points, others)]
+    of_kernel = np.vstack([np.vander(points, 3, increasing=True) / np.array(scale)[:, None], [0, 0, 1]])
+    of_output = np.hstack([np.vander(points, TILE, increasing=True).T, np.eye(TILE)[:, -1:]])
+    return of_input, of_kernel, of_output
+
+
+def both_axes(matrix):
+    """(rows * rows, 1, columns, columns) float32 Tensor: kernels that apply `matrix` to both axes of a tile."""
+    columns = matrix.shape[1]
+    return ms.Tensor(np.kron(matrix, matrix).reshape(-1, 1, columns, columns).astype(np.float32))
+
+
+@ops.constexpr
+def swapped(first, second, third):
+    """(third * second * first,) int32 Tensor: where the rows of `swap` come from."""
+    return ms.Tensor(np.arange(first * second * third, dtype=np.int32).reshape(first, second, third).T.flatten())
+
+
+def swap(rows, first, second, third):
+    """(first, second, third, ...) -> (third * second * first, ...): the order of the first three axes turned round.
+
+    Rows are gathered, because MindSpore's transpose on CPU keeps eight bytes for every number that it has moved.
+    """
+    return ops.gather(rows.reshape(first * second * third, -1), swapped(first, second, third), 0)
+
+
+class Winograd(nn.Cell):
+    """The convolution of (N, C, H, W) with (K, C, 3, 3), padded by 1; H and W are multiples of 4.
+
+    Winograd's F(4x4, 3x3) (Lavin and Gray 2016, section 4): a tile of 6x6 pixels gives 4x4 results. Tile and kernel
+    are transformed to 6x6 numbers each, and their products, summed over the channels, are transformed back. The sums
+    are 36 matrix products, 36 multiplications for 16 results instead of 144.
+
+    Args:
+        out_channels: K.
+        direct: compute the plain convolution forward, and only the gradients this way; with few channels the
+            transforms cost what the products save.
+    """
+
+    def __init__(self, out_channels, direct=False):
+        super().__init__()
+        self.direct = direct
+        self.convolution = ops.Conv2D(out_channels, 3, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
+        of_input, of_kernel, of_output = transforms()
+        # Convolutions of single channels cut the tiles and transform them at once; transposed, they put them together.
+        self.input = both_axes(of_input)
+        self.kernel = both_axes(of_kernel).reshape(36, 9)
+        self.output = both_axes(of_output.T)
+        tile = {"mode": 1, "stride": TILE, "dilation": 1, "group": 1, "pad_mode": "pad"}
+        self.cut_input = ops.Conv2D(36, 6, pad=1, **tile)
+        self.join_input = ops.Conv2DTranspose(36, 6, pad=1, **tile)
+        self.cut_output = ops.Conv2D(36, TILE, pad=0, **tile)
+        self.join_output = ops.Conv2DTranspose(36, TILE, pad=0, **tile)
+
+    def fits(self, shape):
+        """Whether it can take a map of this shape."""
+        return shape[2] % TILE == 0 and shape[3] % TILE == 0
+
+    def construct(self, x, weight):
+        if self.direct:
+            return self.convolution(x, weight)
+        tiles = ops.BatchMatMul()(self.kernels(weight), self.tiles(self.cut_input, self.input, x))
+        return self.join(self.join_output, self.output, tiles, (x.shape[0], weight.shape[0], *x.shape[2:]))
+
+    def kernels(self, weight):
+        """(36, K, C) float32: the transformed kernels."""
+        kernels = ops.MatMul(transpose_b=True)(self.kernel, weight.reshape(-1, 9))
+        return kernels.reshape(36, weight.shape[0], weight.shape[1])
+
+    def tiles(self, cut, transform, x):
+        """(36, C, N * H/4 * W/4) float32: transformed tiles of (N, C, H, W)."""
+        count, channels, height, width = x.shape
+        tiles = cut(x.reshape(count * channels, 1, height, width), transform)
+        return swap(tiles, count, channels, 36).reshape(36, channels, -1)
+
+    def join(self, join, transform, tiles, shape):
+        """(N, C, H, W) float32 of the given shape, from tiles: the transpose of `tiles`."""
+        count, channels, height, width = shape
+        tiles = swap(tiles, 36, channels, count).reshape(count * channels, 36, height // TILE, width // TILE)
+        return join(tiles, transform, (count * channels, 1, height, width)).reshape(shape)
+
+    def bprop(self, x, weight, result, gradient):
+        """Gradients of x and weight, by the transposed transforms."""
+        # Tiles and kernels are transformed again, because keeping them would take three times the memory of the maps.
+        x, weight = ops.depend(x, gradient), ops.depend(weight, gradient)
+        gradient = self.tiles(self.cut_output, self.output, gradient)
+        of_tiles = ops.BatchMatMul(transpose_a=True)(self.kernels(weight), gradient)
+        of_x = self.join(self.join_input, self.input, of_tiles, x.shape)
+        tiles = self.tiles(self.cut_input, self.input, x)
+        of_kernels = ops.BatchMatMul(transpose_b=True)(gradient, tiles).reshape(36, -1)
+        return of_x, ops.MatMul(transpose_a=True)(of_kernels, self.kernel).reshape(weight.shape)
+
+
+class WideConvolution(nn.Cell):
+    """The convolution of (N, C, H, W) with (K, C, size, size), whose kernel's gradient is one matrix product.
+
+    MindSpore's own takes a slow reference kernel for fc6, and four times the memory of the weights for fc7.
+
+    Args:
+        out_channels: K.
+        size: side of the kernel.
+        padding: one number, or four: above, below, left, right.
+    """
+
+    def __init__(self, out_channels, size, padding):
+        super().__init__()
+        options = {"mode": 1, "stride": 1, "dilation": 1, "group": 1, "pad_mode": "pad", "pad": padding}
+        self.convolution = ops.Conv2D(out_channels, size, **options)
+        self.transposed = ops.Conv2DTranspose(out_channels, size, **options)
+        # Kernels of a single 1 copy the pixels below every kernel.
+        self.pixels = ms.Tensor(np.eye(size * size, dtype=np.float32).reshape(-1, 1, size, size))
+        self.cut = ops.Conv2D(size * size, size, **options)
+
+    def fits(self, shape):
+        """It takes any map."""
+        return True
+
+    def construct(self, x, weight):
+        return self.convolution(x, weight)
+
+    def bprop(self, x, weight, result, gradient):
+        """Gradients of x and weight."""
+        count, channels, height, width = x.shape
+        columns = self.cut(x.reshape(count * channels, 1, height, width), self.pixels)
+        columns = swap(columns, count, channels * columns.shape[1], 1).reshape(channels * columns.shape[1], -1)
+        results = swap(gradient, count, gradient.shape[1], 1).reshape(gradient.shape[1], -1)
+        of_weight = ops.MatMul(transpose_b=True)(results, columns).reshape(weight.shape)
+        return self.transposed(gradient, weight, x.shape), of_weight

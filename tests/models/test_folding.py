@@ -1,0 +1,151 @@
+"""Normalisation folded into convolutions: equal logits, the network untouched, parameters shared."""
+
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+
+from mindfcn.errors import UserError
+from mindfcn.models.factory import create_model
+from mindfcn.models.folding import Folded, folded
+
+TINY = {"vgg16": {"fc_width": 8, "width": 0.125}, "vgg16_bn": {"fc_width": 8, "width": 0.125},
+        "alexnet": {"fc_width": 8, "width": 0.125}, "caffenet": {"fc_width": 8, "width": 0.125},
+        "googlenet": {"width": 0.25}}
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def scramble(net, seed=1):
+    """Random numbers in every parameter, so that none of them is without effect."""
+    random = np.random.default_rng(seed)
+    for parameter in net.get_parameters():
+        if parameter.name.endswith("weight"):
+            value = random.standard_normal(parameter.shape) * math.sqrt(2 / math.prod(parameter.shape[1:]))
+        elif parameter.name.endswith(("gamma", "moving_variance")):
+            value = random.uniform(0.5, 1.5, parameter.shape)
+        elif parameter.name.endswith("step"):
+            continue
+        else:
+            value = random.standard_normal(parameter.shape) * 0.1
+        parameter.set_data(ms.Tensor(value.astype(np.float32)))
+    return net.set_train(False)
+
+
+def logits(net, height=70, width=45):
+    image = np.random.default_rng(2).standard_normal((2, 3, height, width)).astype(np.float32)
+    return net(ms.Tensor(image)).asnumpy()
+
+
+def assert_equal(result, expected):
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def normalisations(net):
+    return [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("trunk", TINY)
+@pytest.mark.parametrize("head", ["fcn32s", "fcn16s", "fcn8s"])
+def test_the_folded_network_has_the_same_logits_and_no_normalisation(head, trunk):
+    net = scramble(create_model(f"{head}_{trunk}", 3, **TINY[trunk]))
+    expected = logits(net)
+    result = Folded(net)
+    assert not normalisations(result.net)
+    assert_equal(logits(result.net), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_035_224"])
+def test_backbones_of_the_library_fold_too(name):
+    pytest.importorskip("mindcv", reason="mindcv is not installed: pip install mindcv")
+    net = scramble(create_model(f"fcn8s_mindcv_{name}", 3))
+    expected = logits(net)
+    result = Folded(net)
+    assert len(result.pairs) == len(normalisations(net)) > 10
+    assert_equal(logits(result.net), expected)
+
+
+def test_in_a_graph_too():
+    net = scramble(create_model("fcn32s_vgg16_bn", 3, **TINY["vgg16_bn"]))
+    expected, result = logits(net), Folded(net).net
+    ms.set_context(mode=ms.GRAPH_MODE)
+    assert_equal(logits(result), expected)
+
+
+def test_the_network_itself_stays_as_it_is_and_lends_all_other_parameters():
+    net = scramble(create_model("fcn8s_vgg16_bn", 3, **TINY["vgg16_bn"]))
+    before = {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
+    expected = logits(net)
+    shared = {id(parameter) for parameter in Folded(net).net.get_parameters()}
+    assert {parameter.name for parameter in net.get_parameters()} == set(before)
+    for parameter in net.get_parameters():
+        np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name])
+        # The trunk's convolutions are scaled copies, its normalisation is gone; the head is lent.
+        assert (id(parameter) in shared) == parameter.name.startswith(("score", "upscore")), parameter.name
+    np.testing.assert_array_equal(logits(net), expected)
+
+
+def test_a_network_without_normalisation_lends_everything():
+    net = create_model("fcn8s_vgg16", 3, **TINY["vgg16"])
+    assert [id(parameter) for parameter in Folded(net).net.get_parameters()] == [
+        id(parameter) for parameter in net.get_parameters()]
+
+
+def test_refreshing_follows_the_network_after_training():
+    net = scramble(create_model("fcn16s_vgg16_bn", 3, **TINY["vgg16_bn"]))
+    result = Folded(net)
+    old = logits(result.net)
+    expected = logits(scramble(net, seed=3))
+    # The lent parameters have changed, the folded ones have not.
+    assert np.abs(logits(result.net) - expected).max() > 1e-2 * np.abs(expected).max()
+    result.refresh()
+    assert_equal(logits(result.net), expected)
+    assert np.abs(old - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+def test_large_convolutions_can_keep_their_normalisation_and_lend_their_weights():
+    net = scramble(create_model("fcn8s_vgg16_bn", 3, fc_width=128, width=0.125))
+    expected = logits(net)
+    result = Folded(net, largest=net.trunk.conv6[0].weight.size - 1)
+    assert len(normalisations(result.net)) == 1
+    assert result.net.trunk.conv6[0].weight is net.trunk.conv6[0].weight
+    assert result.net.trunk.conv7[0].weight is not net.trunk.conv7[0].weight
+    assert_equal(logits(result.net), expected)
+
+
+def test_a_convolution_with_a_bias_and_its_normalisation_by_the_papers_formula():
+    random = np.random.default_rng(4)
+    conv, norm = nn.Conv2d(2, 3, 1, has_bias=True), nn.BatchNorm2d(3, eps=0.1)
+    net = scramble(nn.SequentialCell(conv, norm))
+    weight, bias = (value.asnumpy() for value in folded(*net))
+    pixel = random.standard_normal(2)
+    gamma, beta, mean, variance = (parameter.asnumpy().astype(np.float64) for parameter in
+                                   (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance))
+    response = conv.weight.asnumpy()[..., 0, 0] @ pixel + conv.bias.asnumpy()
+    np.testing.assert_allclose(weight[..., 0, 0] @ pixel + bias,
+                               gamma * (response - mean) / np.sqrt(variance + 0.1) + beta, rtol=1e-5)
+
+
+class Twice(nn.Cell):
+    """A network that uses a convolution's result with and without normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)
+
+    def construct(self, x):
+        x = self.conv(x)
+        return self.norm(x) + x
+
+
+def test_a_convolution_whose_result_is_used_twice_is_refused():
+    with pytest.raises(UserError, match="use the network as it is"):
+        Folded(scramble(Twice()))
