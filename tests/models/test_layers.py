@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from mindfcn.models import layers
+from mindfcn.models import convolution, layers
 
 
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])
@@ -51,7 +51,7 @@ WINOGRAD = (3, 5, (8, 12), False)
 
 @pytest.mark.parametrize("mode, kernel, channels, size, bias", [
     ("PYNATIVE", *WIDE), ("PYNATIVE", 1, 6, (3, 4), False), ("PYNATIVE", *WINOGRAD), ("PYNATIVE", 3, 4, (4, 4), True),
-    ("PYNATIVE", 3, 4, (6, 8), True), ("GRAPH", *WIDE), ("GRAPH", *WINOGRAD)], indirect=["mode"])
+    ("PYNATIVE", 3, 4, (6, 8), True), ("PYNATIVE", (5, 2), 6, (6, 7), True), ("GRAPH", *WIDE), ("GRAPH", *WINOGRAD)], indirect=["mode"])
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
                                                                  direct):
@@ -59,10 +59,12 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
     monkeypatch.setattr(layers, "NARROW", 4)
     monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 3)
     monkeypatch.setattr(layers, "WINOGRAD", 4 if direct else 3)
-    special = layers.conv(3, channels, kernel, bias)
+    monkeypatch.setattr(convolution, "LEAST_TILES", 1)
+    padding = 2 if isinstance(kernel, tuple) else kernel // 2
+    special = layers.conv(3, channels, kernel, bias, padding=padding)
     if ms.get_context("device_target") == "CPU":
         assert isinstance(special, layers.AlgorithmConv)
-    plain = nn.Conv2d(3, channels, kernel, stride=1, pad_mode="pad", padding=kernel // 2, has_bias=bias)
+    plain = nn.Conv2d(3, channels, kernel, stride=1, pad_mode="pad", padding=padding, has_bias=bias)
     random = np.random.default_rng(1)
     for ours, theirs in zip(special.get_parameters(), plain.get_parameters()):
         assert (ours.name, ours.shape) == (theirs.name, theirs.shape)
@@ -70,7 +72,7 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
         ours.set_data(ms.Tensor(value))
         theirs.set_data(ms.Tensor(value))
     x = ms.Tensor(random.standard_normal((2, 3, *size)).astype(np.float32))
-    direction = random.standard_normal((2, channels, *size)).astype(np.float32)
+    direction = random.standard_normal(plain(x).shape).astype(np.float32)
     results = []
     for net in (special, plain):
         results.append((net(x), ms.grad(Towards(net, direction), 0, net.trainable_params())(x)))
@@ -79,6 +81,12 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
     for ours, theirs in zip((value, by_input, *by_weights), (plain_value, plain_input, *plain_weights)):
         largest = np.abs(theirs.asnumpy()).max()
         np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * largest)
+
+
+def test_winograd_leaves_few_tiles_to_the_plain_kernel():
+    """A tile is 4x4 pixels; 32 of them are the fewest that it takes."""
+    fits = convolution.Winograd(4).fits
+    assert fits((1, 3, 16, 32)) and fits((2, 3, 16, 16)) and not fits((1, 3, 16, 28)) and not fits((9, 3, 18, 16))
 
 
 def masks(steps, size=(1, 4, 50, 50), rate=0.5, seed=1, start=0):

@@ -9,6 +9,8 @@ import numpy as np
 from mindspore import nn, ops
 
 TILE = 4
+# With fewer tiles the kernel's transform costs what the products save.
+LEAST_TILES = 32
 # With the usual points 0, 1, -1, 2, -2 rounding errors are five times larger.
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 
@@ -79,8 +81,9 @@ class Winograd(nn.Cell):
         self.join_output = ops.Conv2DTranspose(36, TILE, pad=0, **tile)
 
     def fits(self, shape):
-        """Whether it can take a map of this shape."""
-        return shape[2] % TILE == 0 and shape[3] % TILE == 0
+        """Whether it can take a map of this shape, and is quicker on it."""
+        tiles = shape[0] * (shape[2] // TILE) * (shape[3] // TILE)
+        return shape[2] % TILE == 0 and shape[3] % TILE == 0 and tiles >= LEAST_TILES
 
     def construct(self, x, weight):
         if self.direct:
@@ -118,24 +121,25 @@ class Winograd(nn.Cell):
 
 
 class WideConvolution(nn.Cell):
-    """The convolution of (N, C, H, W) with (K, C, size, size), whose kernel's gradient is one matrix product.
+    """The convolution of (N, C, H, W) with (K, C, *kernel), whose kernel's gradient is one matrix product.
 
     MindSpore's own takes a slow reference kernel for fc6, and four times the memory of the weights for fc7.
 
     Args:
         out_channels: K.
-        size: side of the kernel.
+        kernel: (height, width).
         padding: one number, or four: above, below, left, right.
     """
 
-    def __init__(self, out_channels, size, padding):
+    def __init__(self, out_channels, kernel, padding):
         super().__init__()
         options = {"mode": 1, "stride": 1, "dilation": 1, "group": 1, "pad_mode": "pad", "pad": padding}
-        self.convolution = ops.Conv2D(out_channels, size, **options)
-        self.transposed = ops.Conv2DTranspose(out_channels, size, **options)
+        self.convolution = ops.Conv2D(out_channels, kernel, **options)
+        self.transposed = ops.Conv2DTranspose(out_channels, kernel, **options)
         # Kernels of a single 1 copy the pixels below every kernel.
-        self.pixels = ms.Tensor(np.eye(size * size, dtype=np.float32).reshape(-1, 1, size, size))
-        self.cut = ops.Conv2D(size * size, size, **options)
+        places = kernel[0] * kernel[1]
+        self.pixels = ms.Tensor(np.eye(places, dtype=np.float32).reshape(-1, 1, *kernel))
+        self.cut = ops.Conv2D(places, kernel, **options)
 
     def fits(self, shape):
         """It takes any map."""

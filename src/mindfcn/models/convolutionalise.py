@@ -34,9 +34,7 @@ def dense_to_conv(dense, height=1, width=1):
     if dense.activation_flag:
         raise ValueError("a dense layer with its own activation is two layers; make the activation a cell after it")
     weight = dense.weight.reshape(dense.out_channels, -1, height, width)
-    conv = nn.Conv2d(weight.shape[1], dense.out_channels, (height, width), stride=1, pad_mode="pad", padding=0,
-                     dilation=1, group=1, has_bias=dense.has_bias, weight_init="zeros", bias_init="zeros",
-                     data_format="NCHW")
+    conv = layers.conv(weight.shape[1], dense.out_channels, (height, width), dense.has_bias, "zeros", padding=0)
     return _take_weights(conv, dense, weight)
 
 

@@ -36,17 +36,18 @@ def bilinear_weight(channels, size):
 def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
     """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
 
-    `padding` is one number, or four: above, below, left, right.
+    `kernel` is its side, or (height, width), which asks for a `padding`: one number, or four: above, below, left, right.
     """
     padding = kernel // 2 if padding is None else padding
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": group,
                  "has_bias": bias, "weight_init": weight_init, "bias_init": "zeros", "data_format": "NCHW"}
     algorithm = None
     if ms.get_context("device_target") == "CPU" and stride == group == 1:
         narrower = min(in_channels, out_channels)
-        if kernel == 3 and padding == 1 and narrower >= WINOGRAD_BACKWARD:
+        if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
             algorithm = Winograd(out_channels, direct=narrower < WINOGRAD)
-        elif kernel != 3 and out_channels > NARROW:
+        elif kernel != (3, 3) and out_channels > NARROW:
             algorithm = WideConvolution(out_channels, kernel, padding)
     if algorithm is None:
         return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
