@@ -9,7 +9,6 @@ size, joined = int(sys.argv[7]), int(sys.argv[8])
 os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
 os.environ["OMP_NUM_THREADS"] = str(cores)
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from pytorch_net import rival  # noqa: E402
 from serve import batch  # noqa: E402
@@ -19,9 +18,7 @@ from torch.nn import functional  # noqa: E402
 def begin():
     """Build the step. Returns {command: function}."""
     torch.set_num_threads(cores)
-    with np.load(os.path.join(folder, "weights.npz")) as weights:
-        width, fc_width = len(weights["conv1.0.bias"]) / 64, len(weights["conv6.0.bias"])
-    net = rival(folder, "fcn8s_vgg16", width=width, fc_width=fc_width, dropout=0.0)
+    net = rival(os.path.join(folder, "weights.npz"), dropout=0.0)
     if ranks > 1:
         torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
         net = torch.nn.parallel.DistributedDataParallel(net)
