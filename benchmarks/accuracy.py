@@ -1,6 +1,6 @@
 """Minutes of training until the mean IoU on real validation photographs reaches 0.25 and 0.30.
 
-    python benchmarks/accuracy.py [--together] [--report] [--folder runs/accuracy] [--SETTING VALUE ...]
+    python benchmarks/accuracy.py [--together] [--train_only | --report] [--folder runs/accuracy] [--SETTING VALUE ...]
 
 MindFCN's recipe against the same recipe in PyTorch (weights to begin with, batches, optimiser and schedule are equal)
 and against the course's settings, class and loop. The clock runs from the first batch that is asked for; it includes
@@ -9,7 +9,7 @@ on the whole validation split at native size; as many of them as a bisection nee
 
 Every step of a contestant is a line in FOLDER/CONTESTANT/steps.jsonl, every evaluation one in scores.jsonl. Called
 again, the command goes on where it stopped: a contestant whose training ended is not trained again. Delete the folder
-to begin anew.
+to begin anew. With --train_only on a quiet machine and --report later, evaluation may share the machine with others.
 
 Needs the photographs and VGG16's weights of ../shared, or what the recipe names; 300 MB of disk for each 100 images
 of the recipe's training; 14 GB of memory.
@@ -131,9 +131,11 @@ class Contest:
 def run(environment, script, output, *arguments):
     """Run a worker to its end, its words going into the file `output`."""
     python = rivals.python_of(environment) if environment else sys.executable
+    # The rivals' environments have no MindFCN of their own; of its data functions they need no MindSpore.
+    variables = {**os.environ, "PYTHONPATH": str(rivals.HERE.parent / "src")}
     with open(output, "w", encoding="utf-8") as file:
         ended = subprocess.run([python, rivals.HERE / "workers" / script, *map(str, arguments)],
-                               stdout=file, stderr=subprocess.STDOUT)
+                               stdout=file, stderr=subprocess.STDOUT, env=variables)
     if ended.returncode:
         sys.exit(f"{script} failed; the end of {output} says:\n{pathlib.Path(output).read_text()[-2000:]}")
 
@@ -174,7 +176,7 @@ def check(contest):
     return said
 
 
-def compete(contest, minutes, together, trains):
+def compete(contest, minutes, together, trains, evaluates):
     """Train and evaluate the contestants: all cores to one after the other, or one core to each."""
     cores = sorted(os.sched_getaffinity(0))
     free = queue.Queue()
@@ -185,7 +187,7 @@ def compete(contest, minutes, together, trains):
     def both(name):
         if trains:
             contest.train(name, minutes[name])
-        if contest.snapshots(name):
+        if evaluates and contest.snapshots(name):
             contest.evaluate(name)
 
     # A thread's cores are those of the processes that it starts.
@@ -236,7 +238,9 @@ def main():
     parser.add_argument("--every", type=int, default=100, help="images between weights kept")
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
     parser.add_argument("--together", action="store_true", help="all at the same time, one core and thread each")
-    parser.add_argument("--report", action="store_true", help="train nothing; evaluate and show what is there")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--train_only", action="store_true", help="train; leave the rest for a later --report")
+    parts.add_argument("--report", action="store_true", help="train nothing; evaluate and show what is there")
     options, words = parser.parse_known_args()
     folder = pathlib.Path(options.folder).resolve()
     paths = {name: SHARED / path for name, path in SHARED_SETTINGS.items() if SHARED.exists()}
@@ -248,7 +252,11 @@ def main():
                       options.every)
     said = [check(contest)] if "PyTorch" in options.contestants else []
     compete(contest, {name: options.course_minutes if name == "course" else options.minutes
-                      for name in options.contestants}, options.together, not options.report)
+                      for name in options.contestants}, options.together, not options.report,
+            not options.train_only)
+    if options.train_only:
+        print("Trained; the same command with --report instead of --train_only evaluates and prints the table.")
+        return
     header = ["", "s/step", "minutes trained", "mean IoU then"]
     for target in TARGETS:
         header += [f"minutes to {target:.2f}", "of PyTorch's"]

@@ -12,51 +12,13 @@ import cv2
 import numpy as np
 import torch
 from accuracy_log import StepLog, snapshot
-from torch import nn
+from pytorch_net import rival
 from torch.nn import functional
 
 from mindfcn.data import transforms
 from mindfcn.preprocess import Preprocess
 
 HEADS = ("conv6", "conv7", "score", "upscore")
-
-
-class FCN8s(nn.Module):
-    """FCN-8s on VGG16 without normalisation, its layers as wide as the weights given (MindFCN's names and arrays)."""
-
-    def __init__(self, weights, dropout, skip_scales):
-        super().__init__()
-        self.dropout, self.skip_scales = dropout, skip_scales
-        for block in range(1, 8):
-            setattr(self, f"conv{block}", convolutions(weights, f"conv{block}."))
-        for name in ("score_fr", "score_pool4", "score_pool3"):
-            classes, channels = weights[f"{name}.weight"].shape[:2]
-            setattr(self, name, nn.Conv2d(channels, classes, 1))
-        for name, stride in (("upscore2", 2), ("upscore_pool4", 2), ("upscore8", 8)):
-            setattr(self, name, nn.ConvTranspose2d(classes, classes, 2 * stride, stride, stride // 2, bias=False))
-        self.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
-
-    def forward(self, x):
-        """(N, 3, H, W), sides multiples of 32 -> logits (N, classes, H, W)."""
-        pools = []
-        for block in range(1, 6):
-            x = functional.max_pool2d(getattr(self, f"conv{block}")(x), 2)
-            pools.append(x)
-        fc6 = functional.dropout(self.conv6(x), self.dropout, self.training)
-        fc7 = functional.dropout(self.conv7(fc6), self.dropout, self.training)
-        pool4, pool3 = (pools[place] * scale for place, scale in zip((3, 2), self.skip_scales))
-        fuse_pool4 = self.upscore2(self.score_fr(fc7)) + self.score_pool4(pool4)
-        return self.upscore8(self.upscore_pool4(fuse_pool4) + self.score_pool3(pool3))
-
-
-def convolutions(weights, block):
-    """[convolution, ReLU] for each convolution of a block."""
-    layers = []
-    for name, weight in weights.items():
-        if name.startswith(block) and name.endswith(".weight"):
-            outputs, inputs, kernel, _ = weight.shape
-            layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
 
 
 class Crops(torch.utils.data.Dataset):
@@ -133,11 +95,9 @@ def read_plan(folder):
 
 def network(plan, path):
     """The network with the weights of a file."""
-    with np.load(path) as file:
-        weights = {name: file[name] for name in file.files if not name.endswith(".step")}
     model = plan["settings"]["model"]
-    dropout = 0.5 if model["dropout"] is None else model["dropout"]
-    return FCN8s(weights, dropout, model["skip_scales"] or (1, 1))
+    return rival(path, dropout=0.5 if model["dropout"] is None else model["dropout"],
+                 skip_scales=model["skip_scales"] or (1, 1))
 
 
 def train(folder, minutes, steps):
@@ -182,10 +142,9 @@ def evaluate(folder, path):
     counts = np.zeros((classes, classes), np.int64)
     for number in range(plan["compared"]):
         image, mask = read_pair(os.path.join(folder, "val"), number)
-        height, width = mask.shape
         batch = torch.from_numpy(preprocess.normalise(image).transpose(2, 0, 1).copy())[None]
         with torch.no_grad():
-            logits = net(functional.pad(batch, (0, -width % 32, 0, -height % 32)))[0, :, :height, :width]
+            logits = net(batch)[0]
         found, counted = logits.argmax(0).numpy()[mask < classes], mask[mask < classes].astype(np.int64)
         counts += np.bincount(classes * counted + found, minlength=classes ** 2).reshape(classes, classes)
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()

@@ -3,6 +3,7 @@
 The plain one writes the weights for the others, and the ONNX file where the package onnx is there.
 """
 
+import importlib.util
 import math
 import os
 import sys
@@ -36,6 +37,7 @@ for parameter in net.get_parameters():
     parameter.set_data(ms.Tensor(value.astype(np.float32)))
 if way == "plain":
     np.savez(os.path.join(folder, "weights.npz"), **{entry.name: entry.asnumpy() for entry in net.get_parameters()})
-    write_onnx(net, os.path.join(folder, "net.onnx"))
+    if importlib.util.find_spec("onnx"):
+        write_onnx(net, os.path.join(folder, "net.onnx"))
 logits = Segmenter(net, COURSE).logits if way == "segmenter" else lambda batch: net(ms.Tensor(batch)).asnumpy()
 serve(folder, logits, f"MindSpore {ms.__version__}")

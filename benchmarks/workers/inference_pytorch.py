@@ -7,9 +7,9 @@ import torch
 from inference_serve import serve
 from pytorch_net import rival
 
-folder, model, way = sys.argv[1:]
+folder, way = sys.argv[1], sys.argv[3]
 torch.set_num_threads(os.cpu_count())
-net = rival(folder, model).eval()
+net = rival(os.path.join(folder, "weights.npz")).eval()
 layout = torch.channels_last if way == "channels-last" else torch.contiguous_format
 net = net.to(memory_format=layout)
 run = torch.compile(net, dynamic=True) if way == "compile" else net

@@ -11,9 +11,9 @@ from serve import batch
 from torch.nn import functional
 
 folder, precision = sys.argv[1:3]
-width, fc_width, size, count = float(sys.argv[3]), *map(int, sys.argv[4:])
+size, count = map(int, sys.argv[5:])
 torch.set_num_threads(os.cpu_count())
-net = rival(folder, "fcn8s_vgg16_bn", width=width, fc_width=fc_width)
+net = rival(os.path.join(folder, "weights.npz"))
 images, labels = map(torch.from_numpy, batch(size, count))
 labels = labels.long()
 update = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)

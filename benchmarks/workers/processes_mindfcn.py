@@ -1,9 +1,9 @@
 """One rank of MindFCN, for processes.py: RANK RANKS PORT CORES FOLDER WIDTH SIZE BATCH; answers with seconds."""
 
+import functools
 import os
 import pathlib
 import sys
-import time
 
 rank, ranks, port, cores, folder = *map(int, sys.argv[1:5]), sys.argv[5]
 width, size, joined = float(sys.argv[6]), int(sys.argv[7]), int(sys.argv[8])
@@ -20,7 +20,7 @@ if ranks > 1:
 import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import nn  # noqa: E402
-from serve import batch  # noqa: E402
+from serve import batch, seconds, serve  # noqa: E402
 
 from mindfcn import runtime  # noqa: E402
 from mindfcn.config import OptimConfig  # noqa: E402
@@ -41,8 +41,12 @@ class Reduction(nn.Cell):
         return self.reduce(self.weights)
 
 
+@functools.cache
 def begin():
-    """Build both steps, with and without the sum over ranks. Returns {command: function}."""
+    """Build both steps, with and without the sum over ranks. Returns {name: function}.
+
+    Not before the first command, which all ranks are given at once: they wait for one another.
+    """
     runtime.set_up("CPU")
     runtime.graph_mode()
     net = create_model("fcn8s_vgg16", 21, width=width, fc_width=round(4096 * width), dropout=0.0)
@@ -60,7 +64,8 @@ def begin():
     local.ranks, local.reduce, local.total = 1, nn.Identity(), nn.Identity()
     for one in (step, local):
         one.set_train()
-    return {"step": lambda: step(images, labels).asnumpy(), "local": lambda: local(images, labels).asnumpy(),
+    return {"step": lambda: float(step(images, labels).asnumpy()),
+            "local": lambda: local(images, labels).asnumpy(),
             "reduce": lambda reduction=Reduction(step): [gradient.asnumpy() for gradient in reduction()],
             "bytes": lambda: sum(parameter.nbytes for parameter in step.weights)}
 
@@ -68,13 +73,6 @@ def begin():
 if scheduler:
     runtime.set_up("CPU")
     sys.exit()
-commands = None
-for command in map(str.strip, sys.stdin):
-    if command == "ready?":
-        answer = "yes"
-    else:
-        commands = commands or begin()
-        start = time.perf_counter()
-        value = commands["step" if command == "loss" else command]()
-        answer = float(value) if command in ("loss", "bytes") else time.perf_counter() - start
-    print(answer, flush=True)
+serve(lambda: begin()["step"](), f"MindSpore {ms.__version__}", loss=lambda: begin()["step"](),
+      local=lambda: seconds(begin()["local"]), reduce=lambda: seconds(begin()["reduce"]),
+      bytes=lambda: begin()["bytes"]())

@@ -1,27 +1,25 @@
 """One rank of PyTorch's DistributedDataParallel, for processes.py; arguments and answers as processes_mindfcn.py."""
 
+import functools
 import os
 import sys
-import time
 
 rank, ranks, port, cores, folder = *map(int, sys.argv[1:5]), sys.argv[5]
 size, joined = int(sys.argv[7]), int(sys.argv[8])
 os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
 os.environ["OMP_NUM_THREADS"] = str(cores)
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from pytorch_net import rival  # noqa: E402
-from serve import batch  # noqa: E402
+from serve import batch, serve  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 
+@functools.cache
 def begin():
-    """Build the step. Returns {command: function}."""
+    """Build the step. Returns it."""
     torch.set_num_threads(cores)
-    with np.load(os.path.join(folder, "weights.npz")) as weights:
-        width, fc_width = len(weights["conv1.0.bias"]) / 64, len(weights["conv6.0.bias"])
-    net = rival(folder, "fcn8s_vgg16", width=width, fc_width=fc_width, dropout=0.0)
+    net = rival(os.path.join(folder, "weights.npz"), dropout=0.0)
     if ranks > 1:
         torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
         net = torch.nn.parallel.DistributedDataParallel(net)
@@ -42,16 +40,7 @@ def begin():
         if ranks > 1:
             torch.distributed.all_reduce(loss)
         return loss.item()
-    return {"step": step}
+    return step
 
 
-commands = None
-for command in map(str.strip, sys.stdin):
-    if command == "ready?":
-        answer = "yes"
-    else:
-        commands = commands or begin()
-        start = time.perf_counter()
-        value = commands["step"]()
-        answer = value if command == "loss" else time.perf_counter() - start
-    print(answer, flush=True)
+serve(lambda: begin()(), f"PyTorch {torch.__version__}", loss=lambda: begin()())

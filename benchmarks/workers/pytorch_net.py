@@ -1,7 +1,5 @@
 """FCN-8s on VGG16 in PyTorch, under MindFCN's names, for every benchmark with PyTorch as a rival."""
 
-import os
-
 import numpy as np
 import torch
 from torch import nn
@@ -26,15 +24,17 @@ class FCN8s(nn.Module):
 
     Args:
         normalise: the course's form, with normalisation and without biases or dropout; else the paper's.
-        width: factor on the channels of conv1 to conv5.
+        channels: of conv1, conv2, conv3, and conv4 and conv5.
         fc_width: channels of fc6 and fc7.
         dropout: of the paper's form.
+        skip_scales: fixed factors on pool4 and pool3.
     """
 
-    def __init__(self, normalise, width=1.0, fc_width=4096, classes=21, dropout=0.5):
+    def __init__(self, normalise, channels=(64, 128, 256, 512), fc_width=4096, classes=21, dropout=0.5,
+                 skip_scales=(1, 1)):
         super().__init__()
-        self.dropout = 0.0 if normalise else dropout
-        one, two, three, four = (round(width * channels) for channels in (64, 128, 256, 512))
+        self.dropout, self.skip_scales = 0.0 if normalise else dropout, skip_scales
+        one, two, three, four = channels
         self.conv1, self.conv2 = block(3, one, (3, 3), normalise), block(one, two, (3, 3), normalise)
         self.conv3, self.conv4 = block(two, three, (3, 3, 3), normalise), block(three, four, (3, 3, 3), normalise)
         self.conv5, self.conv6 = block(four, four, (3, 3, 3), normalise), block(four, fc_width, (7,), normalise)
@@ -57,16 +57,24 @@ class FCN8s(nn.Module):
             pooled.append(x)
         for layers in (self.conv6, self.conv7):
             x = functional.dropout(layers(x), self.dropout, self.training)
-        scores = self.upscore_pool4(self.upscore2(self.score_fr(x)) + self.score_pool4(pooled[3]))
-        return self.upscore8(scores + self.score_pool3(pooled[2]))[:, :, :height, :width]
+        # A factor of 1 would cost a map.
+        pool4, pool3 = (pool if scale == 1 else pool * scale for pool, scale in zip(pooled[3:1:-1], self.skip_scales))
+        scores = self.upscore_pool4(self.upscore2(self.score_fr(x)) + self.score_pool4(pool4))
+        return self.upscore8(scores + self.score_pool3(pool3))[:, :, :height, :width]
 
 
-def rival(folder, model, **options):
-    """FCN8s of MindFCN's `model`, with the weights that `folder`/weights.npz holds under MindFCN's names."""
-    net = FCN8s(model.endswith("_bn"), **options)
-    with np.load(os.path.join(folder, "weights.npz")) as weights:
+def rival(path, **options):
+    """FCN8s in the form and the widths of the weights that the file `path` (.npz) holds under MindFCN's names.
+
+    Args:
+        path: file of weights.
+        options: `dropout` and `skip_scales` of FCN8s.
+    """
+    with np.load(path) as file:
         state = {".".join([*name.split(".")[:-1], NORM.get(name.split(".")[-1], name.split(".")[-1])]):
-                 torch.from_numpy(weights[name]) for name in weights.files if not name.endswith(".step")}
+                 torch.from_numpy(file[name]) for name in file.files if not name.endswith(".step")}
+    *channels, fc_width = (len(state[f"conv{block}.0.weight"]) for block in (1, 2, 3, 4, 6))
+    net = FCN8s("conv1.0.bias" not in state, channels, fc_width, len(state["score_fr.weight"]), **options)
     unfilled, unknown = net.load_state_dict(state, strict=False)
     assert not unknown and all(name.endswith("num_batches_tracked") for name in unfilled), (unfilled, unknown)
     return net

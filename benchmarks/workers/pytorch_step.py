@@ -9,9 +9,9 @@ from pytorch_net import rival
 from serve import batch, serve
 from torch.nn import functional
 
-folder, model, size, count, variant = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+folder, size, count, variant = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 torch.set_num_threads(os.cpu_count())
-net = rival(folder, model)
+net = rival(os.path.join(folder, "weights.npz"))
 images, labels = map(torch.from_numpy, batch(size, count))
 labels = labels.long()
 if variant == "channels-last":

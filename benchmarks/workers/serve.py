@@ -1,4 +1,4 @@
-"""What both workers share: the batch, and answers to the benchmark's commands."""
+"""What the workers of several benchmarks share: the batch, and answers to the benchmark's commands."""
 
 import resource
 import sys
@@ -15,24 +15,30 @@ def batch(size, count):
     return random.standard_normal((count, 3, size, size), np.float32), labels
 
 
+def seconds(run):
+    """Of a function without arguments."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def serve(step, version, **others):
     """Answer `step` with seconds, `peak` with GB of memory, `version` with a name; until the input ends.
 
     Args:
         step: function that is timed.
         version: name and version of the library.
-        others: functions by the name of their command.
+        others: functions by the name of their command; they return the answer, or nothing for `yes`.
     """
     for command in map(str.strip, sys.stdin):
         answer = "yes"
         if command == "step":
-            start = time.perf_counter()
-            step()
-            answer = time.perf_counter() - start
+            answer = seconds(step)
         elif command == "peak":
             answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
         elif command == "version":
             answer = version
         elif command in others:
-            others[command]()
+            found = others[command]()
+            answer = answer if found is None else found
         print(answer, flush=True)

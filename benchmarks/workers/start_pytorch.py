@@ -42,7 +42,7 @@ class Crops(torch.utils.data.Dataset):
 
 torch.set_num_threads(os.cpu_count())
 if sys.argv[1] == "recipe":
-    net, batches = FCN8s(True, 0.25, 128), torch.utils.data.DataLoader(Crops(sys.argv[2]), 4, shuffle=True)
+    net, batches = FCN8s(True, (16, 32, 64, 128), 128), torch.utils.data.DataLoader(Crops(sys.argv[2]), 4, shuffle=True)
 else:
     images, labels = map(torch.from_numpy, batch(int(sys.argv[2]), 1))
     net, batches = FCN8s(True), [(images, labels.long())] * 3

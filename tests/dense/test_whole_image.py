@@ -6,7 +6,6 @@ import pytest
 
 from mindfcn.dense import whole_image
 from mindfcn.dense.whole_image import Segmenter
-from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
 
@@ -15,23 +14,6 @@ def pynative():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     yield
     ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-def fill(net, seed=1):
-    """Random numbers in every parameter."""
-    random = np.random.default_rng(seed)
-    for parameter in net.get_parameters():
-        kind = parameter.name.split(".")[-1]
-        value = random.uniform(0.5, 1.5, parameter.shape)
-        if kind not in ("gamma", "moving_variance"):
-            value = random.standard_normal(parameter.shape) * (2 / (parameter.size // parameter.shape[0])) ** 0.5
-        if kind != "step":
-            parameter.set_data(ms.Tensor(value.astype(np.float32)))
-    return net.set_train(False)
-
-
-def tiny(name="fcn8s_vgg16_bn", **options):
-    return fill(create_model(name, 3, fc_width=8, width=0.125, **options))
 
 
 def images(height, width, count=1):
@@ -50,15 +32,15 @@ def assert_own(segmenter, batch):
 
 @pytest.mark.parametrize("geometry", ["padded", "paper"])
 @pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn32s_vgg16", "fcn16s_alexnet"])
-def test_logits_are_the_networks_own_at_any_size(name, geometry):
+def test_logits_are_the_networks_own_at_any_size(tiny, name, geometry):
     segmenter = Segmenter(tiny(name, geometry=geometry), COURSE)
     for size in ((64, 64), (50, 41), (33, 64), (1, 1)):
         assert_own(segmenter, images(*size))
     assert_own(segmenter, images(40, 64, 2))
 
 
-def test_sizes_that_pad_alike_share_a_graph():
-    segmenter = Segmenter(tiny(), COURSE)
+def test_sizes_that_pad_alike_share_a_graph(tiny):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     for size in ((33, 64), (40, 50), (64, 64), (64, 40)):
         segmenter.logits(images(*size))
     assert len(segmenter.folded.net.compile_cache) == 1
@@ -66,42 +48,42 @@ def test_sizes_that_pad_alike_share_a_graph():
     assert len(segmenter.folded.net.compile_cache) == 2
 
 
-def test_beyond_some_sizes_nothing_more_is_compiled(monkeypatch):
+def test_beyond_some_sizes_nothing_more_is_compiled(tiny, monkeypatch):
     monkeypatch.setattr(whole_image, "GRAPHS", 1)
-    segmenter = Segmenter(tiny(), COURSE)
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     for size in ((64, 64), (65, 64), (64, 65), (50, 60)):
         assert_own(segmenter, images(*size))
     assert len(segmenter.folded.net.compile_cache) == 1
 
 
 @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
-def test_the_mode_stays_as_it_was(mode):
-    segmenter = Segmenter(tiny(), COURSE)
+def test_the_mode_stays_as_it_was(tiny, mode):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     ms.set_context(mode=mode)
     segmenter.logits(images(32, 32))
     assert ms.get_context("mode") == mode
 
 
-def test_a_network_that_trained_on_is_taken_as_it_is_now():
-    segmenter = Segmenter(tiny(), COURSE)
+def test_a_network_that_trained_on_is_taken_as_it_is_now(tiny, scramble):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     batch = images(64, 64)
     first = segmenter.logits(batch)
     # As after an epoch: other weights, and the network in training mode.
-    fill(segmenter.net, seed=3).set_train(True)
+    scramble(segmenter.net, seed=3).set_train(True)
     assert_own(segmenter, batch)
     assert np.abs(segmenter.logits(batch) - first).max() > 1e-2 * np.abs(first).max()
     assert not segmenter.net.training
 
 
-def test_weights_loaded_outside_training_are_taken_by_refreshing():
-    segmenter = Segmenter(tiny(), COURSE)
+def test_weights_loaded_outside_training_are_taken_by_refreshing(tiny, scramble):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     segmenter.logits(images(64, 64))
-    fill(segmenter.net, seed=3)
+    scramble(segmenter.net, seed=3)
     segmenter.refresh()
     assert_own(segmenter, images(64, 64))
 
 
-def test_the_mask_is_the_best_class_and_probabilities_sum_to_one():
+def test_the_mask_is_the_best_class_and_probabilities_sum_to_one(tiny):
     segmenter = Segmenter(tiny("fcn16s_vgg16_bn"), COURSE)
     image = np.random.default_rng(3).integers(0, 256, (37, 52, 3), np.uint8)
     mask, probabilities = segmenter(image, probabilities=True)

@@ -1,7 +1,5 @@
 """Normalisation folded into convolutions: equal logits, the network untouched, parameters shared."""
 
-import math
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -11,32 +9,12 @@ from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.models.folding import Folded, folded
 
-TINY = {"vgg16": {"fc_width": 8, "width": 0.125}, "vgg16_bn": {"fc_width": 8, "width": 0.125},
-        "alexnet": {"fc_width": 8, "width": 0.125}, "caffenet": {"fc_width": 8, "width": 0.125},
-        "googlenet": {"width": 0.25}}
-
 
 @pytest.fixture(autouse=True)
 def pynative():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     yield
     ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-def scramble(net, seed=1):
-    """Random numbers in every parameter, so that none of them is without effect."""
-    random = np.random.default_rng(seed)
-    for parameter in net.get_parameters():
-        if parameter.name.endswith("weight"):
-            value = random.standard_normal(parameter.shape) * math.sqrt(2 / math.prod(parameter.shape[1:]))
-        elif parameter.name.endswith(("gamma", "moving_variance")):
-            value = random.uniform(0.5, 1.5, parameter.shape)
-        elif parameter.name.endswith("step"):
-            continue
-        else:
-            value = random.standard_normal(parameter.shape) * 0.1
-        parameter.set_data(ms.Tensor(value.astype(np.float32)))
-    return net.set_train(False)
 
 
 def logits(net, height=70, width=45):
@@ -53,10 +31,10 @@ def normalisations(net):
     return [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize("trunk", TINY)
+@pytest.mark.parametrize("trunk", ["vgg16", "vgg16_bn", "alexnet", "caffenet", "googlenet"])
 @pytest.mark.parametrize("head", ["fcn32s", "fcn16s", "fcn8s"])
-def test_the_folded_network_has_the_same_logits_and_no_normalisation(head, trunk):
-    net = scramble(create_model(f"{head}_{trunk}", 3, **TINY[trunk]))
+def test_the_folded_network_has_the_same_logits_and_no_normalisation(tiny, head, trunk):
+    net = tiny(f"{head}_{trunk}")
     expected = logits(net)
     result = Folded(net)
     assert not normalisations(result.net)
@@ -64,7 +42,7 @@ def test_the_folded_network_has_the_same_logits_and_no_normalisation(head, trunk
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_035_224"])
-def test_backbones_of_the_library_fold_too(name):
+def test_backbones_of_the_library_fold_too(scramble, name):
     pytest.importorskip("mindcv", reason="mindcv is not installed: pip install mindcv")
     net = scramble(create_model(f"fcn8s_mindcv_{name}", 3))
     expected = logits(net)
@@ -73,15 +51,15 @@ def test_backbones_of_the_library_fold_too(name):
     assert_equal(logits(result.net), expected)
 
 
-def test_in_a_graph_too():
-    net = scramble(create_model("fcn32s_vgg16_bn", 3, **TINY["vgg16_bn"]))
+def test_in_a_graph_too(tiny):
+    net = tiny("fcn32s_vgg16_bn")
     expected, result = logits(net), Folded(net).net
     ms.set_context(mode=ms.GRAPH_MODE)
     assert_equal(logits(result), expected)
 
 
-def test_the_network_itself_stays_as_it_is_and_lends_all_other_parameters():
-    net = scramble(create_model("fcn8s_vgg16_bn", 3, **TINY["vgg16_bn"]))
+def test_the_network_itself_stays_as_it_is_and_lends_all_other_parameters(tiny):
+    net = tiny("fcn8s_vgg16_bn")
     before = {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
     expected = logits(net)
     shared = {id(parameter) for parameter in Folded(net).net.get_parameters()}
@@ -93,14 +71,14 @@ def test_the_network_itself_stays_as_it_is_and_lends_all_other_parameters():
     np.testing.assert_array_equal(logits(net), expected)
 
 
-def test_a_network_without_normalisation_lends_everything():
-    net = create_model("fcn8s_vgg16", 3, **TINY["vgg16"])
+def test_a_network_without_normalisation_lends_everything(tiny):
+    net = tiny("fcn8s_vgg16")
     assert [id(parameter) for parameter in Folded(net).net.get_parameters()] == [
         id(parameter) for parameter in net.get_parameters()]
 
 
-def test_refreshing_follows_the_network_after_training():
-    net = scramble(create_model("fcn16s_vgg16_bn", 3, **TINY["vgg16_bn"]))
+def test_refreshing_follows_the_network_after_training(tiny, scramble):
+    net = tiny("fcn16s_vgg16_bn")
     result = Folded(net)
     old = logits(result.net)
     expected = logits(scramble(net, seed=3))
@@ -111,8 +89,8 @@ def test_refreshing_follows_the_network_after_training():
     assert np.abs(old - expected).max() > 1e-2 * np.abs(expected).max()
 
 
-def test_large_convolutions_can_keep_their_normalisation_and_lend_their_weights():
-    net = scramble(create_model("fcn8s_vgg16_bn", 3, fc_width=128, width=0.125))
+def test_large_convolutions_can_keep_their_normalisation_and_lend_their_weights(tiny):
+    net = tiny("fcn8s_vgg16_bn", fc_width=128)
     expected = logits(net)
     result = Folded(net, largest=net.trunk.conv6[0].weight.size - 1)
     assert len(normalisations(result.net)) == 1
@@ -121,7 +99,7 @@ def test_large_convolutions_can_keep_their_normalisation_and_lend_their_weights(
     assert_equal(logits(result.net), expected)
 
 
-def test_a_convolution_with_a_bias_and_its_normalisation_by_the_papers_formula():
+def test_a_convolution_with_a_bias_and_its_normalisation_by_the_papers_formula(scramble):
     random = np.random.default_rng(4)
     conv, norm = nn.Conv2d(2, 3, 1, has_bias=True), nn.BatchNorm2d(3, eps=0.1)
     net = scramble(nn.SequentialCell(conv, norm))
@@ -146,6 +124,6 @@ class Twice(nn.Cell):
         return self.norm(x) + x
 
 
-def test_a_convolution_whose_result_is_used_twice_is_refused():
+def test_a_convolution_whose_result_is_used_twice_is_refused(scramble):
     with pytest.raises(UserError, match="use the network as it is"):
         Folded(scramble(Twice()))

@@ -36,7 +36,7 @@ def onnx_model(net):
     """The onnx.ModelProto of a network (see `write_onnx`), with normalisation folded into the convolutions."""
     if not hasattr(net.trunk, "paths"):
         raise UserError(f"the trunk {type(net.trunk).__name__} does not tell its layers, so it cannot be exported; "
-                        "take a network on vgg16, vgg16_bn or alexnet")
+                        "take a network on vgg16, vgg16_bn, alexnet, caffenet or googlenet")
     net = Folded(net).net
     graph = Graph()
     sides = graph.sides("image")
