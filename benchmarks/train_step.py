@@ -68,8 +68,9 @@ def compare(model, shape, variants, runs, peak):
             seconds = take_turns((ours, rival), runs, WARM_UP)
             memory = [float(worker.ask("peak")) for worker in (ours, rival)]
             times = [statistics.median(seconds[worker.name]) for worker in (ours, rival)]
+            version = rival.ask("version")
             rival.end()
-            row = (model, f"{count} of {size}x{size}", f"PyTorch, {variant}", median(seconds["MindFCN"]),
+            row = (model, f"{count} of {size}x{size}", f"{version}, {variant}", median(seconds["MindFCN"]),
                    median(seconds[variant]), f"{times[0] / times[1]:.2f}", f"{memory[0]:.2f}", f"{memory[1]:.2f}",
                    f"{memory[0] / memory[1]:.2f}", f"{100 * work / times[0] / peak:.0f}")
             print(" | ".join(row), file=sys.stderr, flush=True)
