@@ -4,7 +4,7 @@
 
 MindFCN's recipe against the same recipe in PyTorch (weights to begin with, batches, optimiser and schedule are equal)
 and against the course's settings, class and loop. The clock runs from the first batch that is asked for; it includes
-compiling and saving, not evaluating: the weights are kept every 100 images and evaluated later, all by the same code,
+compiling, not saving and evaluating: the weights are kept every 100 images and evaluated later, all by the same code,
 on the whole validation split at native size; as many of them as a bisection needs.
 
 Every step of a contestant is a line in FOLDER/CONTESTANT/steps.jsonl, every evaluation one in scores.jsonl. Called

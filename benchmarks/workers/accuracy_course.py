@@ -112,6 +112,7 @@ class Keep(Callback):
         over = self.log.add(run.cur_step_num, run.net_outputs.asnumpy())
         if over or run.cur_step_num % self.steps_per_epoch == 0:
             ms.save_checkpoint(self.net, snapshot(self.folder, run.cur_step_num, self.steps_per_epoch, ".ckpt"))
+            self.log.begin()
         if over:
             run_context.request_stop()
 

@@ -94,7 +94,7 @@ def train_here(folder, minutes, steps):
 class Show(StepLog):
     """What `train` tells of its steps; it stops the run every so many.
 
-    The steps that a resumed run compiles anew count as its median step: a user who does not stop compiles once.
+    Steps that a resumed run compiles anew count as the median of the others: a user who does not stop compiles once.
     """
 
     def __init__(self, folder, minutes, steps, every):
@@ -108,12 +108,12 @@ class Show(StepLog):
         self.compiled_anew = COMPILED_ANEW if self.taken else 0
 
     def __call__(self, step, _epoch, loss, _rate, _speed):
-        before = self.seconds
-        if self.compiled_anew:
+        before, anew = self.seconds, self.compiled_anew > 0
+        if anew:
             self.compiled_anew -= 1
-            self.started = time.perf_counter() - before - statistics.median(self.taken)
+            self.started = time.perf_counter() - before - statistics.median_low(self.taken)
         over = self.add(step, loss)
-        self.taken.append(self.seconds - before)
+        self.taken += [] if anew else [self.seconds - before]
         if over or step % self.every == 0:
             # The run saves and stops; after its last step it leaves out its own evaluation, too.
             os.kill(os.getpid(), signal.SIGTERM)

@@ -125,6 +125,7 @@ def train(folder, minutes, steps):
         over = log.add(number, loss.item())
         if over or number % plan["every"] == 0:
             save(net, snapshot(own, number, per_epoch, ".npz"))
+            log.begin()
         if over:
             break
 
