@@ -64,9 +64,10 @@ def begin():
     local.ranks, local.reduce, local.total = 1, nn.Identity(), nn.Identity()
     for one in (step, local):
         one.set_train()
+    reduction = Reduction(step)
     return {"step": lambda: float(step(images, labels).asnumpy()),
             "local": lambda: local(images, labels).asnumpy(),
-            "reduce": lambda reduction=Reduction(step): [gradient.asnumpy() for gradient in reduction()],
+            "reduce": lambda: [gradient.asnumpy() for gradient in reduction()],
             "bytes": lambda: sum(parameter.nbytes for parameter in step.weights)}
 
 

@@ -5,7 +5,7 @@ The command line, `--help` and the YAML files are made from these classes by jso
 
 import dataclasses
 from dataclasses import field
-from typing import Any, Dict, List, Literal, Optional, Tuple
+from typing import Any, Literal, Optional
 
 
 @dataclasses.dataclass
@@ -39,7 +39,7 @@ class PrepareConfig:
     root: str = "data/sample"
     year: int = 2012
     sbd: str = ""
-    sbd_splits: List[str] = field(default_factory=lambda: ["train", "val"])
+    sbd_splits: list[str] = field(default_factory=lambda: ["train", "val"])
     train_split: str = "train"
     val_split: str = "val"
     val_fraction: float = 0.2
@@ -48,7 +48,7 @@ class PrepareConfig:
     shards: int = 1
     skip_bad: bool = False
     overwrite: bool = False
-    download: Optional[List[Literal["voc2012", "sbd", "course"]]] = None
+    download: Optional[list[Literal["voc2012", "sbd", "course"]]] = None
     samples: int = 640
     size: int = 160
     seed: int = 1
@@ -101,7 +101,7 @@ class ModelConfig:
     fc_width: Optional[int] = None
     upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
     dropout: Optional[float] = None
-    skip_scales: Optional[Tuple[float, float]] = None
+    skip_scales: Optional[tuple[float, float]] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
     preprocess: Literal["auto", "course", "caffe"] = "auto"
@@ -221,7 +221,7 @@ class PredictConfig:
         precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
     """
     checkpoint: str
-    images: List[str]
+    images: list[str]
     out: str = "predictions"
     overlay: bool = True
     probabilities: bool = False
@@ -247,7 +247,7 @@ class Variant:
     label: str = ""
     pretrained: str = ""
     checkpoint: str = ""
-    settings: Dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -260,7 +260,7 @@ class CompareConfig:
         train: settings that all share; run_dir, model.name, resume and overwrite are set for each
     """
     out: str = "runs/compare"
-    variants: List[Variant] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 

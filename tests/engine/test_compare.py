@@ -17,8 +17,16 @@ import yaml
 from PIL import Image
 
 from mindfcn.cli import parse
-from mindfcn.config import AugmentConfig, CompareConfig, EvalConfig, ModelConfig, OptimConfig, PrepareConfig
-from mindfcn.config import TrainConfig, Variant
+from mindfcn.config import (
+    AugmentConfig,
+    CompareConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    PrepareConfig,
+    TrainConfig,
+    Variant,
+)
 from mindfcn.engine.compare import HEADER, Row, cells, compare, plan, spread
 from mindfcn.engine.evaluate import WARM_UP, evaluate, typical
 from mindfcn.engine.train import train

@@ -99,7 +99,7 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
     for rank in range(processes):
         shown = []
 
-        def progress(batches, length):
+        def progress(batches, length, shown=shown):
             shown.append(length)
             return batches
 

@@ -111,7 +111,7 @@ def checkpoints(run_dir):
 @pytest.fixture(scope="module")
 def whole_run(sample_records, tmp_path_factory):
     """Function (word for a network) -> folder of a run that nothing interrupted; each is made once."""
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def made(name):
         folder = tmp_path_factory.mktemp(name) / "run"
         result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))

@@ -51,7 +51,8 @@ WINOGRAD = (3, 5, (8, 12), False)
 
 @pytest.mark.parametrize("mode, kernel, channels, size, bias", [
     ("PYNATIVE", *WIDE), ("PYNATIVE", 1, 6, (3, 4), False), ("PYNATIVE", *WINOGRAD), ("PYNATIVE", 3, 4, (4, 4), True),
-    ("PYNATIVE", 3, 4, (6, 8), True), ("PYNATIVE", (5, 2), 6, (6, 7), True), ("GRAPH", *WIDE), ("GRAPH", *WINOGRAD)], indirect=["mode"])
+    ("PYNATIVE", 3, 4, (6, 8), True), ("PYNATIVE", (5, 2), 6, (6, 7), True), ("GRAPH", *WIDE),
+    ("GRAPH", *WINOGRAD)], indirect=["mode"])
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
                                                                  direct):

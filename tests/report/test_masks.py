@@ -11,7 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.masks import (
-    encode_palette_png, font_file, overlay, overlay_with_legend, side_by_side, write_palette_png)
+    encode_palette_png,
+    font_file,
+    overlay,
+    overlay_with_legend,
+    side_by_side,
+    write_palette_png,
+)
 
 RNG = np.random.default_rng(0)
 

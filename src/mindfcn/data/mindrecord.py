@@ -120,7 +120,7 @@ def count_records(path):
     """The number of records of a data set. Raises UserError as `record_files` does."""
     total = 0
     for file in record_files(path):
-        with _database(file) as connection:
+        with _Database(file) as connection:
             total += connection.execute("SELECT COUNT(*) FROM INDEXES").fetchone()[0]
     return total
 
@@ -367,7 +367,7 @@ def _shard_names(file):
 
 def _check_index(file):
     try:
-        with _database(file) as connection:
+        with _Database(file) as connection:
             name = connection.execute("SELECT * FROM SHARD_NAME").fetchone()[0]
     except (sqlite3.Error, TypeError):
         raise UserError(f"{file}.db is not the index of a MindRecord file; prepare the records again") from None
@@ -375,7 +375,7 @@ def _check_index(file):
         raise UserError(f"{file}.db is the index of {name}; copy the pair again under its own names")
 
 
-class _database:
+class _Database:
     """The SQLite index of a MindRecord file, opened for reading only and closed in the end."""
 
     def __init__(self, file):

@@ -14,8 +14,8 @@ from mindspore.train import Model
 
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.samples import decode_image
 from mindfcn.data.mindrecord import read_manifest
+from mindfcn.data.samples import decode_image
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError

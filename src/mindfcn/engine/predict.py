@@ -5,7 +5,7 @@ import dataclasses
 import glob
 import os
 import tempfile
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +27,8 @@ class PredictResult:
             settings did not ask for the file.
         failed: (path, reason) of the images without a prediction.
     """
-    written: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
-    failed: List[Tuple[str, str]] = dataclasses.field(default_factory=list)
+    written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
 def predict(config, segment, labels, progress=None, say=None):

@@ -14,8 +14,8 @@ from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.callbacks import Keeper, Log, Signals
 from mindfcn.engine.evaluate import EvalResult, evaluate_network, write_evaluation
-from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.precision import compute_in
+from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
 from mindfcn.errors import UserError
@@ -26,7 +26,6 @@ from mindfcn.models.factory import create_model, split_name
 from mindfcn.preprocess import CONVENTIONS, COURSE
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.surgery import load_stage, load_trunk, load_weights
-
 
 # Between the seeds of one process and the next: more than there are seeds in a network.
 RANK_SEEDS = 1000

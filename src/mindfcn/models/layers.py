@@ -36,7 +36,8 @@ def bilinear_weight(channels, size):
 def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
     """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
 
-    `kernel` is its side, or (height, width), which asks for a `padding`: one number, or four: above, below, left, right.
+    `kernel` is its side, or (height, width), which asks for a `padding`; that is one number, or four: above, below,
+    left, right.
     """
     padding = kernel // 2 if padding is None else padding
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel

@@ -21,7 +21,7 @@ _MESSAGES = {
 _INNER_PRODUCT = ("InnerProduct", 14)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _message_classes():
     """{name: class} of the messages above, in a pool of their own."""
     # MindSpore chooses protobuf's implementation when it is imported, and cannot be imported once another is in use.
