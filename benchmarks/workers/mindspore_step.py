@@ -1,6 +1,11 @@
-"""MindFCN's training step, for train_step.py. Writes its weights and logits for the rival."""
+"""MindFCN's training step, for train_step.py: mindspore_step.py FOLDER MODEL SIZE COUNT
+
+Writes its weights and logits for the rival. The logits are those of a process of its own (with `logits` after the
+others), because MindSpore keeps what memory it ever had.
+"""
 
 import os
+import subprocess
 import sys
 
 import mindspore as ms
@@ -23,10 +28,17 @@ if model == "fcn8s_vgg16":
             values = np.random.default_rng(2).standard_normal(parameter.shape) * 0.01
             parameter.set_data(ms.Tensor(values.astype(np.float32)))
 images, labels = map(ms.Tensor, batch(size, count))
-np.savez(os.path.join(folder, "weights.npz"), **{p.name: p.asnumpy() for p in net.get_parameters()})
-runtime.pynative_mode()
-net.set_train(False)
-np.save(os.path.join(folder, "mindspore.npy"), net(images).asnumpy())
+weights = os.path.join(folder, "weights.npz")
+if sys.argv[5:] == ["logits"]:
+    with np.load(weights) as file:
+        for parameter in net.get_parameters():
+            parameter.set_data(ms.Tensor(file[parameter.name]))
+    runtime.pynative_mode()
+    net.set_train(False)
+    np.save(os.path.join(folder, "mindspore.npy"), net(images).asnumpy())
+    sys.exit()
+np.savez(weights, **{p.name: p.asnumpy() for p in net.get_parameters()})
+subprocess.run([sys.executable, __file__, *sys.argv[1:], "logits"], check=True)
 
 runtime.graph_mode()
 update, _ = optimiser(net, OptimConfig(lr=1e-4, min_lr=1e-4, schedule="constant"), 1000)

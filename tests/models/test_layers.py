@@ -53,14 +53,15 @@ WINOGRAD = (3, 5, (8, 12), False)
     ("PYNATIVE", *WIDE), ("PYNATIVE", 1, 6, (3, 4), False), ("PYNATIVE", *WINOGRAD), ("PYNATIVE", 3, 4, (4, 4), True),
     ("PYNATIVE", 3, 4, (6, 8), True), ("PYNATIVE", (5, 2), 6, (6, 7), True), ("GRAPH", *WIDE),
     ("GRAPH", *WINOGRAD)], indirect=["mode"])
-@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("direct, large_map", [(True, 1), (False, 1), (False, 10 ** 6)])
 def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
-                                                                 direct):
+                                                                 direct, large_map):
     """Output and all gradients. A side of 6 is no multiple of Winograd's tiles and takes the plain kernel."""
     monkeypatch.setattr(layers, "NARROW", 4)
     monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 3)
     monkeypatch.setattr(layers, "WINOGRAD", 4 if direct else 3)
     monkeypatch.setattr(convolution, "LEAST_TILES", 1)
+    monkeypatch.setattr(convolution, "LARGE_MAP", large_map)
     padding = 2 if isinstance(kernel, tuple) else kernel // 2
     special = layers.conv(3, channels, kernel, bias, padding=padding)
     if ms.get_context("device_target") == "CPU":

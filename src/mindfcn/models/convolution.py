@@ -11,6 +11,8 @@ from mindspore import nn, ops
 TILE = 4
 # With fewer tiles the kernel's transform costs what the products save.
 LEAST_TILES = 32
+# From as many pixels on, the gradients of a batch are computed image by image: all tiles at once would take gigabytes.
+LARGE_MAP = 128 * 128
 # With the usual points 0, 1, -1, 2, -2 rounding errors are five times larger.
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 
@@ -110,49 +112,66 @@ class Winograd(nn.Cell):
 
     def bprop(self, x, weight, result, gradient):
         """Gradients of x and weight, by the transposed transforms."""
-        # Tiles and kernels are transformed again, because keeping them would take three times the memory of the maps.
-        x, weight = ops.depend(x, gradient), ops.depend(weight, gradient)
+        # Kernels and tiles are transformed again, because keeping them would take three times the memory of the maps.
+        kernels = self.kernels(ops.depend(weight, gradient))
+        if x.shape[0] == 1 or x.shape[2] * x.shape[3] < LARGE_MAP:
+            of_x, of_kernels = self.gradients(ops.depend(x, gradient), kernels, gradient)
+        else:
+            images, of_kernels = (), 0
+            for image, its_gradient in zip(ops.split(x, 1), ops.split(gradient, 1)):
+                # Not before the last one is done, so that they use the same memory.
+                of_image, more = self.gradients(ops.depend(image, of_kernels), kernels, its_gradient)
+                images, of_kernels = (*images, of_image), of_kernels + more
+            of_x = ops.concat(images)
+        return of_x, ops.MatMul(transpose_a=True)(of_kernels, self.kernel).reshape(weight.shape)
+
+    def gradients(self, x, kernels, gradient):
+        """Gradients of x and of the transformed kernels, (36, K * C)."""
         gradient = self.tiles(self.cut_output, self.output, gradient)
-        of_tiles = ops.BatchMatMul(transpose_a=True)(self.kernels(weight), gradient)
+        of_tiles = ops.BatchMatMul(transpose_a=True)(kernels, gradient)
         of_x = self.join(self.join_input, self.input, of_tiles, x.shape)
         tiles = self.tiles(self.cut_input, self.input, x)
-        of_kernels = ops.BatchMatMul(transpose_b=True)(gradient, tiles).reshape(36, -1)
-        return of_x, ops.MatMul(transpose_a=True)(of_kernels, self.kernel).reshape(weight.shape)
+        return of_x, ops.BatchMatMul(transpose_b=True)(gradient, tiles).reshape(36, -1)
+
+
+class Swap(nn.Cell):
+    """`swap`, whose gradient is the way back."""
+
+    def construct(self, rows, first, second, third):
+        return swap(rows, first, second, third)
+
+    def bprop(self, rows, first, second, third, result, gradient):
+        """Gradient of the rows alone."""
+        return swap(gradient, third, second, first).reshape(rows.shape), 0, 0, 0
 
 
 class WideConvolution(nn.Cell):
-    """The convolution of (N, C, H, W) with (K, C, *kernel), whose kernel's gradient is one matrix product.
+    """The convolution of (N, C, H, W) with (K, C, *kernel) as one matrix product, and so are its gradients.
 
-    MindSpore's own takes a slow reference kernel for fc6, and four times the memory of the weights for fc7.
+    MindSpore's own takes a slow reference kernel for the gradient of fc6's kernel. A cell with gradients of its own
+    would be given a copy of the weights, 411 MB of fc6.
 
     Args:
-        out_channels: K.
         kernel: (height, width).
         padding: one number, or four: above, below, left, right.
     """
 
-    def __init__(self, out_channels, kernel, padding):
+    def __init__(self, kernel, padding):
         super().__init__()
-        options = {"mode": 1, "stride": 1, "dilation": 1, "group": 1, "pad_mode": "pad", "pad": padding}
-        self.convolution = ops.Conv2D(out_channels, kernel, **options)
-        self.transposed = ops.Conv2DTranspose(out_channels, kernel, **options)
         # Kernels of a single 1 copy the pixels below every kernel.
         places = kernel[0] * kernel[1]
         self.pixels = ms.Tensor(np.eye(places, dtype=np.float32).reshape(-1, 1, *kernel))
-        self.cut = ops.Conv2D(places, kernel, **options)
+        self.cut = ops.Conv2D(places, kernel, mode=1, stride=1, dilation=1, group=1, pad_mode="pad", pad=padding)
+        self.swap = Swap()
 
     def fits(self, shape):
         """It takes any map."""
         return True
 
     def construct(self, x, weight):
-        return self.convolution(x, weight)
-
-    def bprop(self, x, weight, result, gradient):
-        """Gradients of x and weight."""
         count, channels, height, width = x.shape
         columns = self.cut(x.reshape(count * channels, 1, height, width), self.pixels)
-        columns = swap(columns, count, channels * columns.shape[1], 1).reshape(channels * columns.shape[1], -1)
-        results = swap(gradient, count, gradient.shape[1], 1).reshape(gradient.shape[1], -1)
-        of_weight = ops.MatMul(transpose_b=True)(results, columns).reshape(weight.shape)
-        return self.transposed(gradient, weight, x.shape), of_weight
+        places, height, width = columns.shape[1:]
+        columns = self.swap(columns, count, channels * places, 1).reshape(channels * places, -1)
+        results = ops.MatMul()(weight.reshape(weight.shape[0], -1), columns)
+        return self.swap(results, weight.shape[0], count, 1).reshape(count, weight.shape[0], height, width)

@@ -49,7 +49,7 @@ def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", 
         if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
             algorithm = Winograd(out_channels, direct=narrower < WINOGRAD)
         elif kernel != (3, 3) and out_channels > NARROW:
-            algorithm = WideConvolution(out_channels, kernel, padding)
+            algorithm = WideConvolution(kernel, padding)
     if algorithm is None:
         return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
     return AlgorithmConv(algorithm, in_channels, out_channels, kernel, **arguments)
