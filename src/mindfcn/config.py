@@ -124,6 +124,8 @@ class OptimConfig:
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
         loss: over the labelled pixels of a batch; their sum makes gradients as many times larger as there are pixels
+        class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
+            by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
@@ -142,6 +144,7 @@ class OptimConfig:
     paper_biases: bool = False
     head_lr: float = 1.0
     loss: Literal["mean", "sum"] = "mean"
+    class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = 1.0
     accumulate: int = 1
     freeze: str = ""
