@@ -111,6 +111,87 @@ def test_settings_that_cannot_be(options, words):
         CrossEntropy(**options)
 
 
+# ------------------------------------------------------------------------------------------------- weighted classes
+
+WEIGHTS = np.array([0.02, 1.0, 0.3, 40.0, 0.0, 7.0], np.float32)
+
+
+def weighted(labels, ignore_label=255):
+    """(N, H, W) float64: what each pixel counts for."""
+    return np.where(labels == ignore_label, 0, WEIGHTS.astype(np.float64)[np.where(labels == ignore_label, 0, labels)])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_weighted_loss_is_the_weighted_mean_of_its_pixels(mode, reduction):
+    """By the definition: the unweighted gradient of a pixel, softmax - one hot, times its weight."""
+    logits, labels = batch(11, len(WEIGHTS))
+    pixels = weighted(labels)
+    whole = pixels.sum() if reduction == "mean" else 1
+    softmax = np.exp(logits.astype(np.float64))
+    softmax /= softmax.sum(1, keepdims=True)
+    hot = np.where(labels == 255, 0, labels)[:, None]
+    expected = -(np.log(np.take_along_axis(softmax, hot, 1))[:, 0] * pixels).sum() / whole
+    by_logits = (softmax - (np.arange(len(WEIGHTS))[:, None, None] == hot)) * pixels[:, None] / whole
+    value, gradient = step(CrossEntropy(reduction=reduction, class_weights=WEIGHTS), logits, labels)
+    assert value == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient, by_logits, rtol=1e-4, atol=1e-6 * np.abs(by_logits).max())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_weighted_loss_equals_pytorchs(reduction):
+    torch = pytest.importorskip("torch")
+    logits, labels = batch(12, len(WEIGHTS))
+    value, gradient = step(CrossEntropy(reduction=reduction, class_weights=WEIGHTS.tolist()), logits, labels)
+    theirs = torch.tensor(logits, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(labels, dtype=torch.long), ignore_index=255,
+                                             weight=torch.tensor(WEIGHTS), reduction=reduction)
+    loss.backward()
+    assert value == pytest.approx(loss.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-4, atol=1e-6 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("label", [255, 4])
+def test_no_weight_at_all_is_no_loss_and_no_gradient(mode, label):
+    """All pixels ignored, or all of a class of weight 0."""
+    logits, labels = batch(13, len(WEIGHTS))
+    value, gradient = step(CrossEntropy(class_weights=WEIGHTS), logits, np.full_like(labels, label))
+    assert value == 0 and (gradient == 0).all()
+
+
+def test_one_light_pixel_counts_in_full(mode):
+    """The divisor is its own small weight, and not 1."""
+    logits, labels = batch(14, len(WEIGHTS))
+    alone = np.full_like(labels, 255)
+    alone[0, 2, 3] = 0
+    plain = step(CrossEntropy(), logits, alone)
+    value, gradient = step(CrossEntropy(class_weights=WEIGHTS), logits, alone)
+    assert value == pytest.approx(plain[0], rel=1e-6) and value > 0
+    np.testing.assert_allclose(gradient, plain[1], rtol=1e-5, atol=1e-8)
+
+
+def test_equal_weights_change_nothing(mode):
+    logits, labels = batch(15, len(WEIGHTS))
+    plain = step(CrossEntropy(), logits, labels)
+    value, gradient = step(CrossEntropy(class_weights=np.full(len(WEIGHTS), 1.0)), logits, labels)
+    assert value == plain[0] and (gradient == plain[1]).all()
+
+
+def test_a_sampled_loss_is_weighted_too():
+    logits, labels = batch(16, len(WEIGHTS))
+    loss = CrossEntropy(keep=0.5, cell=2, class_weights=WEIGHTS).set_train()
+    value, gradient = step(loss, logits, labels)
+    kept = gradient.any(axis=1)
+    assert 0.2 < kept.mean() < 0.8
+    again, _ = step(CrossEntropy(class_weights=WEIGHTS), logits, np.where(kept, labels, 255))
+    assert value == pytest.approx(again, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, math.nan], [math.inf], [[1.0]]])
+def test_weights_that_cannot_be(weights):
+    with pytest.raises(ValueError, match="class weights"):
+        CrossEntropy(class_weights=weights)
+
+
 # ------------------------------------------------------------------------------------------------- patchwise training
 
 def kept_pixels(loss, size, seed=1):

@@ -7,14 +7,16 @@ needs no MindSpore.
 import importlib
 
 _HOMES = {
-    "mindfcn.config": ("AugmentConfig", "CompareConfig", "EvalConfig", "ModelConfig", "OptimConfig", "PredictConfig",
-                       "DescribeConfig", "PrepareConfig", "TrainConfig", "Variant"),
+    "mindfcn.config": ("AugmentConfig", "CompareConfig", "EvalConfig", "InspectConfig", "LabelsConfig", "ModelConfig",
+                       "OptimConfig", "PredictConfig", "DescribeConfig", "PrepareConfig", "TrainConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
     "mindfcn.dense.whole_image": ("Segmenter",),
     "mindfcn.engine.compare": ("compare",),
     "mindfcn.engine.describe": ("describe",),
     "mindfcn.engine.evaluate": ("evaluate", "load_segmenter"),
+    "mindfcn.engine.inspect": ("inspect",),
+    "mindfcn.engine.labels": ("propose_labels",),
     "mindfcn.engine.predict": ("predict",),
     "mindfcn.engine.prepare": ("list_samples", "prepare"),
     "mindfcn.engine.train": ("train",),

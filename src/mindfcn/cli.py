@@ -13,11 +13,22 @@ import jsonargparse
 import yaml
 from tqdm import tqdm
 
-from mindfcn.config import CompareConfig, DescribeConfig, EvalConfig, PredictConfig, PrepareConfig, TrainConfig
+from mindfcn.config import (
+    CompareConfig,
+    DescribeConfig,
+    EvalConfig,
+    InspectConfig,
+    LabelsConfig,
+    PredictConfig,
+    PrepareConfig,
+    TrainConfig,
+)
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
 
 VERBS = {
+    "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
+    "inspect": (InspectConfig, "a data set -> what is in it and what is wrong with it, and a sheet to look at"),
     "prepare": (PrepareConfig, "photographs and masks -> MindRecord"),
     "train": (TrainConfig, "MindRecord -> a trained network"),
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
@@ -26,9 +37,12 @@ VERBS = {
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
-WORDS = {"prepare": ("download",), "predict": ("images",), "describe": ("name",)}
+WORDS = {"prepare": ("download",), "predict": ("images",), "describe": ("name",),
+         "labels": ("masks", "names"), "inspect": ("data",)}
 USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "describe": "name "}
+         "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
+# A required setting whose option has another name.
+SPELT = {"masks": "--from FOLDER"}
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -54,7 +68,7 @@ def main(arguments=None):
         return 2
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
-                "compare": _compare, "describe": _describe}[verb](config)
+                "compare": _compare, "describe": _describe, "labels": _labels, "inspect": _inspect}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -95,6 +109,13 @@ def _verb_parser(name, config):
         parser.add_argument("images", nargs="+", type=str, help="image files, folders or glob patterns")
     if "name" in words:
         parser.add_argument("name", type=str, help="name of the network, such as fcn32s_vgg16")
+    if "masks" in words:
+        parser.add_argument("--masks", "--from", type=str, required=True, metavar="FOLDER", help="folder of the masks")
+        parser.add_argument("--names", nargs="+", help="names of the classes in their order, or a text file of them, "
+                            "one a line; numbered if not given")
+    if "data" in words:
+        parser.add_argument("data", type=str, help="your folder (images/, masks/, labels.yaml), a VOC folder, a folder "
+                            "of records or a MindRecord file")
     if "download" in words:
         parser.add_argument("--download", nargs="+", choices=["voc2012", "sbd", "course"],
                             help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
@@ -171,7 +192,8 @@ def _plain(message, verb, arguments):
         return f"variants: each needs a {missing[1]}"
     if missing:
         names = [name.split(".")[-1] for name in missing[1].split(", ")]
-        return "missing: " + ", ".join(name if name in WORDS.get(verb, ()) else f"--{name} FILE" for name in names)
+        return "missing: " + ", ".join(
+            SPELT.get(name) or (name if name in WORDS.get(verb, ()) else f"--{name} FILE") for name in names)
     unknown = re.match(r"(?:unrecognized arguments:|Subcommand \S+ does not accept option) '?([^\s']+)", message)
     if unknown:
         name = unknown[1].split("=")[0]
@@ -360,4 +382,23 @@ def _describe(config):
     found = describe(config)
     for line in (found.table, *found.notes):
         say(line)
+    return 0
+
+
+def _labels(config):
+    from mindfcn.engine.labels import propose_labels
+    result = propose_labels(config, _bar)
+    say(result.table)
+    say(f"{result.masks} masks, {result.encoding}, {len(result.labels)} classes; written to {result.out}")
+    for note in result.notes:
+        say(note)
+    return 0
+
+
+def _inspect(config):
+    from mindfcn.engine.inspect import inspect
+    result = inspect(config, _bar)
+    say(result.to_json() if config.json else result.to_text())
+    if result.broken:
+        raise UserError(f"{len(result.broken)} things to mend; they are in {result.report}")
     return 0

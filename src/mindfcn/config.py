@@ -55,6 +55,52 @@ class PrepareConfig:
 
 
 @dataclasses.dataclass
+class LabelsConfig:
+    """Masks -> a labels file: which classes they hold, told by their numbers or colours.
+
+    Args:
+        masks: folder of the masks
+        out: labels file to write, .yaml or .json; labels.yaml beside the folder of the masks if empty
+        names: names of the classes in their order, or a text file of them, one a line; numbered if not given
+        mask_encoding: how masks hold classes; auto is what the files are
+        overwrite: write again a labels file that exists
+    """
+    masks: str
+    out: str = ""
+    names: Optional[List[str]] = None
+    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    overwrite: bool = False
+
+
+@dataclasses.dataclass
+class InspectConfig:
+    """Check a data set before it is used: counts, sizes, classes, suspicious masks, and a sheet to look at.
+
+    Args:
+        data: your folder (images/, masks/, labels.yaml), a VOC folder, a folder of records or a MindRecord file
+        out: folder for inspection.json and sheet.jpg
+        labels: labels file; that of the data if empty
+        mask_encoding: how masks of your own folder hold classes
+        year: VOC year, to find VOCdevkit/VOC<year>
+        train_split: list of the training images
+        val_split: list of the validation images
+        val_fraction: folder without lists: share of the images held out for validation, 0..1
+        pictures: photographs on the sheet
+        json: print inspection.json instead of tables
+    """
+    data: str
+    out: str = "inspection"
+    labels: str = ""
+    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    year: int = 2012
+    train_split: str = "train"
+    val_split: str = "val"
+    val_fraction: float = 0.2
+    pictures: int = 12
+    json: bool = False
+
+
+@dataclasses.dataclass
 class AugmentConfig:
     """Training crops, in the course's order: scale, crop, flip.
 
@@ -124,6 +170,8 @@ class OptimConfig:
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
         loss: over the labelled pixels of a batch; their sum makes gradients as many times larger as there are pixels
+        class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
+            by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
@@ -142,6 +190,7 @@ class OptimConfig:
     paper_biases: bool = False
     head_lr: float = 1.0
     loss: Literal["mean", "sum"] = "mean"
+    class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = 1.0
     accumulate: int = 1
     freeze: str = ""

@@ -1,6 +1,7 @@
 """What the numbers in a mask mean: class names, colours and the ignore label."""
 
 import dataclasses
+import json
 
 import numpy as np
 import yaml
@@ -72,9 +73,12 @@ class LabelSet:
                 "ignore_label": self.ignore_label}
 
     def save(self, path):
-        """Write the labels file that `load` reads."""
+        """Write the labels file that `load` reads: YAML, or JSON where the name ends in .json."""
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            yaml.safe_dump(self.to_dict(), file, sort_keys=False, allow_unicode=True, default_flow_style=None)
+            if str(path).endswith(".json"):
+                json.dump(self.to_dict(), file, ensure_ascii=False)
+            else:
+                yaml.safe_dump(self.to_dict(), file, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
     @classmethod
     def from_dict(cls, entries, where):
@@ -96,7 +100,7 @@ class LabelSet:
 
     @classmethod
     def load(cls, path):
-        """Read a labels file: YAML with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
+        """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
         try:
             entries = yaml.safe_load(read_bytes(path))
         except yaml.YAMLError as error:

@@ -1,6 +1,7 @@
 """The loss of a dense prediction."""
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from mindfcn import random_bits
@@ -17,18 +18,20 @@ class CrossEntropy(nn.Cell):
             each cell of the output counts with this probability, 1 is all.
         cell: side of a cell, pixels: the stride of the coarsest scores.
         seed: the draws follow from it and from `step` alone.
+        class_weights: (C,) numbers from 0, or None: a pixel counts as much as its class's; the mean is divided by the
+            sum of the weights of its pixels.
 
     Inputs: logits (N, C, H, W) float, labels (N, H, W) int32 of 0..C-1 or the ignore label.
-    Outputs: () float32; 0 with zero gradients where no pixel counts.
+    Outputs: () float32; 0 with zero gradients where no pixel counts, or none has weight.
 
     Attributes:
         step: where `keep` < 1, a state parameter: (1,) int32, not trained, one up per training pass.
 
     Raises:
-        ValueError: another reduction, or `keep` outside 0..1 (0 excluded).
+        ValueError: another reduction, `keep` outside 0..1 (0 excluded), or weights below 0 or not finite.
     """
 
-    def __init__(self, ignore_label=255, reduction="mean", keep=1.0, cell=32, seed=1):
+    def __init__(self, ignore_label=255, reduction="mean", keep=1.0, cell=32, seed=1, class_weights=None):
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction {reduction!r}: must be mean or sum")
@@ -39,6 +42,12 @@ class CrossEntropy(nn.Cell):
         self.keep = keep
         self.cell = cell
         self.seed = seed
+        if class_weights is not None:
+            class_weights = np.asarray(class_weights, np.float32)
+            if class_weights.ndim != 1 or not (np.isfinite(class_weights) & (class_weights >= 0)).all():
+                raise ValueError(f"class weights {class_weights}: must be one finite number from 0 a class")
+            class_weights = ms.Tensor(class_weights)
+        self.class_weights = class_weights
         if keep < 1:
             self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="loss.step", requires_grad=False)
 
@@ -54,9 +63,27 @@ class CrossEntropy(nn.Cell):
         losses = -ops.gather_d(ops.log_softmax(scores, -1), 1, picked).reshape(labels.shape)
         if self.keep < 1 and self.training:
             valid = ops.logical_and(valid, self.sampled(labels.shape))
-        valid = valid.astype(ms.float32)
-        total = (losses * valid).sum()
-        return total if self.reduction == "sum" else total / ops.maximum(valid.sum(), ms.Tensor(1.0, ms.float32))
+        counts = self.weigh(valid, labels)
+        total = (losses * counts).sum()
+        return total if self.reduction == "sum" else total / self.divisor(counts.sum())
+
+    def count(self, labels):
+        """What the pixels of a batch count for together: () float32, their number or the sum of their weights."""
+        return self.weigh(labels != self.ignore_label, labels).sum()
+
+    def weigh(self, valid, labels):
+        """What each pixel counts for: (N, H, W) bool and labels -> (N, H, W) float32."""
+        counts = valid.astype(ms.float32)
+        if self.class_weights is None:
+            return counts
+        picked = ops.where(valid, labels, ops.zeros_like(labels)).reshape(-1)
+        return counts * ops.gather(self.class_weights, picked, 0).reshape(labels.shape)
+
+    def divisor(self, count):
+        """A count, () float32, or 1 where nothing counts."""
+        one = ms.Tensor(1.0, ms.float32)
+        # Weights may well sum up to less than 1; numbers of pixels do not.
+        return ops.maximum(count, one) if self.class_weights is None else ops.where(count > 0, count, one)
 
     def sampled(self, shape):
         """(N, H, W) bool: the pixels of the cells that this pass keeps."""

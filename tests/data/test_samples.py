@@ -1,6 +1,7 @@
 """Reading photographs and number masks, against Pillow and hand-made files."""
 
 import io
+import itertools
 import os
 import struct
 import subprocess
@@ -12,9 +13,18 @@ import pytest
 from PIL import Image
 
 from mindfcn.data import samples
-from mindfcn.data.samples import check_complete, check_names, decode_image, image_size, read_palette_mask
+from mindfcn.data.samples import (
+    check_complete,
+    check_mask,
+    check_names,
+    decode_image,
+    image_size,
+    in_threads,
+    read_palette_mask,
+)
 from mindfcn.errors import UserError
 from mindfcn.files import partial_folder
+from mindfcn.labels import LabelSet
 
 RED_BLUE = np.array([[[250, 10, 20]] * 16] * 8 + [[[10, 20, 240]] * 16] * 8, np.uint8)
 
@@ -148,3 +158,30 @@ def test_a_killed_run_leaves_no_lock(tmp_path):
     assert os.listdir(tmp_path) == [".partial-thing"]
     with partial_folder(tmp_path / "thing") as folder:
         assert os.listdir(folder) == ["x"]
+
+
+def test_threads_keep_the_order_and_take_no_more_than_they_need():
+    taken = []
+
+    def numbers():
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    results = in_threads(lambda number: number ** 2, numbers(), 3)
+    assert list(itertools.islice(results, 100)) == [number ** 2 for number in range(100)] and len(taken) < 200
+    with pytest.raises(UserError, match="no 2"):
+        list(in_threads(_refuse_two, range(5)))
+
+
+def _refuse_two(number):
+    if number == 2:
+        raise UserError("no 2")
+    return number
+
+
+def test_a_mask_holds_classes_and_the_ignore_label_only():
+    labels = LabelSet(["a", "b"], [(0, 0, 0), (1, 1, 1)], ignore_label=9)
+    check_mask(np.array([[0, 1, 9]], np.uint8), labels, "m.png")
+    with pytest.raises(UserError, match="m.png holds 2 at row 1, column 0: not a class of 0..1 nor the ignore label 9"):
+        check_mask(np.array([[0, 9], [2, 7]], np.uint8), labels, "m.png")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.masks import (
+    contact_sheet,
     encode_palette_png,
     font_file,
     overlay,
@@ -177,3 +178,30 @@ def test_side_by_side_of_any_size():
         mask = halves(height, width)
         picture = side_by_side(photograph(height, width), mask, mask, VOC, "題 " * 5)
         assert 500 < picture.shape[1] < 2600 and picture.shape[0] < 1200
+
+
+def places(picture, part):
+    """(row, column) of everywhere that a picture holds another."""
+    found = cv2.matchTemplate(picture, part, cv2.TM_SQDIFF)
+    return np.argwhere(found < 1e-4 * found.max())
+
+
+def test_a_contact_sheet_shows_photographs_beside_their_masks_with_one_legend():
+    labels = LabelSet(["ground", "tree", "road"], [(0, 0, 0), (10, 200, 30), (200, 90, 10)])
+    wide, high = photograph(200, 300), photograph(360, 200)
+    mask = np.zeros((360, 200), np.uint8)
+    mask[100:300, 50:150] = 2
+    pairs = [(wide, np.zeros((200, 300), np.uint8), "one " + "long " * 90), (high, mask, "two"),
+             (wide, halves(200, 300, 0, 255), "")]
+    picture = contact_sheet(iter(pairs), labels, np.array([0.5, 0.0004, 0.4996]), "my data")
+    assert picture.shape[1] < 3 * 2 * 300, "the long line is cut"
+    for image in (wide, high):
+        # An overlay without classes is the photograph once more.
+        assert len(places(picture, image)) == (3 if image is wide else 1)
+    row, column = places(picture, high)[0]
+    np.testing.assert_array_equal(picture[row:row + 360, column + 204:column + 404],
+                                  overlay(high, mask, labels, 0.45, show_ignore=True))
+    for text, size in (("my data", 22), ("two", 14), ("tree  <0.1 %", 16), ("road  50.0 %", 16), ("ignored", 16)):
+        assert written(picture, text, size), text
+    empty = contact_sheet([], labels, np.zeros(3))
+    assert written(empty, "ground  <0.1 %", 16)

@@ -5,13 +5,13 @@ import concurrent.futures
 import itertools
 import os
 
-import cv2
 import mindspore.dataset as ds
 import numpy as np
 
 from mindfcn.data import transforms
+from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.mindrecord import count_records, record_files
-from mindfcn.data.samples import decode_image
+from mindfcn.data.samples import decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
 from mindfcn.preprocess import COURSE, Preprocess
 
@@ -99,7 +99,15 @@ class SegDataset:
         """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
-            yield str(name), image.tobytes(), _decode_mask(label)
+            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask")
+
+    def class_counts(self):
+        """ClassCounts of the masks of all records, those of other devices among them."""
+        counts = ClassCounts(self.num_classes)
+        labels = (_bytes(label) for label, in self._read(["label"]))
+        for mask in in_threads(lambda label: decode_mask(label, "a record's mask"), labels, self.num_parallel_calls):
+            counts.add(histogram(mask))
+        return counts
 
     def preprocess_dataset(self, image, label, random=np.random):
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
@@ -193,14 +201,7 @@ def _bytes(column):
 
 def _decode(image, label):
     image = decode_image(image.tobytes(), "a record's image")
-    return image, _decode_mask(label)
-
-
-def _decode_mask(label):
-    mask = cv2.imdecode(_bytes(label), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise UserError("a record's mask cannot be decoded; prepare the records again")
-    return mask
+    return image, decode_mask(label.tobytes(), "a record's mask")
 
 
 def _threads(count):

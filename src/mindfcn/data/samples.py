@@ -1,7 +1,9 @@
 """One photograph and its mask, and how their files are read. Every source lists these."""
 
+import concurrent.futures
 import dataclasses
 import io
+import itertools
 import os
 from typing import Callable
 
@@ -13,6 +15,7 @@ from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
 
 MAX_PIXELS = 2 ** 27
+MOST_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +53,16 @@ def decode_image(data, where):
 
 
 def check_complete(data, where):
-    """Raise UserError where encoded image bytes break off early: OpenCV would fill the rest with grey."""
+    """Raise UserError where encoded image bytes break off early: OpenCV would fill the rest with grey.
+
+    Returns:
+        PIL.Image, loaded; a JPEG in grey and at an eighth of its size.
+    """
     image = _open(data, where)
     # A JPEG is read at an eighth of its size: all of its bytes are seen, few pixels are computed.
     image.draft("L", (1, 1))
     _load(image, where)
+    return image
 
 
 def image_size(data, where):
@@ -97,6 +105,26 @@ def read_palette_mask(path):
     return np.array(mask)
 
 
+def decode_mask(data, where):
+    """Decode a record's mask, called `where` in messages: bytes of a PNG -> (H, W) uint8 numbers. Raises UserError."""
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UserError(f"{where} cannot be decoded; prepare the records again")
+    return mask
+
+
+def check_mask(mask, labels, where):
+    """Raise UserError where a mask (H, W) uint8 holds a number that is neither a class nor the ignore label."""
+    allowed = np.zeros(256, bool)
+    allowed[:len(labels)] = allowed[labels.ignore_label] = True
+    numbers = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    unknown = numbers[~allowed[numbers]]
+    if unknown.size:
+        row, column = np.argwhere(mask == unknown[0])[0]
+        raise UserError(f"mask {where} holds {unknown[0]} at row {row}, column {column}: not a class of "
+                        f"0..{len(labels) - 1} nor the ignore label {labels.ignore_label}; mend it or the labels")
+
+
 def check_names(names, where):
     """Raise UserError where a list names an image twice or a name could leave its folder."""
     if not names:
@@ -124,6 +152,19 @@ def check_present(samples, where):
     if absent:
         raise UserError(f"{len(absent)} files of {where} are missing, first {absent[0]}; "
                         "complete the data set or use --skip-bad")
+
+
+def in_threads(function, items, threads=None):
+    """Yield function(item) of every item, in their order; of endlessly many items only a few wait at a time.
+
+    Args:
+        function, items: what to call, with what.
+        threads: up to MOST_THREADS where the machine has as many cores, if not given.
+    """
+    items, threads = iter(items), threads or min(MOST_THREADS, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        while batch := list(itertools.islice(items, 16 * threads)):
+            yield from pool.map(function, batch)
 
 
 def _open(data, where):

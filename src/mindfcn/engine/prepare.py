@@ -136,7 +136,10 @@ def _voc(config):
 
 
 def _folder(config):
-    labels = LabelSet.load(config.labels or os.path.join(config.root, "labels.yaml"))
+    path, masks = config.labels or os.path.join(config.root, "labels.yaml"), os.path.join(config.root, "masks")
+    if not os.path.exists(path) and os.path.isdir(masks):
+        raise UserError(f"no labels file {path}; make one with mindfcn labels --from {masks}")
+    labels = LabelSet.load(path)
     train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
                               check=not config.skip_bad) for split in (config.train_split, config.val_split))
     return labels, train, val

@@ -162,8 +162,8 @@ class TrainStep(nn.Cell):
         """What this process's loss counts for, so that the sum over all processes is the loss of the joined batch."""
         if self.loss.reduction == "sum":
             return 1.0
-        counted = (labels != self.loss.ignore_label).astype(ms.float32).sum()
-        return counted / ops.maximum(self.total(counted), ms.Tensor(1.0, ms.float32))
+        counted = self.loss.count(labels)
+        return counted / self.loss.divisor(self.total(counted))
 
     def construct(self, images, labels, updates):
         loss, gradients = self.gradient(images, labels)

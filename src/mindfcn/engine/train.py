@@ -84,7 +84,9 @@ def train(config, show=None, progress=None, say=None):
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     compute_in(net, dtype)
-    loss = CrossEntropy(labels.ignore_label, config.optim.loss, config.optim.keep_cells, seed=config.seed)
+    weights = class_weights(config.optim, train_set, card, say)
+    loss = CrossEntropy(labels.ignore_label, config.optim.loss, config.optim.keep_cells, seed=config.seed,
+                        class_weights=weights)
     draw_apart(net, loss)
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen)
     with runtime.together():
@@ -188,6 +190,17 @@ def training_set(config, path, labels, preprocess):
                       seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size())
 
 
+def class_weights(optim, train_set, card, say):
+    """The loss's weights, a list of a number for each class, noted in the card; None where all count alike."""
+    if optim.class_weights == "none":
+        return None
+    weights = train_set.class_counts().median_frequency().tolist()
+    card.training["class_weights"] = weights
+    told = (f"{name} {weight:.3g}" for name, weight in zip(card.labels.names, weights))
+    say(f"class weights, {optim.class_weights.replace('_', ' ')}: {', '.join(told)}")
+    return weights
+
+
 def draw_apart(net, loss):
     """Let each process draw its own dropout masks and its own cells of the loss; the first one draws as if alone."""
     for _, cell in [*net.cells_and_names(), ("loss", loss)]:
@@ -214,7 +227,7 @@ def build(config, labels, val_path, say):
 
 def start_from(net, path, card, convention="auto"):
     """Fill a network from a classifier of its trunk (see `load_trunk`), or from a whole one, whose score and upsampling
-    layers fit or stay as they are (see `load_stage`).
+    layers come along where the classes are the same (see `load_stage`).
 
     Returns:
         (LoadReport, Preprocess): what became of the weights, and how they want their images normalised.
@@ -226,7 +239,7 @@ def start_from(net, path, card, convention="auto"):
     if "score_fr.weight" not in weights:
         report = load_trunk(net, weights, convention, path)
         return report, report.preprocess
-    report = load_stage(net, weights, path)
+    report = load_stage(net, weights, path, saved.labels.names == card.labels.names)
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
         raise UserError(f"{path}: its skip layers were trained behind the factors {saved.skip_scales}, here they are "
                         f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
@@ -250,6 +263,9 @@ def resume(run_dir, net, card, step, train_set, config):
     if any(saved.training.get(name) != value for name, value in batches.items()):
         raise UserError(f"{run_dir.last} saw other batches than these settings give (records, batch size, devices or "
                         f"seed); resume with the settings in {run_dir.settings}")
+    if saved.training.get("class_weights") != card.training.get("class_weights"):
+        raise UserError(f"{run_dir.last} was trained with other class weights than these settings and records give; "
+                        f"resume with the settings in {run_dir.settings}")
     load_weights(net, weights, run_dir.last)
     card.preprocess = train_set.preprocess = saved.preprocess
     parameters = {parameter.name: parameter for parameter in net.get_parameters()} | step.state()

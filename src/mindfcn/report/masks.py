@@ -145,6 +145,48 @@ def sheet(pictures):
     return _stack(pictures)
 
 
+def contact_sheet(pairs, labels, shares, title="", columns=2, most=360):
+    """Photographs beside their overlays, many to a sheet, with one legend of all classes below.
+
+    Args:
+        pairs: iterable of (image (H, W, 3) uint8 RGB, mask (H, W) uint8 class numbers, a line of text above them);
+            ignored pixels appear in the ignore label's colour
+        labels: LabelSet
+        shares: (n,) share of each class in the pixels of the whole set, 0..1, for the legend
+        title: a line above all
+        columns: pairs beside one another
+        most: longest side of a photograph, pixels
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+
+    Raises:
+        UserError: shapes or types do not fit.
+    """
+    tiles = [_tile(image, mask, labels, text, most) for image, mask, text in pairs]
+    width = max((tile.shape[1] for tile in tiles), default=2 * most)
+    rows = [_row([_pad(tile, tile.shape[0], width) for tile in tiles[at:at + columns]], most // 15)
+            for at in range(0, len(tiles), columns)]
+    entries = [(f"{_name(number, labels)}  {_percent(share)}", colour) for number, (share, colour) in
+               enumerate(zip(shares, [PAPER, *labels.palette()[1:len(labels)]]))]
+    entries.append(("ignored", labels.palette()[labels.ignore_label]))
+    size = most // 22
+    legend = _legend(entries, rows[0].shape[1] if rows else width, size)
+    return _stack(([_text_line(title, round(1.4 * size))] if title else []) + rows + [legend])
+
+
+def _tile(image, mask, labels, text, most):
+    """A photograph beside its overlay, and a line above them that is cut to their width."""
+    _check_pair(image, mask)
+    # Outlines are drawn at the size at which they are seen.
+    image, mask = _panel(image, cv2.INTER_AREA, most // 2, most), _panel(mask, cv2.INTER_NEAREST, most // 2, most)
+    pictures = _row([image, overlay(image, mask, labels, 0.45, show_ignore=True)], 4)
+    size = most // 25
+    while text and _text_width(text, size) > pictures.shape[1] - size:
+        text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
+    return _stack([_text_line(text, size), pictures])
+
+
 def write_picture(path, picture):
     """Write (H, W, 3) uint8 RGB as JPEG, reduced where it is longer than the format allows.
 

@@ -27,6 +27,7 @@ class LoadReport:
         missing: names in the network that the file does not have; they keep their initial numbers.
         unexpected: names in the file that the network does not have.
         clashes: (name in the network, its shape, the file's shape); they keep their initial numbers.
+        anew: names in the network that the file has for other classes; they keep their initial numbers.
         preprocess: how the network's images must be normalised, where the weights decide it.
     """
     source: str
@@ -35,6 +36,7 @@ class LoadReport:
     missing: list = dataclasses.field(default_factory=list)
     unexpected: list = dataclasses.field(default_factory=list)
     clashes: list = dataclasses.field(default_factory=list)
+    anew: list = dataclasses.field(default_factory=list)
     preprocess: Optional[Preprocess] = None
 
     def rows(self):
@@ -43,13 +45,15 @@ class LoadReport:
         return ([(name, f"loaded, {converted[name]}" if name in converted else "loaded") for name in self.loaded]
                 + [(name, f"shape clash: {ours} here, {theirs} in the file; initial numbers kept")
                    for name, ours, theirs in self.clashes]
+                + [(name, "begun anew: the file's is for other classes") for name in self.anew]
                 + [(name, "missing in the file; initial numbers kept") for name in self.missing]
                 + [(name, "unexpected: only in the file, left out") for name in self.unexpected])
 
     def __str__(self):
         width = max((len(name) for name, _ in self.rows()), default=0)
         summary = (f"{self.source}: {len(self.loaded)} loaded ({len(self.converted)} converted), "
-                   f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, {len(self.clashes)} shape clashes")
+                   f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, {len(self.clashes)} shape clashes"
+                   + (f", {len(self.anew)} begun anew for other classes" if self.anew else ""))
         return "\n".join([summary] + [f"  {name:{width}}  {what}" for name, what in self.rows()])
 
     def summary(self):
@@ -109,7 +113,7 @@ def load_trunk(net, source, convention="auto", where=None):
 load_vgg16 = load_trunk
 
 
-def load_stage(net, source, where=None):
+def load_stage(net, source, where=None, same_classes=True):
     """Start a network from a whole one on the same trunk: FCN-16s from 32s, 8s from 16s, or the same for other classes.
 
     What has the same name and shape moves. A score layer that is new keeps its zeros, a new upsampling its bilinear
@@ -119,6 +123,8 @@ def load_stage(net, source, where=None):
         net: the network.
         source: file, or the dict read from one, under the names of our networks.
         where: name of the file for messages.
+        same_classes: whether its scores are of the network's classes; if not, score and upsampling layers begin anew,
+            even where as many classes give them the same shapes.
 
     Returns:
         LoadReport.
@@ -139,7 +145,9 @@ def load_stage(net, source, where=None):
         if not name.startswith(HEAD) and parameters[name].shape != weights[name].shape:
             raise UserError(_shape_message(where, name, parameters[name].shape, weights[name].shape))
     report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
-    _assign(parameters, weights, report)
+    if not same_classes:
+        report.anew = [name for name in parameters if name.startswith(HEAD) and name in weights]
+    _assign({name: entry for name, entry in parameters.items() if name not in report.anew}, weights, report)
     return report
 
 
