@@ -67,7 +67,7 @@ class LabelsConfig:
     """
     masks: str
     out: str = ""
-    names: Optional[List[str]] = None
+    names: Optional[list[str]] = None
     mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
     overwrite: bool = False
 

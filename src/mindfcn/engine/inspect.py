@@ -167,7 +167,7 @@ class Inspection:
         weights = next(iter(self.splits.values())).classes.median_frequency()
         columns["weight"] = [f"{weight:.3g}" for weight in weights]
         return text_table(("number", "class", *columns),
-                          [row for row in zip(range(len(self.labels)), self.labels.names, *columns.values())])
+                          list(zip(range(len(self.labels)), self.labels.names, *columns.values())))
 
 
 def inspect(config, progress=None):
