@@ -232,7 +232,7 @@ def main():
     """Train, evaluate, print the table."""
     parser = rivals.parser(__doc__)
     parser.add_argument("--folder", default=rivals.HERE.parent / "runs" / "accuracy", help="results")
-    parser.add_argument("--recipe", default=rivals.HERE.parent / "configs" / "voc_cpu_fast.yaml", help="settings")
+    parser.add_argument("--recipe", default=rivals.HERE.parent / "configs" / "voc_cpu.yaml", help="settings")
     parser.add_argument("--minutes", type=float, default=90, help="of training, at most, for MindFCN and PyTorch")
     parser.add_argument("--course_minutes", type=float, default=15, help="of training for the course")
     parser.add_argument("--every", type=int, default=100, help="images between weights kept")
