@@ -8,14 +8,16 @@ import importlib
 
 _HOMES = {
     "mindfcn.config": ("AugmentConfig", "CompareConfig", "EvalConfig", "ModelConfig", "OptimConfig", "PredictConfig",
-                       "DescribeConfig", "PrepareConfig", "TrainConfig", "Variant"),
+                       "DescribeConfig", "ExportConfig", "PrepareConfig", "TrainConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
+    "mindfcn.dense.exported": ("OnnxSegmenter",),
     "mindfcn.dense.whole_image": ("Segmenter",),
     "mindfcn.engine.compare": ("compare",),
     "mindfcn.engine.describe": ("describe",),
     "mindfcn.engine.evaluate": ("evaluate", "load_segmenter"),
-    "mindfcn.engine.predict": ("predict",),
+    "mindfcn.engine.export": ("export", "write_onnx"),
+    "mindfcn.engine.predict": ("open_segmenter", "predict"),
     "mindfcn.engine.prepare": ("list_samples", "prepare"),
     "mindfcn.engine.train": ("train",),
     "mindfcn.errors": ("UserError",),
@@ -33,7 +35,8 @@ _HOMES = {
     "mindfcn.preprocess": ("CAFFE", "COURSE", "Preprocess"),
     "mindfcn.report.masks": ("overlay", "overlay_with_legend", "side_by_side"),
     "mindfcn.schedules": ("learning_rates",),
-    "mindfcn.weights.checkpoint": ("Card", "load_checkpoint", "save_checkpoint"),
+    "mindfcn.weights.card": ("Card",),
+    "mindfcn.weights.checkpoint": ("load_checkpoint", "save_checkpoint"),
     "mindfcn.weights.surgery": ("load_stage", "load_trunk", "load_vgg16", "load_weights"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

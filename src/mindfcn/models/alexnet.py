@@ -64,5 +64,5 @@ class AlexNet(nn.Cell):
     def paths(self):
         """{map: layers from the map before}: how the maps follow from one another."""
         return {"pool3": (self.conv1, self.pool1),
-                "pool4": (self.conv2, self.pool2),
-                "fc7": (self.conv3, self.conv4, self.conv5, self.pool5, self.conv6, self.conv7)}
+                "pool4": (self.norm, self.conv2, self.pool2),
+                "fc7": (self.norm, self.conv3, self.conv4, self.conv5, self.pool5, self.conv6, self.conv7)}

@@ -91,7 +91,8 @@ class GoogLeNet(nn.Cell):
 
     def paths(self):
         """{map: layers from the map before}: how the maps follow from one another."""
-        return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.inception_3a, self.inception_3b),
+        return {"pool3": (self.conv1, self.pool1, self.norm, self.conv2, self.norm, self.pool2, self.inception_3a,
+                          self.inception_3b),
                 "pool4": (self.pool3, self.inception_4a, self.inception_4b, self.inception_4c, self.inception_4d,
                           self.inception_4e),
                 "fc7": (self.pool4, self.inception_5a, self.inception_5b)}
