@@ -22,13 +22,13 @@ from mindfcn import runtime
 from mindfcn.data.sample import draw_image
 from mindfcn.data.samples import read_palette_mask
 from mindfcn.dense.whole_image import Segmenter
+from mindfcn.logits import argmax
 from mindfcn.metrics import (
     FREQUENCY_WEIGHTED_IOU,
     MEAN_IOU,
     MEAN_PIXEL_ACCURACY,
     PIXEL_ACCURACY,
     ConfusionMatrix,
-    argmax,
     segmentation_metrics,
 )
 from mindfcn.models.factory import create_model

@@ -53,6 +53,33 @@ def tiny(scramble):
         narrow = {"width": 0.25} if name.endswith("googlenet") else {"fc_width": 8, "width": 0.125}
         return scramble(create_model(name, 3, **{**narrow, **options}))
     return make
+def colour_net(tmp_path_factory):
+    """Path of an .onnx file of one convolution: pure red, green and blue pixels have classes of their own."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime")
+    import numpy as np
+
+    from mindfcn.labels import LabelSet
+    from mindfcn.preprocess import Preprocess
+    from mindfcn.weights.card import CARD, Card
+    labels = LabelSet(("dark", "<b>red</b>", "green", "blue"), ((0, 0, 0), (230, 60, 40), (60, 180, 75), (0, 90, 230)))
+    card = Card({"name": "fcn32s_colours"}, labels, Preprocess("RGB", (0, 0, 0), (255, 255, 255)),
+                "/home/someone/val.mindrecord", {"settings": {"run_dir": "/home/someone/run"}},
+                {"mean IoU": 0.5, "pixel accuracy": float("nan")})
+    # Each colour's logit is its channel less the other two; the dark class has a half.
+    weight = np.vstack([np.zeros(3), 2 * np.eye(3) - 1]).astype(np.float32).reshape(4, 3, 1, 1)
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"])], "colours",
+        [helper.make_tensor_value_info("image", kind, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("logits", kind, ["N", 4, "H", "W"])],
+        [onnx.numpy_helper.from_array(weight, "weight"),
+         onnx.numpy_helper.from_array(np.float32([0.5, 0, 0, 0]), "bias")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model.metadata_props.add(key=CARD, value=card.to_json())
+    path = tmp_path_factory.mktemp("colours") / "colours.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from mindspore.train import Model
 
 from mindfcn import metrics
 from mindfcn.errors import UserError
-from mindfcn.metrics import ConfusionMatrix, argmax, segmentation_metrics
+from mindfcn.logits import argmax
+from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
 
 KEYS = ["pixel accuracy", "mean pixel accuracy", "mean IoU", "frequency weighted IoU"]
 

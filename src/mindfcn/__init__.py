@@ -7,17 +7,20 @@ needs no MindSpore.
 import importlib
 
 _HOMES = {
-    "mindfcn.config": ("AugmentConfig", "CompareConfig", "EvalConfig", "InspectConfig", "LabelsConfig", "ModelConfig",
-                       "OptimConfig", "PredictConfig", "DescribeConfig", "PrepareConfig", "TrainConfig", "Variant"),
+    "mindfcn.config": ("AugmentConfig", "CompareConfig", "DescribeConfig", "EvalConfig", "ExportConfig", "InspectConfig",
+                       "LabelsConfig", "ModelConfig", "OptimConfig", "PredictConfig", "PrepareConfig", "TrainConfig",
+                       "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
+    "mindfcn.dense.exported": ("OnnxSegmenter",),
     "mindfcn.dense.whole_image": ("Segmenter",),
     "mindfcn.engine.compare": ("compare",),
     "mindfcn.engine.describe": ("describe",),
     "mindfcn.engine.evaluate": ("evaluate", "load_segmenter"),
+    "mindfcn.engine.export": ("export", "write_onnx"),
     "mindfcn.engine.inspect": ("inspect",),
     "mindfcn.engine.labels": ("propose_labels",),
-    "mindfcn.engine.predict": ("predict",),
+    "mindfcn.engine.predict": ("open_segmenter", "predict"),
     "mindfcn.engine.prepare": ("list_samples", "prepare"),
     "mindfcn.engine.train": ("train",),
     "mindfcn.errors": ("UserError",),
@@ -35,7 +38,8 @@ _HOMES = {
     "mindfcn.preprocess": ("CAFFE", "COURSE", "Preprocess"),
     "mindfcn.report.masks": ("overlay", "overlay_with_legend", "side_by_side"),
     "mindfcn.schedules": ("learning_rates",),
-    "mindfcn.weights.checkpoint": ("Card", "load_checkpoint", "save_checkpoint"),
+    "mindfcn.weights.card": ("Card",),
+    "mindfcn.weights.checkpoint": ("load_checkpoint", "save_checkpoint"),
     "mindfcn.weights.surgery": ("load_stage", "load_trunk", "load_vgg16", "load_weights"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -17,6 +17,7 @@ from mindfcn.config import (
     CompareConfig,
     DescribeConfig,
     EvalConfig,
+    ExportConfig,
     InspectConfig,
     LabelsConfig,
     PredictConfig,
@@ -33,14 +34,15 @@ VERBS = {
     "train": (TrainConfig, "MindRecord -> a trained network"),
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
+    "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
     "compare": (CompareConfig, "several networks on one data set -> one table, beside the published figures"),
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
-WORDS = {"prepare": ("download",), "predict": ("images",), "describe": ("name",),
+WORDS = {"prepare": ("download",), "predict": ("images",), "export": ("photos",), "describe": ("name",),
          "labels": ("masks", "names"), "inspect": ("data",)}
 USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
+         "export": "--checkpoint FILE --out FILE ", "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
 # A required setting whose option has another name.
 SPELT = {"masks": "--from FOLDER"}
 
@@ -68,9 +70,16 @@ def main(arguments=None):
         return 2
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
-                "compare": _compare, "describe": _describe, "labels": _labels, "inspect": _inspect}[verb](config)
+                "export": _export, "compare": _compare, "describe": _describe, "labels": _labels,
+                "inspect": _inspect}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "mindspore":
+            raise
+        print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
+              "'mindspore>=2.7.1,<2.9'; without it, predict takes .onnx files", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
@@ -107,6 +116,9 @@ def _verb_parser(name, config):
     parser.add_class_arguments(config, skip=set(words))
     if "images" in words:
         parser.add_argument("images", nargs="+", type=str, help="image files, folders or glob patterns")
+    if "photos" in words:
+        parser.add_argument("--photos", nargs="+", type=str, default=[],
+                            help="compare on these files, folders or glob patterns; on a random image if none")
     if "name" in words:
         parser.add_argument("name", type=str, help="name of the network, such as fcn32s_vgg16")
     if "masks" in words:
@@ -350,18 +362,28 @@ def _show(result):
 
 
 def _predict(config):
-    from mindfcn.engine.evaluate import load_segmenter
-    from mindfcn.engine.predict import predict
-    from mindfcn.runtime import pynative_mode, set_up
-    set_up(config.device)
-    pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
-    result = predict(config, segmenter, card.labels, say=say)
+    from mindfcn.engine.predict import open_segmenter, predict
+    segment, card = open_segmenter(config)
+    result = predict(config, segment, card.labels, say=say)
     for written in result.written:
         say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")
     if result.failed:
         raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images could not be read; "
                         "they are named above")
+    return 0
+
+
+def _export(config):
+    from mindfcn.engine.export import export
+    result = export(config, say)
+    shape = ", ".join(map(str, result.inputs))
+    say(f"{result.path}: image ({shape}) float32, {result.card.preprocess.order}, normalised -> logits of "
+        f"{len(result.card.labels)} classes; {os.path.getsize(result.path) / 1e6:,.1f} MB")
+    if result.card_path:
+        say(f"card        {result.card_path}")
+    if result.compared:
+        say(f"compared    on {result.compared} images: logits differ from MindSpore's by {result.difference:.1e} of "
+            "the largest at most")
     return 0
 
 

@@ -259,13 +259,14 @@ class PredictConfig:
     """Photographs -> masks.
 
     Args:
-        checkpoint: checkpoint file
+        checkpoint: checkpoint file, or an .onnx file of mindfcn export
         images: image files, folders or glob patterns
         out: folder for NAME.png (palette mask) and NAME_overlay.jpg
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
-        device: where to compute; auto takes what MindSpore was built for
+        runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
+        device: where to compute; auto takes what the runtime was built for
         model: network name for a checkpoint without a card (official ones)
         precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
     """
@@ -275,9 +276,30 @@ class PredictConfig:
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
+    runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+
+@dataclasses.dataclass
+class ExportConfig:
+    """A checkpoint -> a file for another runtime, compared with MindSpore before it gets its name.
+
+    Args:
+        checkpoint: checkpoint file
+        out: file to write: NAME.onnx, or NAME.mindir, which gets its card beside it as NAME.mindir.json
+        format: onnx takes images of any size and number; mindir takes one image of `size`
+        photos: photographs to compare the two on: files, folders or patterns; a random image if none
+        size: mindir: height and width of the image, pixels
+        model: network name for a checkpoint without a card (official ones)
+    """
+    checkpoint: str
+    out: str
+    format: Literal["onnx", "mindir"] = "onnx"
+    photos: List[str] = field(default_factory=list)
+    size: Tuple[int, int] = (512, 512)
+    model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass

@@ -1,12 +1,24 @@
-"""ONNX files: every own network computes the same in ONNX Runtime, at any size and in batches."""
+"""Exported files: every own network computes the same in ONNX Runtime, at any size and in batches; cards travel."""
+
+import json
+import os
 
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn
+from PIL import Image
 
-from mindfcn.engine.export import onnx_model, write_onnx
+from mindfcn.config import ExportConfig
+from mindfcn.data.sample import draw_image
+from mindfcn.engine import export as module
+from mindfcn.engine.export import export, onnx_model, write_onnx
 from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
 from mindfcn.models.factory import create_model
+from mindfcn.preprocess import Preprocess
+from mindfcn.weights.card import CARD, Card
+from mindfcn.weights.checkpoint import save_checkpoint
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
@@ -57,7 +69,7 @@ def test_normalisation_is_folded_and_no_weight_is_there_twice(tiny, tmp_path):
 
 def test_a_trunk_that_does_not_tell_its_layers_is_refused():
     pytest.importorskip("mindcv", reason="mindcv is not installed: pip install mindcv")
-    with pytest.raises(UserError, match="take a network on vgg16"):
+    with pytest.raises(UserError, match="use --format mindir"):
         onnx_model(create_model("fcn32s_mindcv_resnet18", 3))
 
 
@@ -67,3 +79,81 @@ def test_a_layer_that_the_trunks_paths_leave_out_is_told(tiny, monkeypatch):
     monkeypatch.setattr(type(net.trunk), "paths", lambda trunk: {**whole(trunk), "pool4": (trunk.pool2,)})
     with pytest.raises(UserError, match="leave out its layer trunk.conv2"):
         onnx_model(net)
+
+
+# ------------------------------------------------------------------------------------------------- the verb
+
+LABELS = LabelSet(("背景", "leaf", "fruit"), ((0, 0, 0), (60, 180, 75), (230, 25, 75)), 254)
+PREPROCESS = Preprocess("RGB", (120, 110, 100), (50, 60, 70))
+NARROW = {"fc_width": 8, "width": 0.125}
+CARD_OF = {"model": {"name": "fcn8s_vgg16_bn", **NARROW}, "labels": LABELS, "preprocess": PREPROCESS,
+           "records": "val.mindrecord", "training": {"epoch": 2, "settings": {"optim": {"lr": 0.05}}},
+           "metrics": {"mean IoU": 0.25}}
+
+
+@pytest.fixture
+def checkpoint(tiny, tmp_path):
+    save_checkpoint(tmp_path / "net.ckpt", tiny("fcn8s_vgg16_bn"), Card(**CARD_OF))
+    return str(tmp_path / "net.ckpt")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for number, path in enumerate(paths):
+        Image.fromarray(draw_image(80 + number, 1, number)[0]).save(path)
+    return paths
+
+
+def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(checkpoint, photographs, tmp_path):
+    from mindfcn.dense.exported import OnnxSegmenter
+    from mindfcn.engine.evaluate import load_segmenter
+    result = export(ExportConfig(checkpoint, str(tmp_path / "net.onnx"), photos=photographs))
+    assert result.compared == 2 and 0 < result.difference <= 1e-5 and result.inputs == ("N", 3, "H", "W")
+    mindspore, card = load_segmenter(checkpoint)
+    exported = OnnxSegmenter(tmp_path / "net.onnx")
+    assert exported.card == card == result.card == Card(**CARD_OF)
+    image = draw_image(70, 2, 1)[0]
+    mask, probabilities = exported(image, True)
+    expected, shares = mindspore(image, True)
+    assert len(np.unique(expected)) > 1, "the network says one class only"
+    np.testing.assert_allclose(probabilities, shares, atol=1e-4)
+    unsure = np.sort(shares, 0)
+    np.testing.assert_array_equal(mask[unsure[-1] - unsure[-2] > 1e-3], expected[unsure[-1] - unsure[-2] > 1e-3])
+    assert exported(image)[1] is None
+
+
+@pytest.mark.parametrize("name, options", [("fcn8s_vgg16_bn", {}), ("fcn16s_vgg16", {"geometry": "paper"}),
+                                           ("fcn32s_googlenet", {})])
+def test_a_mindir_file_computes_the_networks_logits_at_its_size(tiny, name, options, photographs, tmp_path):
+    options = {**({"width": 0.25} if name.endswith("googlenet") else NARROW), **options}
+    net = tiny(name, **options)
+    card = Card(**{**CARD_OF, "model": {"name": name, **options}})
+    save_checkpoint(tmp_path / "net.ckpt", net, card)
+    out = str(tmp_path / "out" / "net.mindir")
+    result = export(ExportConfig(str(tmp_path / "net.ckpt"), out, "mindir", photographs, size=(70, 45)))
+    assert result.inputs == (1, 3, 70, 45) and result.compared == 2 and result.difference <= 1e-4
+    assert sorted(os.listdir(tmp_path / "out")) == ["net.mindir", "net.mindir.json"]
+    with open(result.card_path, encoding="utf-8") as file:
+        assert Card.from_json(file.read(), "x") == card
+    image = np.random.default_rng(5).standard_normal((1, 3, 70, 45)).astype(np.float32)
+    expected, logits = net(ms.Tensor(image)).asnumpy(), nn.GraphCell(ms.load(out))(ms.Tensor(image)).asnumpy()
+    assert logits.shape == (1, 3, 70, 45) and np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_the_card_in_the_file_is_plain_json(checkpoint, tmp_path):
+    import onnx
+    export(ExportConfig(checkpoint, str(tmp_path / "net.onnx")))
+    (entry,) = onnx.load(tmp_path / "net.onnx").metadata_props
+    card = json.loads(entry.value)
+    assert entry.key == CARD and card["labels"]["names"] == list(LABELS.names)
+    assert card["labels"]["colours"][2] == [230, 25, 75] and card["preprocess"]["mean"] == [120, 110, 100]
+    assert card["metrics"] == {"mean IoU": 0.25} and card["training"]["settings"] == {"optim": {"lr": 0.05}}
+
+
+def test_a_file_that_differs_from_mindspore_is_not_written(checkpoint, tmp_path, monkeypatch):
+    run = module.OnnxSegmenter.logits
+    monkeypatch.setattr(module.OnnxSegmenter, "logits", lambda self, batch: run(self, batch) * 1.001)
+    with pytest.raises(UserError, match="net.onnx was not written: its logits differ"):
+        export(ExportConfig(checkpoint, str(tmp_path / "net.onnx")))
+    assert os.listdir(tmp_path) == ["net.ckpt"]

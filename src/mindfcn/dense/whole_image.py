@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn.data.transforms import to_input
-from mindfcn.metrics import argmax
+from mindfcn.logits import argmax, softmax
 from mindfcn.models.fcn import FCN
 from mindfcn.models.folding import Folded
 
@@ -83,9 +83,3 @@ def pad_to_multiple(batch, multiple):
     """Zeros (the mean colour) below and at the right of (N, C, H, W), up to the next multiples, as the FCNs pad."""
     below, right = (-side % multiple for side in batch.shape[2:])
     return np.pad(batch, ((0, 0), (0, 0), (0, below), (0, right))) if below or right else batch
-
-
-def softmax(logits):
-    """(C, H, W) float32 -> probabilities of the classes, (C, H, W) float32."""
-    exponentials = np.exp(logits - logits.max(0))
-    return exponentials / exponentials.sum(0)

@@ -195,7 +195,7 @@ class Keeper(Callback):
             self.best = evaluation
             self.card.training["best"] = {"epoch": epoch, **metrics}
             if self.writes:
-                save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
+                save_checkpoint(self.run_dir.best, self.segmenter.net, dataclasses.replace(self.card, metrics=metrics))
         # Noted last: a run that is killed before evaluates this epoch again.
         if self.writes:
             self.run_dir.add_evaluation(self.step.batches, epoch, metrics)

@@ -23,7 +23,7 @@ from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes, write_text
-from mindfcn.metrics import argmax
+from mindfcn.logits import argmax
 from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
 from mindfcn.report.published import published

@@ -20,8 +20,9 @@ from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, write_text
+from mindfcn.logits import argmax
 from mindfcn.losses import CrossEntropy
-from mindfcn.metrics import ConfusionMatrix, argmax, segmentation_metrics
+from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
 from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.plots import save_class_bars, save_confusion

@@ -1,4 +1,7 @@
-"""Photographs of any size -> palette masks, overlays and probabilities in a folder."""
+"""Photographs of any size -> palette masks, overlays and probabilities in a folder.
+
+MindSpore is imported only where it is what computes.
+"""
 
 import collections
 import dataclasses
@@ -11,6 +14,7 @@ import numpy as np
 
 from mindfcn.data.folder import IMAGE_SUFFIXES
 from mindfcn.data.samples import check_complete, decode_image
+from mindfcn.dense.exported import OnnxSegmenter
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes
 from mindfcn.report.masks import overlay_with_legend, write_palette_png, write_picture
@@ -29,6 +33,36 @@ class PredictResult:
     """
     written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def open_segmenter(config):
+    """The runtime that the settings ask for, with their checkpoint in it.
+
+    Args:
+        config: PredictConfig: `checkpoint`, `runtime`, `device`, `model` and `precision` count.
+
+    Returns:
+        (function that segments one photograph, as `predict` takes it; Card)
+
+    Raises:
+        UserError: checkpoint, runtime, device and precision do not go together, or the checkpoint cannot be read.
+    """
+    is_onnx = config.checkpoint.lower().endswith(".onnx")
+    if config.runtime == "mindspore" and is_onnx:
+        raise UserError(f"MindSpore does not read {config.checkpoint}; use --runtime onnx, or give the .ckpt file")
+    if config.runtime == "onnx" and not is_onnx:
+        raise UserError(f"{config.checkpoint} is not an .onnx file; make one with mindfcn export --checkpoint "
+                        f"{config.checkpoint} --out NAME.onnx")
+    if is_onnx:
+        if config.precision not in ("auto", "float32"):
+            raise UserError(f"--precision {config.precision}: an ONNX file computes in float32; leave it out")
+        segmenter = OnnxSegmenter(config.checkpoint, config.device)
+        return segmenter, segmenter.card
+    from mindfcn.engine.evaluate import load_segmenter
+    from mindfcn.runtime import pynative_mode, set_up
+    set_up(config.device)
+    pynative_mode()
+    return load_segmenter(config.checkpoint, config.model, config.precision)
 
 
 def predict(config, segment, labels, progress=None, say=None):
@@ -57,7 +91,7 @@ def predict(config, segment, labels, progress=None, say=None):
     result = PredictResult()
     for done, (path, target) in enumerate(zip(images, targets), 1):
         try:
-            image = _read(path)
+            image = decode_photograph(read_bytes(path), path)
             mask, probabilities = segment(image, config.probabilities)
         except UserError as error:
             result.failed.append((path, str(error)))
@@ -69,6 +103,12 @@ def predict(config, segment, labels, progress=None, say=None):
         if progress:
             progress(done, len(images))
     return result
+
+
+def decode_photograph(data, where):
+    """Encoded bytes -> (H, W, 3) uint8 BGR. Raises UserError where they are no image or break off early."""
+    check_complete(data, where)
+    return decode_image(data, where)
 
 
 def find_images(patterns):
@@ -150,13 +190,6 @@ def _numbered(name, taken):
     while f"{name}_{number}".casefold() in taken:
         number += 1
     return f"{name}_{number}"
-
-
-def _read(path):
-    """(H, W, 3) uint8 BGR. Raises UserError where the file is no image or breaks off early."""
-    data = read_bytes(path)
-    check_complete(data, path)
-    return decode_image(data, path)
 
 
 def _targets(config, name):

@@ -5,8 +5,6 @@ carries the prefix `training.`; the card is JSON text. Programs that know only t
 """
 
 import contextlib
-import dataclasses
-import json
 import os
 
 import mindspore as ms
@@ -14,51 +12,12 @@ import mindspore as ms
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import CAFFE, COURSE, Preprocess
-from mindfcn.weights.importers import AT_ONCE, published_fcn
+from mindfcn.preprocess import CAFFE
+from mindfcn.weights.card import CARD, Card
+from mindfcn.weights.importers import published_fcn
 from mindfcn.weights.readers import read_checkpoint
 
 STATE = "training."
-CARD = "mindfcn_card"
-
-
-@dataclasses.dataclass
-class Card:
-    """What a checkpoint is.
-
-    Attributes:
-        model: name of the network and its options: {"name", "width", "fc_width", "skip_scales", "geometry", ...}.
-        labels: its classes.
-        preprocess: how its input is normalised.
-        records: the validation records of its run.
-        training: epoch, step and metrics at which it was saved, and the settings of the run.
-    """
-    model: dict
-    labels: LabelSet = VOC
-    preprocess: Preprocess = COURSE
-    records: str = ""
-    training: dict = dataclasses.field(default_factory=dict)
-
-    @property
-    def skip_scales(self):
-        """The fixed factors on pool4 and pool3: as given, or those of the network's name."""
-        return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
-
-    def to_json(self):
-        """One line of JSON."""
-        return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
-                           "preprocess": dataclasses.asdict(self.preprocess), "records": self.records,
-                           "training": self.training}, ensure_ascii=True)
-
-    @classmethod
-    def from_json(cls, text, where):
-        """Read `to_json`'s line; `where` is the file for messages."""
-        try:
-            entries = json.loads(text)
-            return cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
-                       Preprocess(**entries["preprocess"]), entries["records"], entries["training"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{where}: its card cannot be read; the file is damaged or of a newer release") from None
 
 
 def save_checkpoint(path, net, card, state=None):
