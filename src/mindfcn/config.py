@@ -297,8 +297,8 @@ class ExportConfig:
     checkpoint: str
     out: str
     format: Literal["onnx", "mindir"] = "onnx"
-    photos: List[str] = field(default_factory=list)
-    size: Tuple[int, int] = (512, 512)
+    photos: list[str] = field(default_factory=list)
+    size: tuple[int, int] = (512, 512)
     model: str = "fcn8s_vgg16_bn"
 
 
