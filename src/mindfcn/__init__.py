@@ -8,7 +8,7 @@ import importlib
 
 _HOMES = {
     "mindfcn.config": ("AugmentConfig", "CompareConfig", "EvalConfig", "ModelConfig", "OptimConfig", "PredictConfig",
-                       "DescribeConfig", "ExportConfig", "PrepareConfig", "TrainConfig", "Variant"),
+                       "DescribeConfig", "ExportConfig", "PrepareConfig", "ServeConfig", "TrainConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
     "mindfcn.dense.exported": ("OnnxSegmenter",),

@@ -14,7 +14,7 @@ import yaml
 from tqdm import tqdm
 
 from mindfcn.config import (CompareConfig, DescribeConfig, EvalConfig, ExportConfig, PredictConfig, PrepareConfig,
-                            TrainConfig)
+                            ServeConfig, TrainConfig)
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
 
@@ -24,13 +24,14 @@ VERBS = {
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
     "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
+    "serve": (ServeConfig, "a checkpoint -> a page and an HTTP interface to try it"),
     "compare": (CompareConfig, "several networks on one data set -> one table, beside the published figures"),
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
 WORDS = {"prepare": ("download",), "predict": ("images",), "export": ("photos",), "describe": ("name",)}
 USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "export": "--checkpoint FILE --out FILE ",
+         "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ",
          "describe": "name "}
 
 
@@ -57,7 +58,7 @@ def main(arguments=None):
         return 2
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
-                "export": _export, "compare": _compare, "describe": _describe}[verb](config)
+                "export": _export, "serve": _serve, "compare": _compare, "describe": _describe}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -65,7 +66,7 @@ def main(arguments=None):
         if error.name != "mindspore":
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
-              "'mindspore>=2.7.1,<2.9'; without it, predict takes .onnx files", file=sys.stderr)
+              "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
@@ -362,6 +363,12 @@ def _export(config):
     if result.compared:
         say(f"compared    on {result.compared} images: logits differ from MindSpore's by {result.difference:.1e} of "
             "the largest at most")
+    return 0
+
+
+def _serve(config):
+    from mindfcn.serve.server import serve
+    serve(config, say)
     return 0
 
 
