@@ -138,6 +138,7 @@ def bench(sample_records, tmp_path_factory):
     runtime.set_up("CPU")
     write_checkpoint(folder / "good.ckpt", records="rec/val.mindrecord")
     write_checkpoint(folder / "norecords.ckpt")
+    (folder / "good.onnx").write_bytes(b"")
     write_checkpoint(folder / "paper.ckpt", model="fcn8s_vgg16")
     write_checkpoint(folder / "two.ckpt", LabelSet(("sky", "earth"), ((0, 0, 0), (9, 9, 9))))
     whole = (folder / "good.ckpt").read_bytes()
@@ -152,6 +153,7 @@ def bench(sample_records, tmp_path_factory):
         write_checkpoint(folder / run_dir / "checkpoints" / "last.ckpt", fc_width=fc_width)
     for name, text in {
             "broken.yaml": "optim: {lr: [1\n", "key.yaml": "optim:\n  lrr: 3\n", "top.yaml": "learning: 3\n",
+            "text.onnx": "no ONNX\n",
             "type.yaml": "optim:\n  lr: fast\n", "words.yaml": "hello\n", "list.yaml": "- a\n- b\n", "void.yaml": "",
             "section.yaml": "optim: 3\n", "null.yaml": "optim:\n", "text.jpg": "not a photograph\n",
             "nam.yaml": "variants:\n- nam: x\n", "variants.yaml": "variants:\n  name: x\n",
@@ -260,6 +262,24 @@ MISTAKES = [
     ("predict --checkpoint good.ckpt none", ["none", "holds no image"]),
     ("predict --checkpoint good.ckpt text.jpg", ["1 of 1 images"]),
     ("predict --checkpoint good.ckpt text.jpg --out file", ["file", "choose another"]),
+    ("predict --checkpoint good.ckpt text.jpg --runtime onnx", ["good.ckpt", "mindfcn export"]),
+    ("predict --checkpoint good.onnx text.jpg --runtime mindspore", ["good.onnx", "--runtime onnx"]),
+    ("predict --checkpoint missing.onnx text.jpg", ["missing.onnx", "check the path"]),
+    ("predict --checkpoint text.onnx text.jpg", ["text.onnx", "mindfcn export"]),
+    ("predict --checkpoint text.onnx text.jpg --precision float16", ["--precision float16", "float32"]),
+    ("predict --checkpoint text.onnx text.jpg --device Ascend", ["device Ascend", "use CPU"]),
+    ("export --checkpoint good.ckpt", ["missing: --out FILE"]),
+    ("export --checkpoint good.ckpt --out net.ckpt", ["--out net.ckpt", "ends in .onnx"]),
+    ("export --checkpoint good.ckpt --out net.onnx --format mindir", ["--out net.onnx", "ends in .mindir"]),
+    ("export --checkpoint good.ckpt --out net.onnx --format tflite", ["--format: expected one of onnx, mindir"]),
+    ("export --checkpoint good.ckpt --out net.mindir --format mindir --size [0,9]", ["--size [0, 9]", "must be"]),
+    ("export --checkpoint cut.ckpt --out net.onnx", ["cut.ckpt", "damaged"]),
+    ("export --checkpoint good.ckpt --out net.onnx --photos away.jpg", ["away.jpg", "check the path"]),
+    ("export --checkpoint good.ckpt --out net.onnx --photos text.jpg", ["text.jpg", "not an image"]),
+    ("export --checkpoint good.ckpt --out file/net.onnx", ["file/net.onnx", "choose a folder"]),
+    ("serve", ["missing: --checkpoint FILE"]),
+    ("serve --checkpoint good.ckpt --port 70000", ["--port 70000", "0..65535"]),
+    ("serve --checkpoint cut.ckpt --port 0", ["cut.ckpt", "damaged"]),
     (f"{PREPARE} --records new --samples 1", ["samples 1", "5 to"]),
     (f"{PREPARE} --records new --shards 0", ["0 shards", "choose 1"]),
     (f"{PREPARE} --records /proc/new", ["/proc/new", "choose another folder"]),

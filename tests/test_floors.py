@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 SOURCE = pathlib.Path(__file__).parents[1] / "src" / "mindfcn"
-FLOORS = (("__main__",), ("cli",), ("engine",), ("report", "dense"),
+FLOORS = (("__main__",), ("cli",), ("serve",), ("engine",), ("report", "dense"),
           ("data", "models", "losses", "metrics", "schedules"), ("weights",),
           ("labels", "logits", "preprocess", "config", "runtime", "random_bits"), ("files",), ("errors",))
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}

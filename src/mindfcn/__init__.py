@@ -9,7 +9,7 @@ import importlib
 _HOMES = {
     "mindfcn.config": ("AugmentConfig", "CompareConfig", "DescribeConfig", "EvalConfig", "ExportConfig",
                        "InspectConfig", "LabelsConfig", "ModelConfig", "OptimConfig", "PredictConfig", "PrepareConfig",
-                       "TrainConfig", "Variant"),
+                       "ServeConfig", "TrainConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
     "mindfcn.dense.exported": ("OnnxSegmenter",),

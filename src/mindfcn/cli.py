@@ -22,6 +22,7 @@ from mindfcn.config import (
     LabelsConfig,
     PredictConfig,
     PrepareConfig,
+    ServeConfig,
     TrainConfig,
 )
 from mindfcn.errors import UserError
@@ -35,6 +36,7 @@ VERBS = {
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
     "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
+    "serve": (ServeConfig, "a checkpoint -> a page and an HTTP interface to try it"),
     "compare": (CompareConfig, "several networks on one data set -> one table, beside the published figures"),
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
@@ -42,7 +44,8 @@ VERBS = {
 WORDS = {"prepare": ("download",), "predict": ("images",), "export": ("photos",), "describe": ("name",),
          "labels": ("masks", "names"), "inspect": ("data",)}
 USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "export": "--checkpoint FILE --out FILE ", "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
+         "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ", "describe": "name ",
+         "labels": "--from FOLDER ", "inspect": "data "}
 # A required setting whose option has another name.
 SPELT = {"masks": "--from FOLDER"}
 
@@ -70,7 +73,7 @@ def main(arguments=None):
         return 2
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
-                "export": _export, "compare": _compare, "describe": _describe, "labels": _labels,
+                "export": _export, "serve": _serve, "compare": _compare, "describe": _describe, "labels": _labels,
                 "inspect": _inspect}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
@@ -79,7 +82,7 @@ def main(arguments=None):
         if error.name != "mindspore":
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
-              "'mindspore>=2.7.1,<2.9'; without it, predict takes .onnx files", file=sys.stderr)
+              "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
@@ -384,6 +387,12 @@ def _export(config):
     if result.compared:
         say(f"compared    on {result.compared} images: logits differ from MindSpore's by {result.difference:.1e} of "
             "the largest at most")
+    return 0
+
+
+def _serve(config):
+    from mindfcn.serve.server import serve
+    serve(config, say)
     return 0
 
 

@@ -303,6 +303,38 @@ class ExportConfig:
 
 
 @dataclasses.dataclass
+class ServeConfig:
+    """A page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
+
+    Args:
+        checkpoint: checkpoint file, or an .onnx file of mindfcn export
+        host: address to listen on; 127.0.0.1 is reached from this machine alone
+        port: port to listen on; 0 takes a free one
+        names: names that the server is called by, besides localhost and addresses; others are refused
+        max_megabytes: largest upload, 10^6 bytes
+        max_megapixels: largest photograph, 10^6 pixels
+        queue: requests that may wait while one is computed; more are refused
+        patience: seconds until a request without an answer is refused
+        runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
+        device: where to compute; auto takes what the runtime was built for
+        model: network name for a checkpoint without a card (official ones)
+        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+    """
+    checkpoint: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    names: list[str] = field(default_factory=list)
+    max_megabytes: float = 20.0
+    max_megapixels: float = 4.0
+    queue: int = 16
+    patience: float = 60.0
+    runtime: Literal["auto", "mindspore", "onnx"] = "auto"
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    model: str = "fcn8s_vgg16_bn"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+
+@dataclasses.dataclass
 class Variant:
     """One network of a comparison.
 

@@ -162,6 +162,9 @@ def test_the_best_checkpoint_is_the_best(whole):
     assert round(card.training["best"]["mean IoU"], 6) == best
     written = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert round(written["metrics"]["mean IoU"], 6) == best
+    # Its card tells the metrics of its own weights; other checkpoints are written before they are evaluated.
+    assert {name: card.metrics[name] for name in EVALUATION[2:]} == pytest.approx(written["metrics"])
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")[1].metrics == {}
     assert_same_checkpoint(folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "epoch-0004.ckpt")
 
 

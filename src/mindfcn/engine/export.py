@@ -162,7 +162,7 @@ def write_onnx(net, path, card=None):
         net: FCN32s, FCN16s or FCN8s on one of the trunks that give their layers by `paths`.
         path: file to write: input `image` (N, 3, H, W) float32, normalised, output `logits` (N, C, H, W) float32,
             N, H and W from 1 up.
-        card: Card that travels in the file's metadata; `predict` needs it.
+        card: Card that travels in the file's metadata; `predict` and `serve` need it.
 
     Raises:
         UserError: the package onnx is not installed; the network has a layer that has no form here.

@@ -39,7 +39,7 @@ def open_segmenter(config):
     """The runtime that the settings ask for, with their checkpoint in it.
 
     Args:
-        config: PredictConfig: `checkpoint`, `runtime`, `device`, `model` and `precision` count.
+        config: PredictConfig or ServeConfig: `checkpoint`, `runtime`, `device`, `model` and `precision` count.
 
     Returns:
         (function that segments one photograph, as `predict` takes it; Card)

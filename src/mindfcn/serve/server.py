@@ -1,0 +1,85 @@
+"""The verb serve: a page and an HTTP interface around one checkpoint."""
+
+import contextlib
+import errno
+import ipaddress
+import socket
+
+from mindfcn.engine.predict import open_segmenter
+from mindfcn.errors import UserError
+
+# Connections beside the requests in the queue: the page's own files, uploads under way.
+CONNECTIONS = 64
+# Seconds for answers under way when the server ends.
+GRACE = 10
+
+
+def serve(config, say=None):
+    """Serve until Ctrl-C.
+
+    Args:
+        config: ServeConfig.
+        say: function (line of text), told the address.
+
+    Raises:
+        UserError: the packages of the extra `serve` are not installed, the port cannot be had, a setting is out of
+            range, or the checkpoint cannot be opened.
+    """
+    check_settings(config)
+    try:
+        import python_multipart  # noqa: F401
+        import uvicorn
+
+        from mindfcn.serve.app import create_app
+        from mindfcn.serve.worker import Worker
+    except ModuleNotFoundError as error:
+        raise UserError(f"serving needs the package {error.name}, which is not installed; install all with "
+                        "pip install 'mindfcn[serve]'") from None
+    say = say or (lambda line: None)
+    with contextlib.closing(listen(config.host, config.port)) as listener, \
+            contextlib.closing(Worker(config.queue)) as worker, contextlib.suppress(KeyboardInterrupt):
+        # MindSpore is set up in the thread that will use it.
+        segment, card = worker.submit(open_segmenter, config).result()
+        options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
+                                 limit_concurrency=config.queue + CONNECTIONS, timeout_graceful_shutdown=GRACE)
+        if not is_loopback(config.host):
+            say(f"{config.host} may be reached from other machines; there is no password")
+        say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
+        uvicorn.Server(options).run(sockets=[listener])
+    say("stopped")
+
+
+def check_settings(config):
+    """Refuse numbers that no server can have. Raises UserError."""
+    rules = [("port", config.port, 0 <= config.port <= 65535, "in 0..65535"),
+             ("max_megabytes", config.max_megabytes, 0 < config.max_megabytes <= 1000, "above 0 and at most 1000"),
+             ("max_megapixels", config.max_megapixels, 0 < config.max_megapixels <= 128, "above 0 and at most 128"),
+             ("queue", config.queue, 0 <= config.queue <= 1000, "in 0..1000"),
+             ("patience", config.patience, 0 < config.patience <= 3600, "above 0 and at most 3600")]
+    for name, value, fine, bound in rules:
+        if not fine:
+            raise UserError(f"--{name} {value}: must be {bound}")
+
+
+def listen(host, port):
+    """A socket that listens. Raises UserError."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror
+        raise UserError(f"cannot listen on port {port} of {host}: {reason}; choose another --port, or another --host "
+                        "of this machine") from None
+
+
+def address(listener):
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_loopback(host):
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,46 @@
+"""An application around the network of colours, in the test's own process and as a server."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+
+from mindfcn.config import ServeConfig
+from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.serve.server import address, listen
+from mindfcn.serve.worker import Worker
+
+
+@pytest.fixture
+def app_of(colour_net):
+    """Function (settings, segment=the network of colours) -> (application, its Worker)."""
+    for package in ("fastapi", "uvicorn", "python_multipart"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mindfcn[serve]'")
+    from mindfcn.serve.app import create_app
+    segmenter = OnnxSegmenter(colour_net)
+    with contextlib.ExitStack() as stack:
+        def make(segment=segmenter, **settings):
+            config = ServeConfig(str(colour_net), **settings)
+            worker = stack.enter_context(contextlib.closing(Worker(config.queue)))
+            return create_app(segment, segmenter.card, worker, config), worker
+        yield make
+
+
+@pytest.fixture
+def live(app_of):
+    """Function (settings as `app_of` takes) -> (URL of a running server, its Worker)."""
+    import uvicorn
+    with contextlib.ExitStack() as stack:
+        def run(**options):
+            app, worker = app_of(**options)
+            listener = stack.enter_context(contextlib.closing(listen("127.0.0.1", 0)))
+            server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            while not server.started:
+                time.sleep(0.01)
+            return address(listener), worker
+        yield run

@@ -1,0 +1,225 @@
+"""The HTTP interface: its answers, its limits, and what it refuses."""
+
+import base64
+import concurrent.futures
+import io
+import re
+import struct
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+from drawn import photograph
+from PIL import Image
+
+httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install httpx")
+
+
+def asking(url):
+    """A client with the patience that a busy machine needs."""
+    return httpx.Client(base_url=url, timeout=60)
+
+
+@pytest.fixture
+def client(live):
+    return asking(live(max_megabytes=0.1, max_megapixels=0.01)[0])
+
+
+def post(client, data, **headers):
+    return client.post("/api/predict", files={"image": ("photo.png", data)}, headers=headers)
+
+
+def pixels(encoded):
+    return np.array(Image.open(io.BytesIO(encoded)))
+
+
+# ------------------------------------------------------------------------------------------------- answers
+
+@pytest.mark.parametrize("suffix", ["PNG", "BMP", "TIFF"])
+def test_classes_areas_and_masks_are_the_photographs(client, suffix):
+    data, mask = photograph(suffix=suffix)
+    found = post(client, data).json()
+    assert (found["width"], found["height"]) == (40, 30) and found["seconds"] > 0
+    counts = {number: int((mask == number).sum()) for number in range(4)}
+    assert [one["number"] for one in found["classes"]] == sorted(counts, key=lambda number: -counts[number])
+    for one in found["classes"]:
+        assert one["name"] == ("dark", "<b>red</b>", "green", "blue")[one["number"]]
+        assert one["pixels"] == counts[one["number"]]
+        assert one["percent"] == pytest.approx(100 * counts[one["number"]] / mask.size)
+    palette = Image.open(io.BytesIO(base64.b64decode(found["mask"])))
+    assert palette.mode == "P" and palette.getpalette()[3:6] == [230, 60, 40] == found["classes"][2]["colour"]
+    np.testing.assert_array_equal(np.array(palette), mask)
+    np.testing.assert_array_equal(pixels(base64.b64decode(found["numbers"])), mask)
+
+
+def test_a_png_is_the_mask_itself(client):
+    data, mask = photograph()
+    answer = post(client, data, accept="image/png")
+    assert answer.headers["content-type"] == "image/png"
+    np.testing.assert_array_equal(pixels(answer.content), mask)
+
+
+def test_a_photograph_is_turned_upright(client):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data, mask = photograph(suffix="JPEG", quality=100, subsampling=0, exif=exif)
+    found = pixels(post(client, data, accept="image/png").content)
+    assert found.shape == (40, 30) and (found != np.rot90(mask, -1)).mean() < 0.02
+
+
+def test_the_card_tells_classes_and_limits_but_no_paths(client):
+    answer = client.get("/api/model")
+    assert answer.json()["name"] == "fcn32s_colours" and answer.json()["metrics"] == {"mean IoU": 0.5}
+    assert [one["name"] for one in answer.json()["classes"]] == ["dark", "<b>red</b>", "green", "blue"]
+    assert answer.json()["limits"] == {"bytes": 100000, "pixels": 10000}
+    assert answer.json()["preprocess"] == {"order": "RGB", "mean": [0, 0, 0], "std": [255, 255, 255]}
+    assert "someone" not in answer.text
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+def huge_png():
+    """A PNG of a few bytes that announces 60,000 x 60,000 pixels."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)) + chunk(
+        b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("data, status, words", [
+    (b"", 422, "not an image"), (b"not an image", 422, "not an image"),
+    (photograph(suffix="PPM")[0], 422, "JPEG, PNG, BMP, TIFF or WebP"),
+    # Pillow would start Ghostscript for it.
+    (photograph(suffix="EPS")[0], 422, "JPEG, PNG, BMP, TIFF or WebP"),
+    (photograph(suffix="JPEG")[0][:-60], 422, "incomplete"), (photograph()[0][:-40], 422, "incomplete"),
+    (photograph(100, 101)[0], 422, "0.01 million pixels"), (huge_png(), 422, "million pixels"),
+    (photograph()[0] + bytes(100000), 413, "0.1 MB")],
+    ids=["empty", "text", "ppm", "eps", "cut jpeg", "cut png", "pixels", "bomb", "bytes"])
+def test_what_is_no_fit_photograph_is_told_in_one_line(client, data, status, words):
+    answer = post(client, data)
+    assert answer.status_code == status
+    assert words in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+    assert post(client, photograph()[0]).status_code == 200
+
+
+@pytest.mark.parametrize("options, status", [
+    ({}, 422), ({"data": {"image": "text"}}, 422), ({"files": {"other": b"x"}}, 422), ({"json": {"image": 1}}, 422),
+    ({"content": b"junk", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400),
+    ({"content": b"junk", "headers": {"content-type": "multipart/form-data"}}, 400)])
+def test_what_is_no_upload_is_told_in_one_line(client, options, status):
+    answer = client.post("/api/predict", **options)
+    assert answer.status_code in (status, 422) and isinstance(answer.json()["detail"], str)
+
+
+def test_a_body_without_a_length_is_bounded_too(client):
+    sent = []
+
+    def parts():
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(1000):
+            sent.append(1)
+            yield bytes(10000)
+
+    answer = client.post("/api/predict", content=parts(),
+                         headers={"content-type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == 413 and "0.1 MB" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("headers, status", [
+    ({"host": "127.0.0.1:8000"}, 200), ({"host": "localhost"}, 200), ({"host": "[::1]:8000"}, 200),
+    ({"host": "192.168.7.7:80"}, 200), ({"host": "Net.Example:8000"}, 200),
+    ({"host": "evil.example"}, 403), ({"host": "localhost.evil.example"}, 403), ({"host": "127.0.0.1.evil"}, 403),
+    ({"host": "["}, 403), ({"host": ""}, 403),
+    ({"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}, 200),
+    ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403),
+    ({"origin": "http://127.0.0.1:9000", "host": "127.0.0.1:8000"}, 403)])
+def test_other_names_and_other_sites_are_refused(live, headers, status):
+    client = asking(live(names=["net.example"])[0])
+    for answer in (post(client, photograph()[0], **headers), client.get("/api/model", headers=headers),
+                   client.get("/", headers=headers)):
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/api/model", "/nowhere", "/..%2fapp.py"])
+def test_every_answer_forbids_foreign_content(client, path):
+    headers = client.get(path).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'" == policy["style-src"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_needs_no_network_and_has_no_inline_code(client):
+    page = client.get("/").text
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert "//" not in name and client.get(f"/{name}").status_code == 200
+    assert "<script>" not in page and "style=" not in page and not re.search(r"\son\w+=", page)
+    assert "innerHTML" not in client.get("/page.js").text
+    assert client.get("/app.py").status_code == client.get("/..%2fapp.py").status_code == 404
+
+
+def test_a_failing_network_is_told_and_the_next_photograph_is_answered(live):
+    fails = [False, True]
+
+    def segment(image):
+        if fails.pop():
+            raise RuntimeError("no memory at /home/someone")
+        return np.zeros(image.shape[:2], np.uint8), None
+
+    client = asking(live(segment=segment)[0])
+    answer = post(client, photograph()[0])
+    assert answer.status_code == 500 and "failed" in answer.json()["detail"] and "someone" not in answer.text
+    assert post(client, photograph()[0]).status_code == 200
+
+
+# ------------------------------------------------------------------------------------------------- many at once
+
+def test_many_requests_at_once_are_all_answered_with_their_own_mask(live):
+    client = asking(live(queue=64)[0])
+    photographs = [photograph(20 + number, 30 + number) for number in range(32)]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda one: post(client, one[0], accept="image/png"), photographs))
+    for answer, (_, mask) in zip(answers, photographs):
+        np.testing.assert_array_equal(pixels(answer.content), mask)
+
+
+def test_more_than_the_queue_holds_are_refused_and_the_others_answered(live):
+    url, worker = live(queue=3)
+    client, go, data = asking(url), threading.Event(), photograph()[0]
+    worker.submit(go.wait)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(post, client, data) for _ in range(8)]
+        refused = [answer.result() for _, answer in zip(range(5), concurrent.futures.as_completed(answers))]
+        assert client.get("/healthz").status_code == 200, "the server answers while the network computes"
+        go.set()
+        statuses = sorted(answer.result().status_code for answer in answers)
+    assert statuses == [200] * 3 + [503] * 5
+    for answer in refused:
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+        assert "3 requests wait" in answer.json()["detail"]
+
+
+def test_a_request_that_waits_too_long_is_refused_and_leaves_its_place(live):
+    url, worker = live(queue=1, patience=0.5)
+    client, go = asking(url), threading.Event()
+    worker.submit(go.wait)
+    for _ in range(3):
+        answer = post(client, photograph()[0])
+        assert answer.status_code == 503 and "no answer within 0.5 s" in answer.json()["detail"]
+    assert worker.submit(len, "").cancel(), "its place is free"
+    go.set()
+
+
+def test_a_client_that_goes_leaves_its_place(live):
+    url, worker = live(queue=1)
+    go = threading.Event()
+    worker.submit(go.wait)
+    with pytest.raises(httpx.ReadTimeout):
+        post(httpx.Client(base_url=url, timeout=httpx.Timeout(60, read=0.3)), photograph()[0])
+    ends = time.monotonic() + 60
+    while not worker.places.acquire(blocking=False):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    go.set()

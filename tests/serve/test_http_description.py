@@ -1,0 +1,35 @@
+"""Generated requests against the running server: it answers each as its OpenAPI description says."""
+
+import pytest
+from drawn import photograph
+
+schemathesis = pytest.importorskip("schemathesis", minversion="4.0", reason="needs schemathesis 4")
+from hypothesis import HealthCheck, given, settings, strategies  # noqa: E402
+from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
+
+# What a description does not tell: which bytes are photographs.
+PHOTOGRAPHS = strategies.sampled_from([photograph()[0], photograph(suffix="JPEG")[0]])
+
+
+@pytest.mark.parametrize("path, method, mode", [
+    ("/api/predict", "POST", "positive"), ("/api/predict", "POST", "negative"), ("/api/model", "GET", "positive"),
+    ("/healthz", "GET", "positive")])
+def test_answers_are_as_described(live, path, method, mode):
+    operation = schemathesis.openapi.from_url(live(max_megapixels=0.01)[0] + "/openapi.json")[path][method]
+    statuses = set()
+
+    @given(case=operation.as_strategy(schemathesis.GenerationMode(mode)), data=strategies.none() | PHOTOGRAPHS)
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    def check(case, data):
+        if data and method == "POST" and mode == "positive":
+            case.body["image"] = data
+        statuses.add(case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60).status_code)
+
+    check()
+    assert statuses <= {200, 400, 422} and (200 in statuses or mode == "negative")
+
+
+def test_every_operation_is_tested(live):
+    described = schemathesis.openapi.from_url(live()[0] + "/openapi.json").raw_schema["paths"]
+    assert {(path, method) for path, entry in described.items() for method in entry} == {
+        ("/api/predict", "post"), ("/api/model", "get"), ("/healthz", "get")}

@@ -1,0 +1,98 @@
+"""The verb serve: a process with MindSpore that answers, ends at Ctrl-C, and says in one line what is wrong."""
+
+import contextlib
+import io
+import re
+import signal
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindfcn import runtime
+from mindfcn.config import ModelConfig, ServeConfig, TrainConfig
+from mindfcn.data.sample import SAMPLE, draw_image
+from mindfcn.engine.evaluate import load_segmenter
+from mindfcn.engine.train import build
+from mindfcn.errors import UserError
+from mindfcn.serve.server import is_loopback, listen, serve
+from mindfcn.weights.checkpoint import save_checkpoint
+
+httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install httpx")
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'mindfcn[serve]'")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny network of random weights that finds several classes."""
+    path = tmp_path_factory.mktemp("serve") / "tiny.ckpt"
+    runtime.set_up("CPU", 3)
+    net, card = build(TrainConfig(model=ModelConfig(width=0.125, fc_width=8)), SAMPLE, "", None)
+    random = np.random.default_rng(1)
+    for parameter in net.get_parameters():
+        if parameter.name.endswith("weight"):
+            value = random.standard_normal(parameter.shape) * (2 / (parameter.size // parameter.shape[0])) ** 0.5
+            parameter.set_data(ms.Tensor(value.astype(np.float32)))
+    save_checkpoint(path, net, card)
+    return path
+
+
+@contextlib.contextmanager
+def process(*words):
+    """The command as a process; (process, URL that it says)."""
+    running = subprocess.Popen([sys.executable, "-m", "mindfcn", "serve", "--port", "0", *words], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        line = next(line for line in running.stdout if "http://" in line)
+        yield running, re.search(r"http://\S+", line)[0]
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_the_served_mask_is_mindspores_and_ctrl_c_ends_it(checkpoint):
+    image = draw_image(96, 1, 0)[0]
+    encoded = io.BytesIO()
+    Image.fromarray(image[..., ::-1]).save(encoded, "PNG")
+    runtime.pynative_mode()
+    expected, _ = load_segmenter(str(checkpoint))[0](image)
+    assert len(np.unique(expected)) > 1, "the network says one class only"
+    with process("--checkpoint", str(checkpoint), "--device", "CPU") as (running, url):
+        assert url.startswith("http://127.0.0.1:")
+        for _ in range(2):
+            answer = httpx.post(f"{url}/api/predict", files={"image": encoded.getvalue()}, timeout=60,
+                                headers={"accept": "image/png"})
+            np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(answer.content))), expected)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    assert running.returncode == 0 and err == "" and out.splitlines()[-1] == "stopped"
+
+
+def test_a_port_in_use_is_told_before_the_checkpoint_is_read():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1: it is in use; choose another --port"):
+            serve(ServeConfig("away.ckpt", port=port))
+    with pytest.raises(UserError, match="203.0.113.9"):
+        serve(ServeConfig("away.ckpt", host="203.0.113.9", port=0))
+
+
+def test_a_checkpoint_that_cannot_be_read_ends_the_server():
+    with pytest.raises(UserError, match="away.onnx"):
+        serve(ServeConfig("away.onnx", port=0))
+
+
+@pytest.mark.parametrize("name, value", [("port", 70000), ("max_megabytes", 0), ("max_megapixels", float("nan")),
+                                         ("queue", -1), ("patience", 0)])
+def test_settings_out_of_range(name, value):
+    with pytest.raises(UserError, match=f"--{name} {value}"):
+        serve(ServeConfig("away.ckpt", **{name: value}))
+
+
+@pytest.mark.parametrize("host, loopback", [("127.0.0.1", True), ("::1", True), ("localhost", True),
+                                            ("0.0.0.0", False), ("192.168.1.2", False), ("example.org", False)])
+def test_addresses_of_this_machine_alone(host, loopback):
+    assert is_loopback(host) == loopback
