@@ -276,7 +276,7 @@ MISTAKES = [
     ("labels --from src", ["no masks in src", ".png"]),
     ("labels --from src/SegmentationClass --out labels.txt", ["labels.txt", ".yaml"]),
     ("labels --from src/SegmentationClass --out src/labels.yaml", ["src/labels.yaml exists", "--overwrite"]),
-    ("labels --from src/SegmentationClass --names a b", ["2 names", "7 classes"]),
+    ("labels --from src/SegmentationClass --names a b --out src/new.yaml", ["2 names", "7 classes"]),
     ("labels --from src/JPEGImages", ["15 JPEG files", "sample_000000.jpg, sample_000001.jpg", "PNG"]),
     ("inspect", ["missing: data", "mindfcn inspect --help"]),
     ("inspect away", ["no away", "VOC"]),
