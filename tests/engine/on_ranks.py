@@ -18,7 +18,8 @@ from mindfcn.losses import CrossEntropy
 from mindfcn.models.factory import create_model
 
 TASK, FOLDER, *ARGUMENTS = sys.argv[1:]
-CURVES = [("mean", 1), ("mean", 2), ("sum", 1)]
+# Reduction, batches an update, weights of the classes.
+CURVES = [("mean", 1, None), ("mean", 2, None), ("sum", 1, None), ("mean", 1, [0.1, 3.0, 1.0, 1.0, 1.0])]
 TINY = {"width": 0.125, "fc_width": 16, "dropout": 0.0}
 
 
@@ -58,7 +59,7 @@ def curves():
     runtime.set_up("CPU")
     rank, ranks = runtime.rank(), runtime.rank_size()
     runtime.graph_mode()
-    for reduction, accumulate in CURVES:
+    for reduction, accumulate, weights in CURVES:
         ms.set_seed(1)
         net = create_model("fcn8s_vgg16", 5, **TINY)
         random = np.random.default_rng(1)
@@ -67,7 +68,7 @@ def curves():
                 parameter.set_data(ms.Tensor(random.standard_normal(parameter.shape, np.float32) * 0.1))
         rate = {"mean": 0.01, "sum": 1e-6}[reduction]
         update, _ = optimiser(net, OptimConfig(lr=rate, min_lr=rate, accumulate=accumulate), 10)
-        step = TrainStep(net, update, CrossEntropy(255, reduction), accumulate=accumulate)
+        step = TrainStep(net, update, CrossEntropy(255, reduction, class_weights=weights), accumulate=accumulate)
         step.set_train()
         losses = []
         for number in range(6):
@@ -80,7 +81,7 @@ def curves():
                 labels[::2] = 255
             mine = slice(rank, None, ranks)
             losses.append(float(step(ms.Tensor(images[mine]), ms.Tensor(labels[mine])).asnumpy()))
-        save(f"curve-{reduction}-{accumulate}", losses=losses, **parameters(net))
+        save(f"curve-{reduction}-{accumulate}" + ("-weighted" if weights else ""), losses=losses, **parameters(net))
 
 
 def train():

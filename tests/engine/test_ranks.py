@@ -122,7 +122,7 @@ def test_a_failure_of_one_rank_is_an_error_on_all(tmp_path):
 def test_two_ranks_learn_what_one_process_learns_from_the_joined_batch(tmp_path):
     alone("curves", tmp_path)
     on_two("curves", tmp_path)
-    for name in ("curve-mean-1", "curve-mean-2", "curve-sum-1"):
+    for name in ("curve-mean-1", "curve-mean-2", "curve-sum-1", "curve-mean-1-weighted"):
         (single,), (first, second) = saved(tmp_path, name, 1), saved(tmp_path, name, 2)
         assert all(first[entry].tobytes() == second[entry].tobytes() for entry in first.files), name
         np.testing.assert_allclose(first["losses"], single["losses"], rtol=2e-6, err_msg=name)

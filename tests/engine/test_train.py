@@ -23,12 +23,14 @@ from mindfcn import runtime
 from mindfcn.cli import main, parse
 from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
 from mindfcn.data.dataset import SegDataset
+from mindfcn.data.sample import SAMPLE
 from mindfcn.engine.precision import compute_in
 from mindfcn.engine.run_dir import EVALUATION, LOG
 from mindfcn.engine.step import UNDECAYED, TrainStep, optimiser
+from mindfcn.engine.train import build, train
 from mindfcn.engine.train import network as network_of
-from mindfcn.engine.train import train
 from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
 from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
@@ -270,6 +272,61 @@ def test_a_run_does_not_go_on_with_other_settings(whole, sample_records, tmp_pat
         train(dataclasses.replace(config, **change))
     assert "settings.yaml" in str(caught.value) and "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sample_records, tmp_path):
+    weighted = {"optim": {"epochs": 2, "class_weights": "median_frequency"}}
+    said = []
+    config = settings(sample_records, tmp_path / "whole", **weighted)
+    train(config, say=said.append)
+    records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
+    masks = [mask for _, _, mask in records.samples(range(records.count))]
+    frequencies = np.array([sum((mask == number).sum() for mask in masks)
+                            / sum((mask != 255).sum() for mask in masks if (mask == number).any())
+                            for number in range(7)])
+    expected = np.median(frequencies) / frequencies
+    kept = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.ckpt")[1].training
+    np.testing.assert_allclose(kept["class_weights"], expected)
+    assert kept["settings"]["optim"]["class_weights"] == "median_frequency"
+    assert any("background" in line and f"{expected[0]:.3g}" in line for line in said)
+    train(settings(sample_records, tmp_path / "plain", optim={"epochs": 1}))
+    first, plain = (float(table(tmp_path / name / "log.csv")[0]["loss"]) for name in ("whole", "plain"))
+    assert abs(first - plain) > 1e-3, "the same weights and crops"
+
+    halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
+    train(halves, StopAt(STEPS + 1))
+    with pytest.raises(UserError, match="other class weights.*settings.yaml"):
+        train(settings(sample_records, tmp_path / "halves", optim={"epochs": 2}, resume=True))
+    train(dataclasses.replace(halves, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+HEADS = ("score", "upscore")
+
+
+@on(COURSE, PAPER)
+@pytest.mark.parametrize("names", [["sky", "earth", "sea"], [f"thing {number}" for number in range(7)], SAMPLE.names])
+def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tmp_path):
+    """Of another number of classes, of as many others, and of the same ones."""
+    options, folder = whole
+    labels = LabelSet(names, [(0, 0, number) for number in range(len(names))])
+    path, said = str(folder / "checkpoints" / "last.ckpt"), []
+    config = TrainConfig(model=ModelConfig(width=0.125, fc_width=8, pretrained=path, **options["model"]))
+    ms.set_seed(4)
+    net, _ = build(config, labels, None, said.append)
+    ms.set_seed(4)
+    fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None,
+                     None)
+    theirs, same = load_checkpoint(path)[0], labels.names == SAMPLE.names
+    begun = {parameter.name: parameter.asnumpy() for parameter in fresh.get_parameters()}
+    for parameter in net.get_parameters():
+        if not is_state(parameter.name):
+            anew = parameter.name.startswith(HEADS) and not same
+            source = begun if anew else theirs
+            np.testing.assert_array_equal(parameter.asnumpy(), source[parameter.name], parameter.name)
+            line = next(line for line in said[0].splitlines() if line.split()[0] == parameter.name)
+            assert ("begun anew: the file's is for other classes" in line) == anew and ("loaded" in line) != anew
+    assert ("begun anew for other classes" in said[0].splitlines()[0]) != same
 
 
 def as_older(path, written):
