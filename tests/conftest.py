@@ -53,6 +53,9 @@ def tiny(scramble):
         narrow = {"width": 0.25} if name.endswith("googlenet") else {"fc_width": 8, "width": 0.125}
         return scramble(create_model(name, 3, **{**narrow, **options}))
     return make
+
+
+@pytest.fixture(scope="session")
 def colour_net(tmp_path_factory):
     """Path of an .onnx file of one convolution: pure red, green and blue pixels have classes of their own."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")

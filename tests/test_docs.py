@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for path in (ROOT / folder).glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What a page may tell a reader to run; others are a mistake, or an entry that is missing here.
-ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "python -m venv")
+ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
 VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval"}
 
 

@@ -3,13 +3,16 @@
 import contextlib
 import errno
 import ipaddress
+import signal
 import socket
+import threading
 
 from mindfcn.engine.predict import open_segmenter
 from mindfcn.errors import UserError
 
 # Connections beside the requests in the queue: the page's own files, uploads under way.
 CONNECTIONS = 64
+ENDING = (signal.SIGINT, signal.SIGTERM)
 # Seconds for answers under way when the server ends.
 GRACE = 10
 
@@ -36,8 +39,8 @@ def serve(config, say=None):
         raise UserError(f"serving needs the package {error.name}, which is not installed; install all with "
                         "pip install 'mindfcn[serve]'") from None
     say = say or (lambda line: None)
-    with contextlib.closing(listen(config.host, config.port)) as listener, \
-            contextlib.closing(Worker(config.queue)) as worker, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.closing(listen(config.host, config.port)) as listener, signals_held(), \
+            contextlib.closing(Worker(config.queue)) as worker:
         # MindSpore is set up in the thread that will use it.
         segment, card = worker.submit(open_segmenter, config).result()
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
@@ -45,8 +48,26 @@ def serve(config, say=None):
         if not is_loopback(config.host):
             say(f"{config.host} may be reached from other machines; there is no password")
         say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
-        uvicorn.Server(options).run(sockets=[listener])
+        server = uvicorn.Server(options)
+        threading.Thread(target=end_at_signal, args=(server,), daemon=True).start()
+        server.run(sockets=[listener])
     say("stopped")
+
+
+@contextlib.contextmanager
+def signals_held():
+    """Keep SIGINT and SIGTERM waiting for `end_at_signal`: MindSpore, compiling a graph, puts in handlers that kill."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_at_signal(server):
+    """Wait for a signal, then let the server answer what is under way and end."""
+    signal.sigwait(ENDING)
+    server.should_exit = True
 
 
 def check_settings(config):
