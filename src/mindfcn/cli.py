@@ -334,6 +334,7 @@ def _train(config):
             if result.evaluation:
                 _show(result.evaluation)
             say(f"curves      {os.path.join(result.run_dir, 'curves.png')}")
+            say(f"report      {os.path.join(result.run_dir, 'report.html')}")
             say(f"checkpoint  {result.checkpoint}")
     return 128 + result.signal if result.signal else 0
 
@@ -343,6 +344,7 @@ def _eval(config):
     result = evaluate(config, _bar, say)
     if _writes():
         _show(result)
+        say(f"report      {os.path.join(result.out, 'report.html')}")
     return 0
 
 
@@ -405,6 +407,7 @@ def _compare(config):
         return 128 + result.signal
     say(result.table)
     say(f"written to  {result.out}")
+    say(f"report      {os.path.join(result.out, 'report.html')}")
     return 0
 
 

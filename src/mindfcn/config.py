@@ -238,6 +238,7 @@ class EvalConfig:
         out: folder for metrics, pictures and tables; beside the checkpoint if empty
         protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
         worst: images with the lowest IoU to show side by side
+        best: images with the highest IoU to show, of those that are not among the worst
         device: where to compute; auto takes what MindSpore was built for
         model: network name for a checkpoint without a card (official ones)
         precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -248,6 +249,7 @@ class EvalConfig:
     out: str = ""
     protocol: Literal["native", "course"] = "native"
     worst: int = 8
+    best: int = 8
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -387,3 +389,11 @@ class DescribeConfig:
     width: Optional[float] = None
     fc_width: Optional[int] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
+
+
+def flat(settings, prefix=""):
+    """{dotted name: value} of nested dictionaries."""
+    found = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found

@@ -106,8 +106,8 @@ def out(whole):
 
 
 def test_what_a_comparison_leaves(whole, out):
-    assert sorted(os.listdir(out)) == sorted(["settings.yaml", "table.txt", "table.csv", "table.md", "pictures.jpg",
-                                              FIRST, STAGED, "loaded"])
+    assert sorted(os.listdir(out)) == sorted(["settings.yaml", "report.html", "table.txt", "table.csv", "table.md",
+                                              "pictures.jpg", FIRST, STAGED, "loaded"])
     assert (out / "table.txt").read_text() == whole[1].table + "\n"
     assert parse(["compare", "--config", str(out / "settings.yaml")]) == ("compare", whole[0])
     assert os.listdir(out / "loaded") == ["evaluation"]
@@ -191,6 +191,18 @@ def test_the_pictures_show_every_network(whole, out):
     """Three photographs below one another, each with its truth and three masks beside it."""
     width, height = Image.open(out / "pictures.jpg").size
     assert width > 5 * 200 and height > 3 * 150
+
+
+def test_the_page_has_the_table_and_every_mask(whole, out):
+    text = (out / "report.html").read_text()
+    for label, row in zip((FIRST, STAGED, "loaded"), cells(whole[1].rows, 1), strict=True):
+        assert f">{row[0]}</th><td>{'</td><td>'.join(row[1:])}</td></tr>" in text
+        assert text.count(f'alt="{label}: ') == 3
+        # three variants, whose runs have pages of their own
+        page = out / label / ("evaluation" if label == "loaded" else "") / "report.html"
+        assert "Confusion matrix" in page.read_text()
+    assert text.count('alt="photograph: ') == text.count('alt="truth: ') == 3
+    assert f"<th scope=\"row\">{STAGED}.settings.optim.lr</th><td>1e-09</td>" in text
 
 
 @pytest.mark.long

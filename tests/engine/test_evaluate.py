@@ -1,12 +1,16 @@
 """The verb eval: its figures are those of a plain count, its files are there, and what does not fit is refused."""
 
+import base64
+import io
 import json
 import os
+import re
 import shutil
 
 import mindspore as ms
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindfcn import runtime
 from mindfcn.config import EvalConfig
@@ -125,25 +129,60 @@ def test_an_evaluation_that_is_stopped_gives_nothing(checkpoint, sample_records,
     assert not list(answers), "it asks before each image"
 
 
-def test_files_and_the_worst_images_in_order(checkpoint, tmp_path):
+def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), worst=2, device="CPU"))
     out = tmp_path / "out"
-    assert sorted(os.listdir(out)) == ["classes.png", "classes.txt", "confusion.png", "metrics.json", "worst"]
+    assert sorted(os.listdir(out)) == ["best", "classes.png", "classes.txt", "confusion.png", "metrics.json",
+                                       "report.html", "worst"]
     scores = written(out)["image IoU"]
     order = sorted(scores, key=scores.get)
     assert sorted(os.listdir(out / "worst")) == [f"{place:02d}_{name}.jpg" for place, name in enumerate(order[:2], 1)]
+    assert os.listdir(out / "best") == [f"01_{order[2]}.jpg"], "none is shown twice"
     table = (out / "classes.txt").read_text()
     assert table.strip() == result.table and all(name in table for name in SAMPLE.names)
     for name in ("classes.png", "confusion.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_second_evaluation_leaves_only_its_own_worst_images(checkpoint, tmp_path):
-    for worst in (3, 1):
-        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=worst, device="CPU"))
-        assert len(os.listdir(tmp_path / "worst")) == worst
-    evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=0, device="CPU"))
-    assert not (tmp_path / "worst").exists() or not os.listdir(tmp_path / "worst")
+def test_the_best_come_first_and_none_is_among_the_worst(checkpoint, sample_records, tmp_path):
+    evaluate(EvalConfig(str(checkpoint), str(sample_records / "records" / "train.mindrecord"), str(tmp_path), worst=4,
+                        best=5, device="CPU"))
+    scores = written(tmp_path)["image IoU"]
+    order = sorted(scores, key=scores.get)
+    for kind, names in (("worst", order[:4]), ("best", order[:-6:-1])):
+        assert sorted(os.listdir(tmp_path / kind)) == [f"{place:02d}_{name}.jpg" for place, name in enumerate(names, 1)]
+    shown = re.findall(r"<strong>(.*?)</strong> <span class=\"score\">mean IoU ([\d.]+) %",
+                       (tmp_path / "report.html").read_text())
+    assert shown == [(name, f"{100 * scores[name]:.1f}") for name in order[:4] + order[:-6:-1]]
+
+
+def test_a_second_evaluation_leaves_only_its_own_images(checkpoint, tmp_path):
+    for worst, best in ((3, 0), (1, 2), (0, 0)):
+        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=worst, best=best, device="CPU"))
+        for kind, count in (("worst", worst), ("best", best)):
+            assert (len(os.listdir(tmp_path / kind)) if (tmp_path / kind).exists() else 0) == count
+            assert (f"{kind.capitalize()} images" in (tmp_path / "report.html").read_text()) == bool(count)
+
+
+def test_the_page_has_the_figures_the_settings_and_the_masks(checkpoint, tmp_path):
+    """The masks of the first image on the page are its truth and what the network says of it."""
+    result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
+    text = (tmp_path / "report.html").read_text()
+    for name, value in result.metrics.items():
+        assert re.search(rf"<dt>{name}</dt><dd>{100 * value:.2f}<", text)
+    assert f"<th scope=\"row\">checkpoint</th><td>{checkpoint}</td>" in text and ms.__version__ in text
+    segmenter, card = load_segmenter(str(checkpoint), None)
+    scores = written(tmp_path)["image IoU"]
+    dataset = SegDataset(data_file=card.records, training=False)
+    worst = min(scores, key=scores.get)
+    image, truth = next((decode_image(image, name), truth) for name, image, truth in dataset.samples(range(3))
+                        if name == worst)
+    uris = re.findall(r'src="data:image/\w+;base64,([^"]+)" alt="(\w+): ' + re.escape(worst), text)
+    assert [layer for _, layer in uris] == ["photograph", "truth", "prediction"]
+    found = [Image.open(io.BytesIO(base64.b64decode(encoded))) for encoded, _ in uris]
+    np.testing.assert_array_equal(np.array(found[1]), truth)
+    np.testing.assert_array_equal(np.array(found[2]), segmenter(image)[0])
+    assert np.abs(np.array(found[0])[..., ::-1].astype(int) - image).mean() < 12
 
 
 def test_results_lie_beside_the_checkpoint(checkpoint, tmp_path):
@@ -160,6 +199,8 @@ def test_the_course_protocol_is_named_so(checkpoint, sample_records, tmp_path):
     assert result.out == str(tmp_path / "evaluation-course") and not (tmp_path / "evaluation").exists()
     found = written(tmp_path / "evaluation-course")
     assert found["protocol"].startswith("course") and "comparison" in found["protocol"]
+    page = (tmp_path / "evaluation-course" / "report.html").read_text()
+    assert "random crops" in page and f">{100 * result.metrics['mean IoU']:.2f}<" in page
     assert result.images == found["images"] == 12 and (result.protocol, result.table) == ("course", "")
     assert all(0 <= value <= 1 for value in found["metrics"].values()) and len(found["metrics"]) == 4
     assert evaluate(config).metrics == result.metrics
@@ -198,7 +239,7 @@ def test_an_official_checkpoint_needs_model_and_records(sample_records, tmp_path
         evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records, device="CPU"))
 
 
-@pytest.mark.parametrize("option, value", [("worst", -1), ("seed", -1)])
+@pytest.mark.parametrize("option, value", [("worst", -1), ("best", -1), ("seed", -1)])
 def test_numbers_out_of_range(checkpoint, tmp_path, option, value):
     with pytest.raises(UserError, match=f"--{option} {value}"):
         evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), **{option: value}))

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -131,7 +132,7 @@ def whole(request, whole_run):
 def test_what_a_run_leaves(whole, sample_records):
     options, folder = whole
     assert sorted(os.listdir(folder)) == ["checkpoints", "curves.png", "evaluation", "evaluation.csv", "log.csv",
-                                          "settings.yaml", "versions.json"]
+                                          "report.html", "settings.yaml", "versions.json"]
     assert checkpoints(folder) == ["best.ckpt", "epoch-0002.ckpt", "epoch-0003.ckpt", "epoch-0004.ckpt", "last.ckpt"]
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["mindspore"] == ms.__version__ and versions["numpy"] == np.__version__
@@ -141,6 +142,19 @@ def test_what_a_run_leaves(whole, sample_records):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("metrics.json", "classes.txt", "confusion.png", "classes.png", "worst"):
         assert (folder / "evaluation" / name).exists()
+
+
+def test_the_page_tells_of_the_whole_run(whole):
+    _, folder = whole
+    text = (folder / "report.html").read_text()
+    best = json.loads((folder / "evaluation" / "metrics.json").read_text())["metrics"]
+    for name, value in best.items():
+        assert f"<dt>{name}</dt><dd>{100 * value:.2f}<" in text
+    assert all(title in text for title in ("Training loss", "Learning rate", "Evaluation", "Worst images"))
+    last = table(folder / "evaluation.csv")[-1]
+    assert all(re.search(rf"{name} <b>{float(last[name]):.4g}</b>", text) for name in best)
+    assert '<th scope="row">optim.lr</th><td>0.05</td>' in text and ms.__version__ in text
+    assert f"Epoch {EPOCHS}" not in text
 
 
 def test_the_log_has_a_row_for_every_step(whole):
@@ -187,9 +201,12 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records
         assert evaluated == list(range(1, (stop - 1) // STEPS + 1))
         name = f"epoch-{stop // STEPS:04d}" + (f"-step-{stop % STEPS:06d}" if stop % STEPS else "") + ".ckpt"
         assert_same_checkpoint(tmp_path / "checkpoints" / name, result.checkpoint)
+        page = (tmp_path / "report.html").read_text()
+        assert f"Epoch {stop // STEPS} of {EPOCHS}." in page and ("mean IoU" in page) == bool(evaluated)
         config = dataclasses.replace(config, resume=True)
     assert train(config).epoch == EPOCHS
     assert_same_run(folder, tmp_path)
+    assert f" of {EPOCHS}." not in (tmp_path / "report.html").read_text()
     weights, card, state = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     counters = [int(weights[name][0]) for name in weights if is_state(name)]
     assert counters == ([EPOCHS * STEPS] * 2 if options is PAPER else [])

@@ -14,6 +14,7 @@ from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
+from mindfcn.report.page import write_page
 from mindfcn.weights.checkpoint import save_checkpoint
 
 # Rows of the log that are written at once.
@@ -129,6 +130,7 @@ class Keeper(Callback):
         epochs, eval_every: as in the settings.
         log: Log.
         signals: Signals.
+        page: Page of the run, its curves and figures still to fill in.
         writes: whether this process writes; all evaluate.
         progress: wraps an iterable of evaluation batches and its length.
         say: function (line of text).
@@ -146,6 +148,7 @@ class Keeper(Callback):
     eval_every: int
     log: Log
     signals: Signals
+    page: object
     writes: bool = True
     progress: object = None
     say: object = None
@@ -170,7 +173,7 @@ class Keeper(Callback):
         if self.due(epoch):
             self.evaluate(epoch)
         if self.writes:
-            self.run_dir.draw_curves()
+            self.report(epoch)
         if self.signals.agreed():
             run_context.request_stop()
 
@@ -199,6 +202,14 @@ class Keeper(Callback):
         # Noted last: a run that is killed before evaluates this epoch again.
         if self.writes:
             self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
+
+    def report(self, epoch):
+        """Draw the curves, and write what is known by now on the run's page."""
+        page = dataclasses.replace(self.page, curves=self.run_dir.draw_curves(), matrix=self.best and self.best.matrix)
+        if epoch < self.epochs:
+            page.notes = [f"Epoch {epoch} of {self.epochs}. Images follow at the end, figures of the best checkpoint "
+                          "after each evaluation."]
+        write_page(page)
 
     def save(self, epoch, in_epoch):
         """Write the checkpoint that a resumed run goes on from."""

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.config import EvalConfig, TrainConfig
+from mindfcn.config import EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import count_records
 from mindfcn.data.samples import decode_image
@@ -24,8 +24,10 @@ from mindfcn.engine.train import build, check_settings, find_records, train, tra
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes, write_text
 from mindfcn.logits import argmax
+from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
+from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.published import published
 from mindfcn.report.tables import ABSENT, text_table
 from mindfcn.weights.checkpoint import load_checkpoint
@@ -67,7 +69,8 @@ class CompareResult:
     """What a comparison left behind.
 
     Attributes:
-        out: its folder, with table.txt, table.csv, table.md, pictures.jpg and a run directory for each network.
+        out: its folder, with report.html, table.txt, table.csv, table.md, pictures.jpg and a run directory for each
+            network.
         rows: list of Row.
         table: text of table.txt.
         signal: number of the signal that ended it early, before there was a table; or None.
@@ -110,7 +113,7 @@ def compare(config, show=None, progress=None, say=None):
         if signal:
             return CompareResult(config.out, rows, signal=signal)
         rows.append(row)
-    look_at(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), progress)
+    pictures = look_at(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), progress)
     notes = [f"Measured: {count_records(val_path)} images of {val_path} at native size; ms/image is the median of one "
              f"image's pass through the network, {device}.",
              "Minutes of a network begun from another come on top of that one's.",
@@ -119,6 +122,7 @@ def compare(config, show=None, progress=None, say=None):
     write_text(os.path.join(config.out, "table.txt"), table + "\n")
     write_text(os.path.join(config.out, "table.csv"), as_csv(cells(rows, 4)))
     write_text(os.path.join(config.out, "table.md"), as_markdown(cells(rows, 1), notes))
+    write_page(page_of(rows, runs, config, labels, notes, pictures))
     return CompareResult(config.out, rows, table)
 
 
@@ -259,14 +263,6 @@ def check_run(run):
                             "here; choose another --out, or delete that folder to train it anew")
 
 
-def flat(settings, prefix=""):
-    """{dotted name: value} of nested settings."""
-    found = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
-
-
 # ------------------------------------------------------------------------------------------------- one variant
 
 def result_of(variant, run, val_path, config, show, progress, say):
@@ -302,7 +298,10 @@ def minutes_of(log, batch_size):
 # ------------------------------------------------------------------------------------------------- all of them
 
 def look_at(rows, val_path, labels, path, progress):
-    """Time every row's network on the same photographs, one network after the other, and draw their masks."""
+    """Time every row's network on the same photographs, one network after the other, and draw their masks.
+
+    Returns the list of Pictures of those shown.
+    """
     dataset = SegDataset(data_file=val_path, training=False)
     samples = [(name, decode_image(image, name), truth)
                for name, image, truth in dataset.samples(spread(dataset.count, TIMED))]
@@ -320,9 +319,10 @@ def look_at(rows, val_path, labels, path, progress):
         row.seconds = typical(seconds)
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[WARM_UP + number]
-    strips = [masks_in_a_row(np.ascontiguousarray(samples[number][1][..., ::-1]), masks, labels,
-                             samples[number][0], most=320) for number, masks in zip(chosen, shown)]
-    write_picture(path, sheet(strips))
+    photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
+    write_picture(path, sheet([masks_in_a_row(image, masks, labels, name, most=320)
+                               for (name, image), masks in zip(photographs, shown)]))
+    return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
 
 
 def spread(count, most):
@@ -350,6 +350,17 @@ def cells(rows, digits):
             lines.append([f"published: {known.source}, {known.split}", *figures, known.parameters or ABSENT,
                           known.milliseconds or ABSENT, ABSENT, ABSENT])
     return lines
+
+
+def page_of(rows, runs, config, labels, notes, pictures):
+    """The Page of a comparison."""
+    return Page(os.path.join(config.out, REPORT), f"Comparison of {len(rows)} networks", labels, notes=notes,
+                scores={row.label: row.metrics[MEAN_IOU] for row in rows},
+                table=(HEADER, [(line, place > 0) for row in rows for place, line in enumerate(cells([row], 1))]),
+                galleries={"Masks": pictures},
+                details={"Networks": flat({variant.label: dataclasses.asdict(variant) for variant, _ in runs}),
+                         "Settings that all share": flat(dataclasses.asdict(config.train)),
+                         "Versions": runtime.versions()})
 
 
 def percent(value, digits):

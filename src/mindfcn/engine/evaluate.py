@@ -13,6 +13,7 @@ import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
+from mindfcn.config import flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.data.samples import decode_image
@@ -22,9 +23,10 @@ from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, write_text
 from mindfcn.logits import argmax
 from mindfcn.losses import CrossEntropy
-from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
+from mindfcn.metrics import PIXEL_ACCURACY, ConfusionMatrix, segmentation_metrics
 from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
+from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion
 from mindfcn.report.tables import class_table
 from mindfcn.weights.checkpoint import load_checkpoint
@@ -150,8 +152,13 @@ def network_options(card):
     return {name: value for name, value in card.model.items() if name != "name"}
 
 
+def network_text(card):
+    """A card's network and its options in one line."""
+    return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
+
+
 def evaluate(config, progress=None, say=None):
-    """Evaluate a checkpoint and write metrics.json, classes.txt, confusion.png, classes.png and worst/.
+    """Evaluate a checkpoint; write metrics.json, classes.txt, confusion.png, classes.png, worst/, best/, report.html.
 
     Args:
         config: EvalConfig.
@@ -164,8 +171,9 @@ def evaluate(config, progress=None, say=None):
     Raises:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
-    if config.worst < 0:
-        raise UserError(f"--worst {config.worst}: must be at least 0")
+    for name, value in (("worst", config.worst), ("best", config.best)):
+        if value < 0:
+            raise UserError(f"--{name} {value}: must be at least 0")
     runtime.set_up(config.device, config.seed)
     segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
     records = config.records or card.records
@@ -176,12 +184,17 @@ def evaluate(config, progress=None, say=None):
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     if say:
         say(f"evaluating {config.checkpoint} on {records}")
+    page = Page(os.path.join(out, REPORT), f"Evaluation of {os.path.basename(config.checkpoint)}", card.labels,
+                {"network": network_text(card), "checkpoint": config.checkpoint, "records": records},
+                details={"Settings of this evaluation": dataclasses.asdict(config),
+                         "Settings of the training": flat(card.training.get("settings", {})),
+                         "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
-        return _course_protocol(config, segmenter, card, records, out)
+        return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
                          rank_size=runtime.rank_size())
     evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress)
-    return write_evaluation(out, evaluation, card.labels, segmenter, dataset, config.worst)
+    return write_evaluation(out, evaluation, segmenter, dataset, page, config.worst, config.best)
 
 
 def check_classes(records, labels, checkpoint):
@@ -193,48 +206,74 @@ def check_classes(records, labels, checkpoint):
                         f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
 
 
-def write_evaluation(out, evaluation, labels, segmenter, dataset, worst):
-    """Write the files of a native evaluation into `out`, from the first process alone. Returns EvalResult."""
-    matrix = evaluation.matrix
+def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8):
+    """Write the files of a native evaluation into `out` and fill in and write its Page, from the first process alone.
+
+    Returns EvalResult.
+    """
+    matrix, labels = evaluation.matrix, page.labels
     table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
     result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
     if runtime.rank():
         return result
+    write_text(os.path.join(out, "classes.txt"), table + "\n")
+    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
+    save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+    order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
+    shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
+    page.galleries = {f"{kind.capitalize()} images": write_pictures(
+        os.path.join(out, kind), numbers, evaluation, labels, segmenter, dataset) for kind, numbers in shown.items()}
+    page.matrix = matrix
+    page.facts |= {"images": f"{result.images:,}",
+                   "an image takes": f"{1000 * evaluation.seconds:.1f} ms in the network"}
+    write_page(page)
+    # Last: who finds it finds the others, too.
     save_json(os.path.join(out, "metrics.json"), {
         "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
         "seconds per image": evaluation.seconds,
         "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
         "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
         "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
-    write_text(os.path.join(out, "classes.txt"), table + "\n")
-    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
-    save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
-    # Pictures of an earlier evaluation would stand among these under their own numbers.
-    for old in glob.glob(os.path.join(glob.escape(out), "worst", "[0-9][0-9]*_*.jpg")):
-        os.remove(old)
-    order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])][:worst]
-    for place, (name, image, truth) in enumerate(dataset.samples(order), 1):
-        image = decode_image(image, name)
-        mask, _ = segmenter(image)
-        title = f"{name}: mean IoU {100 * evaluation.scores[order[place - 1]]:.1f} %"
-        picture = side_by_side(np.ascontiguousarray(image[..., ::-1]), truth, mask, labels, title)
-        write_picture(os.path.join(out, "worst", f"{place:02d}_{_safe(name)}.jpg"), picture)
     return result
 
 
-def _course_protocol(config, segmenter, card, records, out):
+def write_pictures(folder, numbers, evaluation, labels, segmenter, dataset):
+    """Draw these images of an evaluation beside their masks, one file each in `folder`. Returns their Pictures."""
+    # Pictures of an earlier evaluation would stand among these under their own numbers.
+    for old in glob.glob(os.path.join(glob.escape(folder), "[0-9][0-9]*_*.jpg")):
+        os.remove(old)
+    pictures = []
+    for place, (name, image, truth) in enumerate(dataset.samples(numbers), 1):
+        image = decode_image(image, name)
+        mask, _ = segmenter(image)
+        image = np.ascontiguousarray(image[..., ::-1])
+        note = f"mean IoU {100 * evaluation.scores[numbers[place - 1]]:.1f} %"
+        write_picture(os.path.join(folder, f"{place:02d}_{_safe(name)}.jpg"),
+                      side_by_side(image, truth, mask, labels, f"{name}: {note}"))
+        single = ConfusionMatrix(len(labels))
+        single.update(mask, truth)
+        pictures.append(picture(name, image, {"truth": truth, "prediction": mask}, labels, note, single.class_ious()))
+    return pictures
+
+
+def _course_protocol(config, segmenter, page, records, out):
     """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
-    dataset = SegDataset(data_file=records, batch_size=4, preprocess=card.preprocess, seed=config.seed,
-                         ignore_label=card.labels.ignore_label, num_classes=len(card.labels))
+    labels = page.labels
+    dataset = SegDataset(data_file=records, batch_size=4, preprocess=segmenter.preprocess, seed=config.seed,
+                         ignore_label=labels.ignore_label, num_classes=len(labels))
     runtime.pynative_mode()
     segmenter.net.set_train(False)
-    model = Model(segmenter.net, CrossEntropy(card.labels.ignore_label), metrics=segmentation_metrics(len(card.labels)))
+    views = segmentation_metrics(len(labels))
+    model = Model(segmenter.net, CrossEntropy(labels.ignore_label), metrics=views)
     metrics = model.eval(dataset.get_dataset(), dataset_sink_mode=False)
     images = dataset.steps_per_epoch * dataset.batch_size
     if runtime.rank() == 0:
-        save_json(os.path.join(out, "metrics.json"), {
-            "protocol": "course: random crops of the given records, for comparison with the course's printed figures "
-                        "only", "images": images, "metrics": metrics})
+        note = "random crops of the given records, for comparison with the course's printed figures only"
+        page.matrix, page.notes = views[PIXEL_ACCURACY].matrix, [f"The course's protocol: {note}."]
+        page.facts |= {"images": f"{images:,}"}
+        write_page(page)
+        save_json(os.path.join(out, "metrics.json"), {"protocol": f"course: {note}", "images": images,
+                                                      "metrics": metrics})
     return EvalResult(metrics, "", out, images, "course")
 
 

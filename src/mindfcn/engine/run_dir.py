@@ -5,10 +5,12 @@
     log.csv             step, epoch, loss, learning rate, images per second
     evaluation.csv      step, epoch and the four metrics
     curves.png          both, drawn
+    report.html         all of this on one page, written anew after each epoch
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
     evaluation/         what `eval` says of the best checkpoint
 """
 
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -22,6 +24,7 @@ import yaml
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes, write_text
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
 from mindfcn.runtime import versions
 
@@ -46,6 +49,7 @@ class RunDir:
         self.evaluations = os.path.join(path, "evaluation.csv")
         self.evaluation = os.path.join(path, "evaluation")
         self.settings = os.path.join(path, "settings.yaml")
+        self.report = os.path.join(path, REPORT)
 
     def begin(self, config):
         """Make the folder for a new run and save its settings.
@@ -59,6 +63,8 @@ class RunDir:
                                 "begin anew with --overwrite true, or choose another --run_dir")
             for entry in ("checkpoints", "evaluation"):
                 shutil.rmtree(os.path.join(self.path, entry), ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.report)
         write_text(self.log, ",".join(LOG) + "\n")
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
         write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
@@ -87,11 +93,12 @@ class RunDir:
         return any(int(row["step"]) == step for row in _rows(self.evaluations))
 
     def draw_curves(self):
-        """Draw both tables into curves.png."""
+        """Draw both tables into curves.png. Returns them as `save_curves` takes them."""
         train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in _rows(self.log)]
         evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
                  for row in _rows(self.evaluations)]
         save_curves(os.path.join(self.path, "curves.png"), train, evals)
+        return train, evals
 
     def checkpoint(self, epoch, step_in_epoch=0):
         """Path of the checkpoint after `epoch` whole epochs and `step_in_epoch` steps more."""

@@ -9,11 +9,12 @@ import mindspore as ms
 from mindspore.train import Model
 
 from mindfcn import runtime
+from mindfcn.config import flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.callbacks import Keeper, Log, Signals
-from mindfcn.engine.evaluate import EvalResult, evaluate_network, write_evaluation
+from mindfcn.engine.evaluate import EvalResult, evaluate_network, network_text, write_evaluation
 from mindfcn.engine.precision import compute_in
 from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.run_dir import RunDir
@@ -24,6 +25,7 @@ from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model, split_name
 from mindfcn.preprocess import CONVENTIONS, COURSE
+from mindfcn.report.page import Page
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.surgery import load_stage, load_trunk, load_weights
 
@@ -103,7 +105,9 @@ def train(config, show=None, progress=None, say=None):
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
         keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
-                        config.optim.epochs, config.eval_every, log, signals, writes, progress if writes else None, say)
+                        config.optim.epochs, config.eval_every, log, signals,
+                        run_page(run_dir, config, device, card, train_set, val_set), writes,
+                        progress if writes else None, say)
         fit(config, step, train_set, log, keeper, show)
         # The first process may still be saving; msrun ends all as soon as one has ended after a signal.
         if signal := signals.agreed():
@@ -298,6 +302,15 @@ def best_so_far(path, step):
     return training.get("best", {}) if training.get("step", math.inf) <= step else {}
 
 
+def run_page(run_dir, config, device, card, train_set, val_set):
+    """The run's Page, without what is not known before its end."""
+    facts = {"network": network_text(card), "trained on": f"{train_set.count:,} images",
+             "evaluated on": f"{val_set.count:,} images" if val_set else "nothing",
+             "epochs": config.optim.epochs, "device": device}
+    return Page(run_dir.report, f"Training of {os.path.basename(os.path.abspath(run_dir.path))}", card.labels, facts,
+                details={"Settings": flat(dataclasses.asdict(config)), "Versions": runtime.versions()})
+
+
 def fit(config, step, train_set, log, keeper, show):
     """Train the epochs that are left."""
     epochs, first = config.optim.epochs, train_set.first_epoch
@@ -325,4 +338,5 @@ def final_evaluation(run_dir, keeper, best):
                                                  keeper.progress, lambda: keeper.signals.received)
     if evaluation is None or not keeper.writes:
         return None
-    return write_evaluation(run_dir.evaluation, evaluation, keeper.card.labels, keeper.segmenter, keeper.val, 8)
+    page = dataclasses.replace(keeper.page, curves=run_dir.draw_curves())
+    return write_evaluation(run_dir.evaluation, evaluation, keeper.segmenter, keeper.val, page)

@@ -213,6 +213,16 @@ def display_name(name):
     return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME - 1] + "…"
 
 
+def class_name(number, labels):
+    """The display name of a class, or of a number beyond them."""
+    return display_name(labels.names[number]) if number < len(labels) else f"class {number}"
+
+
+def found_classes(masks, labels):
+    """Sorted class numbers in any of the (H, W) masks, without the ignore label."""
+    return sorted({number for mask in masks for number in np.unique(mask).tolist()} - {labels.ignore_label})
+
+
 def _check_mask(mask):
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
         raise UserError(f"mask is {mask.shape} {mask.dtype}; it must be (H, W) uint8 class numbers")
@@ -262,20 +272,15 @@ def _share_entries(mask, labels):
     # an overlay leaves the background untinted, so its swatch is paper
     colours = labels.palette()
     colours[0] = PAPER
-    return [(f"{_name(number, labels)}  {_percent(counts[number] / total)}", colours[number]) for number in order]
+    return [(f"{class_name(number, labels)}  {_percent(counts[number] / total)}", colours[number]) for number in order]
 
 
 def _found_entries(masks, labels):
     """[(name, colour)] of the classes in any of the masks, in the order of their numbers."""
-    found = sorted({number for mask in masks for number in np.unique(mask)} - {labels.ignore_label})
-    entries = [(_name(number, labels), labels.palette()[number]) for number in found]
+    entries = [(class_name(number, labels), labels.palette()[number]) for number in found_classes(masks, labels)]
     if any((mask == labels.ignore_label).any() for mask in masks):
         entries.append(("ignored", labels.palette()[labels.ignore_label]))
     return entries
-
-
-def _name(number, labels):
-    return display_name(labels.names[number]) if number < len(labels) else f"class {number}"
 
 
 def _percent(share):

@@ -25,8 +25,7 @@ def save_curves(path, train, evals):
     Raises:
         UserError: there is no row at all, or the file cannot be written.
     """
-    train = sorted({row[0]: row for row in train}.values(), key=lambda row: row[0])
-    evals = sorted(dict(evals).items())
+    train, evals = by_step(train), by_step(evals)
     panels = [(_draw_loss, train), (_draw_rate, train)] if train else []
     panels += [(_draw_metrics, evals)] if evals else []
     if not panels:
@@ -58,7 +57,7 @@ def save_confusion(path, matrix, labels):
     if matrix.shape != (count, count):
         raise UserError(f"{path}: the confusion matrix is {matrix.shape} but there are {count} classes; "
                         "use the labels it was counted with")
-    percent = _row_percent(matrix)
+    percent = row_percent(matrix)
     side = 2.2 + max(2.6, 0.34 * count) if count <= MOST_NUMBERED_CLASSES else 2.2 + 0.2 * count
     figure = _figure((side + 1, side))
     axis = figure.subplots()
@@ -98,6 +97,17 @@ def save_class_bars(path, iou, labels):
         axis.axvline(mean, color="0.3", linestyle="--", linewidth=1, zorder=0)
         axis.set_title(f"mean IoU {mean:.2f} %", fontsize=10)
     _save(figure, path)
+
+
+def by_step(rows):
+    """Rows that begin with a step, in its order; of those of one step, as after a resumed run, the last."""
+    return sorted({row[0]: row for row in rows}.values(), key=lambda row: row[0])
+
+
+def row_percent(matrix):
+    """(n, n) counts -> (n, n) float64 in % of the row; NaN in rows without counts."""
+    sums = matrix.sum(axis=1, keepdims=True)
+    return np.where(sums > 0, 100.0 * matrix / np.maximum(sums, 1), np.nan)
 
 
 def smooth(values, span):
@@ -155,12 +165,6 @@ def _draw_metrics(axis, rows):
 def _dot(steps):
     """A line through a single point is invisible: mark it."""
     return {"marker": "o"} if len(steps) == 1 else {}
-
-
-def _row_percent(matrix):
-    """(n, n) counts -> (n, n) float64 in % of the row; NaN in rows without counts."""
-    sums = matrix.sum(axis=1, keepdims=True)
-    return np.where(sums > 0, 100.0 * matrix / np.maximum(sums, 1), np.nan)
 
 
 def _draw_cells(figure, axis, percent):

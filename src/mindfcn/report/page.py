@@ -1,0 +1,255 @@
+"""One HTML page about a run or a comparison: figures, bars, confusion matrix, curves and pictures in a single file.
+
+The page asks for nothing from outside, neither files nor network. Its photographs and masks are reduced to SIDE pixels;
+pictures beyond MOST_BYTES of the file are left out, and the page says how many.
+"""
+
+import base64
+import dataclasses
+import functools
+import io
+import itertools
+import math
+import os
+import time
+from typing import Any, Optional
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mindfcn.files import write_text
+from mindfcn.report.masks import class_name, display_name, encode_palette_png, found_classes
+from mindfcn.report.plots import MOST_NUMBERED_CLASSES, by_step, row_percent, smooth
+
+REPORT = "report.html"
+SIDE, MOST_BYTES = 512, 4 * 2 ** 20
+# Points of a curve, classes named beneath a picture, and confusions named beneath the matrix.
+MOST_POINTS, MOST_CHIPS, MOST_CONFUSIONS = 800, 12, 5
+
+
+@dataclasses.dataclass
+class Picture:
+    """A photograph and its masks, encoded for the page.
+
+    Attributes:
+        name: file name.
+        note: what is said of it.
+        layers: {heading: data URI}, the photograph first.
+        classes: [(name, (R, G, B), IoU or None)] of the classes in its masks.
+    """
+    name: str
+    note: str
+    layers: dict
+    classes: list
+
+
+@dataclasses.dataclass
+class Page:
+    """What a page tells; what is empty is left out.
+
+    Attributes:
+        path: HTML file to write.
+        title: heading.
+        labels: LabelSet of `matrix`.
+        facts: {name: text} beneath the title.
+        notes: sentences beneath the facts.
+        matrix: ConfusionMatrix.
+        curves: (training rows, evaluation rows), as `save_curves` takes them.
+        scores: {name: mean IoU, 0..1} of several networks.
+        table: (header, [(cells, whether the row is beside the point)]).
+        galleries: {heading: list of Picture}.
+        details: {heading: {name: value}}, folded away.
+    """
+    path: str
+    title: str
+    labels: Any
+    facts: dict = dataclasses.field(default_factory=dict)
+    notes: list = dataclasses.field(default_factory=list)
+    matrix: Any = None
+    curves: tuple = ((), ())
+    scores: dict = dataclasses.field(default_factory=dict)
+    table: Optional[tuple] = None
+    galleries: dict = dataclasses.field(default_factory=dict)
+    details: dict = dataclasses.field(default_factory=dict)
+
+
+def write_page(page):
+    """Write a Page to its path; the file appears when it is complete. Raises UserError where it cannot be written."""
+    galleries, left_out = _fitting(page.galleries)
+    write_text(page.path, _template().render(
+        page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
+        confusion=page.matrix and _confusion(page), panels=_panels(*page.curves), galleries=galleries,
+        left_out=left_out))
+
+
+def picture(name, image, masks, labels, note="", iou=None):
+    """Encode a photograph and its masks for the page.
+
+    Args:
+        name: file name
+        image: (H, W, 3) uint8 RGB
+        masks: {heading: (H, W) uint8 class numbers}
+        labels: LabelSet
+        note: what to say of it
+        iou: (n,) class IoUs in this image, 0..1 or NaN; None where there is no single one
+
+    Returns:
+        Picture.
+
+    Raises:
+        UserError: a mask is not (H, W) uint8.
+    """
+    height, width = image.shape[:2]
+    factor = min(1, SIDE / max(height, width))
+    size = max(1, round(factor * width)), max(1, round(factor * height))
+    layers = {"photograph": data_uri("jpeg", _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA)))}
+    for heading, mask in masks.items():
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        layers[heading] = data_uri("png", encode_palette_png(mask, labels))
+    found = found_classes(masks.values(), labels)
+    classes = [(class_name(number, labels), labels.palette()[number].tolist(),
+                None if iou is None or number >= len(iou) or np.isnan(iou[number]) else float(iou[number]))
+               for number in found]
+    return Picture(name, note, layers, classes)
+
+
+def data_uri(kind, encoded):
+    """The bytes of a picture as an address that holds them; `kind` is jpeg or png."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
+
+
+def _jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _fitting(galleries):
+    """Galleries with as many pictures as there is room for, taken in turns, and the number of those left out."""
+    kept, room, left_out = {heading: [] for heading in galleries}, MOST_BYTES, 0
+    for turn in itertools.zip_longest(*galleries.values()):
+        for heading, shown in zip(galleries, turn):
+            if shown is not None:
+                room -= sum(map(len, shown.layers.values()))
+                left_out += room < 0
+                kept[heading] += [shown] * (room >= 0)
+    return {heading: pictures for heading, pictures in kept.items() if pictures}, left_out
+
+
+def _class_rows(page):
+    """[(name, colour, IoU, accuracy, share of pixels)] in %, the highest IoU first; None where a class is absent."""
+    figures = [page.matrix.class_ious(), page.matrix.class_accuracies(), page.matrix.class_shares()]
+    order = np.argsort(-figures[0], kind="stable")
+    return [(class_name(number, page.labels), page.labels.palette()[number].tolist(),
+             *(_percent(values[number]) for values in figures)) for number in order]
+
+
+def _confusion(page):
+    """The matrix for the template: rows of cells, or a picture where there are too many; and what is confused most."""
+    counts, names = page.matrix.counts, [display_name(name) for name in page.labels.names]
+    percent = row_percent(counts)
+    others = np.where(np.eye(len(names), dtype=bool) | np.isnan(percent), 0, percent)
+    most = [np.unravel_index(place, others.shape)
+            for place in np.argsort(-others, axis=None, kind="stable")[:MOST_CONFUSIONS]]
+    confused = [(names[true], names[found], float(others[true, found])) for true, found in most
+                if others[true, found] >= 0.5]
+    if len(names) > MOST_NUMBERED_CLASSES:
+        return {"confused": confused, "rows": [], "names": names, "drawn": _drawn(percent)}
+    rows = [(name, [(None if np.isnan(share) else float(share), int(count)) for share, count in zip(shares, row)])
+            for name, shares, row in zip(names, percent, counts)]
+    return {"confused": confused, "rows": rows, "names": names}
+
+
+def _drawn(percent):
+    """(n, n) % -> data URI of a picture, one pixel a cell: the more the darker, rows without pixels grey."""
+    shade = 245 + np.sqrt(percent / 100)[..., None] * (np.array((29, 78, 216)) - 245)
+    buffer = io.BytesIO()
+    Image.fromarray(np.nan_to_num(shade, nan=200).astype(np.uint8)).save(buffer, "PNG")
+    return data_uri("png", buffer.getvalue())
+
+
+# ------------------------------------------------------------------------------------------------- curves
+
+def _panels(train, evals):
+    """Panels of curves for the template, in the order and from the rows of `save_curves`."""
+    train, evals = by_step(train), by_step(evals)
+    if not train and not evals:
+        return []
+    steps = [row[0] for row in (*train, *evals)]
+    across = _Axis(min(steps), max(steps), whole=True)
+    panels = []
+    if train:
+        places, losses, rates = np.array(train, np.float64).T
+        losses[~np.isfinite(losses)] = np.nan
+        lines = [("every step", "faint", places, losses),
+                 ("smoothed", "c1", places, smooth(losses, max(1, len(losses) / 40)))]
+        panels += [_panel("Training loss", across, lines),
+                   _panel("Learning rate", across, [("", "c2", places, rates)], (0,))]
+    if evals:
+        names = list(dict.fromkeys(name for _, metrics in evals for name in metrics))
+        lines = [(name, f"c{1 + number % 4} dotted", *np.array(
+            [(step, metrics[name]) for step, metrics in evals if name in metrics], np.float64).T)
+            for number, name in enumerate(names)]
+        panels.append(_panel("Evaluation", across, lines, (0, 1)))
+    return panels
+
+
+class _Axis:
+    """Values between the round numbers around `low` and `high`, as % of the axis' length."""
+
+    def __init__(self, low, high, whole=False):
+        from matplotlib.ticker import MaxNLocator
+        high = high if high > low else low + (abs(low) or 1)
+        ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=whole).tick_values(low, high)
+        # Steps begin and end where the run does, at no round number.
+        self.low, self.high = (low, high) if whole else (ticks[0], ticks[-1])
+        self.ticks = [(self.place(tick), f"{tick:,.0f}" if whole else f"{tick:.6g}") for tick in ticks
+                      if self.low <= tick <= self.high]
+
+    def place(self, value):
+        """Where a value lies, 0..100."""
+        return 100 * (value - self.low) / (self.high - self.low)
+
+
+def _panel(title, across, lines, around=()):
+    """One panel: `lines` are (name, style, steps, values); the axis holds the values and those of `around`."""
+    values = np.concatenate([line[3] for line in lines] + [around])
+    values = values[np.isfinite(values)]
+    up = _Axis(values.min(), values.max()) if values.size else _Axis(0, 1)
+    drawn = []
+    for name, style, steps, heights in lines:
+        known = heights[np.isfinite(heights)]
+        drawn.append((name, style, f"{known[-1]:.4g}" if known.size else "", *_paths(across, up, steps, heights)))
+    return {"title": title, "lines": drawn, "x": across.ticks, "y": [(100 - place, text) for place, text in up.ticks]}
+
+
+def _paths(across, up, steps, values):
+    """SVG paths of a curve and of its points in a box of 100 by 100; values that are not finite leave gaps."""
+    thin = slice(None, None, -(-len(steps) // MOST_POINTS))
+    curve, points, pen_up = [], [], True
+    for step, value in zip(steps[thin], values[thin]):
+        if math.isfinite(value):
+            place = f"{across.place(step):.2f} {100 - up.place(value):.2f}"
+            # A move and a line of no length: a dot, also where a curve's point has no neighbour.
+            points.append(f"M{place}h0")
+            curve.append(points[-1] if pen_up else f"L{place}")
+        pen_up = not math.isfinite(value)
+    return "".join(curve), "".join(points)
+
+
+# ------------------------------------------------------------------------------------------------- template
+
+def _percent(value):
+    return None if np.isnan(value) else 100 * float(value)
+
+
+@functools.lru_cache(maxsize=1)
+def _template():
+    """page.html, which takes in page.css and page.js. Whatever is put into it is escaped."""
+    # Not at the top: whoever writes no page need not wait for it.
+    import jinja2
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"MOST_CHIPS": MOST_CHIPS}
+    return environment.get_template("page.html")
