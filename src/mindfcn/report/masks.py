@@ -167,7 +167,7 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, most=360):
     width = max((tile.shape[1] for tile in tiles), default=2 * most)
     rows = [_row([_pad(tile, tile.shape[0], width) for tile in tiles[at:at + columns]], most // 15)
             for at in range(0, len(tiles), columns)]
-    entries = [(f"{_name(number, labels)}  {_percent(share)}", colour) for number, (share, colour) in
+    entries = [(f"{class_name(number, labels)}  {_percent(share)}", colour) for number, (share, colour) in
                enumerate(zip(shares, [PAPER, *labels.palette()[1:len(labels)]]))]
     entries.append(("ignored", labels.palette()[labels.ignore_label]))
     size = most // 22
