@@ -14,6 +14,8 @@
 # %% [markdown]
 # # Semantic segmentation with FCN-8s
 #
+# [中文](fcn8s_cn.ipynb)
+#
 # The **fully convolutional network** (FCN; Long, Shelhamer and Darrell, UC Berkeley, 2015) was the first network that
 # learned to name the class of *every pixel* of a photograph end to end. This notebook walks through it, from the idea
 # to a trained network that you can try on a photograph of your own. The package `mindfcn` does the work; the notebook
@@ -164,25 +166,25 @@ plt.show()
 #
 # But each row of the matrix, folded back to 512x7x7, is the kernel of a convolution. So a dense layer *is* a
 # convolution whose kernel is as large as its input. The convolution accepts a larger map as well, slides over it, and
-# gives what the dense layer would give at each place. The check, with smaller numbers (16 channels, 32 outputs):
+# gives what the dense layer would give at each place. `dense_to_conv` folds the matrix. The check, on fc6 as it is but
+# for its outputs, of which 64 of the 4,096 do:
 
 # %%
 runtime.pynative_mode()  # operator by operator, to try things out
 random = np.random.default_rng(0)
-dense = nn.Dense(16 * 7 * 7, 32)
-convolution = nn.Conv2d(16, 32, 7, pad_mode="valid", has_bias=True)
-convolution.weight.set_data(dense.weight.reshape(32, 16, 7, 7))  # the same numbers, folded
-convolution.bias.set_data(dense.bias)
+fc6 = nn.Dense(512 * 7 * 7, 64)
+convolution = mindfcn.dense_to_conv(fc6, 7, 7)  # the same numbers, folded
+print(f"weights: dense {fc6.weight.shape}, convolution {convolution.weight.shape}")
 
-small = ms.Tensor(random.normal(size=(1, 16, 7, 7)).astype(np.float32))
-difference = np.abs(convolution(small).asnumpy().ravel() - dense(small.reshape(1, -1)).asnumpy().ravel()).max()
-print(f"7x7 map:   dense {dense(small.reshape(1, -1)).shape}, convolution {convolution(small).shape}, "
+small = ms.Tensor(random.normal(size=(1, 512, 7, 7)).astype(np.float32))
+difference = np.abs(convolution(small).asnumpy().ravel() - fc6(small.reshape(1, -1)).asnumpy().ravel()).max()
+print(f"7x7 map: dense {fc6(small.reshape(1, -1)).shape}, convolution {convolution(small).shape}, "
       f"largest difference {difference:.1e}")
 
-large = ms.Tensor(random.normal(size=(1, 16, 10, 12)).astype(np.float32))
+large = ms.Tensor(random.normal(size=(1, 512, 10, 12)).astype(np.float32))
 slid = convolution(large).asnumpy()
 differences = [np.abs(slid[0, :, top, left]
-                      - dense(large[:, :, top:top + 7, left:left + 7].reshape(1, -1)).asnumpy()[0]).max()
+                      - fc6(large[:, :, top:top + 7, left:left + 7].reshape(1, -1)).asnumpy()[0]).max()
                for top in range(4) for left in range(6)]
 print(f"10x12 map: convolution {slid.shape}, the dense layer at each of the {len(differences)} windows: "
       f"largest difference {max(differences):.1e}")
@@ -350,6 +352,39 @@ for name, (field, stride) in fields.items():
     print(f"{name:9} {field:4} x {field:<4}   {stride:6}")
 
 # %% [markdown]
+# Is it true? Take the cell in the middle of each map that FCN-8s uses, and ask by how much each pixel of the photograph
+# moves it: that is the **gradient** of the cell with respect to the photograph. It must vanish outside the window that
+# the count gives. (The windows do not depend on the weights. Here the weights are random and the network is narrow; the
+# package places the windows. The brightness is the fifth root of the gradient, which falls off steeply.)
+
+# %%
+seer = mindfcn.VGG16(batch_norm=False, width=0.1, fc_width=64).set_train(False)
+side = 448  # pixels: more than fc7 sees
+wide = cv2.resize(photo_256, (side, side), interpolation=cv2.INTER_CUBIC)
+pixels = ms.Tensor(preprocess.normalise(wide[..., ::-1]).transpose(2, 0, 1)[None])
+figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
+axes[0].imshow(wide)
+axes[0].set_title("photograph, 448x448")
+for axis, (name, place), colour in zip(axes[1:], seer.geometries().items(), ("white", "gold", "tomato")):
+    cell = int(side / place.stride) // 2
+    gradient = ms.grad(lambda image: seer(image)[name][0, :, cell, cell].sum())(pixels).asnumpy()
+    moved = np.abs(gradient[0]).sum(0)
+    first, length = float(place.centre + cell * place.stride - place.field / 2), float(place.field)
+    reach = [np.ptp(np.flatnonzero(moved.any(along))) + 1 for along in (1, 0)]
+    print(f"{name:6} counted {place.field} x {place.field}, gradient reaches {reach[0]} x {reach[1]} pixels")
+    axis.imshow(moved ** 0.2, cmap="magma")
+    axis.set_title(f"{name}, cell ({cell}, {cell})")
+    for each in (axes[0], axis):
+        each.add_patch(plt.Rectangle((first, first), length, length, fill=False, color=colour, linewidth=1.5))
+for axis in axes:
+    axis.axis("off")
+plt.show()
+
+# %% [markdown]
+# So fc7 (the course's conv7) judges from nearly the whole photograph, pool4 from a large part of an object, and pool3
+# from an edge and what is next to it.
+
+# %% [markdown]
 # ## 4 Data
 #
 # ### 4.1 Preparation: photographs and masks become MindRecord
@@ -461,9 +496,9 @@ print(f"{'sum':14} {sum(p.size for p in course_net.trainable_params()):11,}")
 # %% [markdown]
 # Three quarters of all weights are conv6, the former dense layer.
 #
-# Pooling halves sides and drops an odd row or column; without care the maps no longer fit together (the course's
-# code stops with an error unless both sides are multiples of 32). Here the photograph is padded to the next multiple
-# of 32 at the bottom and right, and the logits are cut back, so that **the output is as large as the input, always**:
+# Pooling halves sides, and an odd one has no half; without care the maps no longer fit together (the course's code
+# stops with an error unless both sides are multiples of 32). Here the photograph is padded to the next multiple of 32
+# at the bottom and right, and the logits are cut back, so that **the output is as large as the input, always**:
 
 # %%
 course_net.set_train(False)
@@ -476,8 +511,8 @@ for size in ((1, 1), (61, 97), (224, 224), (187, 250)):
 #
 # ### 6.1 Pretrained weights
 #
-# A few hundred masks are too few to learn what the world looks like. VGG16 has seen 1.2 million photographs of
-# ImageNet; the FCN takes over its convolutions. `load_vgg16` reads the weights of MindSpore, torchvision and others,
+# A few hundred masks are too few to learn what the world looks like. VGG16 has seen more than a million photographs
+# of ImageNet; the FCN takes over its convolutions. `load_vgg16` reads the weights of MindSpore, torchvision and others,
 # and accounts for each: loaded, converted, missing. The first layer of weights that expect red-green-blue, such as
 # torchvision's, is reversed for our blue-green-red. What the file does not have keeps its initial numbers.
 
@@ -744,8 +779,9 @@ for written in predicted.written:
 # - Every pixel is judged by itself from a fixed window. Nothing makes neighbouring labels agree, an object much larger
 #   than the window falls into pieces, and one much smaller than the stride is overlooked.
 #
-# **What comes next.** The further chapters compare FCN-32s, 16s and 8s, and take up these limits: a decoder that
-# mirrors the whole network (DeconvNet), and a conditional random field that lets neighbours agree.
+# **What comes next.** [The FCN family and its identities](family.ipynb) trains FCN-32s, 16s and 8s one after another
+# and checks the paper's other ideas. The limits above are what later work took up: a decoder that mirrors the whole
+# network (DeconvNet), and a conditional random field that lets neighbours agree.
 #
 # To go on from here:
 #
@@ -756,9 +792,8 @@ for written in predicted.written:
 # | all settings, with their meaning | `mindfcn train --help` |
 
 # %%
-print(f"mean IoU {evaluated.metrics['mean IoU']:.3f} on {evaluated.images} validation photographs "
-      f"after {epochs} epoch{'s' if epochs > 1 else ''}, with {time.process_time() / 60:.1f} minutes of processor time "
-      "in all")
+print(f"mean IoU {evaluated.metrics['mean IoU']:.3f} on {evaluated.images} validation photographs; epochs: {epochs}; "
+      f"processor time in all: {time.process_time() / 60:.1f} minutes")
 
 # %% [markdown]
 # ## References
