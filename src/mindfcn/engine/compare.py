@@ -13,7 +13,7 @@ import yaml
 
 from mindfcn import runtime
 from mindfcn.config import EvalConfig, TrainConfig, flat
-from mindfcn.data.dataset import SegDataset
+from mindfcn.data.dataset import SegDataset, spread
 from mindfcn.data.mindrecord import count_records
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
@@ -313,7 +313,7 @@ def look_at(rows, val_path, labels, path, progress):
         row.parameters = count_parameters(segmenter.net)
         masks, seconds = [], []
         for _, image, _ in samples[:1] * WARM_UP + samples:
-            logits, taken = timed(segmenter, to_input(image, segmenter.preprocess)[None])
+            logits, taken = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
             masks.append(argmax(logits[0]))
             seconds.append(taken)
         row.seconds = typical(seconds)
@@ -323,11 +323,6 @@ def look_at(rows, val_path, labels, path, progress):
     write_picture(path, sheet([masks_in_a_row(image, masks, labels, name, most=320)
                                for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
-
-
-def spread(count, most):
-    """Up to `most` of the numbers 0..count - 1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def count_parameters(net):
