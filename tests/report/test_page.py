@@ -92,7 +92,8 @@ def curves_of(steps):
 
 def full_page(path, labels, **options):
     settings = {"facts": {"network": "fcn8s"}, "notes": ["a note"], "matrix": counted(len(labels)),
-                "curves": curves_of(20), "galleries": {"Worst images": pictures_of(2, labels)},
+                "sizes": {"small": {"mean IoU": 0.25, "mean pixel accuracy": 0.5, "objects": 7}},
+                "trimap": np.linspace(0.2, 0.5, 10), "curves": curves_of(20), "galleries": {"Worst images": pictures_of(2, labels)},
                 "details": {"Settings": {"optim.lr": 0.05}}}
     return Page(str(path), "Evaluation", labels, **{**settings, **options})
 
@@ -156,12 +157,13 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("options, gone", [
-    ({"matrix": None}, {"metrics", "classes", "confusion"}), ({"curves": ((), ())}, {"curves"}),
+    ({"matrix": None, "sizes": {}, "trimap": ()}, {"metrics", "classes", "confusion", "weaknesses"}),
+    ({"sizes": {}, "trimap": [np.nan] * 10}, {"weaknesses"}), ({"curves": ((), ())}, {"curves"}),
     ({"galleries": {"Worst images": []}}, {None}), ({"details": {}}, {"details"}), ({}, set())])
 def test_what_is_not_known_has_no_section(tmp_path, options, gone):
     found = read(full_page(tmp_path / "report.html", labels_of(3), **options))
     sections = {attributes.get("id") for attributes in found.named("section")}
-    assert sections == {"metrics", "classes", "confusion", "curves", "details", None} - gone
+    assert sections == {"metrics", "classes", "weaknesses", "confusion", "curves", "details", None} - gone
 
 
 # ------------------------------------------------------------------------------------------------- figures
@@ -185,6 +187,19 @@ def test_figures_are_those_of_the_matrix(tmp_path, count):
     widths = [float(re.search(r"width: ([\d.]+)%", attributes["style"])[1]) for attributes in found.named("span")
               if attributes.get("style", "").startswith("width")]
     np.testing.assert_allclose(widths, np.nan_to_num(shown[0]), atol=0.005)
+
+
+def test_sizes_and_bands_are_those_given(tmp_path):
+    labels = labels_of(3)
+    sizes = {"small": {"mean IoU": 0.125, "mean pixel accuracy": 0.25, "objects": 1234},
+             "medium": {"mean IoU": float("nan"), "mean pixel accuracy": float("nan"), "objects": 0},
+             "large": {"mean IoU": 0.5, "mean pixel accuracy": 0.75, "objects": 3}}
+    tree = read(Page(str(tmp_path / "a.html"), "T", labels, matrix=counted(3), sizes=sizes,
+                     trimap=np.array([0.125, 0.25, 0.375])))
+    assert tree.rows["weaknesses"][1:] == [["small", "12.50", "25.00", "1,234"], ["medium", "–", "–", "0"],
+                                           ["large", "50.00", "75.00", "3"]]
+    assert "37.5" in tree.text.split("in the band")[1][:20]
+    assert "weaknesses" not in read(Page(str(tmp_path / "b.html"), "T", labels, matrix=counted(3))).rows
 
 
 def test_cells_are_the_shares_and_the_counts_of_the_matrix(tmp_path):

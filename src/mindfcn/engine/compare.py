@@ -29,7 +29,7 @@ from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.published import published
-from mindfcn.report.tables import ABSENT, text_table
+from mindfcn.report.tables import ABSENT, csv_text, text_table
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import is_state
 
@@ -120,7 +120,7 @@ def compare(config, show=None, progress=None, say=None):
              "Published figures are of other training data, weights, images and devices: compare orders, not numbers."]
     table = "\n".join([text_table(HEADER, cells(rows, 1)), "", *notes])
     write_text(os.path.join(config.out, "table.txt"), table + "\n")
-    write_text(os.path.join(config.out, "table.csv"), as_csv(cells(rows, 4)))
+    write_text(os.path.join(config.out, "table.csv"), csv_text(HEADER, cells(rows, 4)))
     write_text(os.path.join(config.out, "table.md"), as_markdown(cells(rows, 1), notes))
     write_page(page_of(rows, runs, config, labels, notes, pictures))
     return CompareResult(config.out, rows, table)
@@ -361,14 +361,6 @@ def page_of(rows, runs, config, labels, notes, pictures):
 def percent(value, digits):
     """A number, or the sign for none."""
     return ABSENT if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
-def as_csv(lines):
-    """The table for programs; cells without a number are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([HEADER, *([("" if cell == ABSENT else cell) for cell in line] for line in lines)])
-    return text.getvalue()
 
 
 def as_markdown(lines, notes):

@@ -23,12 +23,20 @@ from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, write_text
 from mindfcn.losses import CrossEntropy
-from mindfcn.metrics import PIXEL_ACCURACY, ConfusionMatrix, segmentation_metrics
+from mindfcn.metrics import (
+    MEAN_IOU,
+    MEAN_PIXEL_ACCURACY,
+    PIXEL_ACCURACY,
+    ConfusionMatrix,
+    ObjectSizes,
+    Trimap,
+    segmentation_metrics,
+)
 from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
-from mindfcn.report.plots import save_class_bars, save_confusion
-from mindfcn.report.tables import class_table
+from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
+from mindfcn.report.tables import class_table, csv_text
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import load_weights
 
@@ -42,11 +50,15 @@ class Evaluation:
 
     Attributes:
         matrix: ConfusionMatrix of all pixels.
+        trimap: Trimap, of the pixels near boundaries.
+        sizes: ObjectSizes.
         names: file names, in the records' order.
         scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
         seconds: median time from a photograph in memory to its mask.
     """
     matrix: ConfusionMatrix
+    trimap: Trimap
+    sizes: ObjectSizes
     names: list
     scores: np.ndarray
     seconds: float
@@ -77,7 +89,7 @@ class EvalResult:
     seconds: Optional[float] = None
 
 
-def evaluate_network(segment, dataset, num_classes, progress=None, stop=None):
+def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, background=None):
     """Every image of an evaluation data set at native size, each pixel counted once.
 
     Where processes share the data set (its `rank_size` says so), each sees every `rank_size`-th record, and all return
@@ -89,6 +101,7 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None):
         num_classes: classes.
         progress: wraps an iterable of batches and its length.
         stop: function, asked before each image; None is returned when it says true to any process.
+        background: a class that has no objects (see ObjectSizes).
 
     Returns:
         Evaluation, or None.
@@ -99,30 +112,35 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None):
     runtime.pynative_mode()
     shared = dataset.rank_size > 1
     with runtime.together() if shared else contextlib.nullcontext():
-        matrix, share, seconds, stopped = _evaluate_share(segment, dataset, num_classes, progress, stop)
+        counters = ConfusionMatrix(num_classes), Trimap(num_classes), ObjectSizes(num_classes, background)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, progress, stop)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
-    matrix.counts = add_up(matrix.counts)
+    for counter in counters:
+        counter.counts = add_up(counter.counts)
     scores = np.zeros(dataset.count)
     scores[dataset.rank::dataset.rank_size] = share
-    return Evaluation(matrix, dataset.names(), add_up(scores), typical(seconds))
+    return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds))
 
 
-def _evaluate_share(segment, dataset, num_classes, progress, stop):
-    """(ConfusionMatrix, mean IoUs, seconds, whether it was stopped) of this process's records."""
-    matrix, scores, seconds = ConfusionMatrix(num_classes), [], []
+def _evaluate_share(segment, dataset, counters, progress, stop):
+    """Count this process's records. Returns (their mean IoUs, seconds, whether it was stopped)."""
+    matrix, *others = counters
+    scores, seconds = [], []
     pairs = dataset.photographs()
     with runtime.user_errors():
         for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
             if stop and stop():
-                return matrix, scores, seconds, True
-            single = ConfusionMatrix(num_classes)
+                return scores, seconds, True
+            single = ConfusionMatrix(matrix.num_classes)
             (mask, _), taken = timed(segment, image)
             single.counts = matrix.update(mask, truth)
+            for other in others:
+                other.update(mask, truth)
             scores.append(single.mean_iou())
             seconds.append(taken)
-    return matrix, scores, seconds, False
+    return scores, seconds, False
 
 
 def timed(function, argument):
@@ -160,7 +178,7 @@ def network_text(card):
 
 
 def evaluate(config, progress=None, say=None):
-    """Evaluate a checkpoint; write metrics.json, classes.txt, confusion.png, classes.png, worst/, best/, report.html.
+    """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
     Args:
         config: EvalConfig.
@@ -199,7 +217,7 @@ def evaluate(config, progress=None, say=None):
         return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
                          rank_size=runtime.rank_size(), most=config.images)
-    evaluation = evaluate_network(segment, dataset, len(card.labels), progress)
+    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
 
 
@@ -225,11 +243,16 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
     write_text(os.path.join(out, "classes.txt"), table + "\n")
     save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
     save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+    sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
+    save_trimap(os.path.join(out, "trimap.png"), bands, matrix.mean_iou())
+    write_text(os.path.join(out, "sizes.csv"), csv_text(
+        ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
+    write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
     order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
     shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
     page.galleries = {f"{kind.capitalize()} images": write_pictures(
         os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
-    page.matrix = matrix
+    page.matrix, page.sizes, page.trimap = matrix, sizes, bands
     page.facts |= {"images": f"{result.images:,}",
                    "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
     write_page(page)
@@ -237,6 +260,7 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
     save_json(os.path.join(out, "metrics.json"), {
         "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
         "seconds per image": evaluation.seconds,
+        "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
         "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
         "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
         "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
