@@ -90,10 +90,13 @@ def curves_of(steps):
             [(steps, {"pixel accuracy": 0.75, "mean IoU": 0.5})])
 
 
+WEAK = {"sizes": {"small": {"mean IoU": 0.25, "mean pixel accuracy": 0.5, "objects": 7}},
+        "trimap": np.linspace(0.2, 0.5, 10)}
+
+
 def full_page(path, labels, **options):
     settings = {"facts": {"network": "fcn8s"}, "notes": ["a note"], "matrix": counted(len(labels)),
-                "sizes": {"small": {"mean IoU": 0.25, "mean pixel accuracy": 0.5, "objects": 7}},
-                "trimap": np.linspace(0.2, 0.5, 10), "curves": curves_of(20), "galleries": {"Worst images": pictures_of(2, labels)},
+                "curves": curves_of(20), "galleries": {"Worst images": pictures_of(2, labels)},
                 "details": {"Settings": {"optim.lr": 0.05}}}
     return Page(str(path), "Evaluation", labels, **{**settings, **options})
 
@@ -157,9 +160,10 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("options, gone", [
-    ({"matrix": None, "sizes": {}, "trimap": ()}, {"metrics", "classes", "confusion", "weaknesses"}),
-    ({"sizes": {}, "trimap": [np.nan] * 10}, {"weaknesses"}), ({"curves": ((), ())}, {"curves"}),
-    ({"galleries": {"Worst images": []}}, {None}), ({"details": {}}, {"details"}), ({}, set())])
+    ({"matrix": None, **WEAK, "trimap": ()}, {"metrics", "classes", "confusion"}),
+    ({"trimap": [np.nan] * 10}, {"weaknesses"}), (WEAK, set()), ({"curves": ((), ()), **WEAK}, {"curves"}),
+    ({"galleries": {"Worst images": []}, **WEAK}, {None}), ({"details": {}, **WEAK}, {"details"}),
+    ({}, {"weaknesses"})])
 def test_what_is_not_known_has_no_section(tmp_path, options, gone):
     found = read(full_page(tmp_path / "report.html", labels_of(3), **options))
     sections = {attributes.get("id") for attributes in found.named("section")}
@@ -356,7 +360,8 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     galleries = {"Worst images": [flat_picture("wide" * 30 + ".jpg", 40, 60), flat_picture("high.jpg", 600, 200)],
                  "Best images": [flat_picture("large.jpg", 500, 700)]}
-    evaluation = full_page(folder / "evaluation.html", SHADES, galleries=galleries, facts={"records": "/long" * 40})
+    evaluation = full_page(folder / "evaluation.html", SHADES, galleries=galleries, facts={"records": "/long" * 40},
+                           **WEAK)
     networks = [f"fcn{number}s_vgg16_bn" for number in (32, 16, 8)]
     comparison = Page(str(folder / "comparison.html"), "Comparison", SHADES, scores=dict.fromkeys(networks, 0.5),
                       table=(("network", *"abcdefgh"), [((name, *8 * ["1000.00"]), False) for name in networks]),
