@@ -41,8 +41,8 @@ VERBS = {
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
-WORDS = {"prepare": ("download",), "predict": ("images",), "export": ("photos",), "describe": ("name",),
-         "labels": ("masks", "names"), "inspect": ("data",)}
+WORDS = {"prepare": ("download",), "predict": ("images", "scales"), "eval": ("scales",), "export": ("photos",),
+         "describe": ("name",), "labels": ("masks", "names"), "inspect": ("data",)}
 USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
          "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ", "describe": "name ",
          "labels": "--from FOLDER ", "inspect": "data "}
@@ -119,6 +119,9 @@ def _verb_parser(name, config):
     parser.add_class_arguments(config, skip=set(words))
     if "images" in words:
         parser.add_argument("images", nargs="+", type=str, help="image files, folders or glob patterns")
+    if "scales" in words:
+        parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
+                            help="sizes at which the network sees each photograph; probabilities are averaged")
     if "photos" in words:
         parser.add_argument("--photos", nargs="+", type=str, default=[],
                             help="compare on these files, folders or glob patterns; on a random image if none")
@@ -359,7 +362,7 @@ def _show(result):
         say(result.table)
     if result.protocol == "course":
         say("course protocol: random crops of the records given, last batch dropped; not comparable with other figures")
-    speed = f", {1000 * result.seconds:.1f} ms each in the network (median)" if result.seconds else ""
+    speed = f", {1000 * result.seconds:.1f} ms each (median)" if result.seconds else ""
     say(f"{result.images} images{speed}")
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")

@@ -239,6 +239,13 @@ class EvalConfig:
         protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
         worst: images with the lowest IoU to show side by side
         best: images with the highest IoU to show, of those that are not among the worst
+        images: evaluate on so many records, evenly spread over all; 0 takes all
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         device: where to compute; auto takes what MindSpore was built for
         model: network name for a checkpoint without a card (official ones)
         precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -250,6 +257,12 @@ class EvalConfig:
     protocol: Literal["native", "course"] = "native"
     worst: int = 8
     best: int = 8
+    images: int = 0
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -267,6 +280,12 @@ class PredictConfig:
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
         device: where to compute; auto takes what the runtime was built for
         model: network name for a checkpoint without a card (official ones)
@@ -278,6 +297,11 @@ class PredictConfig:
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"

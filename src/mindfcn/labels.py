@@ -57,6 +57,11 @@ class LabelSet:
     def __len__(self):
         return len(self.names)
 
+    @property
+    def background(self):
+        """Number of the class called background, which is no object; None where there is none."""
+        return self.names.index("background") if "background" in self.names else None
+
     def palette(self):
         """(256, 3) uint8 RGB: the class colours, VOC's colours for every number beyond them."""
         palette = voc_palette()

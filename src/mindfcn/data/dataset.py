@@ -36,6 +36,7 @@ class SegDataset:
         preprocess: normalisation that belongs to the weights.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
+        most: take so many records only, evenly spread over all; 0 takes all.
 
     Raises:
         UserError: no such records, fewer than one batch of them, or settings that cannot be.
@@ -44,7 +45,7 @@ class SegDataset:
     def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
                  max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
                  num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
-                 skip_batches=0, rank=0, rank_size=1):
+                 skip_batches=0, rank=0, rank_size=1, most=0):
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -54,7 +55,9 @@ class SegDataset:
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.files = record_files(data_file)
-        self.count = count_records(data_file)
+        count = count_records(data_file)
+        self.taken = spread(count, most) if most else range(count)
+        self.count = len(self.taken)
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.max_scale = max_scale
@@ -120,19 +123,20 @@ class SegDataset:
     def get_dataset(self):
         """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
         if not self.training:
-            return self._evaluation_dataset()
+            return self._evaluation_dataset(self._native).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
         # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
         dataset.dataset_size = self.steps_per_epoch
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
-    def _evaluation_dataset(self):
-        dataset = ds.MindDataset(self.files, columns_list=["data", "label"], num_parallel_workers=self.num_readers,
-                                 **_in_order(None if self.rank_size == 1 else list(self._share())))
-        dataset = dataset.map(self._native, ["data", "label"], ["data", "label"],
-                              num_parallel_workers=self.num_parallel_calls)
-        return dataset.batch(1)
+    def photographs(self):
+        """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
+        return self._evaluation_dataset(_decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+    def _evaluation_dataset(self, read):
+        dataset = self._rows(["data", "label"], None if self.rank_size == 1 else self._share())
+        return dataset.map(read, ["data", "label"], ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
     def _share(self):
         """The records that this device evaluates."""
@@ -160,9 +164,19 @@ class SegDataset:
                                   self.preprocess, self.ignore_label, self.flip, out)
 
     def _read(self, columns, records=None):
-        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
-                                 **_in_order(records))
-        return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        return self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+    def _rows(self, columns, records=None):
+        """Columns of some records, by their numbers among those taken, or of all of these."""
+        all_of_them = records is None and isinstance(self.taken, range)
+        order = {"shuffle": False} if all_of_them else {"sampler": ds.SubsetSampler(
+            [self.taken[record] for record in (range(self.count) if records is None else records)])}
+        return ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
+
+
+def spread(count, most):
+    """Up to `most` of the numbers 0..count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 class _Epochs:
@@ -188,11 +202,6 @@ class _Epochs:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
-
-
-def _in_order(records):
-    """Arguments of MindDataset: some records, by their numbers, or all."""
-    return {"shuffle": False} if records is None else {"sampler": ds.SubsetSampler(records)}
 
 
 def _bytes(column):

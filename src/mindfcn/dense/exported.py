@@ -19,6 +19,7 @@ class OnnxSegmenter:
 
     Attributes:
         card: Card of the network.
+        preprocess: how its input is normalised.
 
     Raises:
         UserError: the package onnxruntime is not installed, or was not built for that device; the file is missing,
@@ -52,6 +53,7 @@ class OnnxSegmenter:
             raise UserError(f"{path} has no card of its classes and preprocessing: it was not written by mindfcn "
                             "export; write it with mindfcn export")
         self.card = Card.from_json(texts[CARD], path)
+        self.preprocess = self.card.preprocess
 
     def __call__(self, image, probabilities=False):
         """Segment one photograph of any size, (H, W, 3) uint8 BGR.
@@ -59,7 +61,7 @@ class OnnxSegmenter:
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
         """
-        logits = self.logits(to_input(image, self.card.preprocess)[None])[0]
+        logits = self.logits(to_input(image, self.preprocess)[None])[0]
         return argmax(logits), softmax(logits) if probabilities else None
 
     def logits(self, batch):

@@ -186,7 +186,7 @@ class Keeper(Callback):
         """Evaluate, note the metrics, and keep the best checkpoint."""
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received)
+                                      lambda: self.signals.received, self.card.labels.background)
         ms.set_context(mode=mode)
         self.step.set_train()
         if evaluation is None:

@@ -13,7 +13,7 @@ import yaml
 
 from mindfcn import runtime
 from mindfcn.config import EvalConfig, TrainConfig, flat
-from mindfcn.data.dataset import SegDataset
+from mindfcn.data.dataset import SegDataset, spread
 from mindfcn.data.mindrecord import count_records
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
@@ -29,7 +29,7 @@ from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.published import published
-from mindfcn.report.tables import ABSENT, text_table
+from mindfcn.report.tables import ABSENT, csv_text, text_table
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import is_state
 
@@ -120,7 +120,7 @@ def compare(config, show=None, progress=None, say=None):
              "Published figures are of other training data, weights, images and devices: compare orders, not numbers."]
     table = "\n".join([text_table(HEADER, cells(rows, 1)), "", *notes])
     write_text(os.path.join(config.out, "table.txt"), table + "\n")
-    write_text(os.path.join(config.out, "table.csv"), as_csv(cells(rows, 4)))
+    write_text(os.path.join(config.out, "table.csv"), csv_text(HEADER, cells(rows, 4)))
     write_text(os.path.join(config.out, "table.md"), as_markdown(cells(rows, 1), notes))
     write_page(page_of(rows, runs, config, labels, notes, pictures))
     return CompareResult(config.out, rows, table)
@@ -313,7 +313,7 @@ def look_at(rows, val_path, labels, path, progress):
         row.parameters = count_parameters(segmenter.net)
         masks, seconds = [], []
         for _, image, _ in samples[:1] * WARM_UP + samples:
-            logits, taken = timed(segmenter, to_input(image, segmenter.preprocess)[None])
+            logits, taken = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
             masks.append(argmax(logits[0]))
             seconds.append(taken)
         row.seconds = typical(seconds)
@@ -323,11 +323,6 @@ def look_at(rows, val_path, labels, path, progress):
     write_picture(path, sheet([masks_in_a_row(image, masks, labels, name, most=320)
                                for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
-
-
-def spread(count, most):
-    """Up to `most` of the numbers 0..count - 1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def count_parameters(net):
@@ -366,14 +361,6 @@ def page_of(rows, runs, config, labels, notes, pictures):
 def percent(value, digits):
     """A number, or the sign for none."""
     return ABSENT if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
-def as_csv(lines):
-    """The table for programs; cells without a number are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([HEADER, *([("" if cell == ABSENT else cell) for cell in line] for line in lines)])
-    return text.getvalue()
 
 
 def as_markdown(lines, notes):

@@ -335,7 +335,8 @@ def final_evaluation(run_dir, keeper, best):
         load_weights(keeper.segmenter.net, load_checkpoint(best)[0], best)
     runtime.pynative_mode()
     evaluation = keeper.best or evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels),
-                                                 keeper.progress, lambda: keeper.signals.received)
+                                                 keeper.progress, lambda: keeper.signals.received,
+                                                 keeper.card.labels.background)
     if evaluation is None or not keeper.writes:
         return None
     page = dataclasses.replace(keeper.page, curves=run_dir.draw_curves())
