@@ -27,7 +27,7 @@ from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
-from mindfcn.report.page import REPORT, Page, picture, write_page
+from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
 from mindfcn.report.tables import ABSENT, text_table
 from mindfcn.weights.checkpoint import load_checkpoint
@@ -35,6 +35,8 @@ from mindfcn.weights.surgery import is_state
 
 # Photographs that the networks are timed on, and those of them that are shown, evenly spread over the records.
 TIMED, SHOWN = 20, 5
+# Beneath the networks' masks, which are named by their labels.
+TRUTH = "truth"
 METRICS = EVALUATION[2:]
 HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
 # Settings of a run that change nothing in its figures.
@@ -144,6 +146,8 @@ def plan(config):
         split_name(variant.name)
         if not re.fullmatch(r"\w[\w.+ -]*", variant.label):
             raise UserError(f"{where}: a label names a folder; use letters, digits, and _ . + -")
+        if variant.label in (PHOTOGRAPH, TRUTH):
+            raise UserError(f"{where}: the report shows photograph and truth under these names; choose another `label`")
         if variant.label in folders:
             raise UserError(f"{where}: two variants have this label; give each its own `label`")
         if variant.checkpoint and (variant.pretrained or variant.settings):
@@ -306,7 +310,7 @@ def look_at(rows, val_path, labels, path, progress):
     samples = [(name, decode_image(image, name), truth)
                for name, image, truth in dataset.samples(spread(dataset.count, TIMED))]
     chosen = spread(len(samples), SHOWN)
-    shown = [{"truth": samples[number][2]} for number in chosen]
+    shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
     for row in progress(rows, len(rows)) if progress else rows:
         segmenter, _ = load_segmenter(row.checkpoint, row.name)
