@@ -7,12 +7,13 @@ import json
 import os
 import re
 import typing
+from typing import Optional
 
 import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.config import EvalConfig, TrainConfig, flat
+from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import count_records
 from mindfcn.data.samples import decode_image
@@ -23,6 +24,7 @@ from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes, write_text
+from mindfcn.hooks import Progress, Say, Show
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
@@ -40,7 +42,7 @@ TRUTH = "truth"
 METRICS = EVALUATION[2:]
 HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
 # Settings of a run that change nothing in its figures.
-INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "device", "augment.workers")
+INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
 
 
 @dataclasses.dataclass
@@ -83,7 +85,8 @@ class CompareResult:
     signal: typing.Optional[int] = None
 
 
-def compare(config, show=None, progress=None, say=None):
+def compare(config: CompareConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
+            say: Optional[Say] = None) -> CompareResult:
     """Train each network that has no finished run in `out` yet, then put all of them into one table.
 
     Args:
@@ -108,7 +111,7 @@ def compare(config, show=None, progress=None, say=None):
         raise UserError(f"{train_path} has no validation records beside it; prepare records with a validation split")
     rehearse(runs, device, train_path, val_path, labels)
     write_text(os.path.join(config.out, "settings.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    rows = []
+    rows: list[Row] = []
     for number, (variant, run) in enumerate(runs, 1):
         say(f"network {number} of {len(runs)}: {variant.label}")
         row, signal = result_of(variant, run, val_path, config, show, progress, say)
