@@ -292,6 +292,19 @@ def _bar(iterable=None, total=None, unit="image", **options):
     return tqdm(iterable, total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options)
 
 
+class _Lines:
+    """stderr for a progress bar in a log: what would be drawn over the last state becomes a line of its own."""
+
+    def write(self, text):
+        """Write it without the bar's way back to the line's beginning."""
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self):
+        """Write what waits."""
+        sys.stderr.flush()
+
+
 class TrainingBar:
     """Loss, learning rate, speed and time left, on one line of a terminal; every so often a line in a log."""
 
@@ -299,14 +312,22 @@ class TrainingBar:
         """Open the bar at step `first`."""
         self.close()
         self.steps_per_epoch = steps_per_epoch
+        pace = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 30, "file": _Lines()}
         self.bar = tqdm(total=steps_per_epoch * epochs, initial=first, unit="step", dynamic_ncols=True, leave=False,
-                        mininterval=0.5 if sys.stderr.isatty() else 30)
+                        **pace)
+        self.score = ""
 
     def __call__(self, step, epoch, loss, rate, speed):
-        self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s", refresh=False)
+        self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s{self.score}",
+                                 refresh=False)
         self.bar.update(step - self.bar.n)
         if self.bar.n == self.bar.total:
             self.close()
+
+    def evaluated(self, step, metrics):
+        """The last mean IoU stays to be seen."""
+        from mindfcn.metrics import MEAN_IOU
+        self.score = f" mIoU {metrics[MEAN_IOU]:.3f}"
 
     def close(self):
         """Take the bar away, so that what follows begins on its own line."""

@@ -210,6 +210,7 @@ class TrainConfig:
         seed: weights, augmentation and dropout follow from it
         eval_every: epochs between evaluations on the validation records; 0: only at the end
         keep: newest checkpoints kept besides the best
+        tensorboard: write loss, learning rate, speed and metrics for TensorBoard, too, into `run_dir`/tensorboard
         data: what to learn from
         augment: training crops
         model: the network
@@ -222,6 +223,7 @@ class TrainConfig:
     seed: int = 1
     eval_every: int = 1
     keep: int = 2
+    tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

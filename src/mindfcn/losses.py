@@ -1,5 +1,8 @@
 """The loss of a dense prediction."""
 
+from collections.abc import Sequence
+from typing import Optional
+
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
@@ -31,7 +34,8 @@ class CrossEntropy(nn.Cell):
         ValueError: another reduction, `keep` outside 0..1 (0 excluded), or weights below 0 or not finite.
     """
 
-    def __init__(self, ignore_label=255, reduction="mean", keep=1.0, cell=32, seed=1, class_weights=None):
+    def __init__(self, ignore_label: int = 255, reduction: str = "mean", keep: float = 1.0, cell: int = 32,
+                 seed: int = 1, class_weights: Optional[Sequence[float]] = None) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction {reduction!r}: must be mean or sum")
@@ -42,12 +46,12 @@ class CrossEntropy(nn.Cell):
         self.keep = keep
         self.cell = cell
         self.seed = seed
+        self.class_weights = None
         if class_weights is not None:
-            class_weights = np.asarray(class_weights, np.float32)
-            if class_weights.ndim != 1 or not (np.isfinite(class_weights) & (class_weights >= 0)).all():
-                raise ValueError(f"class weights {class_weights}: must be one finite number from 0 a class")
-            class_weights = ms.Tensor(class_weights)
-        self.class_weights = class_weights
+            weights = np.asarray(class_weights, np.float32)
+            if weights.ndim != 1 or not (np.isfinite(weights) & (weights >= 0)).all():
+                raise ValueError(f"class weights {weights}: must be one finite number from 0 a class")
+            self.class_weights = ms.Tensor(weights)
         if keep < 1:
             self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="loss.step", requires_grad=False)
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -107,6 +108,21 @@ def assert_same_run(one, other):
         assert_same_checkpoint(one / "checkpoints" / name, other / "checkpoints" / name)
 
 
+def assert_events_are_the_tables(run_dir):
+    """TensorBoard's own reader finds every row once, the earlier ones of a run that went on among them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+    read = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    groups = {"train": (run_dir / "log.csv", LOG), "evaluation": (run_dir / "evaluation.csv", EVALUATION)}
+    assert sorted(read.Tags()["tensors"]) == sorted(f"{group}/{name}" for group, (_, header) in groups.items()
+                                                    for name in header[2:])
+    for group, (path, header) in groups.items():
+        for name in header[2:]:
+            events = [(event.step, make_ndarray(event.tensor_proto).item())
+                      for event in read.Tensors(f"{group}/{name}")]
+            assert events == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in table(path)]
+
+
 def checkpoints(run_dir):
     return sorted(os.listdir(run_dir / "checkpoints"))
 
@@ -192,7 +208,8 @@ def test_the_best_checkpoint_is_the_best(whole):
     pytest.param(PAPER, (3 * STEPS,), id="paper-epoch", marks=long)], indirect=["whole"])
 def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records, tmp_path):
     options, folder = whole
-    config = settings(sample_records, tmp_path, keep=3, **options)
+    has_tensorboard = bool(importlib.util.find_spec("tensorboard"))
+    config = settings(sample_records, tmp_path, keep=3, tensorboard=has_tensorboard, **options)
     for stop in stops:
         result = train(config, StopAt(stop))
         assert (result.signal, result.epoch, result.evaluation) == (signal.SIGTERM, stop // STEPS, None)
@@ -206,6 +223,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records
         config = dataclasses.replace(config, resume=True)
     assert train(config).epoch == EPOCHS
     assert_same_run(folder, tmp_path)
+    if has_tensorboard:
+        assert_events_are_the_tables(tmp_path)
     assert f" of {EPOCHS}." not in (tmp_path / "report.html").read_text()
     weights, card, state = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     counters = [int(weights[name][0]) for name in weights if is_state(name)]
@@ -270,6 +289,13 @@ def test_another_seed_gives_other_bits(whole, sample_records, tmp_path):
     one = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")[0]
     other = load_checkpoint(folder / "checkpoints" / "last.ckpt")[0]
     assert not np.array_equal(one["conv1.0.weight"], other["conv1.0.weight"])
+
+
+def test_tensorboard_is_asked_for_before_anything_is_done(sample_records, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UserError, match=r"tensorboard is not installed; pip install 'mindfcn\[tensorboard\]'"):
+        train(settings(sample_records, tmp_path / "run", tensorboard=True))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("change, words", [

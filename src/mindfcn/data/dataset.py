@@ -4,6 +4,8 @@ import collections
 import concurrent.futures
 import itertools
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Optional
 
 import mindspore.dataset as ds
 import numpy as np
@@ -13,6 +15,7 @@ from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.mindrecord import count_records, record_files
 from mindfcn.data.samples import decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
 
 
@@ -42,10 +45,12 @@ class SegDataset:
         UserError: no such records, fewer than one batch of them, or settings that cannot be.
     """
 
-    def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
-                 max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
-                 num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
-                 skip_batches=0, rank=0, rank_size=1, most=0):
+    def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
+                 data_file: FilePath = "", batch_size: int = 32, crop_size: int = 512, max_scale: float = 2.0,
+                 min_scale: float = 0.5, ignore_label: int = 255, num_classes: int = 21, num_readers: int = 2,
+                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, seed: Optional[int] = None,
+                 preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
+                 rank_size: int = 1, most: int = 0) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -84,27 +89,27 @@ class SegDataset:
             return len(self._share())
         return self.count // self.rank_size // self.batch_size
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """(n,) int64: the records of an epoch, in the order in which this device sees them."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
-    def batch_names(self, epoch, step):
+    def batch_names(self, epoch: int, step: int) -> list[str]:
         """File names of the batch at `step` (from 0) of `epoch` (from 0)."""
         records = self.order(epoch)[step * self.batch_size:(step + 1) * self.batch_size].tolist()
         return [str(name) for name, in self._read(["file_name"], records)]
 
-    def names(self):
+    def names(self) -> list[str]:
         """File names of all records, in their order."""
         return [str(name) for name, in self._read(["file_name"])]
 
-    def samples(self, records):
+    def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
         """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
             yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask")
 
-    def class_counts(self):
+    def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, those of other devices among them."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
@@ -112,7 +117,7 @@ class SegDataset:
             counts.add(histogram(mask))
         return counts
 
-    def preprocess_dataset(self, image, label, random=np.random):
+    def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
         Returns:
@@ -120,7 +125,7 @@ class SegDataset:
         """
         return self._crop(image, label, random) if self.crop_size else self._native(image, label)
 
-    def get_dataset(self):
+    def get_dataset(self) -> ds.Dataset:
         """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
         if not self.training:
             return self._evaluation_dataset(self._native).batch(1)
@@ -130,7 +135,7 @@ class SegDataset:
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
-    def photographs(self):
+    def photographs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
         return self._evaluation_dataset(_decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
 

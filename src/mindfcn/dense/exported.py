@@ -1,9 +1,13 @@
 """An exported network in ONNX Runtime: the whole image at once, without MindSpore."""
 
 import os
+from typing import Optional
+
+import numpy as np
 
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.logits import argmax, softmax
 from mindfcn.weights.card import CARD, Card
 
@@ -26,7 +30,7 @@ class OnnxSegmenter:
             damaged, or has no card.
     """
 
-    def __init__(self, path, device="auto"):
+    def __init__(self, path: FilePath, device: str = "auto") -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -55,7 +59,7 @@ class OnnxSegmenter:
         self.card = Card.from_json(texts[CARD], path)
         self.preprocess = self.card.preprocess
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph of any size, (H, W, 3) uint8 BGR.
 
         Returns:
@@ -64,6 +68,6 @@ class OnnxSegmenter:
         logits = self.logits(to_input(image, self.preprocess)[None])[0]
         return argmax(logits), softmax(logits) if probabilities else None
 
-    def logits(self, batch):
+    def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
         return self.session.run(None, {"image": batch})[0]

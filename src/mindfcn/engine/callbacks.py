@@ -65,7 +65,7 @@ class Log(Callback):
         rates: (updates,) learning rates.
         step: TrainStep.
         batch_size: images per step, over all devices.
-        show: function (step, epoch, loss, learning rate, images per second), or None.
+        show: as in `train`, or None.
 
     Raises:
         UserError: the loss is not finite; names the step and the batch.
@@ -192,6 +192,8 @@ class Keeper(Callback):
         if evaluation is None:
             return
         metrics = evaluation.metrics
+        if hasattr(self.log.show, "evaluated"):
+            self.log.show.evaluated(self.step.batches, metrics)
         if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import typing
+from typing import Optional
 
 import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.config import EvalConfig, TrainConfig, flat
+from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset, spread
 from mindfcn.data.mindrecord import count_records
 from mindfcn.data.samples import decode_image
@@ -23,11 +24,12 @@ from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes, write_text
+from mindfcn.hooks import Progress, Say, Show
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
-from mindfcn.report.page import REPORT, Page, picture, write_page
+from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
 from mindfcn.report.tables import ABSENT, csv_text, text_table
 from mindfcn.weights.checkpoint import load_checkpoint
@@ -35,10 +37,12 @@ from mindfcn.weights.surgery import is_state
 
 # Photographs that the networks are timed on, and those of them that are shown, evenly spread over the records.
 TIMED, SHOWN = 20, 5
+# Beneath the networks' masks, which are named by their labels.
+TRUTH = "truth"
 METRICS = EVALUATION[2:]
 HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
 # Settings of a run that change nothing in its figures.
-INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "device", "augment.workers")
+INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
 
 
 @dataclasses.dataclass
@@ -81,7 +85,8 @@ class CompareResult:
     signal: typing.Optional[int] = None
 
 
-def compare(config, show=None, progress=None, say=None):
+def compare(config: CompareConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
+            say: Optional[Say] = None) -> CompareResult:
     """Train each network that has no finished run in `out` yet, then put all of them into one table.
 
     Args:
@@ -106,7 +111,7 @@ def compare(config, show=None, progress=None, say=None):
         raise UserError(f"{train_path} has no validation records beside it; prepare records with a validation split")
     rehearse(runs, device, train_path, val_path, labels)
     write_text(os.path.join(config.out, "settings.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    rows = []
+    rows: list[Row] = []
     for number, (variant, run) in enumerate(runs, 1):
         say(f"network {number} of {len(runs)}: {variant.label}")
         row, signal = result_of(variant, run, val_path, config, show, progress, say)
@@ -144,6 +149,8 @@ def plan(config):
         split_name(variant.name)
         if not re.fullmatch(r"\w[\w.+ -]*", variant.label):
             raise UserError(f"{where}: a label names a folder; use letters, digits, and _ . + -")
+        if variant.label in (PHOTOGRAPH, TRUTH):
+            raise UserError(f"{where}: the report shows photograph and truth under these names; choose another `label`")
         if variant.label in folders:
             raise UserError(f"{where}: two variants have this label; give each its own `label`")
         if variant.checkpoint and (variant.pretrained or variant.settings):
@@ -306,7 +313,7 @@ def look_at(rows, val_path, labels, path, progress):
     samples = [(name, decode_image(image, name), truth)
                for name, image, truth in dataset.samples(spread(dataset.count, TIMED))]
     chosen = spread(len(samples), SHOWN)
-    shown = [{"truth": samples[number][2]} for number in chosen]
+    shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
     for row in progress(rows, len(rows)) if progress else rows:
         segmenter, _ = load_segmenter(row.checkpoint, row.name)

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import flat
+from mindfcn.config import EvalConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.data.samples import decode_image
@@ -22,6 +22,7 @@ from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, write_text
+from mindfcn.hooks import FilePath, Progress, Say
 from mindfcn.losses import CrossEntropy
 from mindfcn.metrics import (
     MEAN_IOU,
@@ -37,6 +38,7 @@ from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
 from mindfcn.report.tables import class_table, csv_text
+from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import load_weights
 
@@ -157,7 +159,8 @@ def typical(seconds):
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))
 
 
-def load_segmenter(checkpoint, default_model=None, precision="auto"):
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
+                   precision: str = "auto") -> tuple[Segmenter, Card]:
     """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
     dtype = layer_type(precision, ms.get_context("device_target"))
     weights, card, _ = load_checkpoint(checkpoint, default_model)
@@ -177,7 +180,7 @@ def network_text(card):
     return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
 
 
-def evaluate(config, progress=None, say=None):
+def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
     """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
     Args:

@@ -7,6 +7,7 @@
     curves.png          both, drawn
     report.html         all of this on one page, written anew after each epoch
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
+    tensorboard/        both tables for TensorBoard, on request
     evaluation/         what `eval` says of the best checkpoint
 """
 
@@ -24,6 +25,7 @@ import yaml
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes, write_text
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.events import Events
 from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
 from mindfcn.runtime import versions
@@ -38,9 +40,10 @@ class RunDir:
     Args:
         path: the folder.
         keep: checkpoints kept, the newest ones.
+        tensorboard: write the tables' figures for TensorBoard, too.
     """
 
-    def __init__(self, path, keep=2):
+    def __init__(self, path, keep=2, tensorboard=False):
         self.path = path
         self.keep = max(1, keep)
         self.last = os.path.join(path, "checkpoints", "last.ckpt")
@@ -50,6 +53,8 @@ class RunDir:
         self.evaluation = os.path.join(path, "evaluation")
         self.settings = os.path.join(path, "settings.yaml")
         self.report = os.path.join(path, REPORT)
+        self.tensorboard = os.path.join(path, "tensorboard")
+        self.wants_events, self.events = tensorboard, None
 
     def begin(self, config):
         """Make the folder for a new run and save its settings.
@@ -61,7 +66,7 @@ class RunDir:
             if not config.overwrite:
                 raise UserError(f"{self.path} holds an earlier run; go on with --resume true, "
                                 "begin anew with --overwrite true, or choose another --run_dir")
-            for entry in ("checkpoints", "evaluation"):
+            for entry in ("checkpoints", "evaluation", "tensorboard"):
                 shutil.rmtree(os.path.join(self.path, entry), ignore_errors=True)
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self.report)
@@ -69,6 +74,7 @@ class RunDir:
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
         write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
         write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        self.begin_events()
 
     def rewind(self, step):
         """Forget the rows after a step: those of a resumed run take their place."""
@@ -79,14 +85,37 @@ class RunDir:
             writer.writeheader()
             writer.writerows(rows)
             write_text(path, text.getvalue())
+        self.begin_events()
+
+    def begin_events(self):
+        """Write both tables, as they are by now, for TensorBoard, where it is wanted; further rows follow."""
+        if self.wants_events:
+            self.events = Events(self.tensorboard)
+            self._note("train", LOG, [row.values() for row in _rows(self.log)])
+            self._note("evaluation", EVALUATION, [row.values() for row in _rows(self.evaluations)])
+
+    def _note(self, group, header, rows):
+        """Rows of a table whose first two columns are step and epoch -> events."""
+        if self.events:
+            for step, _, *values in rows:
+                self.events.add(group, int(step), dict(zip(header[2:], map(float, values))))
+            self.events.flush()
+
+    def close(self):
+        """The run ends, for now."""
+        if self.events:
+            self.events.close()
 
     def add_steps(self, rows):
         """Append rows of LOG."""
         _append(self.log, rows)
+        self._note("train", LOG, rows)
 
     def add_evaluation(self, step, epoch, metrics):
         """Append one evaluation."""
-        _append(self.evaluations, [[step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]])
+        row = [step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]
+        _append(self.evaluations, [row])
+        self._note("evaluation", EVALUATION, [row])
 
     def evaluated(self, step):
         """Whether an evaluation at that step is noted."""

@@ -1,6 +1,8 @@
 """The verb train: settings in, a trained network and its run directory out."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 from typing import Optional
@@ -9,7 +11,7 @@ import mindspore as ms
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import flat
+from mindfcn.config import TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
@@ -20,6 +22,7 @@ from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
 from mindfcn.errors import UserError
+from mindfcn.hooks import Progress, Say, Show
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
@@ -53,7 +56,8 @@ class TrainResult:
     epoch: int
 
 
-def train(config, show=None, progress=None, say=None):
+def train(config: TrainConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
+          say: Optional[Say] = None) -> TrainResult:
     """Train as the settings say; make the records first where they are missing.
 
     Of several processes, each trains on its share of the records and evaluates its share of the images; the first one
@@ -62,7 +66,8 @@ def train(config, show=None, progress=None, say=None):
     Args:
         config: TrainConfig.
         show: function (step, epoch, loss, learning rate, images per second), told of every step; its attribute
-            `begin` is called with (steps per epoch, epochs, first step).
+            `begin` is called with (steps per epoch, epochs, first step), and `evaluated`, where it has one, with
+            (step, {metric: value}). LiveCurve() draws curves in a notebook.
         progress: wraps an iterable and its length.
         say: function (line of text).
 
@@ -78,7 +83,7 @@ def train(config, show=None, progress=None, say=None):
     if not say or not writes:
         say = _silent
     train_path, val_path, labels = find_records(config.data, progress, say)
-    run_dir = RunDir(config.run_dir, config.keep)
+    run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
 
     dtype, scaler = loss_scaler(config.optim, device)
     net, card = build(config, labels, val_path, say)
@@ -101,7 +106,7 @@ def train(config, show=None, progress=None, say=None):
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
-    with Signals() as signals:
+    with Signals() as signals, contextlib.closing(run_dir):
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
         keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
@@ -153,6 +158,9 @@ def check_settings(config):
     for name, value, fine, bound in rules:
         if not fine:
             raise UserError(f"--{name} {value}: must be {bound}")
+    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "
+                        "or leave it out")
 
 
 def find_records(data, progress, say):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import COURSE, Preprocess
 from mindfcn.weights.importers import AT_ONCE
@@ -36,14 +37,14 @@ class Card:
         """The fixed factors on pool4 and pool3: as given, or those of the network's name."""
         return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
 
-    def to_json(self):
+    def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
                            "preprocess": dataclasses.asdict(self.preprocess), "records": self.records,
                            "training": self.training, "metrics": self.metrics}, ensure_ascii=True)
 
     @classmethod
-    def from_json(cls, text, where):
+    def from_json(cls, text: str, where: FilePath) -> "Card":
         """Read `to_json`'s line; `where` is the file for messages."""
         try:
             entries = json.loads(text)
