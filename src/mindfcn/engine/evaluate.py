@@ -20,7 +20,7 @@ from mindfcn.data.samples import decode_image
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, write_text
+from mindfcn.files import atomic_path, held, remove_leftovers, write_text
 from mindfcn.logits import argmax
 from mindfcn.losses import CrossEntropy
 from mindfcn.metrics import PIXEL_ACCURACY, ConfusionMatrix, segmentation_metrics
@@ -216,24 +216,31 @@ def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8)
     result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
     if runtime.rank():
         return result
-    write_text(os.path.join(out, "classes.txt"), table + "\n")
-    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
-    save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
-    order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
-    shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
-    page.galleries = {f"{kind.capitalize()} images": write_pictures(
-        os.path.join(out, kind), numbers, evaluation, labels, segmenter, dataset) for kind, numbers in shown.items()}
-    page.matrix = matrix
-    page.facts |= {"images": f"{result.images:,}",
-                   "an image takes": f"{1000 * evaluation.seconds:.1f} ms in the network"}
-    write_page(page)
-    # Last: who finds it finds the others, too.
-    save_json(os.path.join(out, "metrics.json"), {
-        "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
-        "seconds per image": evaluation.seconds,
-        "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
-        "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
-        "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
+    # Two evaluations into one folder follow each other, or their files would mix.
+    with held(os.path.join(out, "evaluation.lock"), out, wait=True):
+        remove_leftovers(out)
+        done = os.path.join(out, "metrics.json")
+        # First removed, last written: who finds it finds the others of the same evaluation, too.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(done)
+        write_text(os.path.join(out, "classes.txt"), table + "\n")
+        save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
+        save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+        order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
+        shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
+        page.galleries = {f"{kind.capitalize()} images": write_pictures(
+            os.path.join(out, kind), numbers, evaluation, labels, segmenter, dataset)
+            for kind, numbers in shown.items()}
+        page.matrix = matrix
+        page.facts |= {"images": f"{result.images:,}",
+                       "an image takes": f"{1000 * evaluation.seconds:.1f} ms in the network"}
+        write_page(page)
+        save_json(done, {
+            "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+            "seconds per image": evaluation.seconds,
+            "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
+            "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
+            "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
     return result
 
 
