@@ -14,7 +14,7 @@ import yaml
 from mindfcn import runtime
 from mindfcn.config import EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.mindrecord import count_records
+from mindfcn.data.record_files import count_records
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, load_segmenter, timed, typical

@@ -5,7 +5,8 @@ import os
 from typing import Optional
 
 from mindfcn.data.folder import list_folder
-from mindfcn.data.mindrecord import RecordSummary, count_records, write_records
+from mindfcn.data.mindrecord import RecordSummary, write_records
+from mindfcn.data.record_files import count_records
 from mindfcn.data.sample import SAMPLE, draw_sample_set
 from mindfcn.data.sbd import trainaug
 from mindfcn.data.voc import list_voc
