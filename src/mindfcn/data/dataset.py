@@ -105,7 +105,8 @@ class SegDataset:
         """ClassCounts of the masks of all records, those of other devices among them."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
-        for mask in in_threads(lambda label: decode_mask(label, f"a mask in {self.files[0]}"), labels, self.num_parallel_calls):
+        where = f"a mask in {self.files[0]}"
+        for mask in in_threads(lambda label: decode_mask(label, where), labels, self.num_parallel_calls):
             counts.add(histogram(mask))
         return counts
 
