@@ -1,5 +1,6 @@
 """Damaged copies of files, and the process that opens them."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -12,6 +13,15 @@ import sys
 PATIENCE = 300
 # A small file may take this much memory, MB.
 MOST_MB = 400
+
+
+def helper(name):
+    """A module of other tests, such as weights/caffe_files."""
+    path = pathlib.Path(__file__).parents[1] / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"helper_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def damaged(data, count, seed):

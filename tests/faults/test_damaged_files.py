@@ -8,13 +8,12 @@ at the end.
 import os
 import pathlib
 import shutil
-import sys
 
 import mindspore as ms
 import numpy as np
 import pytest
 import scipy.io
-from damage import Reader, damaged, try_damaged
+from damage import Reader, damaged, helper, try_damaged
 from PIL import Image
 
 from mindfcn.data.mindrecord import write_records
@@ -27,9 +26,8 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 HERE = pathlib.Path(__file__).parent
 # What writes PyTorch's files without PyTorch, and Caffe's without Caffe.
-sys.path.append(str(HERE.parent / "weights"))
-from caffe_files import Caffe  # noqa: E402
-from test_readers import save  # noqa: E402
+save = helper("weights/test_readers").save
+Caffe = helper("weights/caffe_files").Caffe
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,10 @@ def load_manifest(path):
         return None
     if not isinstance(manifest, dict) or not _MANIFEST <= set(manifest) or not isinstance(manifest["files"], dict):
         return None
+    # `prepare --overwrite` deletes the files that it names: none outside the folder.
+    if not all(re.fullmatch(re.escape(os.path.basename(os.fspath(path))) + r"\d*(\.db)?", name)
+               for name in manifest["files"]):
+        return None
     # Those of older releases have no checksums.
     signed = {"checksum", "checksums"} & set(manifest)
     return None if signed and manifest.get("checksum") != _own_checksum(manifest) else manifest

@@ -74,7 +74,7 @@ class RunDir:
         """
         if os.path.exists(self.last):
             return True
-        steps = _rows(self.log) if os.path.exists(self.log) else []
+        steps = table_rows(self.log) if os.path.exists(self.log) else []
         if os.path.exists(self.settings) and any(int(row["epoch"]) > 1 for row in steps):
             raise UserError(f"{self.last} is gone, but {self.log} tells of {len(steps)} steps; put it back, or begin "
                             "anew with --overwrite and without --resume")
@@ -110,7 +110,7 @@ class RunDir:
     def rewind(self, step):
         """Forget the rows after a step: those of a resumed run take their place."""
         for path in (self.log, self.evaluations):
-            rows = [row for row in _rows(path) if int(row["step"]) <= step]
+            rows = [row for row in table_rows(path) if int(row["step"]) <= step]
             text = io.StringIO()
             writer = csv.DictWriter(text, LOG if path == self.log else EVALUATION, lineterminator="\n")
             writer.writeheader()
@@ -127,13 +127,13 @@ class RunDir:
 
     def evaluated(self, step):
         """Whether an evaluation at that step is noted."""
-        return any(int(row["step"]) == step for row in _rows(self.evaluations))
+        return any(int(row["step"]) == step for row in table_rows(self.evaluations))
 
     def draw_curves(self):
         """Draw both tables into curves.png. Returns them as `save_curves` takes them."""
-        train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in _rows(self.log)]
+        train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in table_rows(self.log)]
         evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
-                 for row in _rows(self.evaluations)]
+                 for row in table_rows(self.evaluations)]
         save_curves(os.path.join(self.path, "curves.png"), train, evals)
         return train, evals
 
@@ -169,7 +169,19 @@ def _append(path, rows):
     append_text(path, text.getvalue())
 
 
-def _rows(path):
-    """The rows of a table, without one that a killed process has not ended."""
+def table_rows(path):
+    """The rows of a table as {name: text of a number}, without one that a killed process has not ended.
+
+    Raises:
+        UserError: something else stands there.
+    """
     text = read_bytes(path).decode("utf-8", "replace")
-    return list(csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])))
+    reader = csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1]))
+    try:
+        rows = []
+        for row in reader:
+            int(row["step"]), int(row["epoch"]), [float(value) for value in row.values()]
+            rows.append(row)
+        return rows
+    except (ValueError, TypeError, KeyError, csv.Error):
+        raise UserError(f"{path} is damaged in line {reader.line_num}; take that line out") from None
