@@ -10,7 +10,6 @@ import sys
 import typing
 
 import jsonargparse
-import yaml
 from tqdm import tqdm
 
 from mindfcn.config import (
@@ -26,7 +25,7 @@ from mindfcn.config import (
     TrainConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
+from mindfcn.files import read_yaml
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -152,14 +151,7 @@ def _config_files(arguments):
 
 def check_config_file(path, config):
     """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
-    try:
-        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a UTF-8 text file; give a YAML file of settings") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no settings; write lines such as `seed: 1`, or start from --print_config")
     _check_names(path, content, config)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import count_records, record_files
+from mindfcn.data.record_files import count_records, record_files
 from mindfcn.data.samples import decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
 from mindfcn.hooks import FilePath
@@ -107,13 +107,14 @@ class SegDataset:
         """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
-            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask")
+            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
     def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, those of other devices among them."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
-        for mask in in_threads(lambda label: decode_mask(label, "a record's mask"), labels, self.num_parallel_calls):
+        where = f"a mask in {self.files[0]}"
+        for mask in in_threads(lambda label: decode_mask(label, where), labels, self.num_parallel_calls):
             counts.add(histogram(mask))
         return counts
 
@@ -137,7 +138,7 @@ class SegDataset:
 
     def photographs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
-        return self._evaluation_dataset(_decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        return self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _evaluation_dataset(self, read):
         dataset = self._rows(["data", "label"], None if self.rank_size == 1 else self._share())
@@ -148,7 +149,7 @@ class SegDataset:
         return range(self.rank, self.count, self.rank_size)
 
     def _native(self, image, label):
-        image, label = _decode(image, label)
+        image, label = self._decode(image, label)
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
@@ -164,9 +165,17 @@ class SegDataset:
         return data, label
 
     def _crop(self, image, label, random, out=None):
-        image, label = _decode(image, label)
+        image, label = self._decode(image, label)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
                                   self.preprocess, self.ignore_label, self.flip, out)
+
+    def _decode(self, image, label):
+        image = decode_image(image.tobytes(), f"an image in {self.files[0]}")
+        label = decode_mask(label.tobytes(), f"a mask in {self.files[0]}")
+        if image.shape[:2] != label.shape:
+            raise UserError(f"an image in {self.files[0]} is {image.shape[1]}x{image.shape[0]} pixels but its mask "
+                            f"{label.shape[1]}x{label.shape[0]}; prepare the records again")
+        return image, label
 
     def _read(self, columns, records=None):
         return self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
@@ -211,11 +220,6 @@ class _Epochs:
 
 def _bytes(column):
     return np.frombuffer(column.tobytes(), np.uint8)
-
-
-def _decode(image, label):
-    image = decode_image(image.tobytes(), "a record's image")
-    return image, decode_mask(label.tobytes(), "a record's mask")
 
 
 def _threads(count):

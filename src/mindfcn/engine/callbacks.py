@@ -12,6 +12,7 @@ from mindspore.train import Callback
 
 from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
+from mindfcn.engine.step import MOVING
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.report.page import write_page
@@ -19,7 +20,6 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 # Rows of the log that are written at once.
 LOG_ROWS = 20
-MOVING = ("moving_mean", "moving_variance")
 
 
 class Signals:
@@ -68,7 +68,7 @@ class Log(Callback):
         show: as in `train`, or None.
 
     Raises:
-        UserError: the loss is not finite; names the step and the batch.
+        UserError: the loss, a weight or a moving average is not finite; names the step, the batch and the layers.
     """
 
     def __init__(self, run_dir, dataset, rates, step, batch_size, show=None):
@@ -88,11 +88,12 @@ class Log(Callback):
         loss = float(run_context.original_args().net_outputs.asnumpy())
         number = self.step.batches
         epoch, in_epoch = divmod(number - 1, self.dataset.steps_per_epoch)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not math.isfinite(self.step.spoilt.asnumpy()):
             self.flush()
             names = ", ".join(self.dataset.batch_names(epoch, in_epoch))
-            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}; "
-                            "lower --optim.lr, or look at these images and masks")
+            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}"
+                            f"{self.where_spoilt()}; lower --optim.lr, or look at these images and masks; "
+                            "the last checkpoint is of before")
         now = time.perf_counter()
         # Time from the end of one step to the end of the next: waiting for data counts.
         speed, self.started = self.batch_size / (now - self.started), now
@@ -103,6 +104,14 @@ class Log(Callback):
             self.flush()
         if self.show:
             self.show(number, epoch + 1, loss, rate, speed)
+
+    def where_spoilt(self):
+        """The layers whose numbers a step spoilt, in words."""
+        found = self.step.unfinite()
+        if not found:
+            return ""
+        many = f", {len(found)} of {len(self.step.watched)} in all" if len(found) > 3 else ""
+        return f", and {', '.join(found[:3])} overflowed{many}"
 
     def on_train_epoch_end(self, run_context):
         """Write the rows; what follows the epoch is not the next step's time."""

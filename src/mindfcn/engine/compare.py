@@ -1,8 +1,6 @@
 """The verb compare: several networks, trained alike or loaded, in one table beside the published figures."""
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import re
@@ -15,15 +13,15 @@ import yaml
 from mindfcn import runtime
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset, spread
-from mindfcn.data.mindrecord import count_records
+from mindfcn.data.record_files import count_records
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, load_segmenter, timed, typical
-from mindfcn.engine.run_dir import EVALUATION, RunDir
+from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes, write_text
+from mindfcn.files import read_bytes, read_yaml, write_text
 from mindfcn.hooks import Progress, Say, Show
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
@@ -259,8 +257,8 @@ def check_run(run):
     """Refuse a run of other settings in a variant's folder."""
     path = RunDir(run.run_dir).settings
     try:
-        there = flat(yaml.safe_load(read_bytes(path)))
-    except (yaml.YAMLError, AttributeError):
+        there = flat(read_yaml(path))
+    except (UserError, AttributeError):
         raise UserError(f"{path} cannot be read; delete {run.run_dir} to train it anew") from None
     here, defaults = (flat(yaml.safe_load(yaml.safe_dump(dataclasses.asdict(one)))) for one in (run, TrainConfig()))
     for name in here:
@@ -289,17 +287,24 @@ def result_of(variant, run, val_path, config, show, progress, say):
         if result.signal:
             return None, result.signal
     checkpoint = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
-    metrics = json.loads(read_bytes(metrics_of(folder)))["metrics"]
-    metrics = {name: float("nan") if value is None else value for name, value in metrics.items()}
+    metrics = metrics_in(metrics_of(folder))
     start = os.path.basename(variant.pretrained or run.model.pretrained)
     return Row(variant.label, variant.name, checkpoint, start, metrics,
                minutes=minutes_of(run_dir.log, run.augment.batch_size)), None
 
 
+def metrics_in(path):
+    """The figures of an evaluation. Raises UserError where the file is damaged."""
+    try:
+        metrics = json.loads(read_bytes(path))["metrics"]
+        return {name: float("nan" if value is None else value) for name, value in metrics.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged; delete it to evaluate anew") from None
+
+
 def minutes_of(log, batch_size):
     """Minutes that the steps of a log took, with their wait for data."""
-    rows = csv.DictReader(io.StringIO(read_bytes(log).decode("utf-8")))
-    return sum(batch_size / float(row["images_per_s"]) for row in rows) / 60
+    return sum(batch_size / float(row["images_per_s"]) for row in table_rows(log)) / 60
 
 
 # ------------------------------------------------------------------------------------------------- all of them

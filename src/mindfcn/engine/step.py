@@ -1,6 +1,7 @@
 """One training step: forward, backward, and the optimiser's update."""
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from mindfcn import runtime
@@ -11,6 +12,7 @@ from mindfcn.schedules import learning_rates
 
 HEADS = ("conv6", "conv7", "score", "upscore")
 UNDECAYED = (".bias", ".gamma", ".beta")
+MOVING = ("moving_mean", "moving_variance")
 
 
 def freeze(net, last):
@@ -113,6 +115,7 @@ class TrainStep(nn.Cell):
 
     Attributes:
         batches: batches seen so far; a resumed run sets it.
+        spoilt: () float32 Parameter; 0 after a step that left numbers in every weight and moving average, else NaN.
     """
 
     def __init__(self, net, update, loss=None, scaler=None, accumulate=1, frozen=()):
@@ -126,6 +129,10 @@ class TrainStep(nn.Cell):
         self.batches = 0
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
+        moving = [parameter for parameter in net.get_parameters() if parameter.name.endswith(MOVING)]
+        self.watched = ms.ParameterTuple([*self.weights, *moving])
+        self.gathered = ms.ParameterTuple([*(self.sums or ()), *moving])
+        self.spoilt = ms.Parameter(ms.Tensor(0.0, ms.float32), name="spoilt", requires_grad=False)
         self.gradient = ms.value_and_grad(self.forward, None, self.weights)
         self.ranks = runtime.rank_size()
         self.reduce = nn.DistributedGradReducer(self.weights, mean=False) if self.ranks > 1 else nn.Identity()
@@ -172,7 +179,7 @@ class TrainStep(nn.Cell):
         if self.accumulate > 1:
             gradients = self.average(gradients)
         if not updates:
-            return ops.depend(loss, self.store(gradients))
+            return ops.depend(loss, ops.assign(self.spoilt, self.overflow(self.gathered, self.store(gradients))))
         gradients = self.reduce(gradients)
         if self.scaler is None:
             done = self.update(gradients)
@@ -184,7 +191,19 @@ class TrainStep(nn.Cell):
             done = self.scaler.adjust(finite)
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
-        return ops.depend(loss, done)
+        return ops.depend(loss, ops.assign(self.spoilt, self.overflow(self.watched, done)))
+
+    def overflow(self, parameters, done):
+        """0 where all are finite once `done` is, else NaN: infinity and NaN survive a sum, and times 0 are NaN."""
+        total = 0.0
+        for parameter in parameters:
+            total += 0.0 * ops.depend(parameter, done).sum()
+        return total
+
+    def unfinite(self):
+        """Names of the weights and moving averages that are not finite, in the network's order."""
+        return [parameter.name for parameter in [*self.watched, *(self.sums or ())]
+                if not np.isfinite(parameter.asnumpy().sum())]
 
     def unscaled(self, loss):
         """The loss as the network had it."""

@@ -82,11 +82,23 @@ def train(config: TrainConfig, show: Optional[Show] = None, progress: Optional[P
     writes = runtime.rank() == 0
     if not say or not writes:
         say = _silent
-    train_path, val_path, labels = find_records(config.data, progress, say)
     run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
+    with contextlib.ExitStack() as stack:
+        with runtime.together():
+            if writes:
+                for leftover in stack.enter_context(run_dir.hold()):
+                    say(f"removed {leftover}, which a killed run had not completed")
+            goes_on = config.resume and run_dir.can_resume()
+        if config.resume and not goes_on:
+            say(f"nothing to resume in {run_dir.path} yet: this begins at the first step")
+        return train_in(run_dir, config, goes_on, device, writes, show, progress, say)
 
+
+def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
+    """Train in a run directory that this process holds, from its last checkpoint or from the beginning."""
+    train_path, val_path, labels = find_records(config.data, progress, say)
     dtype, scaler = loss_scaler(config.optim, device)
-    net, card = build(config, labels, val_path, say)
+    net, card = build(config, labels, val_path, say, goes_on)
     train_set = training_set(config, train_path, labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
@@ -97,8 +109,8 @@ def train(config: TrainConfig, show: Optional[Show] = None, progress: Optional[P
     draw_apart(net, loss)
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen)
     with runtime.together():
-        if config.resume:
-            resume(run_dir, net, card, step, train_set, config)
+        if goes_on:
+            resume(run_dir, net, card, step, train_set, config, say)
         elif writes:
             run_dir.begin(config)
     val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess, rank=runtime.rank(),
@@ -220,8 +232,8 @@ def draw_apart(net, loss):
             cell.seed += RANK_SEEDS * runtime.rank()
 
 
-def build(config, labels, val_path, say):
-    """(network with its first weights, Card)."""
+def build(config, labels, val_path, say, goes_on=False):
+    """(network with its first weights, Card); without pretrained weights where a checkpoint's will follow."""
     model = config.model
     options = {"geometry": None if model.geometry == "padded" else model.geometry, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
@@ -231,7 +243,7 @@ def build(config, labels, val_path, say):
     net = create_model(model.name, len(labels), upsampling=model.upsampling, **dropout, **options)
     card = Card({"name": config.model.name, **options}, labels, CONVENTIONS.get(model.preprocess, COURSE),
                 val_path or "", {"settings": dataclasses.asdict(config)})
-    if config.model.pretrained and not config.resume:
+    if config.model.pretrained and not goes_on:
         report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
         say(str(report))
     return net, card
@@ -258,16 +270,13 @@ def start_from(net, path, card, convention="auto"):
     return report, CONVENTIONS.get(convention, saved.preprocess)
 
 
-def resume(run_dir, net, card, step, train_set, config):
+def resume(run_dir, net, card, step, train_set, config, say):
     """Put network, optimiser, data and card back to where the last checkpoint was written.
 
     Raises:
-        UserError: there is no checkpoint, or it is of other settings.
+        UserError: no checkpoint can be read, or it is of other settings.
     """
-    if not os.path.exists(run_dir.last):
-        raise UserError(f"nothing to resume: {run_dir.last} is not there; start without --resume "
-                        "(with --overwrite if a run failed there)")
-    weights, saved, state = load_checkpoint(run_dir.last)
+    weights, saved, state = newest_checkpoint(run_dir, say)
     if network(saved) != network(card) or saved.labels != card.labels:
         raise UserError(f"{run_dir.last} is of another network or data set ({saved.model['name']}, "
                         f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
@@ -288,11 +297,24 @@ def resume(run_dir, net, card, step, train_set, config):
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
     step.batches = saved.training["step"]
-    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches),
+    say(f"going on after step {step.batches} of {run_dir.path}")
+    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, say),
                      "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
+
+
+def newest_checkpoint(run_dir, say):
+    """What `load_checkpoint` says of the newest checkpoint that is whole. Raises UserError where none is."""
+    first = None
+    for path in run_dir.checkpoints():
+        try:
+            return load_checkpoint(path)
+        except UserError as error:
+            first = first or error
+            say(f"{error}; looking for an older checkpoint")
+    raise first
 
 
 def network(card):
@@ -301,12 +323,18 @@ def network(card):
     return {**given, "skip_scales": card.skip_scales}
 
 
-def best_so_far(path, step):
+def best_so_far(path, step, say):
     """Epoch and metrics of best.ckpt by its own card, since last.ckpt is written before its epoch is evaluated.
 
-    Empty where there is none, or where it is of a later step, which a resumed run forgets.
+    Empty where there is none, where it is damaged, or where it is of a later step, which a resumed run forgets.
     """
-    training = load_checkpoint(path)[1].training if os.path.exists(path) else {}
+    if not os.path.exists(path):
+        return {}
+    try:
+        training = load_checkpoint(path)[1].training
+    except UserError as error:
+        say(f"{error}; the next evaluation writes it anew")
+        return {}
     return training.get("best", {}) if training.get("step", math.inf) <= step else {}
 
 
