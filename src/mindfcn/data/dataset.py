@@ -33,6 +33,8 @@ class SegDataset:
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
         flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
+        photometric: strength of random colour changes of training crops, 0..1; see `transforms.recolour`.
+        max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
         preprocess: normalisation that belongs to the weights.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
@@ -43,8 +45,8 @@ class SegDataset:
 
     def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
                  max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
-                 num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
-                 skip_batches=0, rank=0, rank_size=1):
+                 num_parallel_calls=4, *, training=True, flip=True, photometric=0.0, max_class_share=1.0, crop_tries=10,
+                 seed=None, preprocess=None, first_epoch=0, skip_batches=0, rank=0, rank_size=1):
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -65,6 +67,9 @@ class SegDataset:
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
         self.flip = flip
+        self.photometric = photometric
+        self.max_class_share = max_class_share
+        self.crop_tries = crop_tries
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -157,7 +162,8 @@ class SegDataset:
     def _crop(self, image, label, random, out=None):
         image, label = _decode(image, label)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip, out)
+                                  self.preprocess, self.ignore_label, self.flip, out, self.photometric,
+                                  self.max_class_share, self.crop_tries)
 
     def _read(self, columns, records=None):
         dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
