@@ -33,9 +33,8 @@ from mindfcn.engine.evaluate import load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.metrics import ConfusionMatrix
 
-# Mean IoU % and seconds per image as published: FCN paper, table 3 (VOC 2011 test), and R-CNN, table 5.
-PUBLISHED = (("R-CNN (VOC 2011 test)", "47.9", "-"), ("SDS (VOC 2011 test)", "52.6", "~50"),
-             ("FCN-8s (VOC 2011 test)", "62.7", "0.175"))
+# Mean IoU % on the test sets of VOC 2011 and 2012, and seconds per image, as published (Long et al. 2015, table 3).
+PUBLISHED = (("R-CNN", "47.9 / -", "-"), ("SDS", "52.6 / 51.6", "~50"), ("FCN-8s", "62.7 / 62.2", "~0.175"))
 KINDS = {"full": slice(0, 1), "fg": slice(1, 2), "full+fg": slice(0, 2)}
 SEGMENTS = 150
 THRESHOLDS = np.arange(0.05, 0.8, 0.05)
@@ -324,7 +323,7 @@ def report(options):
         label = card.model["name"] if name == "FCN" else f"R-CNN's way, {name}"
         print(f"| {label} | {100 * matrix.mean_iou():.1f} | {taken:.2f} | {taken / fcn:.0f} |")
     for name, iou, seconds in PUBLISHED:
-        print(f"| published: {name} | {iou} | {seconds} | |")
+        print(f"| published, VOC 2011 / 2012 test: {name} | {iou} | {seconds} | |")
     print(f"\n{len(counts)} images of {val}, learnt from {options.train_images} images; "
           f"{statistics.median(counts):.0f} regions an image ({options.proposals}, "
           f"{statistics.median(proposing):.2f} s of the time), {options.side} pixels square; medians.")
