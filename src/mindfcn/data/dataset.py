@@ -36,6 +36,8 @@ class SegDataset:
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
         flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
+        photometric: strength of random colour changes of training crops, 0..1; see `transforms.recolour`.
+        max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
         preprocess: normalisation that belongs to the weights.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
@@ -48,7 +50,8 @@ class SegDataset:
     def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
                  data_file: FilePath = "", batch_size: int = 32, crop_size: int = 512, max_scale: float = 2.0,
                  min_scale: float = 0.5, ignore_label: int = 255, num_classes: int = 21, num_readers: int = 2,
-                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, seed: Optional[int] = None,
+                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
+                 max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
                  preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
                  rank_size: int = 1, most: int = 0) -> None:
         if not 0 < min_scale <= max_scale:
@@ -73,6 +76,9 @@ class SegDataset:
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
         self.flip = flip
+        self.photometric = photometric
+        self.max_class_share = max_class_share
+        self.crop_tries = crop_tries
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -167,7 +173,8 @@ class SegDataset:
     def _crop(self, image, label, random, out=None):
         image, label = self._decode(image, label)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip, out)
+                                  self.preprocess, self.ignore_label, self.flip, out, self.photometric,
+                                  self.max_class_share, self.crop_tries)
 
     def _decode(self, image, label):
         image = decode_image(image.tobytes(), f"an image in {self.files[0]}")

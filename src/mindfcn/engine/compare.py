@@ -39,6 +39,8 @@ TIMED, SHOWN = 20, 5
 TRUTH = "truth"
 METRICS = EVALUATION[2:]
 HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
+# Settings that all networks share: their budget, and what a variant says by itself.
+FIXED = ("model.name", "model.pretrained", "optim.epochs", "augment.crop_size", "augment.batch_size", "augment.workers")
 # Settings of a run that change nothing in its figures.
 INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
 
@@ -179,12 +181,12 @@ def run_settings(config, variant, folder, above, where):
 
 
 def with_setting(run, dotted, value, where):
-    """A TrainConfig with one setting of `model` or `optim` changed. Raises UserError."""
+    """A TrainConfig with one setting of `model`, `optim` or `augment` changed. Raises UserError."""
     group, _, name = dotted.partition(".")
-    hints = typing.get_type_hints(type(getattr(run, group))) if group in ("model", "optim") else {}
-    if name not in hints or dotted in ("model.name", "model.pretrained", "optim.epochs"):
-        raise UserError(f"{where}: settings: {dotted} cannot differ between networks; those of optim (but for epochs) "
-                        "and model can, as in `optim.lr: 0.01`")
+    hints = typing.get_type_hints(type(getattr(run, group))) if group in ("model", "optim", "augment") else {}
+    if name not in hints or dotted in FIXED:
+        raise UserError(f"{where}: settings: {dotted} cannot differ between networks; those of optim (but for epochs), "
+                        "model and augment (but for the sizes of crops and batches) can, as in `optim.lr: 0.01`")
     if not fits(value, hints[name]):
         raise UserError(f"{where}: settings: {dotted} cannot be {value!r}; see mindfcn train --help")
     return dataclasses.replace(run, **{group: dataclasses.replace(getattr(run, group), **{name: value})})
