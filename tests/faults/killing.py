@@ -17,6 +17,17 @@ import time
 PYTHON = [sys.executable, os.path.abspath(__file__)]
 SOURCE = str(pathlib.Path(__file__).parents[2] / "src")
 PATIENCE = 900
+DRAWN = ["--samples", "15", "--size", "32"]
+NARROW = ["--device", "CPU", "--model.name", "fcn32s_alexnet", "--model.width", "0.0625", "--model.fc_width", "16",
+          "--augment.crop_size", "32", "--augment.batch_size", "4", "--optim.epochs", "2"]
+
+
+def command(verb, common, folder):
+    """The words of a verb that writes below `folder`."""
+    return {"prepare": ["prepare", "--records", folder / "records", "--root", folder / "source", *DRAWN],
+            "train": ["train", "--run_dir", folder / "run", "--data.records", common / "prepare" / "records", *NARROW],
+            "eval": ["eval", "--checkpoint", common / "train" / "run" / "checkpoints" / "best.ckpt", "--device", "CPU",
+                     "--out", folder / "evaluation"]}[verb]
 
 
 class Server:
@@ -213,8 +224,8 @@ def start(words, uid=None, cwd=None):
             print(json.dumps(look(words[1])))
             status = 0
         else:
-            from mindfcn.cli import main
-            status = main(words)
+            from mindfcn import cli
+            status = cli.main(words)
     except BaseException:
         import traceback
         traceback.print_exc()
@@ -244,6 +255,7 @@ def serve():
     """Answer questions until there are no more."""
     os.environ.setdefault("GLOG_v", "4")
     # Forked children take what is imported here; nothing may be computed, or their threads would be missing.
+    from mindfcn import cli  # noqa: F401
     from mindfcn.engine import evaluate, prepare, train  # noqa: F401
     answers, children = os.fdopen(os.dup(1), "w"), {}
     os.dup2(2, 1)

@@ -2,15 +2,17 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import os
 
 import mindspore.dataset as ds
 import numpy as np
 
+from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import count_records, record_files
+from mindfcn.data.mindrecord import FAILURES, count_records, first_line, record_files
 from mindfcn.data.samples import decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
 from mindfcn.preprocess import COURSE, Preprocess
@@ -109,6 +111,24 @@ class SegDataset:
             counts.add(histogram(mask))
         return counts
 
+    def batches(self):
+        """Yield the (data, label) batches of one epoch as NumPy arrays. Raises UserError where they cannot be read."""
+        with self._reading(), runtime.user_errors():
+            yield from self.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+    @contextlib.contextmanager
+    def _reading(self):
+        """Make a UserError that names the file of what MindSpore says where records cannot be read any more."""
+        try:
+            yield
+        except FAILURES as error:
+            missing = [part for file in self.files for part in (file, f"{file}.db") if not os.path.isfile(part)]
+            if missing:
+                raise UserError(f"{missing[0]} has vanished; check the disk or mount, bring it back and start again"
+                                ) from None
+            raise UserError(f"cannot read {', '.join(self.files)}: {first_line(error)}; check the disk, or prepare the "
+                            "records again") from None
+
     def preprocess_dataset(self, image, label, random=np.random):
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
@@ -160,9 +180,10 @@ class SegDataset:
                                   self.preprocess, self.ignore_label, self.flip, out)
 
     def _read(self, columns, records=None):
-        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
-                                 **_in_order(records))
-        return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        with self._reading():
+            dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
+                                     **_in_order(records))
+            yield from dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
 
 
 class _Epochs:

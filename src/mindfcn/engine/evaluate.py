@@ -112,16 +112,15 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
 def _evaluate_share(segmenter, dataset, num_classes, progress, stop):
     """(ConfusionMatrix, mean IoUs, seconds, whether it was stopped) of this process's records."""
     matrix, scores, seconds = ConfusionMatrix(num_classes), [], []
-    batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
-    with runtime.user_errors():
-        for image, truth in progress(batches, dataset.steps_per_epoch) if progress else batches:
-            if stop and stop():
-                return matrix, scores, seconds, True
-            single = ConfusionMatrix(num_classes)
-            logits, taken = timed(segmenter, image)
-            single.counts = matrix.update(argmax(logits[0]), truth[0])
-            scores.append(single.mean_iou())
-            seconds.append(taken)
+    batches = dataset.batches()
+    for image, truth in progress(batches, dataset.steps_per_epoch) if progress else batches:
+        if stop and stop():
+            return matrix, scores, seconds, True
+        single = ConfusionMatrix(num_classes)
+        logits, taken = timed(segmenter, image)
+        single.counts = matrix.update(argmax(logits[0]), truth[0])
+        scores.append(single.mean_iou())
+        seconds.append(taken)
     return matrix, scores, seconds, False
 
 
