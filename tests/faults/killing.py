@@ -45,12 +45,12 @@ class Server:
 
     def __exit__(self, *_):
         self.process.stdin.close()
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
         self.process.stdout.close()
 
-    def start(self, *words, **options):
-        """Start a command; `options`: uid, cwd. Returns its process id."""
-        return self._ask(do="start", words=[str(word) for word in words], **options)["pid"]
+    def start(self, *words):
+        """Start a command. Returns its process id."""
+        return self._ask(do="start", words=[str(word) for word in words])["pid"]
 
     def end(self, pid, timeout=PATIENCE):
         """Wait for a command. Returns (exit status, -9 where it was killed; what it wrote)."""
@@ -58,9 +58,9 @@ class Server:
         self.seconds = answer["seconds"]
         return answer["status"], answer["text"]
 
-    def run(self, *words, **options):
+    def run(self, *words):
         """Start a command and wait for it."""
-        return self.end(self.start(*words, **options))
+        return self.end(self.start(*words))
 
     def look(self, folder):
         """{path under the folder: what is wrong with it} of the files under their final names, and their digests."""
@@ -204,7 +204,7 @@ READERS = {".ckpt": read_weights, ".csv": read_table, ".json": read_metrics, ".m
            ".png": read_picture, ".jpg": read_picture, ".yaml": read_yaml, ".html": read_page, ".db": lambda path: None}
 
 
-def start(words, uid=None, cwd=None):
+def start(words):
     """Fork a child for a command. Returns (process id, handle of what it writes)."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -215,11 +215,6 @@ def start(words, uid=None, cwd=None):
     try:
         os.dup2(writing, 1)
         os.dup2(writing, 2)
-        if cwd:
-            os.chdir(cwd)
-        if uid:
-            os.setgid(uid)
-            os.setuid(uid)
         if words[0] == "look":
             print(json.dumps(look(words[1])))
             status = 0

@@ -1,7 +1,6 @@
 """Full disks, read-only folders, vanished records, unplugged mounts: one line, and the run goes on when all is back."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import tempfile
@@ -9,6 +8,9 @@ import time
 
 import pytest
 from killing import alive, command, leftovers
+
+from mindfcn.errors import UserError
+from mindfcn.files import read_bytes, write_text
 
 long = pytest.mark.long
 NOBODY = 65534
@@ -48,10 +50,10 @@ def last_line(text):
     return text.replace("\r", "\n").strip().splitlines()[-1]
 
 
-def goes_on(server, verb, whole, folder, **options):
+def goes_on(server, verb, whole, folder):
     """The same command finishes with the files of an undisturbed run."""
     common, digests, _ = whole(verb)
-    status, text = server.run(*command(verb, common, folder), *(["--resume"] if verb == "train" else []), **options)
+    status, text = server.run(*command(verb, common, folder), *(["--resume"] if verb == "train" else []))
     assert status == 0, text
     found = server.look(folder)
     assert found["wrong"] == {} and leftovers(folder) == []
@@ -112,29 +114,39 @@ def wait_for(path, pid):
     assert os.path.exists(path) and alive(pid)
 
 
+def test_checkpoints_become_read_only_while_a_run_goes_on(server, whole, tmp_path):
+    pid = server.start(*command("train", whole("train")[0], tmp_path))
+    kept = tmp_path / "run" / "checkpoints"
+    wait_for(kept / "best.ckpt", pid)
+    mount("--bind", kept, kept)
+    try:
+        mount("-o", "remount,ro,bind", kept)
+        status, text = server.end(pid)
+    finally:
+        unmount(kept)
+    assert status == 1
+    assert last_line(text) == (f"mindfcn train: cannot write {kept}/epoch-0002.ckpt: Read-only file system; "
+                               "choose a folder that can be written")
+    assert server.look(tmp_path)["wrong"] == {} and leftovers(tmp_path) == []
+    goes_on(server, "train", whole, tmp_path)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-def test_permissions_that_are_taken_away(server, whole):
-    """While a run goes on, by another user: root may write everywhere."""
-    common = whole("train")[0]
+def test_a_folder_of_somebody_else():
+    """Root may write everywhere, so this is tried as another user."""
     # pytest's folders are root's alone.
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(common / "prepare", f"{folder}/prepare")
-        subprocess.run(["chown", "-R", str(NOBODY), folder], check=True)
-        words = command("train", pathlib.Path(folder), pathlib.Path(folder, "run"))
-        options = {"uid": NOBODY, "cwd": folder}
-        kept = f"{folder}/run/run/checkpoints"
-        pid = server.start(*words, **options)
-        wait_for(f"{kept}/best.ckpt", pid)
-        os.chmod(kept, 0o555)
-        status, text = server.end(pid)
-        assert status == 1
-        assert last_line(text) == (f"mindfcn train: cannot write {kept}/epoch-0002.ckpt: Permission denied; "
-                                   "choose a folder that can be written")
-        os.chmod(kept, 0o755)
-        assert server.look(f"{folder}/run")["wrong"] == {}
-        status, text = server.run(*words, "--resume", **options)
-        assert status == 0, text
-        assert server.look(f"{folder}/run")["digests"] == whole("train")[1]
+        os.chmod(folder, 0o755)
+        write_text(f"{folder}/file.txt", "old")
+        os.seteuid(NOBODY)
+        try:
+            with pytest.raises(UserError) as caught:
+                write_text(f"{folder}/file.txt", "new")
+        finally:
+            os.seteuid(0)
+        assert str(caught.value) == (f"cannot write {folder}/file.txt: Permission denied; "
+                                     "choose a folder that can be written")
+        assert os.listdir(folder) == ["file.txt"] and read_bytes(f"{folder}/file.txt") == b"old"
 
 
 @pytest.fixture
@@ -196,7 +208,7 @@ def test_a_mount_of_the_run_that_is_unplugged(server, whole, tmp_path):
     status, text = server.end(pid)
     assert status == 1
     assert "was unmounted, moved or deleted while it was in use" in last_line(text)
-    assert list(mounted.iterdir()) == []
+    assert not list(mounted.rglob("*.*"))
     assert server.look(real)["wrong"] == {}
     mount("--bind", real, mounted)
     try:

@@ -217,6 +217,7 @@ class Keeper(Callback):
 
     def report(self, epoch):
         """Draw the curves, and write what is known by now on the run's page."""
+        self.run_dir.check()
         page = dataclasses.replace(self.page, curves=self.run_dir.draw_curves(), matrix=self.best and self.best.matrix)
         if epoch < self.epochs:
             page.notes = [f"Epoch {epoch} of {self.epochs}. Images follow at the end, figures of the best checkpoint "

@@ -212,10 +212,10 @@ def _name_ticks(axis, labels, order=None, rotation=0):
 
 
 def _save(figure, path):
-    with atomic_path(path) as temporary, warnings.catch_warnings(), open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
         # a script without an installed font shows as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(file, format="png")
+        figure.savefig(temporary, format="png")
 
 
 def _figure(size):
