@@ -28,20 +28,25 @@ def unmount(folder):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture(autouse=True)
+def unmounted(tmp_path):
+    """Nothing stays mounted after a test that fails."""
+    yield
+    with open("/proc/mounts", encoding="utf-8") as file:
+        left = [line.split()[1] for line in file if line.split()[1].startswith(f"{tmp_path}/")]
+    for folder in left:
+        unmount(folder)
+
+
 @pytest.fixture
 def disk(tmp_path):
     """Function (options) -> a folder that is a file system of its own, in memory."""
-    made = []
-
     def make(options):
-        folder = tmp_path / f"disk{len(made)}"
+        folder = tmp_path / "disk"
         folder.mkdir()
         mount("-t", "tmpfs", "-o", options, "tmpfs", folder)
-        made.append(folder)
         return folder
-    yield make
-    for folder in made:
-        subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
+    return make
 
 
 def last_line(text):
@@ -119,11 +124,9 @@ def test_checkpoints_become_read_only_while_a_run_goes_on(server, whole, tmp_pat
     kept = tmp_path / "run" / "checkpoints"
     wait_for(kept / "best.ckpt", pid)
     mount("--bind", kept, kept)
-    try:
-        mount("-o", "remount,ro,bind", kept)
-        status, text = server.end(pid)
-    finally:
-        unmount(kept)
+    mount("-o", "remount,ro,bind", kept)
+    status, text = server.end(pid)
+    unmount(kept)
     assert status == 1
     assert last_line(text) == (f"mindfcn train: cannot write {kept}/epoch-0002.ckpt: Read-only file system; "
                                "choose a folder that can be written")
@@ -188,10 +191,7 @@ def test_a_mount_of_records_that_is_unplugged(server, whole, records, tmp_path):
     status, text = server.end(pid)
     assert status == 1 and str(mounted) in last_line(text)
     mount("--bind", records, mounted)
-    try:
-        status, text = server.run(*words, "--resume")
-    finally:
-        unmount(mounted)
+    status, text = server.run(*words, "--resume")
     assert status == 0, text
     assert server.look(tmp_path / "run")["digests"] == whole("train")[1]
 
@@ -211,7 +211,4 @@ def test_a_mount_of_the_run_that_is_unplugged(server, whole, tmp_path):
     assert not list(mounted.rglob("*.*"))
     assert server.look(real)["wrong"] == {}
     mount("--bind", real, mounted)
-    try:
-        goes_on(server, "train", whole, mounted)
-    finally:
-        unmount(mounted)
+    goes_on(server, "train", whole, mounted)
