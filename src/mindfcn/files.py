@@ -8,6 +8,8 @@ import shutil
 import socket
 import time
 
+import yaml
+
 from mindfcn.errors import UserError
 
 # What is not complete lies in folders and files whose names begin so.
@@ -254,3 +256,33 @@ def write_text(path, text):
     """Write a text file; it appears when it is complete."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """Plain values only: no Python objects, and no aliases, a few of which can stand for gigabytes."""
+
+    def compose_node(self, parent, index):
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not read: write the value out",
+                                              event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path):
+    """The values in a YAML or JSON file. Raises UserError with the path, the line and the reason."""
+    try:
+        return yaml.load(read_bytes(path).decode("utf-8"), _PlainYaml)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
+    except RecursionError:
+        raise UserError(f"{path} is not YAML: its values lie too deep within one another") from None
+    # dates that there are not, numbers of thousands of digits
+    except ValueError as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = str(getattr(error, "problem", None) or "it cannot be read")
+        raise UserError(f"{path}{line} is not YAML: {' '.join(reason.split())}") from None

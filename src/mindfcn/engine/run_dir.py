@@ -7,6 +7,7 @@
     curves.png          both, drawn
     report.html         all of this on one page, written anew after each epoch
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
+    tensorboard/        both tables for TensorBoard, on request
     evaluation/         what `eval` says of the best checkpoint
     run.lock            while a process trains here: which one
 """
@@ -25,6 +26,7 @@ import yaml
 from mindfcn.errors import UserError
 from mindfcn.files import PARTIAL, append_text, atomic_path, held, read_bytes, remove_leftovers, write_text
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.events import Events
 from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
 from mindfcn.runtime import versions
@@ -39,9 +41,10 @@ class RunDir:
     Args:
         path: the folder.
         keep: checkpoints kept, the newest ones.
+        tensorboard: write the tables' figures for TensorBoard, too.
     """
 
-    def __init__(self, path, keep=2):
+    def __init__(self, path, keep=2, tensorboard=False):
         self.path = path
         self.keep = max(1, keep)
         self.last = os.path.join(path, "checkpoints", "last.ckpt")
@@ -52,6 +55,8 @@ class RunDir:
         self.settings = os.path.join(path, "settings.yaml")
         self.report = os.path.join(path, REPORT)
         self._there = None
+        self.tensorboard = os.path.join(path, "tensorboard")
+        self.wants_events, self.events = tensorboard, None
         self._forgetting = os.path.join(path, PARTIAL + "forgetting")
 
     @contextlib.contextmanager
@@ -81,7 +86,7 @@ class RunDir:
         """
         if os.path.exists(self.last):
             return True
-        steps = _rows(self.log) if os.path.exists(self.log) else []
+        steps = table_rows(self.log) if os.path.exists(self.log) else []
         if os.path.exists(self.settings) and any(int(row["epoch"]) > 1 for row in steps):
             raise UserError(f"{self.last} is gone, but {self.log} tells of {len(steps)} steps; put it back, or begin "
                             "anew with --overwrite and without --resume")
@@ -103,11 +108,12 @@ class RunDir:
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
         write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
         write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        self.begin_events()
 
     def _forget(self):
         """Delete a run. If this is interrupted, the next process that holds the folder ends it."""
         os.makedirs(self._forgetting, exist_ok=True)
-        for path in (os.path.dirname(self.last), self.evaluation):
+        for path in (os.path.dirname(self.last), self.evaluation, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.report, self.log, self.evaluations, self.settings):
             with contextlib.suppress(FileNotFoundError):
@@ -117,32 +123,55 @@ class RunDir:
     def rewind(self, step):
         """Forget the rows after a step: those of a resumed run take their place."""
         for path in (self.log, self.evaluations):
-            rows = [row for row in _rows(path) if int(row["step"]) <= step]
+            rows = [row for row in table_rows(path) if int(row["step"]) <= step]
             text = io.StringIO()
             writer = csv.DictWriter(text, LOG if path == self.log else EVALUATION, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
             write_text(path, text.getvalue())
+        self.begin_events()
+
+    def begin_events(self):
+        """Write both tables, as they are by now, for TensorBoard, where it is wanted; further rows follow."""
+        if self.wants_events:
+            self.events = Events(self.tensorboard)
+            self._note("train", LOG, [row.values() for row in table_rows(self.log)])
+            self._note("evaluation", EVALUATION, [row.values() for row in table_rows(self.evaluations)])
+
+    def _note(self, group, header, rows):
+        """Rows of a table whose first two columns are step and epoch -> events."""
+        if self.events:
+            for step, _, *values in rows:
+                self.events.add(group, int(step), dict(zip(header[2:], map(float, values))))
+            self.events.flush()
+
+    def close(self):
+        """The run ends, for now."""
+        if self.events:
+            self.events.close()
 
     def add_steps(self, rows):
         """Append rows of LOG."""
         self.check()
         _append(self.log, rows)
+        self._note("train", LOG, rows)
 
     def add_evaluation(self, step, epoch, metrics):
         """Append one evaluation."""
         self.check()
-        _append(self.evaluations, [[step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]])
+        row = [step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]
+        _append(self.evaluations, [row])
+        self._note("evaluation", EVALUATION, [row])
 
     def evaluated(self, step):
         """Whether an evaluation at that step is noted."""
-        return any(int(row["step"]) == step for row in _rows(self.evaluations))
+        return any(int(row["step"]) == step for row in table_rows(self.evaluations))
 
     def draw_curves(self):
         """Draw both tables into curves.png. Returns them as `save_curves` takes them."""
-        train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in _rows(self.log)]
+        train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in table_rows(self.log)]
         evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
-                 for row in _rows(self.evaluations)]
+                 for row in table_rows(self.evaluations)]
         save_curves(os.path.join(self.path, "curves.png"), train, evals)
         return train, evals
 
@@ -178,7 +207,19 @@ def _append(path, rows):
     append_text(path, text.getvalue())
 
 
-def _rows(path):
-    """The rows of a table, without one that a killed process has not ended."""
+def table_rows(path):
+    """The rows of a table as {name: text of a number}, without one that a killed process has not ended.
+
+    Raises:
+        UserError: something else stands there.
+    """
     text = read_bytes(path).decode("utf-8", "replace")
-    return list(csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])))
+    reader = csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1]))
+    try:
+        rows = []
+        for row in reader:
+            int(row["step"]), int(row["epoch"]), [float(value) for value in row.values()]
+            rows.append(row)
+        return rows
+    except (ValueError, TypeError, KeyError, csv.Error):
+        raise UserError(f"{path} is damaged in line {reader.line_num}; take that line out") from None
