@@ -25,7 +25,7 @@ from mindfcn.config import (
     TrainConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.files import read_yaml
+from mindfcn.files import FAULTS, cannot_use, read_yaml
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -82,6 +82,12 @@ def main(arguments=None):
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
               "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # Disks and mounts fail where no mistake was made; anything else is ours.
+        if error.errno not in FAULTS:
+            raise
+        print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)

@@ -220,7 +220,7 @@ class TrainConfig:
 
     Args:
         run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
-        resume: go on from the last checkpoint in `run_dir`
+        resume: go on from the last checkpoint in `run_dir`; begin at the first step where a run was killed before it
         overwrite: delete an earlier run in `run_dir`
         device: where to compute; auto takes what MindSpore was built for
         seed: weights, augmentation and dropout follow from it
