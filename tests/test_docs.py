@@ -64,8 +64,8 @@ def check(words):
         script = (ROOT / words[1]).read_text(encoding="utf-8") + (ROOT / "benchmarks" / "rivals.py").read_text()
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
             assert f'"{option}"' in script or "parse_known_args" in script, f"{line}: no option {option}"
-    elif words[0] == "ruff":
-        assert shutil.which("ruff") or importlib.util.find_spec("ruff")
+    elif words[0] in ("ruff", "mypy"):
+        assert shutil.which(words[0]) or importlib.util.find_spec(words[0])
     else:
         assert line.startswith(ELSEWHERE) or words[0] in ("pdoc", "msrun", "cd", "export"), f"unknown command: {line}"
 
@@ -118,6 +118,25 @@ def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
     scope = {}
     exec(compile(body, "README.md", "exec"), scope)
     assert scope["net"].trainable_params() and scope["batches"].get_dataset_size() == 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
+def test_the_table_of_networks_is_true(page):
+    """Parameters are counted, scores are those that `compare` shows; a dash where nothing is published of a network."""
+    from mindspore import nn
+
+    from mindfcn import create_model
+    from mindfcn.report.published import published
+    rows = re.findall(r"^\| `(fcn\w+)` \| ([\d,]+) \| [^|]+ \| ([^|]+) \|$", text_of(page), re.MULTILINE)
+    assert len(rows) == 9
+    for name, parameters, scores in rows:
+        with nn.no_init_parameters():
+            net = create_model(name, 21)
+        counted = sum(one.size for one in net.get_parameters()
+                      if "upscore" not in one.name and ".moving_" not in one.name and not one.name.endswith(".step"))
+        assert parameters == f"{counted:,}", name
+        known = {f"{row.metrics[2] / 100:.3f}" for row in published(name)}
+        assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
 
 
 def test_citation_and_package_agree():
