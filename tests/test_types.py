@@ -32,7 +32,7 @@ SEEN = [("note", r'Revealed type is "(builtins\.)?str"'), ("note", r'Revealed ty
         ("note", r'Revealed type is "(builtins\.)?float"'), ("error", "incompatible type"),
         ("error", "tensorbord"), ("error", "FCN64s")]
 # They are compiled by MindSpore.
-COMPILED = {"construct", "count", "weigh", "divisor", "sampled"}
+COMPILED = {"construct", "count", "weigh", "divisor", "sampled", "valid", "penalty", "reduce"}
 
 
 def members(one):

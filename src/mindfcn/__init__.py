@@ -12,6 +12,7 @@ _HOMES = {
                        "ServeConfig", "TrainConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
+    "mindfcn.dense.inference": ("Inference",),
     "mindfcn.dense.exported": ("OnnxSegmenter",),
     "mindfcn.dense.whole_image": ("Segmenter",),
     "mindfcn.engine.compare": ("compare",),

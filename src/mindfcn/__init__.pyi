@@ -15,6 +15,7 @@ from mindfcn.config import TrainConfig as TrainConfig
 from mindfcn.config import Variant as Variant
 from mindfcn.data.dataset import SegDataset as SegDataset
 from mindfcn.dense.exported import OnnxSegmenter as OnnxSegmenter
+from mindfcn.dense.inference import Inference as Inference
 from mindfcn.dense.shift_and_stitch import shift_and_stitch as shift_and_stitch
 from mindfcn.dense.whole_image import Segmenter as Segmenter
 from mindfcn.engine.compare import compare as compare

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import yaml
 
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, read_bytes
+from mindfcn.files import atomic_path, read_yaml
 from mindfcn.hooks import FilePath
 
 
@@ -36,10 +36,15 @@ class LabelSet:
     ignore_label: int = 255
 
     def __post_init__(self):
+        if not all(isinstance(name, (str, int, float)) for name in self.names):
+            raise UserError("labels: every class name must be a text or a number")
         names = tuple(str(name) for name in self.names)
+        for name in names:
+            if not name.isprintable():
+                raise UserError(f"labels: the class name {name[:60]!r} holds characters that cannot be printed")
         try:
             colours = tuple(tuple(int(value) for value in colour) for colour in self.colours)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError("labels: every colour must be three numbers of 0..255") from None
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "colours", colours)
@@ -58,6 +63,11 @@ class LabelSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def background(self) -> Optional[int]:
+        """Number of the class called background, which is no object; None where there is none."""
+        return self.names.index("background") if "background" in self.names else None
 
     def palette(self) -> np.ndarray:
         """(256, 3) uint8 RGB: the class colours, VOC's colours for every number beyond them."""
@@ -103,13 +113,7 @@ class LabelSet:
     @classmethod
     def load(cls, path: FilePath) -> "LabelSet":
         """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
-        try:
-            entries = yaml.safe_load(read_bytes(path))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not valid YAML; see docs/own_data.md") from None
-        return cls.from_dict(entries, path)
+        return cls.from_dict(read_yaml(path), path)
 
 
 VOC = LabelSet(

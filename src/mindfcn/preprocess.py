@@ -18,6 +18,8 @@ class Preprocess:
             raise ValueError(f"order must be BGR or RGB, not {self.order!r}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite(self.mean + self.std).all() or 0 in self.std:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std none of them 0")
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 BGR, as OpenCV reads it -> (H, W, 3) float32 in this record's order."""

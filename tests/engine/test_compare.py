@@ -239,6 +239,16 @@ def test_the_command_ends_with_the_signal(sample_records, tmp_path):
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in told, error
 
 
+def test_variants_of_one_network_may_differ_in_losses_and_augmentation(tmp_path):
+    """The others stay as they are, and so do the settings that a variant does not name."""
+    config = settings(tmp_path, tmp_path / "out", Variant(FIRST, "plain"), Variant(FIRST, "aided", settings={
+        "augment.photometric": 1.0, "augment.max_class_share": 0.75, "optim.loss": "dice", "optim.ema": 0.99}))
+    (_, plain), (_, aided) = plan(config)
+    assert (aided.augment.photometric, aided.augment.max_class_share) == (1.0, 0.75)
+    assert (aided.optim.loss, aided.optim.ema, aided.augment.crop_size) == ("dice", 0.99, 32)
+    assert (plain.augment, plain.optim) == (config.train.augment, config.train.optim)
+
+
 # ------------------------------------------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("change, words", [
@@ -252,6 +262,8 @@ def test_the_command_ends_with_the_signal(sample_records, tmp_path):
     ({"variants": [Variant(FIRST, pretrained="away.npz")]}, "away.npz is neither a file nor the label"),
     ({"variants": [Variant(FIRST, settings={"optim.lrr": 1})]}, "optim.lrr cannot differ"),
     ({"variants": [Variant(FIRST, settings={"augment.crop_size": 1})]}, "augment.crop_size cannot differ"),
+    ({"variants": [Variant(FIRST, settings={"augment.batch_size": 1})]}, "augment.batch_size cannot differ"),
+    ({"variants": [Variant(FIRST, settings={"augment.flip": 1})]}, "augment.flip cannot be 1"),
     ({"variants": [Variant(FIRST, settings={"lr": 1})]}, "lr cannot differ"),
     ({"variants": [Variant(FIRST, settings={"optim.epochs": 9})]}, "optim.epochs cannot differ"),
     ({"variants": [Variant(FIRST, settings={"optim.lr": "fast"})]}, "optim.lr cannot be 'fast'"),

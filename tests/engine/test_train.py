@@ -344,6 +344,44 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
+def test_averaged_weights_are_evaluated_kept_as_best_and_resumed(sample_records, tmp_path):
+    """Batches of two in each update, so that an update's batches lie in two epochs; a stop between two of them."""
+    averaged = {**COURSE, "optim": {"epochs": 3, "ema": 0.9, "accumulate": 2}}
+    config = settings(sample_records, tmp_path / "whole", **averaged)
+    train(config)
+    kept = tmp_path / "whole" / "checkpoints"
+    best, card, state = load_checkpoint(kept / "best.ckpt")
+    assert not state
+    last, _, state = load_checkpoint(kept / f"epoch-{card.training['best']['epoch']:04d}.ckpt")
+    averages = {name[len("ema."):]: value for name, value in state.items() if name.startswith("ema.")}
+    assert averages.keys() == last.keys() and any("moving_mean" in name for name in averages)
+    for name, value in best.items():
+        np.testing.assert_array_equal(value, averages[name], name)
+        assert "upscore" in name or not np.array_equal(value, last[name]), name
+    # What was noted while training is what the checkpoint gives, and not what the weights in training give.
+    noted = card.metrics["mean IoU"]
+    for name, same in (("best", True), ("last", False)):
+        out = tmp_path / name
+        assert main(["eval", "--checkpoint", str(kept / f"{name}.ckpt"), "--out", str(out), "--device", "CPU"]) == 0
+        assert (json.loads((out / "metrics.json").read_text())["metrics"]["mean IoU"] == noted) == same
+
+    halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
+    train(halves, StopAt(STEPS + 2))
+    with pytest.raises(UserError, match="ema.*settings.yaml"):
+        train(dataclasses.replace(halves, resume=True, optim=dataclasses.replace(halves.optim, ema=0.0)))
+    train(dataclasses.replace(halves, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize("loss", ["bootstrapped", "focal", "dice"])
+def test_a_run_with_another_loss_and_all_aids_learns(loss, sample_records, tmp_path):
+    config = settings(sample_records, tmp_path, optim={"epochs": 6, "loss": loss, "warmup_epochs": 0, "lr": 0.02})
+    config.augment = AugmentConfig(crop_size=32, batch_size=4, photometric=1.0, max_class_share=0.75)
+    train(dataclasses.replace(config, eval_every=0))
+    losses = [float(row["loss"]) for row in table(tmp_path / "log.csv")]
+    assert np.mean(losses[-STEPS:]) < 0.97 * np.mean(losses[:STEPS])
+
+
 HEADS = ("score", "upscore")
 
 

@@ -89,6 +89,10 @@ def curves_of(steps):
             [(steps, {"pixel accuracy": 0.75, "mean IoU": 0.5})])
 
 
+WEAK = {"sizes": {"small": {"mean IoU": 0.25, "mean pixel accuracy": 0.5, "objects": 7}},
+        "trimap": np.linspace(0.2, 0.5, 10)}
+
+
 def full_page(path, labels, **options):
     settings = {"facts": {"network": "fcn8s"}, "notes": ["a note"], "matrix": counted(len(labels)),
                 "curves": curves_of(20), "galleries": {"Worst images": pictures_of(2, labels)},
@@ -155,12 +159,14 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("options, gone", [
-    ({"matrix": None}, {"metrics", "classes", "confusion"}), ({"curves": ((), ())}, {"curves"}),
-    ({"galleries": {"Worst images": []}}, {None}), ({"details": {}}, {"details"}), ({}, set())])
+    ({"matrix": None, **WEAK, "trimap": ()}, {"metrics", "classes", "confusion"}),
+    ({"trimap": [np.nan] * 10}, {"weaknesses"}), (WEAK, set()), ({"curves": ((), ()), **WEAK}, {"curves"}),
+    ({"galleries": {"Worst images": []}, **WEAK}, {None}), ({"details": {}, **WEAK}, {"details"}),
+    ({}, {"weaknesses"})])
 def test_what_is_not_known_has_no_section(tmp_path, options, gone):
     found = read(full_page(tmp_path / "report.html", labels_of(3), **options))
     sections = {attributes.get("id") for attributes in found.named("section")}
-    assert sections == {"metrics", "classes", "confusion", "curves", "details", None} - gone
+    assert sections == {"metrics", "classes", "weaknesses", "confusion", "curves", "details", None} - gone
 
 
 # ------------------------------------------------------------------------------------------------- figures
@@ -184,6 +190,19 @@ def test_figures_are_those_of_the_matrix(tmp_path, count):
     widths = [float(re.search(r"width: ([\d.]+)%", attributes["style"])[1]) for attributes in found.named("span")
               if attributes.get("style", "").startswith("width")]
     np.testing.assert_allclose(widths, np.nan_to_num(shown[0]), atol=0.005)
+
+
+def test_sizes_and_bands_are_those_given(tmp_path):
+    labels = labels_of(3)
+    sizes = {"small": {"mean IoU": 0.125, "mean pixel accuracy": 0.25, "objects": 1234},
+             "medium": {"mean IoU": float("nan"), "mean pixel accuracy": float("nan"), "objects": 0},
+             "large": {"mean IoU": 0.5, "mean pixel accuracy": 0.75, "objects": 3}}
+    tree = read(Page(str(tmp_path / "a.html"), "T", labels, matrix=counted(3), sizes=sizes,
+                     trimap=np.array([0.125, 0.25, 0.375])))
+    assert tree.rows["weaknesses"][1:] == [["small", "12.50", "25.00", "1,234"], ["medium", "–", "–", "0"],
+                                           ["large", "50.00", "75.00", "3"]]
+    assert "37.5" in tree.text.split("in the band")[1][:20]
+    assert "weaknesses" not in read(Page(str(tmp_path / "b.html"), "T", labels, matrix=counted(3))).rows
 
 
 def test_cells_are_the_shares_and_the_counts_of_the_matrix(tmp_path):
@@ -321,7 +340,8 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     galleries = {"Worst images": [flat_picture("wide" * 30 + ".jpg", 40, 60), flat_picture("high.jpg", 600, 200)],
                  "Best images": [flat_picture("large.jpg", 500, 700)]}
-    evaluation = full_page(folder / "evaluation.html", SHADES, galleries=galleries, facts={"records": "/long" * 40})
+    evaluation = full_page(folder / "evaluation.html", SHADES, galleries=galleries, facts={"records": "/long" * 40},
+                           **WEAK)
     networks = [f"fcn{number}s_vgg16_bn" for number in (32, 16, 8)]
     comparison = Page(str(folder / "comparison.html"), "Comparison", SHADES, scores=dict.fromkeys(networks, 0.5),
                       table=(("network", *"abcdefgh"), [((name, *8 * ["1000.00"]), False) for name in networks]),

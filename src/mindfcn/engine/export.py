@@ -17,7 +17,7 @@ from mindspore import nn
 from mindfcn import runtime
 from mindfcn.config import ExportConfig
 from mindfcn.data.transforms import to_input
-from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.dense.exported import OnnxSegmenter, sealed
 from mindfcn.engine.evaluate import load_segmenter
 from mindfcn.engine.predict import decode_photograph, find_images
 from mindfcn.errors import UserError
@@ -173,7 +173,7 @@ def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> Non
     if card:
         model.metadata_props.add(key=CARD, value=card.to_json())
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(model.SerializeToString())
+        file.write(sealed(model.SerializeToString()))
 
 
 def onnx_model(net):

@@ -15,7 +15,8 @@ import numpy as np
 from mindfcn.config import InspectConfig, PrepareConfig
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
-from mindfcn.data.mindrecord import count_records, read_manifest, read_records
+from mindfcn.data.mindrecord import read_manifest, read_records
+from mindfcn.data.record_files import count_records
 from mindfcn.data.samples import check_complete, check_mask, decode_image, decode_mask, image_size, in_threads
 from mindfcn.engine.evaluate import save_json
 from mindfcn.engine.prepare import list_samples

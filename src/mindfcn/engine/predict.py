@@ -17,6 +17,7 @@ from mindfcn.config import PredictConfig, ServeConfig
 from mindfcn.data.folder import IMAGE_SUFFIXES
 from mindfcn.data.samples import check_complete, decode_image
 from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.dense.inference import Inference
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes
 from mindfcn.hooks import Progress, Say
@@ -79,7 +80,7 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
     An image that cannot be read is recorded as failed and the others go on.
 
     Args:
-        config: PredictConfig
+        config: PredictConfig; windows, scales, mirroring and CRF are put around `segment`
         segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
             probabilities (C, H, W) float32 or None)
         labels: LabelSet of the masks
@@ -90,8 +91,10 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
         PredictResult.
 
     Raises:
-        UserError: no image is found, the folder cannot be written, or a result would overwrite an input image.
+        UserError: no image is found, the folder cannot be written, a result would overwrite an input image, or
+            settings cannot be.
     """
+    segment = Inference(segment, config)
     images = find_images(config.images)
     targets = [_targets(config, name) for name in output_names(images)]
     _keep_inputs(images, targets)

@@ -6,7 +6,8 @@ from typing import Optional
 
 from mindfcn.config import PrepareConfig
 from mindfcn.data.folder import list_folder
-from mindfcn.data.mindrecord import RecordSummary, count_records, write_records
+from mindfcn.data.mindrecord import RecordSummary, write_records
+from mindfcn.data.record_files import count_records
 from mindfcn.data.sample import SAMPLE, draw_sample_set
 from mindfcn.data.samples import Sample
 from mindfcn.data.sbd import trainaug

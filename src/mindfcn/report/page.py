@@ -57,6 +57,8 @@ class Page:
         facts: {name: text} beneath the title.
         notes: sentences beneath the facts.
         matrix: ConfusionMatrix.
+        sizes: {size: {"mean IoU", "mean pixel accuracy", "objects"}}, as ObjectSizes.compute gives it.
+        trimap: mean IoU, 0..1, in bands of 1, 2, ... pixels around boundaries.
         curves: (training rows, evaluation rows), as `save_curves` takes them.
         scores: {name: mean IoU, 0..1} of several networks.
         table: (header, [(cells, whether the row is beside the point)]).
@@ -69,6 +71,8 @@ class Page:
     facts: dict = dataclasses.field(default_factory=dict)
     notes: list = dataclasses.field(default_factory=list)
     matrix: Any = None
+    sizes: dict = dataclasses.field(default_factory=dict)
+    trimap: Any = ()
     curves: tuple = ((), ())
     scores: dict = dataclasses.field(default_factory=dict)
     table: Optional[tuple] = None
@@ -81,8 +85,8 @@ def write_page(page):
     galleries, left_out = _fitting(page.galleries)
     write_text(page.path, _template().render(
         page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
-        confusion=page.matrix and _confusion(page), panels=_panels(*page.curves), galleries=galleries,
-        left_out=left_out))
+        confusion=page.matrix and _confusion(page), sizes=_sizes(page), trimap=_trimap(page),
+        panels=_panels(*page.curves), galleries=galleries, left_out=left_out))
 
 
 def picture(name, image, masks, labels, note="", iou=None):
@@ -171,7 +175,25 @@ def _drawn(percent):
     return data_uri("png", buffer.getvalue())
 
 
+def _sizes(page):
+    """[(size, which areas, objects, IoU %, accuracy %)]; None where there are no such objects."""
+    limits = {"small": "below 32²", "medium": "32² to 96²", "large": "above 96²"}
+    return [(size, limits[size], row["objects"], _percent(row["mean IoU"]), _percent(row["mean pixel accuracy"]))
+            for size, row in page.sizes.items()]
+
+
 # ------------------------------------------------------------------------------------------------- curves
+
+def _trimap(page):
+    """The panel of the mean IoU near boundaries, in %, beside that of all pixels; None where there is none."""
+    bands = 100 * np.array(page.trimap, np.float64)
+    if not np.isfinite(bands).any():
+        return None
+    widths = np.arange(1, len(bands) + 1)
+    whole = np.full(len(bands), 100 * page.matrix.mean_iou())
+    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), whole=True),
+                  [("all pixels", "faint", widths, whole), ("in the band", "c1 dotted", widths, bands)])
+
 
 def _panels(train, evals):
     """Panels of curves for the template, in the order and from the rows of `save_curves`."""

@@ -4,7 +4,6 @@ One .ckpt file, written under its name only when complete. The weights carry the
 carries the prefix `training.`; the card is JSON text. Programs that know only the weights can read the file as well.
 """
 
-import contextlib
 import os
 from typing import Optional
 
@@ -40,10 +39,6 @@ def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[di
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from None
-        finally:
-            # MindSpore writes here first, and leaves it where it fails.
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.splitext(temporary)[0] + ".tmp")
 
 
 def load_checkpoint(path: FilePath,
