@@ -191,7 +191,8 @@ def evaluate(config, progress=None, say=None):
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
                          rank_size=runtime.rank_size())
     evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress)
     return write_evaluation(out, evaluation, segmenter, dataset, page, config.worst, config.best)
