@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from typing import Any, Optional
 
 import numpy as np
 import yaml
 
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_yaml
+from mindfcn.hooks import FilePath
 
 
 def voc_palette(count=256):
@@ -59,25 +61,30 @@ class LabelSet:
         if type(self.ignore_label) is not int or not len(names) <= self.ignore_label <= 255:
             raise UserError(f"labels: ignore label {self.ignore_label!r} must be a number from {len(names)} to 255")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def palette(self):
+    @property
+    def background(self) -> Optional[int]:
+        """Number of the class called background, which is no object; None where there is none."""
+        return self.names.index("background") if "background" in self.names else None
+
+    def palette(self) -> np.ndarray:
         """(256, 3) uint8 RGB: the class colours, VOC's colours for every number beyond them."""
         palette = voc_palette()
         palette[:len(self)] = self.colours
         return palette
 
-    def colourise(self, mask):
+    def colourise(self, mask: np.ndarray) -> np.ndarray:
         """Colour a mask of class numbers: (..., H, W) uint8 -> (..., H, W, 3) uint8 RGB."""
         return self.palette()[mask]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, as written to YAML and into checkpoints."""
         return {"names": list(self.names), "colours": [list(colour) for colour in self.colours],
                 "ignore_label": self.ignore_label}
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write the labels file that `load` reads: YAML, or JSON where the name ends in .json."""
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             if str(path).endswith(".json"):
@@ -86,7 +93,7 @@ class LabelSet:
                 yaml.safe_dump(self.to_dict(), file, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
     @classmethod
-    def from_dict(cls, entries, where):
+    def from_dict(cls, entries: Any, where: FilePath) -> "LabelSet":
         """Check and take over `names`, and optionally `colours` and `ignore_label`; `where` is for the message."""
         if not isinstance(entries, dict) or not isinstance(entries.get("names"), list):
             raise UserError(f"{where}: expected a mapping with a list `names`; see docs/own_data.md")
@@ -99,12 +106,12 @@ class LabelSet:
         if not isinstance(colours, list):
             raise UserError(f"{where}: `colours` must be a list of [R, G, B]")
         try:
-            return cls(names, colours, entries.get("ignore_label", 255))
+            return cls(tuple(names), tuple(colours), entries.get("ignore_label", 255))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> "LabelSet":
         """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
         return cls.from_dict(read_yaml(path), path)
 

@@ -2,10 +2,14 @@
 
 import os
 import zlib
+from typing import Optional
+
+import numpy as np
 
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
+from mindfcn.hooks import FilePath
 from mindfcn.logits import argmax, softmax
 from mindfcn.weights.card import CARD, Card
 
@@ -29,13 +33,14 @@ class OnnxSegmenter:
 
     Attributes:
         card: Card of the network.
+        preprocess: how its input is normalised.
 
     Raises:
         UserError: the package onnxruntime is not installed, or was not built for that device; the file is missing,
             damaged, or has no card.
     """
 
-    def __init__(self, path, device="auto"):
+    def __init__(self, path: FilePath, device: str = "auto") -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -66,16 +71,17 @@ class OnnxSegmenter:
             raise UserError(f"{path} has no card of its classes and preprocessing: it was not written by mindfcn "
                             "export; write it with mindfcn export")
         self.card = Card.from_json(texts[CARD], path)
+        self.preprocess = self.card.preprocess
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph of any size, (H, W, 3) uint8 BGR.
 
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
         """
-        logits = self.logits(to_input(image, self.card.preprocess)[None])[0]
+        logits = self.logits(to_input(image, self.preprocess)[None])[0]
         return argmax(logits), softmax(logits) if probabilities else None
 
-    def logits(self, batch):
+    def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
         return self.session.run(None, {"image": batch})[0]

@@ -1,5 +1,6 @@
 """What happens around the steps of a training run: log, guard against NaN, evaluation, checkpoints, signals."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -65,7 +66,7 @@ class Log(Callback):
         rates: (updates,) learning rates.
         step: TrainStep.
         batch_size: images per step, over all devices.
-        show: function (step, epoch, loss, learning rate, images per second), or None.
+        show: as in `train`, or None.
 
     Raises:
         UserError: the loss, a weight or a moving average is not finite; names the step, the batch and the layers.
@@ -181,6 +182,10 @@ class Keeper(Callback):
         self.save(epoch, 0)
         if self.due(epoch):
             self.evaluate(epoch)
+        elif self.step.average and epoch == self.epochs and self.writes:
+            # Nothing to be measured on: the averages of the last epoch are the run's result.
+            with self.step.average.in_place():
+                save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
         if self.writes:
             self.report(epoch)
         if self.signals.agreed():
@@ -192,15 +197,22 @@ class Keeper(Callback):
                                          and epoch % self.eval_every == 0)
 
     def evaluate(self, epoch):
-        """Evaluate, note the metrics, and keep the best checkpoint."""
+        """Evaluate, note the metrics, and keep the best checkpoint, with the averaged weights where there are some."""
+        with self.step.average.in_place() if self.step.average else contextlib.nullcontext():
+            self._evaluate(epoch)
+        # Also tells the segmenter that the weights are others from here on.
+        self.step.set_train()
+
+    def _evaluate(self, epoch):
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received)
+                                      lambda: self.signals.received, self.card.labels.background)
         ms.set_context(mode=mode)
-        self.step.set_train()
         if evaluation is None:
             return
         metrics = evaluation.metrics
+        if hasattr(self.log.show, "evaluated"):
+            self.log.show.evaluated(self.step.batches, metrics)
         if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
@@ -233,7 +245,8 @@ class Keeper(Callback):
     def join_moving_averages(self):
         """Give all processes the mean of their normalisation's moving averages: each has seen its own images."""
         ranks = runtime.rank_size()
-        for parameter in self.segmenter.net.get_parameters() if ranks > 1 else ():
+        averages = self.step.average.averages if self.step.average else ()
+        for parameter in [*self.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
             if parameter.name.endswith(MOVING):
                 mean = runtime.sum_over_ranks(parameter.asnumpy().astype(np.float64)) / ranks
                 parameter.set_data(ms.Tensor(mean.astype(np.float32)))

@@ -7,6 +7,7 @@
     curves.png          both, drawn
     report.html         all of this on one page, written anew after each epoch
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
+    tensorboard/        both tables for TensorBoard, on request
     evaluation/         what `eval` says of the best checkpoint
     run.lock            while a process trains here: which one
 """
@@ -25,6 +26,7 @@ import yaml
 from mindfcn.errors import UserError
 from mindfcn.files import PARTIAL, append_text, atomic_path, held, read_bytes, remove_leftovers, write_text
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.events import Events
 from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
 from mindfcn.runtime import versions
@@ -39,9 +41,10 @@ class RunDir:
     Args:
         path: the folder.
         keep: checkpoints kept, the newest ones.
+        tensorboard: write the tables' figures for TensorBoard, too.
     """
 
-    def __init__(self, path, keep=2):
+    def __init__(self, path, keep=2, tensorboard=False):
         self.path = path
         self.keep = max(1, keep)
         self.last = os.path.join(path, "checkpoints", "last.ckpt")
@@ -51,6 +54,8 @@ class RunDir:
         self.evaluation = os.path.join(path, "evaluation")
         self.settings = os.path.join(path, "settings.yaml")
         self.report = os.path.join(path, REPORT)
+        self.tensorboard = os.path.join(path, "tensorboard")
+        self.wants_events, self.events = tensorboard, None
         self._forgetting = os.path.join(path, PARTIAL + "forgetting")
 
     @contextlib.contextmanager
@@ -96,11 +101,12 @@ class RunDir:
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
         write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
         write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        self.begin_events()
 
     def _forget(self):
         """Delete a run. If this is interrupted, the next process that holds the folder ends it."""
         os.makedirs(self._forgetting, exist_ok=True)
-        for path in (os.path.dirname(self.last), self.evaluation):
+        for path in (os.path.dirname(self.last), self.evaluation, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.report, self.log, self.evaluations, self.settings):
             with contextlib.suppress(FileNotFoundError):
@@ -116,14 +122,37 @@ class RunDir:
             writer.writeheader()
             writer.writerows(rows)
             write_text(path, text.getvalue())
+        self.begin_events()
+
+    def begin_events(self):
+        """Write both tables, as they are by now, for TensorBoard, where it is wanted; further rows follow."""
+        if self.wants_events:
+            self.events = Events(self.tensorboard)
+            self._note("train", LOG, [row.values() for row in table_rows(self.log)])
+            self._note("evaluation", EVALUATION, [row.values() for row in table_rows(self.evaluations)])
+
+    def _note(self, group, header, rows):
+        """Rows of a table whose first two columns are step and epoch -> events."""
+        if self.events:
+            for step, _, *values in rows:
+                self.events.add(group, int(step), dict(zip(header[2:], map(float, values))))
+            self.events.flush()
+
+    def close(self):
+        """The run ends, for now."""
+        if self.events:
+            self.events.close()
 
     def add_steps(self, rows):
         """Append rows of LOG."""
         _append(self.log, rows)
+        self._note("train", LOG, rows)
 
     def add_evaluation(self, step, epoch, metrics):
         """Append one evaluation."""
-        _append(self.evaluations, [[step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]])
+        row = [step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]
+        _append(self.evaluations, [row])
+        self._note("evaluation", EVALUATION, [row])
 
     def evaluated(self, step):
         """Whether an evaluation at that step is noted."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 from typing import Optional
@@ -10,7 +11,7 @@ import mindspore as ms
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import flat
+from mindfcn.config import TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
@@ -19,8 +20,9 @@ from mindfcn.engine.evaluate import EvalResult, evaluate_network, network_text, 
 from mindfcn.engine.precision import compute_in
 from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.run_dir import RunDir
-from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
+from mindfcn.engine.step import TrainStep, WeightAverage, freeze, loss_function, loss_scaler, optimiser
 from mindfcn.errors import UserError
+from mindfcn.hooks import Progress, Say, Show
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
@@ -54,7 +56,8 @@ class TrainResult:
     epoch: int
 
 
-def train(config, show=None, progress=None, say=None):
+def train(config: TrainConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
+          say: Optional[Say] = None) -> TrainResult:
     """Train as the settings say; make the records first where they are missing.
 
     Of several processes, each trains on its share of the records and evaluates its share of the images; the first one
@@ -63,7 +66,8 @@ def train(config, show=None, progress=None, say=None):
     Args:
         config: TrainConfig.
         show: function (step, epoch, loss, learning rate, images per second), told of every step; its attribute
-            `begin` is called with (steps per epoch, epochs, first step).
+            `begin` is called with (steps per epoch, epochs, first step), and `evaluated`, where it has one, with
+            (step, {metric: value}). LiveCurve() draws curves in a notebook.
         progress: wraps an iterable and its length.
         say: function (line of text).
 
@@ -78,7 +82,7 @@ def train(config, show=None, progress=None, say=None):
     writes = runtime.rank() == 0
     if not say or not writes:
         say = _silent
-    run_dir = RunDir(config.run_dir, config.keep)
+    run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
     with contextlib.ExitStack() as stack:
         with runtime.together():
             if writes:
@@ -100,10 +104,10 @@ def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     compute_in(net, dtype)
     weights = class_weights(config.optim, train_set, card, say)
-    loss = CrossEntropy(labels.ignore_label, config.optim.loss, config.optim.keep_cells, seed=config.seed,
-                        class_weights=weights)
+    loss = loss_function(config.optim, labels.ignore_label, config.seed, weights)
     draw_apart(net, loss)
-    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen)
+    average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
+    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average)
     with runtime.together():
         if goes_on:
             resume(run_dir, net, card, step, train_set, config, say)
@@ -115,7 +119,7 @@ def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
-    with Signals() as signals:
+    with Signals() as signals, contextlib.closing(run_dir):
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
         keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
@@ -150,6 +154,10 @@ def check_settings(config):
              ("optim.warmup_epochs", optim.warmup_epochs, optim.warmup_epochs >= 0, "at least 0"),
              ("optim.accumulate", optim.accumulate, optim.accumulate >= 1, "at least 1"),
              ("optim.head_lr", optim.head_lr, optim.head_lr > 0, "above 0"),
+             ("optim.hard_pixels", optim.hard_pixels, optim.hard_pixels >= 1, "at least 1"),
+             ("optim.focal_gamma", optim.focal_gamma, optim.focal_gamma == 0 or 1 <= optim.focal_gamma < math.inf,
+              "at least 1, or 0"),
+             ("optim.ema", optim.ema, 0 <= optim.ema < 1, "in 0..1 (1 excluded)"),
              ("optim.keep_cells", optim.keep_cells, 0 < optim.keep_cells <= 1, "in 0..1 (0 excluded)"),
              ("augment.crop_size", augment.crop_size, 0 <= augment.crop_size <= 8192, "in 1..8192, or 0"),
              ("augment.min_scale", augment.min_scale, 0 < augment.min_scale <= augment.max_scale,
@@ -158,6 +166,10 @@ def check_settings(config):
              ("augment.batch_size", augment.batch_size, augment.batch_size >= 1, "at least 1"),
              ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
               "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
+             ("augment.photometric", augment.photometric, 0 <= augment.photometric <= 1, "in 0..1"),
+             ("augment.max_class_share", augment.max_class_share, 0 < augment.max_class_share <= 1,
+              "in 0..1 (0 excluded)"),
+             ("augment.crop_tries", augment.crop_tries, augment.crop_tries >= 1, "at least 1"),
              ("augment.workers", augment.workers, augment.workers >= 1, "at least 1"),
              ("model.dropout", model.dropout, 0 <= (model.dropout or 0) < 1, "in 0..1 (1 excluded)"),
              ("model.width", model.width, model.width is None or 0 < model.width <= 4, "above 0 and at most 4"),
@@ -167,6 +179,9 @@ def check_settings(config):
     for name, value, fine, bound in rules:
         if not fine:
             raise UserError(f"--{name} {value}: must be {bound}")
+    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "
+                        "or leave it out")
 
 
 def find_records(data, progress, say):
@@ -204,6 +219,8 @@ def training_set(config, path, labels, preprocess):
     augment = config.augment
     return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
                       max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
+                      photometric=augment.photometric, max_class_share=augment.max_class_share,
+                      crop_tries=augment.crop_tries,
                       ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
                       seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size())
 
@@ -365,7 +382,8 @@ def final_evaluation(run_dir, keeper, best):
         load_weights(keeper.segmenter.net, load_checkpoint(best)[0], best)
     runtime.pynative_mode()
     evaluation = keeper.best or evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels),
-                                                 keeper.progress, lambda: keeper.signals.received)
+                                                 keeper.progress, lambda: keeper.signals.received,
+                                                 keeper.card.labels.background)
     if evaluation is None or not keeper.writes:
         return None
     page = dataclasses.replace(keeper.page, curves=run_dir.draw_curves())

@@ -5,11 +5,15 @@ carries the prefix `training.`; the card is JSON text. Programs that know only t
 """
 
 import os
+from typing import Optional
 
 import mindspore as ms
+import numpy as np
+from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path
+from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import CAFFE
 from mindfcn.weights.card import CARD, Card
@@ -19,7 +23,7 @@ from mindfcn.weights.readers import read_checkpoint
 STATE = "training."
 
 
-def save_checkpoint(path, net, card, state=None):
+def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[dict[str, ms.Parameter]] = None) -> None:
     """Write weights, card and, to train on from, `state`: a dict of name -> Parameter. Atomic.
 
     Raises:
@@ -37,7 +41,8 @@ def save_checkpoint(path, net, card, state=None):
             raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from None
 
 
-def load_checkpoint(path, default_model=None):
+def load_checkpoint(path: FilePath,
+                    default_model: Optional[str] = None) -> tuple[dict[str, np.ndarray], Card, dict[str, np.ndarray]]:
     """Read a checkpoint, or a published FCN under Caffe's layer names, whose weights are renamed to ours.
 
     Args:
