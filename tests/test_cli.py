@@ -151,6 +151,9 @@ def bench(sample_records, tmp_path_factory):
         os.makedirs(folder / run_dir / "checkpoints")
         (folder / run_dir / "settings.yaml").write_text("seed: 1\n")
         write_checkpoint(folder / run_dir / "checkpoints" / "last.ckpt", fc_width=fc_width)
+    os.makedirs(folder / "lost")
+    (folder / "lost" / "settings.yaml").write_text("seed: 1\n")
+    (folder / "lost" / "log.csv").write_text("step,epoch\n" + "".join(f"{n},{n // 3}\n" for n in range(3, 9)))
     for name, text in {
             "broken.yaml": "optim: {lr: [1\n", "key.yaml": "optim:\n  lrr: 3\n", "top.yaml": "learning: 3\n",
             "text.onnx": "no ONNX\n",
@@ -231,7 +234,7 @@ MISTAKES = [
     (f"{TRAIN} --run_dir file", ["file", "choose a folder"]),
     (f"{TRAIN} --run_dir /proc/run", ["/proc/run", "choose a folder"]),
     (f"{TRAIN} --run_dir run", ["run", "--resume", "--overwrite"]),
-    (f"{TRAIN} --run_dir fresh --resume", ["nothing to resume", "fresh", "without --resume"]),
+    (f"{TRAIN} --run_dir lost --resume", ["last.ckpt is gone", "6 steps", "--overwrite"]),
     (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "another network", "settings.yaml"]),
     (f"{TRAIN} --run_dir run --resume", ["last.ckpt", "other batches", "settings.yaml"]),
     (f"{TRAIN} --model.pretrained missing.pth", ["missing.pth", "check the path"]),

@@ -9,7 +9,7 @@ import importlib
 _HOMES = {
     "mindfcn.config": ("AugmentConfig", "CompareConfig", "DescribeConfig", "EvalConfig", "ExportConfig",
                        "InspectConfig", "LabelsConfig", "ModelConfig", "OptimConfig", "PredictConfig", "PrepareConfig",
-                       "ServeConfig", "TrainConfig", "Variant"),
+                       "ServeConfig", "TrainConfig", "TuneCrfConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.dense.shift_and_stitch": ("shift_and_stitch",),
     "mindfcn.dense.inference": ("Inference",),
@@ -24,6 +24,7 @@ _HOMES = {
     "mindfcn.engine.predict": ("open_segmenter", "predict"),
     "mindfcn.engine.prepare": ("list_samples", "prepare"),
     "mindfcn.engine.train": ("train",),
+    "mindfcn.engine.tune_crf": ("tune_crf",),
     "mindfcn.errors": ("UserError",),
     "mindfcn.labels": ("VOC", "LabelSet"),
     "mindfcn.losses": ("CrossEntropy",),

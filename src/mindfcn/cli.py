@@ -23,9 +23,10 @@ from mindfcn.config import (
     PrepareConfig,
     ServeConfig,
     TrainConfig,
+    TuneCrfConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.files import read_yaml
+from mindfcn.files import FAULTS, cannot_use, read_yaml
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -33,6 +34,7 @@ VERBS = {
     "prepare": (PrepareConfig, "photographs and masks -> MindRecord"),
     "train": (TrainConfig, "MindRecord -> a trained network"),
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
+    "tune_crf": (TuneCrfConfig, "a checkpoint -> parameters of a fully connected CRF, found on validation records"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
     "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
     "serve": (ServeConfig, "a checkpoint -> a page and an HTTP interface to try it"),
@@ -42,9 +44,9 @@ VERBS = {
 # Arguments that read better as plain words than as a YAML list.
 WORDS = {"prepare": ("download",), "predict": ("images", "scales"), "eval": ("scales",), "export": ("photos",),
          "describe": ("name",), "labels": ("masks", "names"), "inspect": ("data",)}
-USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ", "describe": "name ",
-         "labels": "--from FOLDER ", "inspect": "data "}
+USAGE = {"eval": "--checkpoint FILE ", "tune_crf": "--checkpoint FILE ",
+         "predict": "--checkpoint FILE images [images ...] ", "export": "--checkpoint FILE --out FILE ",
+         "serve": "--checkpoint FILE ", "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
 # A required setting whose option has another name.
 SPELT = {"masks": "--from FOLDER"}
 
@@ -73,7 +75,7 @@ def main(arguments=None):
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
                 "export": _export, "serve": _serve, "compare": _compare, "describe": _describe, "labels": _labels,
-                "inspect": _inspect}[verb](config)
+                "inspect": _inspect, "tune_crf": _tune_crf}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -82,6 +84,12 @@ def main(arguments=None):
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
               "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # Disks and mounts fail where no mistake was made; anything else is ours.
+        if error.errno not in FAULTS:
+            raise
+        print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
@@ -380,6 +388,14 @@ def _show(result):
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")
     say(f"written to  {result.out}")
+
+
+def _tune_crf(config):
+    from mindfcn.engine.tune_crf import tune_crf
+    result = tune_crf(config, _bar, say)
+    say(result.table)
+    say(f"mean IoU without a CRF {100 * result.plain:.2f} %; written to {result.out}")
+    return 0
 
 
 def _predict(config):

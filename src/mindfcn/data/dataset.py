@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +11,10 @@ from typing import Any, Optional
 import mindspore.dataset as ds
 import numpy as np
 
+from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import read_manifest
+from mindfcn.data.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.record_files import count_records, record_files
 from mindfcn.data.samples import check_numbers, decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
@@ -127,6 +129,19 @@ class SegDataset:
             counts.add(histogram(mask))
         return counts
 
+    @contextlib.contextmanager
+    def _reading(self):
+        """Make a UserError that names the file of what MindSpore says where records cannot be read any more."""
+        try:
+            yield
+        except FAILURES as error:
+            missing = [part for file in self.files for part in (file, f"{file}.db") if not os.path.isfile(part)]
+            if missing:
+                raise UserError(f"{missing[0]} has vanished; check the disk or mount, bring it back and start again"
+                                ) from None
+            raise UserError(f"cannot read {', '.join(self.files)}: {first_line(error)}; check the disk, or prepare the "
+                            "records again") from None
+
     def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
@@ -147,7 +162,8 @@ class SegDataset:
 
     def photographs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
-        return self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        with self._reading(), runtime.user_errors():
+            yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _evaluation_dataset(self, read):
         dataset = self._rows(["data", "label"], None if self.rank_size == 1 else self._share())
@@ -190,7 +206,8 @@ class SegDataset:
         return image, label
 
     def _read(self, columns, records=None):
-        return self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        with self._reading():
+            yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, columns, records=None):
         """Columns of some records, by their numbers among those taken, or of all of these."""

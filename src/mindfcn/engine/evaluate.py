@@ -131,17 +131,16 @@ def _evaluate_share(segment, dataset, counters, progress, stop):
     matrix, *others = counters
     scores, seconds = [], []
     pairs = dataset.photographs()
-    with runtime.user_errors():
-        for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
-            if stop and stop():
-                return scores, seconds, True
-            single = ConfusionMatrix(matrix.num_classes)
-            (mask, _), taken = timed(segment, image)
-            single.counts = matrix.update(mask, truth)
-            for other in others:
-                other.update(mask, truth)
-            scores.append(single.mean_iou())
-            seconds.append(taken)
+    for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
+        if stop and stop():
+            return scores, seconds, True
+        single = ConfusionMatrix(matrix.num_classes)
+        (mask, _), taken = timed(segment, image)
+        single.counts = matrix.update(mask, truth)
+        for other in others:
+            other.update(mask, truth)
+        scores.append(single.mean_iou())
+        seconds.append(taken)
     return scores, seconds, False
 
 
