@@ -38,6 +38,7 @@ _HOMES = {
     "mindfcn.models.rarefaction": ("rarefy",),
     "mindfcn.models.vgg": ("VGG16",),
     "mindfcn.preprocess": ("CAFFE", "COURSE", "Preprocess"),
+    "mindfcn.report.live": ("LiveCurve",),
     "mindfcn.report.masks": ("overlay", "overlay_with_legend", "side_by_side"),
     "mindfcn.schedules": ("learning_rates",),
     "mindfcn.weights.card": ("Card",),

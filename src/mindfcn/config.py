@@ -109,6 +109,10 @@ class AugmentConfig:
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
+        photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
+            (Liu et al. 2016); masks stay as they are
+        max_class_share: draw a crop anew where one class has a larger share of its labelled pixels, 0..1; 1 is any
+        crop_tries: how often at most, for that, a crop is drawn in all
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
@@ -116,6 +120,9 @@ class AugmentConfig:
     min_scale: float = 0.5
     max_scale: float = 2.0
     flip: bool = True
+    photometric: float = 0.0
+    max_class_share: float = 1.0
+    crop_tries: int = 10
     batch_size: int = 4
     workers: int = 2
 
@@ -169,11 +176,17 @@ class OptimConfig:
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
-        loss: over the labelled pixels of a batch; their sum makes gradients as many times larger as there are pixels
+        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum makes gradients as many
+            times larger as there are pixels), mean over each image's hardest pixels alone (bootstrapped), focal, or
+            soft Dice, over the classes of each image
+        hard_pixels: bootstrapped loss: pixels kept of each image
+        focal_gamma: focal loss: exponent of 1 - p, by which a pixel counts less that is right already
         class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
             by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
+        ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
+            0.99; 0 is none
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
         precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
@@ -189,10 +202,13 @@ class OptimConfig:
     weight_decay: float = 0.0001
     paper_biases: bool = False
     head_lr: float = 1.0
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
+    hard_pixels: int = 512
+    focal_gamma: float = 2.0
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = 1.0
     accumulate: int = 1
+    ema: float = 0.0
     freeze: str = ""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     loss_scale: float = 0.0
@@ -204,12 +220,13 @@ class TrainConfig:
 
     Args:
         run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
-        resume: go on from the last checkpoint in `run_dir`
+        resume: go on from the last checkpoint in `run_dir`; begin at the first step where a run was killed before it
         overwrite: delete an earlier run in `run_dir`
         device: where to compute; auto takes what MindSpore was built for
         seed: weights, augmentation and dropout follow from it
         eval_every: epochs between evaluations on the validation records; 0: only at the end
         keep: newest checkpoints kept besides the best
+        tensorboard: write loss, learning rate, speed and metrics for TensorBoard, too, into `run_dir`/tensorboard
         data: what to learn from
         augment: training crops
         model: the network
@@ -222,6 +239,7 @@ class TrainConfig:
     seed: int = 1
     eval_every: int = 1
     keep: int = 2
+    tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

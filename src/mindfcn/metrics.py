@@ -37,15 +37,15 @@ class ConfusionMatrix:
     Pixels whose true label is not a class (the ignore label among them) do not count.
     """
 
-    def __init__(self, num_classes=21):
+    def __init__(self, num_classes: int = 21) -> None:
         self.num_classes = num_classes
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget everything counted so far."""
         self.counts[:] = 0
 
-    def update(self, prediction, truth):
+    def update(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Count two integer arrays of equal size: predicted and true class numbers. Returns the new counts alone.
 
         Raises:
@@ -65,38 +65,38 @@ class ConfusionMatrix:
         self.counts += counts
         return counts
 
-    def class_accuracies(self):
+    def class_accuracies(self) -> np.ndarray:
         """(n,) float64: share of each class's pixels found; NaN without true pixels."""
         return _ratio(np.diag(self.counts), self.counts.sum(1))
 
-    def class_ious(self):
+    def class_ious(self) -> np.ndarray:
         """(n,) float64: intersection over union; NaN for a class neither in the truth nor predicted."""
         found = np.diag(self.counts)
         return _ratio(found, self.counts.sum(1) + self.counts.sum(0) - found)
 
-    def class_shares(self):
+    def class_shares(self) -> np.ndarray:
         """(n,) float64: share of each class in the true pixels."""
         return _ratio(self.counts.sum(1), self.counts.sum())
 
-    def pixel_accuracy(self):
+    def pixel_accuracy(self) -> float:
         """Share of pixels predicted right."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
-    def mean_pixel_accuracy(self):
+    def mean_pixel_accuracy(self) -> float:
         """Mean of the class accuracies."""
         return _nanmean(self.class_accuracies())
 
-    def mean_iou(self):
+    def mean_iou(self) -> float:
         """Mean of the class IoUs."""
         return _nanmean(self.class_ious())
 
-    def frequency_weighted_iou(self):
+    def frequency_weighted_iou(self) -> float:
         """Class IoUs weighted by the classes' shares of true pixels."""
         if not self.counts.any():
             return float("nan")
         return float(np.nansum(self.class_shares() * self.class_ious()))
 
-    def compute(self):
+    def compute(self) -> dict[str, float]:
         """The four metrics under the course's names."""
         return {PIXEL_ACCURACY: self.pixel_accuracy(), MEAN_PIXEL_ACCURACY: self.mean_pixel_accuracy(),
                 MEAN_IOU: self.mean_iou(), FREQUENCY_WEIGHTED_IOU: self.frequency_weighted_iou()}
@@ -179,7 +179,25 @@ class ObjectSizes:
         self.classes = [number for number in range(num_classes) if number != background]
         self.counts = np.zeros((4, len(SIZES), num_classes), np.int64)
 
-    true, found, false, objects = (property(lambda self, place=place: self.counts[place]) for place in range(4))
+    @property
+    def true(self):
+        """(4, n) int64: pixels of the truth."""
+        return self.counts[0]
+
+    @property
+    def found(self):
+        """(4, n) int64: those of them that were found."""
+        return self.counts[1]
+
+    @property
+    def false(self):
+        """(4, n) int64: pixels predicted where there is no such object."""
+        return self.counts[2]
+
+    @property
+    def objects(self):
+        """(4, n) int64: objects of the truth."""
+        return self.counts[3]
 
     def update(self, prediction, truth):
         """Count the predicted and true class numbers of one image, two (H, W) integer arrays."""
@@ -279,7 +297,7 @@ class _View(Metric):
 class PixelAccuracy(_View):
     """Share of pixels predicted right."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.pixel_accuracy()
 
@@ -287,7 +305,7 @@ class PixelAccuracy(_View):
 class PixelAccuracyClass(_View):
     """Mean over classes of the share of pixels predicted right."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.mean_pixel_accuracy()
 
@@ -295,7 +313,7 @@ class PixelAccuracyClass(_View):
 class MeanIntersectionOverUnion(_View):
     """Mean over classes of intersection over union."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.mean_iou()
 
@@ -303,12 +321,12 @@ class MeanIntersectionOverUnion(_View):
 class FrequencyWeightedIntersectionOverUnion(_View):
     """Intersection over union, classes weighted by their share of pixels."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.frequency_weighted_iou()
 
 
-def segmentation_metrics(num_classes=21):
+def segmentation_metrics(num_classes: int = 21) -> dict[str, Metric]:
     """The course's four metrics under its names, for `Model(metrics=...)`; pixels are counted once for all four."""
     first = PixelAccuracy(num_classes)
     return {PIXEL_ACCURACY: first,

@@ -1,5 +1,10 @@
 """How a network becomes a mask, in one place: windows, then scales and mirroring, then the fully connected CRF."""
 
+from collections.abc import Callable
+from typing import Any, Optional
+
+import numpy as np
+
 from mindfcn.dense.crf import crf_of, permutohedral
 from mindfcn.dense.tiling import Tiled
 from mindfcn.dense.tta import average_views
@@ -22,7 +27,7 @@ class Inference:
         UserError: settings that cannot be, or the CRF's package is missing.
     """
 
-    def __init__(self, segmenter, config):
+    def __init__(self, segmenter: Callable[..., tuple[np.ndarray, Optional[np.ndarray]]], config: Any) -> None:
         if not config.scales or min(config.scales) <= 0 or max(config.scales) > 8:
             raise UserError(f"--scales {' '.join(map(str, config.scales))}: give factors above 0 and at most 8, such "
                             "as --scales 0.75 1 1.25")
@@ -33,7 +38,7 @@ class Inference:
         self.crf = crf_of(config.crf) if config.crf else None
         self.plain = self.scales == (1.0,) and not self.flip and self.crf is None
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR, of any size.
 
         Returns:

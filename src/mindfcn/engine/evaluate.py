@@ -13,7 +13,7 @@ import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import flat
+from mindfcn.config import EvalConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.data.samples import decode_image
@@ -21,7 +21,8 @@ from mindfcn.dense.inference import Inference
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, write_text
+from mindfcn.files import atomic_path, held, remove_leftovers, write_text
+from mindfcn.hooks import FilePath, Progress, Say
 from mindfcn.losses import CrossEntropy
 from mindfcn.metrics import (
     MEAN_IOU,
@@ -37,6 +38,7 @@ from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
 from mindfcn.report.tables import class_table, csv_text
+from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import load_weights
 
@@ -129,17 +131,16 @@ def _evaluate_share(segment, dataset, counters, progress, stop):
     matrix, *others = counters
     scores, seconds = [], []
     pairs = dataset.photographs()
-    with runtime.user_errors():
-        for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
-            if stop and stop():
-                return scores, seconds, True
-            single = ConfusionMatrix(matrix.num_classes)
-            (mask, _), taken = timed(segment, image)
-            single.counts = matrix.update(mask, truth)
-            for other in others:
-                other.update(mask, truth)
-            scores.append(single.mean_iou())
-            seconds.append(taken)
+    for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
+        if stop and stop():
+            return scores, seconds, True
+        single = ConfusionMatrix(matrix.num_classes)
+        (mask, _), taken = timed(segment, image)
+        single.counts = matrix.update(mask, truth)
+        for other in others:
+            other.update(mask, truth)
+        scores.append(single.mean_iou())
+        seconds.append(taken)
     return scores, seconds, False
 
 
@@ -157,7 +158,8 @@ def typical(seconds):
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))
 
 
-def load_segmenter(checkpoint, default_model=None, precision="auto"):
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
+                   precision: str = "auto") -> tuple[Segmenter, Card]:
     """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
     dtype = layer_type(precision, ms.get_context("device_target"))
     weights, card, _ = load_checkpoint(checkpoint, default_model)
@@ -177,7 +179,7 @@ def network_text(card):
     return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
 
 
-def evaluate(config, progress=None, say=None):
+def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
     """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
     Args:
@@ -240,30 +242,36 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
     result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
     if runtime.rank():
         return result
-    write_text(os.path.join(out, "classes.txt"), table + "\n")
-    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
-    save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
-    sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
-    save_trimap(os.path.join(out, "trimap.png"), bands, matrix.mean_iou())
-    write_text(os.path.join(out, "sizes.csv"), csv_text(
-        ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
-    write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
-    order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
-    shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
-    page.galleries = {f"{kind.capitalize()} images": write_pictures(
-        os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
-    page.matrix, page.sizes, page.trimap = matrix, sizes, bands
-    page.facts |= {"images": f"{result.images:,}",
-                   "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
-    write_page(page)
-    # Last: who finds it finds the others, too.
-    save_json(os.path.join(out, "metrics.json"), {
-        "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
-        "seconds per image": evaluation.seconds,
-        "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
-        "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
-        "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
-        "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
+    # Two evaluations into one folder follow each other, or their files would mix.
+    with held(os.path.join(out, "evaluation.lock"), out, wait=True):
+        remove_leftovers(out)
+        done = os.path.join(out, "metrics.json")
+        # First removed, last written: who finds it finds the others of the same evaluation, too.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(done)
+        write_text(os.path.join(out, "classes.txt"), table + "\n")
+        save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
+        save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+        sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
+        save_trimap(os.path.join(out, "trimap.png"), bands, matrix.mean_iou())
+        write_text(os.path.join(out, "sizes.csv"), csv_text(
+            ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
+        write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
+        order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
+        shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
+        page.galleries = {f"{kind.capitalize()} images": write_pictures(
+            os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
+        page.matrix, page.sizes, page.trimap = matrix, sizes, bands
+        page.facts |= {"images": f"{result.images:,}",
+                       "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
+        write_page(page)
+        save_json(done, {
+            "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+            "seconds per image": evaluation.seconds,
+            "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
+            "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
+            "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
+            "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
     return result
 
 

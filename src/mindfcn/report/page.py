@@ -23,6 +23,8 @@ from mindfcn.report.masks import class_name, display_name, encode_palette_png, f
 from mindfcn.report.plots import MOST_NUMBERED_CLASSES, by_step, row_percent, smooth
 
 REPORT = "report.html"
+# The layer beneath all masks.
+PHOTOGRAPH = "photograph"
 SIDE, MOST_BYTES = 512, 4 * 2 ** 20
 # Points of a curve, classes named beneath a picture, and confusions named beneath the matrix.
 MOST_POINTS, MOST_CHIPS, MOST_CONFUSIONS = 800, 12, 5
@@ -93,7 +95,7 @@ def picture(name, image, masks, labels, note="", iou=None):
     Args:
         name: file name
         image: (H, W, 3) uint8 RGB
-        masks: {heading: (H, W) uint8 class numbers}
+        masks: {heading: (H, W) uint8 class numbers}; no heading is PHOTOGRAPH
         labels: LabelSet
         note: what to say of it
         iou: (n,) class IoUs in this image, 0..1 or NaN; None where there is no single one
@@ -107,7 +109,7 @@ def picture(name, image, masks, labels, note="", iou=None):
     height, width = image.shape[:2]
     factor = min(1, SIDE / max(height, width))
     size = max(1, round(factor * width)), max(1, round(factor * height))
-    layers = {"photograph": data_uri("jpeg", _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA)))}
+    layers = {PHOTOGRAPH: data_uri("jpeg", _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA)))}
     for heading, mask in masks.items():
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         layers[heading] = data_uri("png", encode_palette_png(mask, labels))

@@ -25,11 +25,16 @@ def save_curves(path, train, evals):
     Raises:
         UserError: there is no row at all, or the file cannot be written.
     """
+    if not train and not evals:
+        raise UserError(f"{path}: no training step and no evaluation is logged yet; train first, then draw the curves")
+    _save(curves(train, evals), path)
+
+
+def curves(train, evals):
+    """The matplotlib Figure that `save_curves` writes; at least one of the two lists has a row."""
     train, evals = by_step(train), by_step(evals)
     panels = [(_draw_loss, train), (_draw_rate, train)] if train else []
     panels += [(_draw_metrics, evals)] if evals else []
-    if not panels:
-        raise UserError(f"{path}: no training step and no evaluation is logged yet; train first, then draw the curves")
     figure = _figure((8, 1 + 2.4 * len(panels)))
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axis, (draw, rows) in zip(axes, panels):
@@ -37,7 +42,7 @@ def save_curves(path, train, evals):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("step")
-    _save(figure, path)
+    return figure
 
 
 def save_confusion(path, matrix, labels):
