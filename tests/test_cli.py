@@ -92,6 +92,9 @@ def test_switches_go_without_a_value(words, values):
 def test_a_switch_does_not_swallow_an_image():
     config = parse(["predict", "--checkpoint", "a.ckpt", "--probabilities", "a.jpg", "b"])[1]
     assert config.probabilities is True and config.images == ["a.jpg", "b"]
+    config = parse(["predict", "--checkpoint", "a.ckpt", "a.jpg", "--scales", "0.75", "1", "--flip"])[1]
+    assert (config.images, config.scales, config.flip) == (["a.jpg"], [0.75, 1.0], True)
+    assert parse(["eval", "--checkpoint", "a.ckpt"])[1].scales == [1.0]
     assert parse(["prepare", "--download", "voc2012", "sbd", "--skip_bad"])[1].download == ["voc2012", "sbd"]
 
 
@@ -259,6 +262,15 @@ MISTAKES = [
     (f"{EVAL} good.ckpt --worst -1", ["--worst -1", "at least 0"]),
     (f"{EVAL} good.ckpt --device Ascend", ["device Ascend", "use CPU"]),
     (f"{EVAL} good.ckpt --protocol course", ["3 records", "batch"]),
+    (f"{EVAL} good.ckpt --scales 0.5 0", ["--scales 0.5 0.0", "above 0"]),
+    (f"{EVAL} good.ckpt --scales half", ["--scales", "half"]),
+    (f"{EVAL} good.ckpt --window 64", ["--window 64", "larger than the overlap, 544", "--window 1280"]),
+    (f"{EVAL} good.ckpt --crf nobody", ["--crf nobody", "deeplab_v1", "nor a file"]),
+    (f"{EVAL} good.ckpt --images -1", ["--images -1", "at least 0"]),
+    ("tune_crf", ["missing: --checkpoint FILE"]),
+    ("tune_crf --device CPU --checkpoint good.ckpt --start text.ckpt", ["text.ckpt", "does not hold a CRF"]),
+    ("predict --checkpoint good.ckpt text.jpg --overlap 8", ["--overlap", "give --window"]),
+    ("predict --checkpoint good.ckpt --scales 1 text.jpg", ["--scales", "'text.jpg'"]),
     ("predict --checkpoint missing.ckpt text.jpg", ["missing.ckpt", "check the path"]),
     ("predict --checkpoint good.ckpt away.jpg", ["away.jpg", "check the path"]),
     ("predict --checkpoint good.ckpt *.tif", ["*.tif", "check the path"]),
