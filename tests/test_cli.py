@@ -176,8 +176,8 @@ PREPARE = "prepare --root src --samples 15 --size 64"
 COMPARE = "compare " + f"--data.records rec --device CPU {TINY} ".replace("--", "--train.") + "--variants"
 # (command, what its line must say: the culprit, and words of the cure)
 MISTAKES = [
-    ("", ["verb", "prepare, train, eval, predict"]),
-    ("tain", ["'tain'", "prepare, train, eval, predict"]),
+    ("", ["verb", "labels, inspect, prepare, train, eval"]),
+    ("tain", ["'tain'", "labels, inspect, prepare, train, eval"]),
     ("train --optim.lrr 3", ["--optim.lrr", "did you mean --optim.lr?"]),
     ("train --see 2", ["--see", "did you mean --seed?"]),
     ("train quickly", ["quickly", "mindfcn train --help"]),
@@ -224,7 +224,7 @@ MISTAKES = [
     (f"{TRAIN} --augment.crop_size -1", ["--augment.crop_size -1", "1..8192"]),
     (f"{TRAIN} --augment.crop_size 0", ["--augment.batch_size 4", "1 with --augment.crop_size 0", "accumulate"]),
     (f"{TRAIN} --optim.keep_cells 0", ["--optim.keep_cells 0.0", "0..1"]),
-    (f"{TRAIN} --optim.loss max", ["--optim.loss: expected one of mean, sum, got 'max'"]),
+    (f"{TRAIN} --optim.loss max", ["--optim.loss: expected one of mean, sum,", "got 'max'"]),
     (f"{TRAIN} --augment.batch_size 0", ["--augment.batch_size 0", "at least 1"]),
     (f"{TRAIN} --augment.min_scale 3", ["--augment.min_scale 3.0", "augment.max_scale"]),
     (f"{TRAIN} --augment.max_scale .inf", ["--augment.max_scale inf", "at most 16"]),
@@ -246,7 +246,7 @@ MISTAKES = [
     (f"{TRAIN} --model.pretrained cut.ckpt", ["cut.ckpt", "damaged"]),
     ("train --data.records away --data.root away --data.source voc", ["away", "ImageSets", "--download voc2012"]),
     ("train --data.records file/x --data.root src --data.samples 15 --data.size 64",
-     ["file/x", "choose another folder"]),
+     ["file/x", "Not a directory", "choose a folder"]),
     (f"{EVAL} missing.ckpt", ["missing.ckpt", "check the path"]),
     (f"{EVAL} none", ["none", ".ckpt"]),
     (f"{EVAL} text.ckpt", ["text.ckpt", "damaged"]),
@@ -297,7 +297,7 @@ MISTAKES = [
     ("serve --checkpoint cut.ckpt --port 0", ["cut.ckpt", "damaged"]),
     (f"{PREPARE} --records new --samples 1", ["samples 1", "5 to"]),
     (f"{PREPARE} --records new --shards 0", ["0 shards", "choose 1"]),
-    (f"{PREPARE} --records /proc/new", ["/proc/new", "choose another folder"]),
+    (f"{PREPARE} --records /proc/new", ["/proc/new", "choose a folder"]),
     (f"{PREPARE} --records new --size 96", ["src", "choose another root"]),
     ("prepare --records new --root file", ["file", "not a folder"]),
     ("prepare --records new --source voc --root none", ["none", "ImageSets", "VOCdevkit"]),
