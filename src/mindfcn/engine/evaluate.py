@@ -217,7 +217,8 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
                          rank_size=runtime.rank_size(), most=config.images)
     evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
