@@ -195,7 +195,8 @@ def _nearest(name, known, prefix=""):
 def _plain(message, verb, arguments):
     """A complaint of the parsing library in the words of this command."""
     types = _types(VERBS[verb][0]) if verb else {}
-    wrong = re.match(r'Parser key "([\w.]+)":.*?(?:Got value:|Given value:|load config|path string:) ?(.*)', message)
+    wrong = re.match(r'Parser key "([\w.]+)"(?: element \d+:)?:.*?'
+                     r"(?:Got value:|Given value:|load config|path string:) ?(.*)", message)
     if wrong and wrong[1] in types:
         key, value = wrong.groups()
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
@@ -245,6 +246,8 @@ def _kind(kind):
         return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:
         (entry,) = typing.get_args(kind)
+        if entry is float:
+            return "numbers"
         choices = typing.get_args(entry)
         return "a list such as [a, b]" + (f" of {', '.join(choices)}" if choices else "")
     if dataclasses.is_dataclass(kind):
