@@ -16,7 +16,7 @@ from mindfcn.labels import LabelSet
 from mindfcn.weights.card import Card
 
 # Files are written into one folder; no deadline, because machines may be busy.
-hypothesis.settings.register_profile("faults", deadline=None, max_examples=150, derandomize=True, database=None,
+hypothesis.settings.register_profile("faults", deadline=None, max_examples=60, derandomize=True, database=None,
                                      suppress_health_check=list(hypothesis.HealthCheck))
 FAULTS = hypothesis.settings.get_profile("faults")
 
