@@ -23,6 +23,8 @@ from mindfcn.files import empty_folder, partial_folder, read_bytes
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
 BATCH = 16
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 18, 1 << 28
+# Bytes of a path that SQLite opens: 512, less what it adds to the name.
+LONGEST_INDEX = 504
 # Their addresses stand in a header of limited size.
 MOST_PAGES = 1 << 14
 FAILURES = (RuntimeError, ValueError, TypeError, MindRecordException)
@@ -66,6 +68,9 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
     if type(shards) is not int or not 1 <= shards <= 1000:
         raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
     manifest_name = os.path.basename(path) + ".json"
+    index = os.path.join(os.path.dirname(path), f".partial-{os.path.basename(path)}", f"{os.path.basename(path)}000.db")
+    if len(os.fsencode(index)) > LONGEST_INDEX:
+        raise UserError(f"{path} is too long a path for the index of a MindRecord; choose a shorter folder")
     with partial_folder(path, finished=manifest_name) as folder:
         if os.path.exists(os.path.join(folder, manifest_name)):
             _publish(folder, path)
