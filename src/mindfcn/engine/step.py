@@ -9,7 +9,7 @@ from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.schedules import learning_rates
 
-HEADS = ("conv6", "conv7", "score", "upscore")
+HEADS = ("conv6", "conv7", "score", "upscore", "deconv")
 UNDECAYED = (".bias", ".gamma", ".beta")
 
 
