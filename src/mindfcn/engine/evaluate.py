@@ -8,7 +8,6 @@ import os
 import time
 from typing import Optional
 
-import mindspore as ms
 import numpy as np
 from mindspore.train import Model
 
@@ -17,20 +16,16 @@ from mindfcn.config import flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.data.samples import decode_image
-from mindfcn.dense.whole_image import Segmenter
-from mindfcn.engine.precision import compute_in, layer_type
+from mindfcn.engine.networks import combined, load_segmenter, network_text
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, write_text
 from mindfcn.logits import argmax
 from mindfcn.losses import CrossEntropy
 from mindfcn.metrics import PIXEL_ACCURACY, ConfusionMatrix, segmentation_metrics
-from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion
 from mindfcn.report.tables import class_table
-from mindfcn.weights.checkpoint import load_checkpoint
-from mindfcn.weights.surgery import load_weights
 
 # The first passes of a process set up kernels and memory; their times do not count.
 WARM_UP = 2
@@ -137,26 +132,6 @@ def typical(seconds):
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))
 
 
-def load_segmenter(checkpoint, default_model=None, precision="auto"):
-    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
-    dtype = layer_type(precision, ms.get_context("device_target"))
-    weights, card, _ = load_checkpoint(checkpoint, default_model)
-    net = create_model(card.model["name"], len(card.labels), **network_options(card))
-    load_weights(net, weights, checkpoint)
-    compute_in(net, dtype)
-    return Segmenter(net, card.preprocess), card
-
-
-def network_options(card):
-    """Options of `create_model` that a card names."""
-    return {name: value for name, value in card.model.items() if name != "name"}
-
-
-def network_text(card):
-    """A card's network and its options in one line."""
-    return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
-
-
 def evaluate(config, progress=None, say=None):
     """Evaluate a checkpoint; write metrics.json, classes.txt, confusion.png, classes.png, worst/, best/, report.html.
 
@@ -180,6 +155,9 @@ def evaluate(config, progress=None, say=None):
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
+    if config.protocol == "course" and (config.proposals != "none" or config.ensemble):
+        raise UserError("--protocol course takes the network as it is: leave out proposals and ensemble")
+    segmenter = combined(segmenter, card, config)
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     if say:

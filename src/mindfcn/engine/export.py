@@ -17,7 +17,7 @@ from mindspore import nn
 from mindfcn import runtime
 from mindfcn.data.transforms import to_input
 from mindfcn.dense.exported import OnnxSegmenter
-from mindfcn.engine.evaluate import load_segmenter
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.engine.predict import decode_photograph, find_images
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes, write_text

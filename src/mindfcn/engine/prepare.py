@@ -5,7 +5,9 @@ import os
 from typing import Optional
 
 from mindfcn.data.folder import list_folder
+from mindfcn.data.instances import window_samples
 from mindfcn.data.mindrecord import RecordSummary, count_records, write_records
+from mindfcn.data.proposals import check_installed
 from mindfcn.data.sample import SAMPLE, draw_sample_set
 from mindfcn.data.sbd import trainaug
 from mindfcn.data.voc import list_voc
@@ -50,6 +52,8 @@ def prepare(config, progress=None, say=None):
     if config.download == ["course"]:
         return _course(config)
     labels, train, val = list_samples(config, say)
+    if config.instances != "none":
+        train = windows(config, train, labels, progress, say)
     paths = record_paths(config)
     summaries = []
     for path, samples in zip(paths, (train, val)):
@@ -59,6 +63,21 @@ def prepare(config, progress=None, say=None):
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(*summaries, labels, *paths)
+
+
+def windows(config, train, labels, progress, say):
+    """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
+    for name, value, least in (("instance_size", config.instance_size, 16), ("per_image", config.per_image, 0)):
+        if value < least:
+            raise UserError(f"{name} {value}: must be at least {least}")
+    if config.instances == "proposals":
+        check_installed()
+    found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
+                           config.duplicate_rare, progress)
+    copies = sum("_copy" in sample.name for sample in found)
+    say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of rare "
+        "classes")
+    return found
 
 
 def record_paths(config):
