@@ -95,7 +95,7 @@ def fcn_maps(net, batch):
     layers[last] = getattr(head, last)
     height, width = batch.shape[2:]
     results, logits = outputs(net, layers | {"trunk": net.trunk}, pad_to_multiple(batch, net.trunk.multiple))
-    mask = argmax(logits)
+    mask = argmax(logits)[:height, :width]
     counts = np.bincount(mask.ravel(), minlength=len(logits))
     # The background, where there is nothing else.
     number = int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
@@ -107,7 +107,7 @@ def fcn_maps(net, batch):
             # What the next layer up was given: the sum of the two.
             above = {"score_pool4": "upscore_pool4" if head.skips == 2 else last, "score_pool3": last}[name]
             maps.append((f"{name.replace('score', 'fuse')}: CLASS", results[f"into {above}"][number]))
-    return maps, mask[:height, :width], number
+    return maps, mask, number
 
 
 def outputs(net, layers, batch):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from mindfcn.files import atomic_path
 from mindfcn.report.masks import font_file
@@ -32,7 +33,7 @@ def save_maps(path, image, maps, mask):
         axis = figure.add_subplot(rows, COLUMNS, number)
         axis.imshow(picture, cmap="inferno", interpolation="nearest", aspect="auto" if picture.ndim == 2 else "equal",
                     extent=(0, image.shape[1], image.shape[0], 0))
-        axis.set_title(title + extent(picture), fontsize=8, font=font_file(title))
+        axis.set_title(title + extent(picture), font=FontProperties(fname=font_file(title), size=8))
         axis.set_axis_off()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100)
