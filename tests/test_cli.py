@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mindfcn import runtime
-from mindfcn.cli import VERBS, main, parse
+from mindfcn.cli import VERBS, TrainingBar, main, parse
 from mindfcn.config import ModelConfig, TrainConfig
 from mindfcn.data.sample import SAMPLE
 from mindfcn.engine.train import build
@@ -372,3 +372,19 @@ def test_every_recipe_is_valid(config):
     settings = parse([verb, "--config", config])[1]
     with open(config, encoding="utf-8") as file:
         assert getattr(settings, folder) == yaml.safe_load(file)[folder]
+
+
+def test_a_log_gets_lines_of_the_training_not_a_bar(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    bar = TrainingBar()
+    bar.begin(10, 2, 0)
+    for step in range(1, 21):
+        now[0] = 20.0 * step
+        bar(step, 1 + (step - 1) // 10, 1 / step, 0.1, 4.0)
+        if step == 10:
+            bar.evaluated(10, {"mean IoU": 0.25})
+    lines = capsys.readouterr().err.splitlines()
+    assert "\r" not in "".join(lines) and len(lines) == 11, "a line every 40 seconds"
+    assert "epoch 1 loss 0.250 lr 1.00e-01 4.0 images/s" in lines[2] and "mIoU" not in lines[2]
+    assert "epoch 2 loss 0.062 lr 1.00e-01 4.0 images/s mIoU 0.250" in lines[8]

@@ -64,8 +64,8 @@ def check(words):
         script = (ROOT / words[1]).read_text(encoding="utf-8") + (ROOT / "benchmarks" / "rivals.py").read_text()
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
             assert f'"{option}"' in script or "parse_known_args" in script, f"{line}: no option {option}"
-    elif words[0] == "ruff":
-        assert shutil.which("ruff") or importlib.util.find_spec("ruff")
+    elif words[0] in ("ruff", "mypy"):
+        assert shutil.which(words[0]) or importlib.util.find_spec(words[0])
     else:
         assert line.startswith(ELSEWHERE) or words[0] in ("pdoc", "msrun", "cd", "export"), f"unknown command: {line}"
 

@@ -10,7 +10,6 @@ import sys
 import typing
 
 import jsonargparse
-import yaml
 from tqdm import tqdm
 
 from mindfcn.config import (
@@ -27,7 +26,7 @@ from mindfcn.config import (
     TrainConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
+from mindfcn.files import read_yaml
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -43,8 +42,8 @@ VERBS = {
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
-WORDS = {"prepare": ("download",), "predict": ("images",), "export": ("photos",), "describe": ("name",),
-         "labels": ("masks", "names"), "inspect": ("data",)}
+WORDS = {"prepare": ("download",), "predict": ("images", "scales"), "eval": ("scales",), "export": ("photos",),
+         "describe": ("name",), "labels": ("masks", "names"), "inspect": ("data",)}
 USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
          "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ",
          "explain": "--checkpoint FILE --image FILE ", "describe": "name ",
@@ -122,6 +121,9 @@ def _verb_parser(name, config):
     parser.add_class_arguments(config, skip=set(words))
     if "images" in words:
         parser.add_argument("images", nargs="+", type=str, help="image files, folders or glob patterns")
+    if "scales" in words:
+        parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
+                            help="sizes at which the network sees each photograph; probabilities are averaged")
     if "photos" in words:
         parser.add_argument("--photos", nargs="+", type=str, default=[],
                             help="compare on these files, folders or glob patterns; on a random image if none")
@@ -152,14 +154,7 @@ def _config_files(arguments):
 
 def check_config_file(path, config):
     """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
-    try:
-        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a UTF-8 text file; give a YAML file of settings") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no settings; write lines such as `seed: 1`, or start from --print_config")
     _check_names(path, content, config)
@@ -292,6 +287,19 @@ def _bar(iterable=None, total=None, unit="image", **options):
     return tqdm(iterable, total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options)
 
 
+class _Lines:
+    """stderr for a progress bar in a log: what would be drawn over the last state becomes a line of its own."""
+
+    def write(self, text):
+        """Write it without the bar's way back to the line's beginning."""
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self):
+        """Write what waits."""
+        sys.stderr.flush()
+
+
 class TrainingBar:
     """Loss, learning rate, speed and time left, on one line of a terminal; every so often a line in a log."""
 
@@ -299,14 +307,22 @@ class TrainingBar:
         """Open the bar at step `first`."""
         self.close()
         self.steps_per_epoch = steps_per_epoch
+        pace = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 30, "file": _Lines()}
         self.bar = tqdm(total=steps_per_epoch * epochs, initial=first, unit="step", dynamic_ncols=True, leave=False,
-                        mininterval=0.5 if sys.stderr.isatty() else 30)
+                        **pace)
+        self.score = ""
 
     def __call__(self, step, epoch, loss, rate, speed):
-        self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s", refresh=False)
+        self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s{self.score}",
+                                 refresh=False)
         self.bar.update(step - self.bar.n)
         if self.bar.n == self.bar.total:
             self.close()
+
+    def evaluated(self, step, metrics):
+        """The last mean IoU stays to be seen."""
+        from mindfcn.metrics import MEAN_IOU
+        self.score = f" mIoU {metrics[MEAN_IOU]:.3f}"
 
     def close(self):
         """Take the bar away, so that what follows begins on its own line."""
@@ -362,7 +378,7 @@ def _show(result):
         say(result.table)
     if result.protocol == "course":
         say("course protocol: random crops of the records given, last batch dropped; not comparable with other figures")
-    speed = f", {1000 * result.seconds:.1f} ms each in the network (median)" if result.seconds else ""
+    speed = f", {1000 * result.seconds:.1f} ms each (median)" if result.seconds else ""
     say(f"{result.images} images{speed}")
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")

@@ -118,6 +118,10 @@ class AugmentConfig:
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
+        photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
+            (Liu et al. 2016); masks stay as they are
+        max_class_share: draw a crop anew where one class has a larger share of its labelled pixels, 0..1; 1 is any
+        crop_tries: how often at most, for that, a crop is drawn in all
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
@@ -125,6 +129,9 @@ class AugmentConfig:
     min_scale: float = 0.5
     max_scale: float = 2.0
     flip: bool = True
+    photometric: float = 0.0
+    max_class_share: float = 1.0
+    crop_tries: int = 10
     batch_size: int = 4
     workers: int = 2
 
@@ -183,13 +190,19 @@ class OptimConfig:
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
-        loss: over the labelled pixels of a batch; their sum makes gradients as many times larger as there are pixels
+        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum makes gradients as many
+            times larger as there are pixels), mean over each image's hardest pixels alone (bootstrapped), focal, or
+            soft Dice, over the classes of each image
+        hard_pixels: bootstrapped loss: pixels kept of each image
+        focal_gamma: focal loss: exponent of 1 - p, by which a pixel counts less that is right already
         class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
             by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
         recalibrate: mini-batches over which the statistics of batch normalisation are averaged at the end, in place of
             the moving averages of training (DeconvNet: 501); 0 keeps those
+        ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
+            0.99; 0 is none
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
         precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
@@ -205,11 +218,14 @@ class OptimConfig:
     weight_decay: float = 0.0001
     paper_biases: bool = False
     head_lr: float = 1.0
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
+    hard_pixels: int = 512
+    focal_gamma: float = 2.0
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = 1.0
     accumulate: int = 1
     recalibrate: int = 0
+    ema: float = 0.0
     freeze: str = ""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     loss_scale: float = 0.0
@@ -227,6 +243,7 @@ class TrainConfig:
         seed: weights, augmentation and dropout follow from it
         eval_every: epochs between evaluations on the validation records; 0: only at the end
         keep: newest checkpoints kept besides the best
+        tensorboard: write loss, learning rate, speed and metrics for TensorBoard, too, into `run_dir`/tensorboard
         data: what to learn from
         augment: training crops
         model: the network
@@ -239,6 +256,7 @@ class TrainConfig:
     seed: int = 1
     eval_every: int = 1
     keep: int = 2
+    tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -263,6 +281,13 @@ class EvalConfig:
         aggregate: how the windows' scores become one map
         ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
+        images: evaluate on so many records, evenly spread over all; 0 takes all
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         device: where to compute; auto takes what MindSpore was built for
         model: network name for a checkpoint without a card (official ones)
         precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -280,6 +305,12 @@ class EvalConfig:
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
+    images: int = 0
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -304,6 +335,12 @@ class PredictConfig:
         aggregate: how the windows' scores become one map
         ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
         device: where to compute; auto takes what the runtime was built for
         model: network name for a checkpoint without a card (official ones)
@@ -321,6 +358,11 @@ class PredictConfig:
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"

@@ -4,15 +4,18 @@ import collections
 import concurrent.futures
 import itertools
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Optional
 
 import mindspore.dataset as ds
 import numpy as np
 
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import count_records, record_files
+from mindfcn.data.record_files import count_records, record_files
 from mindfcn.data.samples import decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
 
 
@@ -33,18 +36,24 @@ class SegDataset:
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
         flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
+        photometric: strength of random colour changes of training crops, 0..1; see `transforms.recolour`.
+        max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
         preprocess: normalisation that belongs to the weights.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
+        most: take so many records only, evenly spread over all; 0 takes all.
 
     Raises:
         UserError: no such records, fewer than one batch of them, or settings that cannot be.
     """
 
-    def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
-                 max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
-                 num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
-                 skip_batches=0, rank=0, rank_size=1):
+    def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
+                 data_file: FilePath = "", batch_size: int = 32, crop_size: int = 512, max_scale: float = 2.0,
+                 min_scale: float = 0.5, ignore_label: int = 255, num_classes: int = 21, num_readers: int = 2,
+                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
+                 max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
+                 preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
+                 rank_size: int = 1, most: int = 0) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -54,7 +63,9 @@ class SegDataset:
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.files = record_files(data_file)
-        self.count = count_records(data_file)
+        count = count_records(data_file)
+        self.taken = spread(count, most) if most else range(count)
+        self.count = len(self.taken)
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.max_scale = max_scale
@@ -65,6 +76,9 @@ class SegDataset:
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
         self.flip = flip
+        self.photometric = photometric
+        self.max_class_share = max_class_share
+        self.crop_tries = crop_tries
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -81,35 +95,36 @@ class SegDataset:
             return len(self._share())
         return self.count // self.rank_size // self.batch_size
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """(n,) int64: the records of an epoch, in the order in which this device sees them."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
-    def batch_names(self, epoch, step):
+    def batch_names(self, epoch: int, step: int) -> list[str]:
         """File names of the batch at `step` (from 0) of `epoch` (from 0)."""
         records = self.order(epoch)[step * self.batch_size:(step + 1) * self.batch_size].tolist()
         return [str(name) for name, in self._read(["file_name"], records)]
 
-    def names(self):
+    def names(self) -> list[str]:
         """File names of all records, in their order."""
         return [str(name) for name, in self._read(["file_name"])]
 
-    def samples(self, records):
+    def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
         """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
-            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask")
+            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
-    def class_counts(self):
+    def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, those of other devices among them."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
-        for mask in in_threads(lambda label: decode_mask(label, "a record's mask"), labels, self.num_parallel_calls):
+        where = f"a mask in {self.files[0]}"
+        for mask in in_threads(lambda label: decode_mask(label, where), labels, self.num_parallel_calls):
             counts.add(histogram(mask))
         return counts
 
-    def preprocess_dataset(self, image, label, random=np.random):
+    def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
         Returns:
@@ -117,29 +132,30 @@ class SegDataset:
         """
         return self._crop(image, label, random) if self.crop_size else self._native(image, label)
 
-    def get_dataset(self):
+    def get_dataset(self) -> ds.Dataset:
         """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
         if not self.training:
-            return self._evaluation_dataset()
+            return self._evaluation_dataset(self._native).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
         # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
         dataset.dataset_size = self.steps_per_epoch
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
-    def _evaluation_dataset(self):
-        dataset = ds.MindDataset(self.files, columns_list=["data", "label"], num_parallel_workers=self.num_readers,
-                                 **_in_order(None if self.rank_size == 1 else list(self._share())))
-        dataset = dataset.map(self._native, ["data", "label"], ["data", "label"],
-                              num_parallel_workers=self.num_parallel_calls)
-        return dataset.batch(1)
+    def photographs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
+        return self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+    def _evaluation_dataset(self, read):
+        dataset = self._rows(["data", "label"], None if self.rank_size == 1 else self._share())
+        return dataset.map(read, ["data", "label"], ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
     def _share(self):
         """The records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
     def _native(self, image, label):
-        image, label = _decode(image, label)
+        image, label = self._decode(image, label)
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
@@ -155,14 +171,33 @@ class SegDataset:
         return data, label
 
     def _crop(self, image, label, random, out=None):
-        image, label = _decode(image, label)
+        image, label = self._decode(image, label)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip, out)
+                                  self.preprocess, self.ignore_label, self.flip, out, self.photometric,
+                                  self.max_class_share, self.crop_tries)
+
+    def _decode(self, image, label):
+        image = decode_image(image.tobytes(), f"an image in {self.files[0]}")
+        label = decode_mask(label.tobytes(), f"a mask in {self.files[0]}")
+        if image.shape[:2] != label.shape:
+            raise UserError(f"an image in {self.files[0]} is {image.shape[1]}x{image.shape[0]} pixels but its mask "
+                            f"{label.shape[1]}x{label.shape[0]}; prepare the records again")
+        return image, label
 
     def _read(self, columns, records=None):
-        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
-                                 **_in_order(records))
-        return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        return self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+    def _rows(self, columns, records=None):
+        """Columns of some records, by their numbers among those taken, or of all of these."""
+        all_of_them = records is None and isinstance(self.taken, range)
+        order = {"shuffle": False} if all_of_them else {"sampler": ds.SubsetSampler(
+            [self.taken[record] for record in (range(self.count) if records is None else records)])}
+        return ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
+
+
+def spread(count, most):
+    """Up to `most` of the numbers 0..count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 class _Epochs:
@@ -190,18 +225,8 @@ class _Epochs:
                 yield ahead.popleft().result()
 
 
-def _in_order(records):
-    """Arguments of MindDataset: some records, by their numbers, or all."""
-    return {"shuffle": False} if records is None else {"sampler": ds.SubsetSampler(records)}
-
-
 def _bytes(column):
     return np.frombuffer(column.tobytes(), np.uint8)
-
-
-def _decode(image, label):
-    image = decode_image(image.tobytes(), "a record's image")
-    return image, decode_mask(label.tobytes(), "a record's mask")
 
 
 def _threads(count):

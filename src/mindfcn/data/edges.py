@@ -44,7 +44,7 @@ def thin(strength, x, y, radius=2):
     return kept
 
 
-def edge_maps(image):
+def edge_maps(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(edges, orientation): strength 0..1, thinned to lines, the strongest 1; the gradient's angle in 0..pi."""
     strength, x, y = gradient(image)
     edges = thin(strength, x, y)

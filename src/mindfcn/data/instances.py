@@ -66,7 +66,7 @@ class Window:
                 cv2.resize(mask[top:bottom, left:right], (self.size, self.size), interpolation=cv2.INTER_NEAREST))
 
 
-def find_objects(mask, ignore_label, instances=""):
+def find_objects(mask: np.ndarray, ignore_label: int, instances: str = "") -> list[Object]:
     """The objects of a mask, (H, W) uint8: background (class 0) and ignored pixels are none.
 
     Args:

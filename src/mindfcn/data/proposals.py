@@ -18,7 +18,8 @@ FOUND = 2000
 LEAST_AREA = 1000
 
 
-def propose(image, method="edge_boxes", most=MOST, least_side=LEAST_SIDE):
+def propose(image: np.ndarray, method: str = "edge_boxes", most: int = MOST,
+            least_side: int = LEAST_SIDE) -> np.ndarray:
     """The most promising boxes of a photograph, the best first.
 
     Args:

@@ -4,10 +4,14 @@
 of all but the first cut off at zero, before the softmax.
 """
 
+from collections.abc import Iterable
+from typing import Any, Optional
+
 import numpy as np
 
 from mindfcn.data.transforms import to_input
 from mindfcn.logits import argmax, softmax
+from mindfcn.preprocess import Preprocess
 
 RULES = ("mean", "product")
 # Below it, a probability's logarithm is no number of float32.
@@ -22,20 +26,20 @@ class Ensemble:
         rule: one of RULES.
     """
 
-    def __init__(self, segmenters, rule="mean"):
+    def __init__(self, segmenters: Iterable[Any], rule: str = "mean") -> None:
         self.segmenters, self.rule = list(segmenters), rule
 
     @property
-    def net(self):
+    def net(self) -> Any:
         """The first one's network."""
         return self.segmenters[0].net
 
     @property
-    def preprocess(self):
+    def preprocess(self) -> Preprocess:
         """The Preprocess record that `logits` expects: the first one's."""
         return self.segmenters[0].preprocess
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR.
 
         Returns:
@@ -44,7 +48,7 @@ class Ensemble:
         scores = self.logits(to_input(image, self.preprocess)[None])[0]
         return argmax(scores), softmax(scores) if probabilities else None
 
-    def logits(self, batch):
+    def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax are the ensemble's probabilities."""
         each = [segmenter.logits(renormalised(batch, self.preprocess, segmenter.preprocess))
                 for segmenter in self.segmenters]

@@ -3,11 +3,15 @@
 Objects that are larger or smaller than what a network sees at once come out whole (Noh et al. 2015, section 4.2).
 """
 
+from collections.abc import Callable
+from typing import Any, Optional
+
 import numpy as np
 
 from mindfcn.data.transforms import to_input
 from mindfcn.dense.whole_image import resized
 from mindfcn.logits import argmax, softmax
+from mindfcn.preprocess import Preprocess
 
 # Windows in one pass of the network.
 BATCH = 10
@@ -25,20 +29,20 @@ class InstanceWise:
         rule: how the windows' scores become one map, see `aggregate`.
     """
 
-    def __init__(self, segmenter, propose, rule="max"):
+    def __init__(self, segmenter: Any, propose: Callable[[np.ndarray], Any], rule: str = "max") -> None:
         self.segmenter, self.propose, self.rule = segmenter, propose, rule
 
     @property
-    def net(self):
+    def net(self) -> Any:
         """The network."""
         return self.segmenter.net
 
     @property
-    def preprocess(self):
+    def preprocess(self) -> Preprocess:
         """The Preprocess record of its weights."""
         return self.segmenter.preprocess
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR.
 
         Returns:
@@ -47,13 +51,13 @@ class InstanceWise:
         scores = self.scores(to_input(image, self.preprocess), self.propose(image))
         return argmax(scores), softmax(scores) if probabilities else None
 
-    def logits(self, batch):
+    def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> aggregated scores (N, C, H, W) float32."""
         images = (self.preprocess.denormalise(one.transpose(1, 2, 0))[..., ::-1] for one in batch)
         return np.stack([self.scores(one, self.propose(np.ascontiguousarray(image)))
                          for one, image in zip(batch, images)])
 
-    def scores(self, image, boxes):
+    def scores(self, image: np.ndarray, boxes: Any) -> np.ndarray:
         """(3, H, W) float32, normalised, and (n, 4) boxes -> aggregated scores (C, H, W) float32."""
         height, width = image.shape[1:]
         boxes = boxes if len(boxes) else [(0, 0, width, height)]

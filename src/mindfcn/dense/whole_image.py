@@ -1,14 +1,18 @@
 """The plain way from a network to a dense prediction: the whole image at once."""
 
+from typing import Optional
+
 import cv2
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 from mindfcn.data.transforms import to_input
 from mindfcn.logits import argmax, softmax
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.fcn import FCN
 from mindfcn.models.folding import Folded
+from mindfcn.preprocess import Preprocess
 
 # Convolutions of more weights keep their normalisation: on maps as small as theirs it costs less than the copy.
 FOLDED = 2 ** 22
@@ -30,13 +34,13 @@ class Segmenter:
         preprocess: the Preprocess record of its weights.
     """
 
-    def __init__(self, net, preprocess):
+    def __init__(self, net: nn.Cell, preprocess: Preprocess) -> None:
         self.net = net
         self.preprocess = preprocess
-        self.folded = None
-        self.sizes = set()
+        self.folded: Optional[Folded] = None
+        self.sizes: set[tuple[int, ...]] = set()
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph of any size.
 
         Args:
@@ -49,7 +53,7 @@ class Segmenter:
         logits = self.logits(to_input(image, self.preprocess)[None])[0]
         return argmax(logits), softmax(logits) if probabilities else None
 
-    def logits(self, batch):
+    def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
         side = getattr(self.net, "side", None)
         if side is None or batch.shape[2:] == (side, side):
@@ -64,6 +68,7 @@ class Segmenter:
         # Only training changes weights; `set_train` says that it may have gone on.
         if self.net.training or self.folded is None:
             self.refresh()
+        assert self.folded is not None
         height, width = batch.shape[2:]
         batch = pad_to_multiple(batch, self.net.trunk.multiple)
         mode = ms.get_context("mode")
@@ -74,7 +79,7 @@ class Segmenter:
             ms.set_context(mode=mode)
         return logits[:, :, :height, :width]
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Take over the network's weights as they are now."""
         self.net.set_train(False)
         if self.folded is None:

@@ -1,5 +1,6 @@
 """What happens around the steps of a training run: log, guard against NaN, evaluation, checkpoints, signals."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -12,6 +13,7 @@ from mindspore.train import Callback
 
 from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
+from mindfcn.engine.step import MOVING
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.report.page import write_page
@@ -19,7 +21,6 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 # Rows of the log that are written at once.
 LOG_ROWS = 20
-MOVING = ("moving_mean", "moving_variance")
 
 
 class Signals:
@@ -65,10 +66,10 @@ class Log(Callback):
         rates: (updates,) learning rates.
         step: TrainStep.
         batch_size: images per step, over all devices.
-        show: function (step, epoch, loss, learning rate, images per second), or None.
+        show: as in `train`, or None.
 
     Raises:
-        UserError: the loss is not finite; names the step and the batch.
+        UserError: the loss, a weight or a moving average is not finite; names the step, the batch and the layers.
     """
 
     def __init__(self, run_dir, dataset, rates, step, batch_size, show=None):
@@ -88,11 +89,12 @@ class Log(Callback):
         loss = float(run_context.original_args().net_outputs.asnumpy())
         number = self.step.batches
         epoch, in_epoch = divmod(number - 1, self.dataset.steps_per_epoch)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not math.isfinite(self.step.spoilt.asnumpy()):
             self.flush()
             names = ", ".join(self.dataset.batch_names(epoch, in_epoch))
-            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}; "
-                            "lower --optim.lr, or look at these images and masks")
+            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}"
+                            f"{self.where_spoilt()}; lower --optim.lr, or look at these images and masks; "
+                            "the last checkpoint is of before")
         now = time.perf_counter()
         # Time from the end of one step to the end of the next: waiting for data counts.
         speed, self.started = self.batch_size / (now - self.started), now
@@ -103,6 +105,14 @@ class Log(Callback):
             self.flush()
         if self.show:
             self.show(number, epoch + 1, loss, rate, speed)
+
+    def where_spoilt(self):
+        """The layers whose numbers a step spoilt, in words."""
+        found = self.step.unfinite()
+        if not found:
+            return ""
+        many = f", {len(found)} of {len(self.step.watched)} in all" if len(found) > 3 else ""
+        return f", and {', '.join(found[:3])} overflowed{many}"
 
     def on_train_epoch_end(self, run_context):
         """Write the rows; what follows the epoch is not the next step's time."""
@@ -176,6 +186,10 @@ class Keeper(Callback):
         self.save(epoch, 0)
         if self.due(epoch):
             self.evaluate(epoch)
+        elif self.step.average and epoch == self.epochs and self.writes:
+            # Nothing to be measured on: the averages of the last epoch are the run's result.
+            with self.step.average.in_place():
+                save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
         if self.writes:
             self.report(epoch)
         if self.signals.agreed():
@@ -187,15 +201,22 @@ class Keeper(Callback):
                                          and epoch % self.eval_every == 0)
 
     def evaluate(self, epoch):
-        """Evaluate, note the metrics, and keep the best checkpoint."""
+        """Evaluate, note the metrics, and keep the best checkpoint, with the averaged weights where there are some."""
+        with self.step.average.in_place() if self.step.average else contextlib.nullcontext():
+            self._evaluate(epoch)
+        # Also tells the segmenter that the weights are others from here on.
+        self.step.set_train()
+
+    def _evaluate(self, epoch):
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received)
+                                      lambda: self.signals.received, self.card.labels.background)
         ms.set_context(mode=mode)
-        self.step.set_train()
         if evaluation is None:
             return
         metrics = evaluation.metrics
+        if hasattr(self.log.show, "evaluated"):
+            self.log.show.evaluated(self.step.batches, metrics)
         if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
@@ -228,7 +249,8 @@ class Keeper(Callback):
     def join_moving_averages(self):
         """Give all processes the mean of their normalisation's moving averages: each has seen its own images."""
         ranks = runtime.rank_size()
-        for parameter in self.segmenter.net.get_parameters() if ranks > 1 else ():
+        averages = self.step.average.averages if self.step.average else ()
+        for parameter in [*self.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
             if parameter.name.endswith(MOVING):
                 mean = runtime.sum_over_ranks(parameter.asnumpy().astype(np.float64)) / ranks
                 parameter.set_data(ms.Tensor(mean.astype(np.float32)))

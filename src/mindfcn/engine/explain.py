@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.config import ExplainConfig
 from mindfcn.data.transforms import to_input
 from mindfcn.dense.whole_image import pad_to_multiple, resized
 from mindfcn.engine.networks import load_segmenter
@@ -38,7 +39,7 @@ class Explanation:
     found: str
 
 
-def explain(config):
+def explain(config: ExplainConfig) -> Explanation:
     """Run a checkpoint's network on one photograph and draw its maps.
 
     Args:

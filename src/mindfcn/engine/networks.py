@@ -1,6 +1,7 @@
 """The networks that a command names, as one segmenter: from their checkpoints, by proposals, and in an ensemble."""
 
 from functools import partial
+from typing import Optional
 
 import mindspore as ms
 
@@ -10,12 +11,15 @@ from mindfcn.dense.instances import InstanceWise
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.models.factory import create_model
+from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import load_weights
 
 
-def load_segmenter(checkpoint, default_model=None, precision="auto"):
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
+                   precision: str = "auto") -> tuple[Segmenter, Card]:
     """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
     dtype = layer_type(precision, ms.get_context("device_target"))
     weights, card, _ = load_checkpoint(checkpoint, default_model)

@@ -8,19 +8,26 @@ import dataclasses
 import glob
 import os
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
 import numpy as np
 
-from mindfcn.config import PredictConfig
+from mindfcn.config import PredictConfig, ServeConfig
 from mindfcn.data.folder import IMAGE_SUFFIXES
 from mindfcn.data.samples import check_complete, decode_image
 from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.dense.inference import Inference
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes
+from mindfcn.hooks import Progress, Say
+from mindfcn.labels import LabelSet
 from mindfcn.report.masks import overlay_with_legend, write_palette_png, write_picture
+from mindfcn.weights.card import Card
 
 VOC_FOLDER = os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls")
+# (H, W, 3) uint8 BGR, whether probabilities are wanted -> mask (H, W) uint8; probabilities (C, H, W) float32 or None.
+Segment = Callable[..., tuple[np.ndarray, Optional[np.ndarray]]]
 
 
 @dataclasses.dataclass
@@ -36,7 +43,7 @@ class PredictResult:
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def open_segmenter(config):
+def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, Card]:
     """The runtime that the settings ask for, with their checkpoint in it.
 
     Args:
@@ -65,17 +72,18 @@ def open_segmenter(config):
     from mindfcn.runtime import pynative_mode, set_up
     set_up(config.device)
     pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
-    return combined(segmenter, card, config) if isinstance(config, PredictConfig) else segmenter, card
+    network, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    return combined(network, card, config) if isinstance(config, PredictConfig) else network, card
 
 
-def predict(config, segment, labels, progress=None, say=None):
+def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
+            say: Optional[Say] = None) -> PredictResult:
     """Segment every image that `config.images` names, and write what `config` asks for.
 
     An image that cannot be read is recorded as failed and the others go on.
 
     Args:
-        config: PredictConfig
+        config: PredictConfig; windows, scales, mirroring and CRF are put around `segment`
         segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
             probabilities (C, H, W) float32 or None)
         labels: LabelSet of the masks
@@ -86,8 +94,10 @@ def predict(config, segment, labels, progress=None, say=None):
         PredictResult.
 
     Raises:
-        UserError: no image is found, the folder cannot be written, or a result would overwrite an input image.
+        UserError: no image is found, the folder cannot be written, a result would overwrite an input image, or
+            settings cannot be.
     """
+    segment = Inference(segment, config)
     images = find_images(config.images)
     targets = [_targets(config, name) for name in output_names(images)]
     _keep_inputs(images, targets)

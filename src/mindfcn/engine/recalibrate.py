@@ -7,6 +7,7 @@ variance of many mini-batches are averaged.
 import copy
 import dataclasses
 import itertools
+from collections.abc import Iterable
 
 import mindspore as ms
 import numpy as np
@@ -15,7 +16,7 @@ from mindspore import nn
 from mindfcn import runtime
 
 
-def recalibrate(net, batches):
+def recalibrate(net: nn.Cell, batches: Iterable[np.ndarray]) -> int:
     """Replace the moving averages of a network's normalisation by the average statistics of mini-batches.
 
     The network computes as in training, each layer normalised by the batch itself. Of n batches with m numbers a

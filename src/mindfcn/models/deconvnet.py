@@ -4,6 +4,8 @@ Between the two halves stand only fc6 and fc7, which see a whole object at once,
 around objects: `mindfcn.dense.instances` segments photographs by many of them.
 """
 
+from typing import Optional
+
 from mindspore import nn
 from mindspore.common.initializer import Normal
 
@@ -129,7 +131,7 @@ class DeconvNet(nn.Cell):
         side: pixels.
     """
 
-    def __init__(self, n_class=21, trunk=None, decoder_width=1.0):
+    def __init__(self, n_class: int = 21, trunk: Optional[Encoder] = None, decoder_width: float = 1.0) -> None:
         # Without prefixes for trunk and head, as in the FCNs.
         super().__init__(auto_prefix=False)
         self.trunk = trunk or Encoder()

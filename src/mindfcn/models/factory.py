@@ -2,33 +2,37 @@
 
 import inspect
 from functools import partial
+from typing import Any, Callable, Union
 
 from mindfcn.errors import UserError
 from mindfcn.models.alexnet import AlexNet
 from mindfcn.models.backbone import MindCV
 from mindfcn.models.deconvnet import DeconvNet, Encoder
-from mindfcn.models.fcn import FCN8s, FCN16s, FCN32s
+from mindfcn.models.fcn import FCN, FCN8s, FCN16s, FCN32s
 from mindfcn.models.googlenet import GoogLeNet
 from mindfcn.models.vgg import VGG16
 from mindfcn.weights.importers import AT_ONCE
 from mindfcn.weights.surgery import load_trunk
 
-HEADS = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s,
-         # all streams trained at once, with the paper's factors
-         "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
-         # only the score layer trains
-         "fcn32s_fixed": FCN32s,
-         # the mirror of VGG16, and of no other trunk
-         "deconvnet": DeconvNet}
-TRUNKS = {"vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
-          "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
-          "googlenet": GoogLeNet}
+HEADS: dict[str, Callable[..., Any]] = {
+    "fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s,
+    # all streams trained at once, with the paper's factors
+    "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
+    # only the score layer trains
+    "fcn32s_fixed": FCN32s,
+    # the mirror of VGG16, and of no other trunk
+    "deconvnet": DeconvNet}
+TRUNKS: dict[str, Callable[..., Any]] = {
+    "vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
+    "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
+    "googlenet": GoogLeNet}
 DECONVNET = "deconvnet_vgg16"
 MODELS = sorted([DECONVNET, *(f"{head}_{trunk}" for head in HEADS if head != "deconvnet" for trunk in TRUNKS)])
 LIBRARY = "mindcv_"
 
 
-def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", **options):
+def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "",
+                 **options: Any) -> Union[FCN, DeconvNet]:
     """The network `name` for `num_classes` classes.
 
     Args:

@@ -5,6 +5,8 @@ They stand on any trunk: a cell that returns maps by the names of VGG16's at str
 `geometries()` where each map lies on the image.
 """
 
+import math
+
 from mindspore import nn, ops
 
 from mindfcn.models import layers
@@ -77,6 +79,21 @@ class FCN(nn.Cell):
         super().__init__(auto_prefix=False)
         self.trunk = trunk or VGG16(**options)
         self.head = FCNHead(n_class, self.trunk, self.skips, upsampling, skip_scales)
+
+    @property
+    def stride(self):
+        """Pixels by which an image must be shifted for its cells to fall on cells again."""
+        return math.lcm(self.trunk.multiple, int(self.trunk.geometries()["fc7"].stride))
+
+    @property
+    def reach(self):
+        """Pixels to each side beyond which nothing changes an output pixel.
+
+        Half of fc7's receptive field, and what each upsampling adds: it looks less than one of its cells far.
+        """
+        at = self.trunk.geometries()
+        upsampled = ("fc7", "pool4", "pool3")[:self.skips + 1]
+        return math.ceil(at["fc7"].field / 2 + sum(at[name].stride for name in upsampled))
 
     def construct(self, image):
         height, width = image.shape[2:]

@@ -1,12 +1,14 @@
 """Weights into a network, with an account of every one of them."""
 
 import dataclasses
-from typing import Optional
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.preprocess import CONVENTIONS, Preprocess
 from mindfcn.weights.importers import fold_bias, to_bgr, trunk_names
 from mindfcn.weights.readers import read_weights
@@ -14,6 +16,8 @@ from mindfcn.weights.readers import read_weights
 # Layers that only a classifier of the full width can fill.
 DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore")
+# A file of weights, or {name: array}.
+Weights = Union[FilePath, dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass
@@ -61,7 +65,7 @@ class LoadReport:
         return str(self).splitlines()[0]
 
 
-def load_trunk(net, source, convention="auto", where=None):
+def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: Optional[FilePath] = None) -> LoadReport:
     """Fill a network's trunk from a classifier of the same architecture, of any known origin (see `trunk_names`).
 
     VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become the
@@ -82,7 +86,7 @@ def load_trunk(net, source, convention="auto", where=None):
     Raises:
         UserError: not the network's architecture, or a convolution of another shape.
     """
-    where = where or _name(source)
+    where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = trunk_parameters(net)
     try:
@@ -113,7 +117,8 @@ def load_trunk(net, source, convention="auto", where=None):
 load_vgg16 = load_trunk
 
 
-def load_stage(net, source, where=None, same_classes=True):
+def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
+               same_classes: bool = True) -> LoadReport:
     """Start a network from a whole one on the same trunk: FCN-16s from 32s, 8s from 16s, or the same for other classes.
 
     What has the same name and shape moves. A score layer that is new keeps its zeros, a new upsampling its bilinear
@@ -132,7 +137,7 @@ def load_stage(net, source, where=None, same_classes=True):
     Raises:
         UserError: another trunk, or one of another width.
     """
-    where = where or _name(source)
+    where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
@@ -151,7 +156,7 @@ def load_stage(net, source, where=None, same_classes=True):
     return report
 
 
-def load_weights(net, source, where=None):
+def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None) -> LoadReport:
     """Fill a whole network from weights under its own names; all must be there and fit.
 
     Args:
@@ -165,7 +170,7 @@ def load_weights(net, source, where=None):
     Raises:
         UserError: another architecture, another class count, or weights missing.
     """
-    where = where or _name(source)
+    where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
