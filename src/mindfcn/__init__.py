@@ -9,7 +9,7 @@ import importlib
 _HOMES = {
     "mindfcn.config": ("AugmentConfig", "CompareConfig", "DescribeConfig", "EvalConfig", "ExplainConfig",
                        "ExportConfig", "InspectConfig", "LabelsConfig", "ModelConfig", "OptimConfig",
-                       "PredictConfig", "PrepareConfig", "ServeConfig", "TrainConfig", "Variant"),
+                       "PredictConfig", "PrepareConfig", "ServeConfig", "TrainConfig", "TuneCrfConfig", "Variant"),
     "mindfcn.data.dataset": ("SegDataset",),
     "mindfcn.data.edges": ("edge_maps",),
     "mindfcn.data.instances": ("find_objects",),
@@ -32,6 +32,7 @@ _HOMES = {
     "mindfcn.engine.prepare": ("list_samples", "prepare"),
     "mindfcn.engine.recalibrate": ("recalibrate",),
     "mindfcn.engine.train": ("train",),
+    "mindfcn.engine.tune_crf": ("tune_crf",),
     "mindfcn.errors": ("UserError",),
     "mindfcn.labels": ("VOC", "LabelSet"),
     "mindfcn.losses": ("CrossEntropy",),

@@ -13,6 +13,7 @@ from mindfcn.config import PredictConfig as PredictConfig
 from mindfcn.config import PrepareConfig as PrepareConfig
 from mindfcn.config import ServeConfig as ServeConfig
 from mindfcn.config import TrainConfig as TrainConfig
+from mindfcn.config import TuneCrfConfig as TuneCrfConfig
 from mindfcn.config import Variant as Variant
 from mindfcn.data.dataset import SegDataset as SegDataset
 from mindfcn.data.edges import edge_maps as edge_maps
@@ -39,6 +40,7 @@ from mindfcn.engine.prepare import list_samples as list_samples
 from mindfcn.engine.prepare import prepare as prepare
 from mindfcn.engine.recalibrate import recalibrate as recalibrate
 from mindfcn.engine.train import train as train
+from mindfcn.engine.tune_crf import tune_crf as tune_crf
 from mindfcn.errors import UserError as UserError
 from mindfcn.labels import VOC as VOC
 from mindfcn.labels import LabelSet as LabelSet

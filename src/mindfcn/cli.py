@@ -24,9 +24,10 @@ from mindfcn.config import (
     PrepareConfig,
     ServeConfig,
     TrainConfig,
+    TuneCrfConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.files import read_yaml
+from mindfcn.files import FAULTS, cannot_use, read_yaml
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -34,6 +35,7 @@ VERBS = {
     "prepare": (PrepareConfig, "photographs and masks -> MindRecord"),
     "train": (TrainConfig, "MindRecord -> a trained network"),
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
+    "tune_crf": (TuneCrfConfig, "a checkpoint -> parameters of a fully connected CRF, found on validation records"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
     "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
     "serve": (ServeConfig, "a checkpoint -> a page and an HTTP interface to try it"),
@@ -44,9 +46,9 @@ VERBS = {
 # Arguments that read better as plain words than as a YAML list.
 WORDS = {"prepare": ("download",), "predict": ("images", "scales"), "eval": ("scales",), "export": ("photos",),
          "describe": ("name",), "labels": ("masks", "names"), "inspect": ("data",)}
-USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ",
-         "explain": "--checkpoint FILE --image FILE ", "describe": "name ",
+USAGE = {"eval": "--checkpoint FILE ", "tune_crf": "--checkpoint FILE ",
+         "predict": "--checkpoint FILE images [images ...] ", "export": "--checkpoint FILE --out FILE ",
+         "serve": "--checkpoint FILE ", "explain": "--checkpoint FILE --image FILE ", "describe": "name ",
          "labels": "--from FOLDER ", "inspect": "data "}
 # A required setting whose option has another name.
 SPELT = {"masks": "--from FOLDER"}
@@ -76,7 +78,7 @@ def main(arguments=None):
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
                 "export": _export, "serve": _serve, "compare": _compare, "explain": _explain, "describe": _describe,
-                "labels": _labels, "inspect": _inspect}[verb](config)
+                "labels": _labels, "inspect": _inspect, "tune_crf": _tune_crf}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -85,6 +87,12 @@ def main(arguments=None):
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
               "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # Disks and mounts fail where no mistake was made; anything else is ours.
+        if error.errno not in FAULTS:
+            raise
+        print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
@@ -190,7 +198,8 @@ def _nearest(name, known, prefix=""):
 def _plain(message, verb, arguments):
     """A complaint of the parsing library in the words of this command."""
     types = _types(VERBS[verb][0]) if verb else {}
-    wrong = re.match(r'Parser key "([\w.]+)":.*?(?:Got value:|Given value:|load config|path string:) ?(.*)', message)
+    wrong = re.match(r'Parser key "([\w.]+)"(?: element \d+:)?:.*?'
+                     r"(?:Got value:|Given value:|load config|path string:) ?(.*)", message)
     if wrong and wrong[1] in types:
         key, value = wrong.groups()
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
@@ -240,6 +249,8 @@ def _kind(kind):
         return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:
         (entry,) = typing.get_args(kind)
+        if entry is float:
+            return "numbers"
         choices = typing.get_args(entry)
         return "a list such as [a, b]" + (f" of {', '.join(choices)}" if choices else "")
     if dataclasses.is_dataclass(kind):
@@ -383,6 +394,14 @@ def _show(result):
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")
     say(f"written to  {result.out}")
+
+
+def _tune_crf(config):
+    from mindfcn.engine.tune_crf import tune_crf
+    result = tune_crf(config, _bar, say)
+    say(result.table)
+    say(f"mean IoU without a CRF {100 * result.plain:.2f} %; written to {result.out}")
+    return 0
 
 
 def _predict(config):

@@ -237,7 +237,7 @@ class TrainConfig:
 
     Args:
         run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
-        resume: go on from the last checkpoint in `run_dir`
+        resume: go on from the last checkpoint in `run_dir`; begin at the first step where a run was killed before it
         overwrite: delete an earlier run in `run_dir`
         device: where to compute; auto takes what MindSpore was built for
         seed: weights, augmentation and dropout follow from it
@@ -315,6 +315,34 @@ class EvalConfig:
     model: str = "fcn8s_vgg16_bn"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     seed: int = 1
+
+
+@dataclasses.dataclass
+class TuneCrfConfig:
+    """Search the parameters of a fully connected CRF on validation records.
+
+    Args:
+        checkpoint: checkpoint file
+        out: file to write the best ones to, for --crf of eval and predict
+        records: MindRecord file to search on; the validation records of the checkpoint's run if empty
+        images: try on so many records, evenly spread over all; 0 takes all
+        start: published set, or file, that everything else is taken from
+        bilateral_weight: weights of the appearance kernel to try
+        bilateral_sxy: its standard deviations in pixels to try
+        bilateral_srgb: its standard deviations in colour steps of 0..255 to try
+        device: where the network computes; auto takes what MindSpore was built for
+        model: network name for a checkpoint without a card (official ones)
+    """
+    checkpoint: str
+    out: str = "crf.yaml"
+    records: str = ""
+    images: int = 20
+    start: str = "deeplab_v1"
+    bilateral_weight: list[float] = field(default_factory=lambda: [4.0, 10.0])
+    bilateral_sxy: list[float] = field(default_factory=lambda: [30.0, 60.0, 100.0])
+    bilateral_srgb: list[float] = field(default_factory=lambda: [3.0, 6.0, 12.0])
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass

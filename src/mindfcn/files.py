@@ -17,6 +17,9 @@ PARTIAL = ".partial-"
 # File systems that know no locks answer so; there, two processes are not kept apart.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
 
+# What disks and mounts answer when they fail.
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ENODEV, errno.ENXIO, errno.ESTALE)
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -70,6 +73,8 @@ def partial_folder(path, finished=None):
 def held(path, what, wait=False):
     """Hold the lock file `path`, which says who holds it, while the block runs. The lock ends with the process.
 
+    Yields a function that tells whether the file is still there: not where its folder was unmounted, moved or deleted.
+
     Args:
         path: the file; it is removed in the end.
         what: the thing that one process at a time may use, for the message.
@@ -93,10 +98,11 @@ def held(path, what, wait=False):
             raise UserError(f"{what} is in use by {owner or 'another process'}; wait for it to end, or choose another "
                             "folder") from None
         try:
-            yield
+            yield lambda: _is(path, handle)
         finally:
-            with contextlib.suppress(OSError):
-                os.remove(path)
+            if _is(path, handle):
+                with contextlib.suppress(OSError):
+                    os.remove(path)
 
 
 def remove_leftovers(folder):
@@ -125,16 +131,16 @@ def _writing(path):
     try:
         yield
     except OSError as error:
-        raise UserError(cannot_write(path, error)) from None
+        raise UserError(cannot_use(path, error, "write")) from None
 
 
-def cannot_write(path, error):
+def cannot_use(path, error, action="read or write"):
     """One line for an OSError: the file, the reason, and what to do."""
     cure = {errno.ENOSPC: "free some space or choose another folder",
             errno.EDQUOT: "free some of your quota or choose another folder",
             errno.ENAMETOOLONG: "choose a shorter name",
             errno.EIO: "check the disk"}.get(error.errno, "choose a folder that can be written")
-    return f"cannot write {os.fspath(path)}: {error.strerror or error}; {cure}"
+    return f"cannot {action} {os.fspath(path)}: {error.strerror or error}; {cure}"
 
 
 @contextlib.contextmanager
@@ -184,7 +190,7 @@ def _is(path, handle):
     """Whether `path` is still what was opened."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -218,7 +224,8 @@ def append_text(path, text):
             if file.write(content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            os.truncate(path, size)
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
             raise
 
 
@@ -238,9 +245,13 @@ def read_bytes(path):
 
 
 def read_lines(path):
-    """The non-empty lines of a UTF-8 text file, stripped. Raises UserError with the path and the reason."""
+    """The non-empty lines of a UTF-8 text file, stripped, without Windows' line ends and byte order mark.
+
+    Raises:
+        UserError: with the path and the reason.
+    """
     try:
-        return [line.strip() for line in read_bytes(path).decode("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
 

@@ -1,5 +1,8 @@
 """Sliding windows give what the whole photograph gives."""
 
+import subprocess
+import sys
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -98,3 +101,28 @@ def test_windows_that_cannot_be(tiny):
         Tiled(segmenter, 256, -32)
     with pytest.raises(UserError, match="--overlap"):
         Tiled(lambda image, probabilities=False: None, 512)
+
+
+@pytest.mark.long
+def test_a_photograph_of_12_megapixels_in_bounded_memory(tmp_path):
+    """Its probabilities alone would take a GB; the process stays below that beyond what MindSpore takes itself."""
+    script = tmp_path / "large.py"
+    script.write_text("""
+import resource
+import numpy as np
+from mindfcn import Segmenter, create_model
+from mindfcn.dense.tiling import Tiled
+from mindfcn.preprocess import COURSE
+from mindfcn.runtime import set_up
+set_up("CPU")
+segmenter = Segmenter(create_model("fcn8s_vgg16", 21, width=0.125, fc_width=8), COURSE)
+tiled = Tiled(segmenter, 1024)
+tiled(np.zeros((1024, 1024, 3), np.uint8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+mask, _ = tiled(np.random.default_rng(1).integers(0, 256, (3000, 4000, 3), np.uint8))
+assert mask.shape == (3000, 4000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+""")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    # MB: the photograph is 36, its mask 12; whole, the probabilities alone are 1,008.
+    assert float(run.stdout.split()[-1]) < 500

@@ -17,6 +17,17 @@ import time
 PYTHON = [sys.executable, os.path.abspath(__file__)]
 SOURCE = str(pathlib.Path(__file__).parents[2] / "src")
 PATIENCE = 900
+DRAWN = ["--samples", "15", "--size", "32"]
+NARROW = ["--device", "CPU", "--model.name", "fcn32s_alexnet", "--model.width", "0.0625", "--model.fc_width", "16",
+          "--augment.crop_size", "32", "--augment.batch_size", "4", "--optim.epochs", "2"]
+
+
+def command(verb, common, folder):
+    """The words of a verb that writes below `folder`."""
+    return {"prepare": ["prepare", "--records", folder / "records", "--root", folder / "source", *DRAWN],
+            "train": ["train", "--run_dir", folder / "run", "--data.records", common / "prepare" / "records", *NARROW],
+            "eval": ["eval", "--checkpoint", common / "train" / "run" / "checkpoints" / "best.ckpt", "--device", "CPU",
+                     "--out", folder / "evaluation"]}[verb]
 
 
 class Server:
@@ -34,12 +45,12 @@ class Server:
 
     def __exit__(self, *_):
         self.process.stdin.close()
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
         self.process.stdout.close()
 
-    def start(self, *words, **options):
-        """Start a command; `options`: uid, cwd. Returns its process id."""
-        return self._ask(do="start", words=[str(word) for word in words], **options)["pid"]
+    def start(self, *words):
+        """Start a command. Returns its process id."""
+        return self._ask(do="start", words=[str(word) for word in words])["pid"]
 
     def end(self, pid, timeout=PATIENCE):
         """Wait for a command. Returns (exit status, -9 where it was killed; what it wrote)."""
@@ -47,9 +58,9 @@ class Server:
         self.seconds = answer["seconds"]
         return answer["status"], answer["text"]
 
-    def run(self, *words, **options):
+    def run(self, *words):
         """Start a command and wait for it."""
-        return self.end(self.start(*words, **options))
+        return self.end(self.start(*words))
 
     def look(self, folder):
         """{path under the folder: what is wrong with it} of the files under their final names, and their digests."""
@@ -193,7 +204,7 @@ READERS = {".ckpt": read_weights, ".csv": read_table, ".json": read_metrics, ".m
            ".png": read_picture, ".jpg": read_picture, ".yaml": read_yaml, ".html": read_page, ".db": lambda path: None}
 
 
-def start(words, uid=None, cwd=None):
+def start(words):
     """Fork a child for a command. Returns (process id, handle of what it writes)."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -204,17 +215,12 @@ def start(words, uid=None, cwd=None):
     try:
         os.dup2(writing, 1)
         os.dup2(writing, 2)
-        if cwd:
-            os.chdir(cwd)
-        if uid:
-            os.setgid(uid)
-            os.setuid(uid)
         if words[0] == "look":
             print(json.dumps(look(words[1])))
             status = 0
         else:
-            from mindfcn.cli import main
-            status = main(words)
+            from mindfcn import cli
+            status = cli.main(words)
     except BaseException:
         import traceback
         traceback.print_exc()
@@ -244,6 +250,7 @@ def serve():
     """Answer questions until there are no more."""
     os.environ.setdefault("GLOG_v", "4")
     # Forked children take what is imported here; nothing may be computed, or their threads would be missing.
+    from mindfcn import cli  # noqa: F401
     from mindfcn.engine import evaluate, prepare, train  # noqa: F401
     answers, children = os.fdopen(os.dup(1), "w"), {}
     os.dup2(2, 1)

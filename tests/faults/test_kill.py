@@ -10,40 +10,10 @@ import random
 import shutil
 
 import pytest
-from killing import kill_at, kill_while_writing, leftovers
+from killing import command, kill_at, kill_while_writing, leftovers
 
 long = pytest.mark.long
-DRAWN = ["--samples", "15", "--size", "32"]
-NARROW = ["--device", "CPU", "--model.name", "fcn32s_alexnet", "--model.width", "0.0625", "--model.fc_width", "16",
-          "--augment.crop_size", "32", "--augment.batch_size", "4", "--optim.epochs", "2"]
 WRITTEN = [".partial-epoch-0001.ckpt", ".partial-last.ckpt", ".partial-best.ckpt", ".partial-epoch-0002.ckpt"]
-
-
-def command(verb, common, folder):
-    """The words of a verb that writes below `folder`."""
-    return {"prepare": ["prepare", "--records", folder / "records", "--root", folder / "source", *DRAWN],
-            "train": ["train", "--run_dir", folder / "run", "--data.records", common / "prepare" / "records", *NARROW],
-            "eval": ["eval", "--checkpoint", common / "train" / "run" / "checkpoints" / "best.ckpt", "--device", "CPU",
-                     "--out", folder / "evaluation"]}[verb]
-
-
-@pytest.fixture(scope="module")
-def whole(server, tmp_path_factory):
-    """Function (verb) -> (digests of all files of an undisturbed run, its seconds of processor time)."""
-    common, done = tmp_path_factory.mktemp("whole"), {}
-
-    def made(verb):
-        before = {"train": "prepare", "eval": "train"}
-        if verb in before:
-            made(before[verb])
-        if verb not in done:
-            status, text = server.run(*command(verb, common, common / verb))
-            assert status == 0, text
-            seconds, found = server.seconds, server.look(common / verb)
-            assert not found["wrong"] and not leftovers(common / verb)
-            done[verb] = found["digests"], seconds
-        return common, *done[verb]
-    return made
 
 
 def survive(server, verb, whole, folder, kill):

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +11,12 @@ from typing import Any, Optional
 import mindspore.dataset as ds
 import numpy as np
 
+from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
+from mindfcn.data.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.record_files import count_records, record_files
-from mindfcn.data.samples import decode_image, decode_mask, in_threads
+from mindfcn.data.samples import check_numbers, decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
 from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
@@ -63,6 +66,8 @@ class SegDataset:
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.files = record_files(data_file)
+        # `prepare` has looked at every mask; others may hold anything.
+        self.looked_at = read_manifest(data_file) is not None
         count = count_records(data_file)
         self.taken = spread(count, most) if most else range(count)
         self.count = len(self.taken)
@@ -124,6 +129,19 @@ class SegDataset:
             counts.add(histogram(mask))
         return counts
 
+    @contextlib.contextmanager
+    def _reading(self):
+        """Make a UserError that names the file of what MindSpore says where records cannot be read any more."""
+        try:
+            yield
+        except FAILURES as error:
+            missing = [part for file in self.files for part in (file, f"{file}.db") if not os.path.isfile(part)]
+            if missing:
+                raise UserError(f"{missing[0]} has vanished; check the disk or mount, bring it back and start again"
+                                ) from None
+            raise UserError(f"cannot read {', '.join(self.files)}: {first_line(error)}; check the disk, or prepare the "
+                            "records again") from None
+
     def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
@@ -144,7 +162,8 @@ class SegDataset:
 
     def photographs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
-        return self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        with self._reading(), runtime.user_errors():
+            yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _evaluation_dataset(self, read):
         dataset = self._rows(["data", "label"], None if self.rank_size == 1 else self._share())
@@ -182,10 +201,13 @@ class SegDataset:
         if image.shape[:2] != label.shape:
             raise UserError(f"an image in {self.files[0]} is {image.shape[1]}x{image.shape[0]} pixels but its mask "
                             f"{label.shape[1]}x{label.shape[0]}; prepare the records again")
+        if not self.looked_at:
+            check_numbers(label, self.num_classes, self.ignore_label, f"in {self.files[0]}")
         return image, label
 
     def _read(self, columns, records=None):
-        return self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        with self._reading():
+            yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, columns, records=None):
         """Columns of some records, by their numbers among those taken, or of all of these."""

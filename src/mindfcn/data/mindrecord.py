@@ -81,8 +81,8 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
             files = _write(rows, os.path.join(folder, os.path.basename(path)), shards)
             _verify(rows, files)
         except FAILURES as error:
-            raise UserError(f"cannot write {path}: {_first_line(error)}; "
-                            "check the name and the free space") from None
+            raise UserError(f"cannot write {path}: {first_line(error)}; "
+                            "free some space or choose another folder") from None
         _write_manifest(rows, files, shards, os.path.join(folder, manifest_name))
         _publish(folder, path)
         return RecordSummary(rows.written, rows.skipped)
@@ -104,7 +104,7 @@ def read_records(path):
         missing = re.search("column name: (.+) can not found", str(error))
         if missing:
             raise UserError(f"{path} has no column {missing[1]!r}; expected file_name, data and label") from None
-        raise UserError(f"cannot read {path}: {_first_line(error)}; prepare the records again") from None
+        raise UserError(f"cannot read {path}: {first_line(error)}; prepare the records again") from None
 
 
 def read_manifest(path):
@@ -301,7 +301,8 @@ def _size(path):
         return None
 
 
-def _first_line(error):
+def first_line(error):
     """MindSpore's messages fill a screen; their cause is the line after the headings."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line.startswith("[ERROR]")), lines[0] if lines else type(error).__name__)
+    found = next((line for line in lines if line.startswith("[ERROR]")), lines[0] if lines else type(error).__name__)
+    return found.replace("[ERROR] ", "")

@@ -24,7 +24,8 @@ LOG_ROWS = 20
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM, so that a run can end at a step's border; a second SIGINT ends it at once.
+    """Remembers SIGINT, SIGTERM, and SIGHUP of a terminal that is closed, so that a run can end at a step's border; a
+    second SIGINT ends it at once. A SIGHUP that nohup ignores stays ignored.
 
     While a graph runs, MindSpore's own handler takes SIGINT and sends SIGTERM instead.
 
@@ -38,7 +39,9 @@ class Signals:
     def __enter__(self):
         # Python takes signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self._receive) for number in numbers}
         else:
             self.before = {}
         return self
@@ -230,6 +233,7 @@ class Keeper(Callback):
 
     def report(self, epoch):
         """Draw the curves, and write what is known by now on the run's page."""
+        self.run_dir.check()
         page = dataclasses.replace(self.page, curves=self.run_dir.draw_curves(), matrix=self.best and self.best.matrix)
         if epoch < self.epochs:
             page.notes = [f"Epoch {epoch} of {self.epochs}. Images follow at the end, figures of the best checkpoint "
@@ -242,6 +246,7 @@ class Keeper(Callback):
         self.card.training.update(epoch=epoch, step=self.step.batches, seed=self.train.seed,
                                   steps_per_epoch=self.train.steps_per_epoch)
         if self.writes:
+            self.run_dir.check()
             path = self.run_dir.checkpoint(epoch, in_epoch)
             save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
             self.run_dir.make_last(path)

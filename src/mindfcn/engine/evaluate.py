@@ -125,17 +125,16 @@ def _evaluate_share(segment, dataset, counters, progress, stop):
     matrix, *others = counters
     scores, seconds = [], []
     pairs = dataset.photographs()
-    with runtime.user_errors():
-        for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
-            if stop and stop():
-                return scores, seconds, True
-            single = ConfusionMatrix(matrix.num_classes)
-            (mask, _), taken = timed(segment, image)
-            single.counts = matrix.update(mask, truth)
-            for other in others:
-                other.update(mask, truth)
-            scores.append(single.mean_iou())
-            seconds.append(taken)
+    for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
+        if stop and stop():
+            return scores, seconds, True
+        single = ConfusionMatrix(matrix.num_classes)
+        (mask, _), taken = timed(segment, image)
+        single.counts = matrix.update(mask, truth)
+        for other in others:
+            other.update(mask, truth)
+        scores.append(single.mean_iou())
+        seconds.append(taken)
     return scores, seconds, False
 
 
@@ -193,7 +192,8 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
                          rank_size=runtime.rank_size(), most=config.images)
     evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)

@@ -263,7 +263,8 @@ class TrainStep(nn.Cell):
         """0 where all are finite once `done` is, else NaN: infinity and NaN survive a sum, and times 0 are NaN."""
         total = 0.0
         for parameter in parameters:
-            total += 0.0 * ops.depend(parameter, done).sum()
+            # Row by row: MindSpore's sum over all axes takes six times as long on CPU.
+            total += 0.0 * ops.depend(parameter, done).reshape(parameter.shape[0], -1).sum(-1).sum()
         return total
 
     def unfinite(self):

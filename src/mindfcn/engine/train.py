@@ -116,7 +116,8 @@ def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
             resume(run_dir, net, card, step, train_set, config, say)
         elif writes:
             run_dir.begin(config)
-    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
                          rank_size=runtime.rank_size()) if val_path else None
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")

@@ -10,12 +10,14 @@ from mindspore import nn, ops
 from mindspore.common.initializer import Constant, HeNormal, Normal, Zero
 
 from mindfcn import random_bits
-from mindfcn.models.convolution import WideConvolution, Winograd
+from mindfcn.models.convolution import Upsampling, WideConvolution, Winograd
 
 # On CPU, convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
 NARROW = 2048
 # From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
 WINOGRAD_BACKWARD, WINOGRAD = 64, 128
+# On CPU, transposed convolutions of these strides take much memory, and of larger ones their blocks take long to join.
+BLOCKS = range(4, 9)
 
 
 def bilinear_kernel(size):
@@ -77,10 +79,30 @@ def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False
     stay as they start.
     """
     init = (ms.Tensor(bilinear_weight(channels, kernel)) if upsampling == "bilinear" else "xavier_uniform")
-    cell = nn.Conv2dTranspose(channels, channels, kernel, stride=stride, pad_mode="pad", padding=padding, dilation=1,
-                              group=1, has_bias=False, weight_init=init)
+    arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": 1,
+                 "has_bias": False, "weight_init": init}
+    if ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
+        cell = AlgorithmDeconv(Upsampling(channels, stride, padding), channels, channels, kernel, **arguments)
+    else:
+        cell = nn.Conv2dTranspose(channels, channels, kernel, **arguments)
     cell.weight.requires_grad = not fixed
     return cell
+
+
+class AlgorithmDeconv(nn.Conv2dTranspose):
+    """A transposed convolution computed by a cell of models/convolution.py in float32; else by MindSpore's kernels."""
+
+    def __init__(self, algorithm, *arguments, **options):
+        super().__init__(*arguments, **options)
+        # Not as a child: to all who walk through a network, this is one layer.
+        vars(self)["algorithm"] = algorithm
+
+    def construct(self, x):
+        if x.dtype == ms.float32:
+            return self.algorithm(x, self.weight)
+        count, channels, height, width = x.shape
+        sides = [(side - 1) * self.stride[0] + self.kernel_size[0] - 2 * self.padding for side in (height, width)]
+        return self.conv2d_transpose(x, self.weight, (count, channels, sides[0], sides[1]))
 
 
 def batch_norm(channels, eps=1e-5, shift=0.0):

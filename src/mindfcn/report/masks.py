@@ -199,8 +199,11 @@ def write_picture(path, picture):
     """
     picture = Image.fromarray(picture)
     picture.thumbnail((LONGEST_JPEG_SIDE, LONGEST_JPEG_SIDE))
-    with atomic_path(path) as temporary:
-        picture.save(temporary, "JPEG", quality=92)
+    # Into a file, Pillow's encoder takes no notice of a write that a full disk cuts short.
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(buffer.getbuffer())
 
 
 @functools.lru_cache(maxsize=1024)
