@@ -9,7 +9,8 @@ import yaml
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
 from mindfcn.dense.crf import CRF, crf_of, permutohedral
-from mindfcn.engine.evaluate import check_classes, load_segmenter
+from mindfcn.engine.evaluate import check_classes
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.files import write_text
 from mindfcn.metrics import ConfusionMatrix
