@@ -26,10 +26,11 @@ from mindspore import nn
 from scipy import sparse
 
 from mindfcn import runtime
+from mindfcn.data import proposals
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
-from mindfcn.engine.evaluate import load_segmenter
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.metrics import ConfusionMatrix
 from mindfcn.models.fcn import FCN
@@ -108,7 +109,6 @@ def propose(image, kind, count):
     if kind == "merged":
         held = merged(image, cut, count)
     else:
-        from mindfcn.data import proposals
         boxes = proposals.propose(image, kind, 10 ** 6, LEAST_SIDE)
         if kind == "selective_search":
             # The largest come first; small things need small ones.
@@ -325,7 +325,6 @@ def report(options):
     except ImportError:
         raise UserError("scikit-learn is not installed; pip install scikit-learn") from None
     if options.proposals != "merged":
-        from mindfcn.data import proposals
         proposals.check_installed()
     runtime.set_up("auto", 1)
     segmenter, card = load_segmenter(options.checkpoint)
