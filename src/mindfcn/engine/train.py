@@ -183,6 +183,8 @@ def check_settings(config):
              ("model.decoder_width", model.decoder_width, model.decoder_width is None or 0 < model.decoder_width <= 1,
               "above 0 and at most 1"),
              ("optim.recalibrate", optim.recalibrate, optim.recalibrate >= 0, "at least 0"),
+             ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
+              "0 with --optim.ema, which averages the statistics as well"),
              ("eval_every", config.eval_every, config.eval_every >= 0, "at least 0"),
              ("keep", config.keep, config.keep >= 1, "at least 1")]
     if model.name == DECONVNET:
