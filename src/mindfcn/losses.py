@@ -93,3 +93,24 @@ class CrossEntropy(nn.Cell):
         cells = random_bits.keep(images * rows * columns, 1 - self.keep, self.seed, step)
         pixels = ops.broadcast_to(cells.reshape(images, rows, 1, columns, 1), (images, rows, side, columns, side))
         return pixels.reshape(images, rows * side, columns * side)[:, :height, :width]
+
+
+class JointLoss(nn.Cell):
+    """The sum of the losses of two heads (SIFT Flow: both with weight 1).
+
+    Args:
+        semantic, geometric: CrossEntropy of each head, of the same reduction.
+        classes: classes of the first head.
+
+    Inputs: logits (N, classes + geometric classes, H, W) float, labels (N, 2, H, W) int32.
+    Outputs: () float32.
+    """
+
+    def __init__(self, semantic, geometric, classes):
+        super().__init__()
+        self.semantic, self.geometric, self.classes = semantic, geometric, classes
+        self.reduction = semantic.reduction
+
+    def construct(self, logits, labels):
+        return (self.semantic(logits[:, :self.classes], labels[:, 0])
+                + self.geometric(logits[:, self.classes:], labels[:, 1]))

@@ -10,8 +10,8 @@ import numpy as np
 
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import count_records, record_files
-from mindfcn.data.samples import decode_image, decode_mask, in_threads
+from mindfcn.data.mindrecord import count_records, record_columns, record_files
+from mindfcn.data.samples import decode_image, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
 from mindfcn.preprocess import COURSE, Preprocess
 
@@ -33,18 +33,20 @@ class SegDataset:
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
         flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
-        preprocess: normalisation that belongs to the weights.
+        preprocess: normalisation that belongs to the weights; its modality says which planes are read.
+        geometric: whether the second mask is read, too; labels are (N, 2, H, W) then.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
 
     Raises:
-        UserError: no such records, fewer than one batch of them, or settings that cannot be.
+        UserError: no such records, records without a plane that the network sees, fewer than one batch of them, or
+            settings that cannot be.
     """
 
     def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
                  max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
                  num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
-                 skip_batches=0, rank=0, rank_size=1):
+                 skip_batches=0, rank=0, rank_size=1, geometric=False):
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -53,7 +55,12 @@ class SegDataset:
             raise UserError(f"batch size {batch_size}: crop size 0 takes whole photographs, which differ in size; "
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
+        self.geometric = geometric
         self.files = record_files(data_file)
+        lacking = [column for column in self.columns if column not in record_columns(data_file)]
+        if lacking:
+            raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
+                            "labels needs; prepare records of a source that has it")
         self.count = count_records(data_file)
         self.batch_size = batch_size
         self.crop_size = crop_size
@@ -73,6 +80,12 @@ class SegDataset:
         if training and self.steps_per_epoch == 0:
             raise UserError(f"{data_file} holds {self.count} records, fewer than one batch of {batch_size} on each of "
                             f"{rank_size} device(s); use a smaller batch size")
+
+    @property
+    def columns(self):
+        """The records' columns that a batch is made from."""
+        planes = ["data" if plane == "image" else plane for plane in self.preprocess.planes]
+        return [*planes, "label", *(["geometric"] if self.geometric else [])]
 
     @property
     def steps_per_epoch(self):
@@ -101,6 +114,21 @@ class SegDataset:
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
             yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask")
 
+    def examples(self, records):
+        """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
+        of some records, by their numbers.
+        """
+        records = [int(record) for record in records]
+        columns = list(dict.fromkeys(["file_name", "data", *self.columns]))
+        for name, *row in self._read(columns, records) if records else ():
+            row = dict(zip(columns[1:], (part.tobytes() for part in row)))
+            photograph = decode_image(row["data"], str(name))
+            image = {plane: decode_plane(plane, row[plane], f"{name}'s {plane}") for plane in self.preprocess.planes
+                     if plane != "image"}
+            mask, *second = (decode_mask(row[column], f"{name}'s mask") for column in self.columns
+                             if column in ("label", "geometric"))
+            yield str(name), photograph, {"image": photograph, **image}, mask, *(second or [None])
+
     def class_counts(self):
         """ClassCounts of the masks of all records, those of other devices among them."""
         counts = ClassCounts(self.num_classes)
@@ -115,10 +143,10 @@ class SegDataset:
         Returns:
             image (3, crop, crop) float32 normalised, label (crop, crop) int32.
         """
-        return self._crop(image, label, random) if self.crop_size else self._native(image, label)
+        return self._crop((image, label), random) if self.crop_size else self._native(image, label)
 
     def get_dataset(self):
-        """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
+        """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
             return self._evaluation_dataset()
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
@@ -128,9 +156,9 @@ class SegDataset:
         return dataset
 
     def _evaluation_dataset(self):
-        dataset = ds.MindDataset(self.files, columns_list=["data", "label"], num_parallel_workers=self.num_readers,
+        dataset = ds.MindDataset(self.files, columns_list=self.columns, num_parallel_workers=self.num_readers,
                                  **_in_order(None if self.rank_size == 1 else list(self._share())))
-        dataset = dataset.map(self._native, ["data", "label"], ["data", "label"],
+        dataset = dataset.map(self._native, self.columns, ["data", "label"],
                               num_parallel_workers=self.num_parallel_calls)
         return dataset.batch(1)
 
@@ -138,26 +166,35 @@ class SegDataset:
         """The records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
-    def _native(self, image, label):
-        image, label = _decode(image, label)
+    def _native(self, *row):
+        image, label = self._decode(row)
+        label = np.moveaxis(label, -1, 0) if label.ndim == 3 else label
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
-        """(data, label) of a batch of (number, image, label) rows."""
+        """(data, label) of a batch of (number, columns ...) rows."""
         if self.crop_size == 0:
             (_, *row), = rows
             return tuple(array[None] for array in self._native(*row))
         side = self.crop_size
-        data, label = np.empty((len(rows), 3, side, side), np.float32), np.empty((len(rows), side, side), np.int32)
+        data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
+        label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
         # Each crop's seed is its own, so the number of threads and their timing change nothing.
         for (record, *row), *out in zip(rows, data, label):
-            self._crop(*row, np.random.RandomState([self.seed, epoch, record]), out)
+            self._crop(row, np.random.RandomState([self.seed, epoch, record]), out)
         return data, label
 
-    def _crop(self, image, label, random, out=None):
-        image, label = _decode(image, label)
+    def _crop(self, row, random, out=None):
+        image, label = self._decode(row)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
                                   self.preprocess, self.ignore_label, self.flip, out)
+
+    def _decode(self, row):
+        """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2))."""
+        planes = self.preprocess.planes
+        image = {plane: decode_plane(plane, data.tobytes(), f"a record's {plane}") for plane, data in zip(planes, row)}
+        masks = [decode_mask(label.tobytes(), "a record's mask") for label in row[len(planes):]]
+        return image, np.stack(masks, -1) if self.geometric else masks[0]
 
     def _read(self, columns, records=None):
         dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
@@ -177,8 +214,8 @@ class _Epochs:
         epoch, skip = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
         order = self.dataset.order(epoch)[skip:].tolist()
-        rows = ((record, _bytes(image), _bytes(label))
-                for record, (image, label) in zip(order, self.dataset._read(["data", "label"], order)))
+        rows = ((record, *map(_bytes, row))
+                for record, row in zip(order, self.dataset._read(self.dataset.columns, order)))
         threads = self.dataset.num_parallel_calls
         ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -197,11 +234,6 @@ def _in_order(records):
 
 def _bytes(column):
     return np.frombuffer(column.tobytes(), np.uint8)
-
-
-def _decode(image, label):
-    image = decode_image(image.tobytes(), "a record's image")
-    return image, decode_mask(label.tobytes(), "a record's mask")
 
 
 def _threads(count):

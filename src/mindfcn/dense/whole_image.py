@@ -21,7 +21,7 @@ class Segmenter:
     for each padded size, so that images of a few pixels more or less share it. Any other network runs as it is.
 
     Args:
-        net: network from (N, 3, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
+        net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
             otherwise, call `refresh`.
         preprocess: the Preprocess record of its weights.
     """
@@ -36,17 +36,23 @@ class Segmenter:
         """Segment one photograph of any size.
 
         Args:
-            image: (H, W, 3) uint8 BGR.
+            image: (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
             probabilities: also give the softmax.
 
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
         """
-        logits = self.logits(to_input(image, self.preprocess)[None])[0]
+        logits, _ = self.split(self.logits(to_input(image, self.preprocess)[None])[0])
         return argmax(logits), softmax(logits) if probabilities else None
 
+    def split(self, logits):
+        """Logits (classes, H, W) of one image -> (those of the classes, those of the second head or None)."""
+        if getattr(self.net, "geometric", None) is None:
+            return logits, None
+        return logits[:self.net.n_class], logits[self.net.n_class:]
+
     def logits(self, batch):
-        """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
+        """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
         if not isinstance(self.net, FCN):
             self.net.set_train(False)
             return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()

@@ -186,7 +186,7 @@ class Keeper(Callback):
         """Evaluate, note the metrics, and keep the best checkpoint."""
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received)
+                                      lambda: self.signals.received, self.card.labels.excluded_numbers())
         ms.set_context(mode=mode)
         self.step.set_train()
         if evaluation is None:
@@ -194,6 +194,8 @@ class Keeper(Callback):
         metrics = evaluation.metrics
         if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
+            if evaluation.geometric:
+                self.say(f"epoch {epoch}, geometric classes: {evaluation.geometric}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
             self.best = evaluation
             self.card.training["best"] = {"epoch": epoch, **metrics}

@@ -15,7 +15,6 @@ from mindfcn import runtime
 from mindfcn.config import EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import count_records
-from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, load_segmenter, timed, typical
 from mindfcn.engine.run_dir import EVALUATION, RunDir
@@ -170,6 +169,9 @@ def run_settings(config, variant, folder, above, where):
         config.train.model, name=variant.name, pretrained=pretrained))
     for dotted, value in variant.settings.items():
         run = with_setting(run, dotted, value, where)
+    if run.model.pretrained_hha in above:
+        # As `pretrained`, it may be the label of a variant above.
+        run = with_setting(run, "model.pretrained_hha", RunDir(above[run.model.pretrained_hha]).last, where)
     return run
 
 
@@ -218,7 +220,9 @@ def rehearse(runs, device, train_path, val_path, labels):
         check_settings(run)
         loss_scaler(run.optim, device)
         # Weights of a network that is still to be trained cannot be looked at.
-        model = dataclasses.replace(run.model, pretrained="") if source and not finished(source) else run.model
+        waits = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
+            run.model.pretrained_hha)
+        model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if waits else run.model
         net, card = build(dataclasses.replace(run, model=model), labels, val_path, lambda line: None)
         training_set(run, train_path, labels, card.preprocess)
         freeze(net, run.optim.freeze)
@@ -303,8 +307,8 @@ def look_at(rows, val_path, labels, path, progress):
     Returns the list of Pictures of those shown.
     """
     dataset = SegDataset(data_file=val_path, training=False)
-    samples = [(name, decode_image(image, name), truth)
-               for name, image, truth in dataset.samples(spread(dataset.count, TIMED))]
+    numbers = spread(dataset.count, TIMED)
+    samples = [(name, image, truth) for name, image, _, truth, _ in dataset.examples(numbers)]
     chosen = spread(len(samples), SHOWN)
     shown = [{"truth": samples[number][2]} for number in chosen]
     runtime.pynative_mode()
@@ -312,9 +316,11 @@ def look_at(rows, val_path, labels, path, progress):
         segmenter, _ = load_segmenter(row.checkpoint, row.name)
         row.parameters = count_parameters(segmenter.net)
         masks, seconds = [], []
-        for _, image, _ in samples[:1] * WARM_UP + samples:
+        dataset.preprocess = segmenter.preprocess
+        inputs = [image for _, _, image, _, _ in dataset.examples(numbers)]
+        for image in inputs[:1] * WARM_UP + inputs:
             logits, taken = timed(segmenter, to_input(image, segmenter.preprocess)[None])
-            masks.append(argmax(logits[0]))
+            masks.append(argmax(segmenter.split(logits[0])[0]))
             seconds.append(taken)
         row.seconds = typical(seconds)
         for number, masks_shown in zip(chosen, shown):

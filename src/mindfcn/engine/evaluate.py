@@ -16,7 +16,6 @@ from mindfcn import runtime
 from mindfcn.config import flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
-from mindfcn.data.samples import decode_image
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
@@ -45,11 +44,13 @@ class Evaluation:
         names: file names, in the records' order.
         scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
         seconds: median time of the network for one image, logits copied to the host.
+        geometric: ConfusionMatrix of the second head, or None.
     """
     matrix: ConfusionMatrix
     names: list
     scores: np.ndarray
     seconds: float
+    geometric: Optional[ConfusionMatrix] = None
 
     @property
     def metrics(self):
@@ -68,6 +69,7 @@ class EvalResult:
         images: images counted.
         protocol: "native" or "course".
         seconds: median time of the network for one image; None for the course's protocol.
+        geometric: the four metrics of the second head, or None.
     """
     metrics: dict
     table: str
@@ -75,9 +77,10 @@ class EvalResult:
     images: int
     protocol: str
     seconds: Optional[float] = None
+    geometric: Optional[dict] = None
 
 
-def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
+def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None, excluded=(), geometric_classes=3):
     """Every image of an evaluation data set at native size, each pixel counted once.
 
     Where processes share the data set (its `rank_size` says so), each sees every `rank_size`-th record, and all return
@@ -89,6 +92,8 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
         num_classes: classes.
         progress: wraps an iterable of batches and its length.
         stop: function, asked before each image; None is returned when it says true to any process.
+        excluded: numbers of classes that means leave out.
+        geometric_classes: classes of the second head, where the data set has labels for it.
 
     Returns:
         Evaluation, or None.
@@ -99,30 +104,37 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None):
     runtime.pynative_mode()
     shared = dataset.rank_size > 1
     with runtime.together() if shared else contextlib.nullcontext():
-        matrix, share, seconds, stopped = _evaluate_share(segmenter, dataset, num_classes, progress, stop)
+        matrices, share, seconds, stopped = _evaluate_share(segmenter, dataset, progress, stop, [
+            ConfusionMatrix(num_classes, excluded), ConfusionMatrix(geometric_classes)])
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
-    matrix.counts = add_up(matrix.counts)
+    for matrix in matrices:
+        matrix.counts = add_up(matrix.counts)
     scores = np.zeros(dataset.count)
     scores[dataset.rank::dataset.rank_size] = share
-    return Evaluation(matrix, dataset.names(), add_up(scores), typical(seconds))
+    return Evaluation(matrices[0], dataset.names(), add_up(scores), typical(seconds),
+                      matrices[1] if dataset.geometric else None)
 
 
-def _evaluate_share(segmenter, dataset, num_classes, progress, stop):
-    """(ConfusionMatrix, mean IoUs, seconds, whether it was stopped) of this process's records."""
-    matrix, scores, seconds = ConfusionMatrix(num_classes), [], []
+def _evaluate_share(segmenter, dataset, progress, stop, matrices):
+    """(the two ConfusionMatrices, mean IoUs, seconds, whether it was stopped) of this process's records."""
+    (matrix, second), scores, seconds = matrices, [], []
     batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
     with runtime.user_errors():
         for image, truth in progress(batches, dataset.steps_per_epoch) if progress else batches:
             if stop and stop():
-                return matrix, scores, seconds, True
-            single = ConfusionMatrix(num_classes)
+                return matrices, scores, seconds, True
+            single = ConfusionMatrix(matrix.num_classes)
             logits, taken = timed(segmenter, image)
+            if dataset.geometric:
+                logits, others = segmenter.split(logits[0])
+                second.update(argmax(others), truth[0, 1])
+                logits, truth = logits[None], truth[:, 0]
             single.counts = matrix.update(argmax(logits[0]), truth[0])
             scores.append(single.mean_iou())
             seconds.append(taken)
-    return matrix, scores, seconds, False
+    return matrices, scores, seconds, False
 
 
 def timed(segmenter, batch):
@@ -192,8 +204,9 @@ def evaluate(config, progress=None, say=None):
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
-                         rank_size=runtime.rank_size())
-    evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress)
+                         rank_size=runtime.rank_size(), geometric=bool(card.geometric))
+    evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress,
+                                  excluded=card.labels.excluded_numbers())
     return write_evaluation(out, evaluation, segmenter, dataset, page, config.worst, config.best)
 
 
@@ -213,7 +226,9 @@ def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8)
     """
     matrix, labels = evaluation.matrix, page.labels
     table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
-    result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
+    second = evaluation.geometric
+    result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds,
+                        second and second.compute())
     if runtime.rank():
         return result
     write_text(os.path.join(out, "classes.txt"), table + "\n")
@@ -226,6 +241,10 @@ def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8)
     page.matrix = matrix
     page.facts |= {"images": f"{result.images:,}",
                    "an image takes": f"{1000 * evaluation.seconds:.1f} ms in the network"}
+    if second:
+        page.facts |= {"geometric classes": str(second)}
+    if labels.excluded:
+        page.notes = [*page.notes, f"Means leave out {', '.join(labels.excluded)}, as the data set's protocol does."]
     write_page(page)
     # Last: who finds it finds the others, too.
     save_json(os.path.join(out, "metrics.json"), {
@@ -233,7 +252,10 @@ def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8)
         "seconds per image": evaluation.seconds,
         "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
         "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
-        "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
+        "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist())),
+        **({"geometric": {"metrics": second.compute(), "class IoU": second.class_ious().tolist(),
+                          "confusion matrix": second.counts.tolist()}} if second else {}),
+        **({"excluded": list(labels.excluded)} if labels.excluded else {})})
     return result
 
 
@@ -243,9 +265,8 @@ def write_pictures(folder, numbers, evaluation, labels, segmenter, dataset):
     for old in glob.glob(os.path.join(glob.escape(folder), "[0-9][0-9]*_*.jpg")):
         os.remove(old)
     pictures = []
-    for place, (name, image, truth) in enumerate(dataset.samples(numbers), 1):
-        image = decode_image(image, name)
-        mask, _ = segmenter(image)
+    for place, (name, image, planes, truth, _) in enumerate(dataset.examples(numbers), 1):
+        mask, _ = segmenter(planes)
         image = np.ascontiguousarray(image[..., ::-1])
         note = f"mean IoU {100 * evaluation.scores[numbers[place - 1]]:.1f} %"
         write_picture(os.path.join(folder, f"{place:02d}_{_safe(name)}.jpg"),
@@ -259,6 +280,8 @@ def write_pictures(folder, numbers, evaluation, labels, segmenter, dataset):
 def _course_protocol(config, segmenter, page, records, out):
     """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
     labels = page.labels
+    if segmenter.split(np.empty(0))[1] is not None:
+        raise UserError("--protocol course: the course's networks have one head; use the native protocol")
     dataset = SegDataset(data_file=records, batch_size=4, preprocess=segmenter.preprocess, seed=config.seed,
                          ignore_label=labels.ignore_label, num_classes=len(labels))
     runtime.pynative_mode()

@@ -7,8 +7,10 @@ from mindfcn.errors import UserError
 from mindfcn.models.alexnet import AlexNet
 from mindfcn.models.backbone import MindCV
 from mindfcn.models.fcn import FCN8s, FCN16s, FCN32s
+from mindfcn.models.fusion import TwoStreams
 from mindfcn.models.googlenet import GoogLeNet
 from mindfcn.models.vgg import VGG16
+from mindfcn.preprocess import MODALITIES
 from mindfcn.weights.importers import AT_ONCE
 from mindfcn.weights.surgery import load_trunk
 
@@ -22,10 +24,11 @@ TRUNKS = {"vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, 
           "googlenet": GoogLeNet}
 MODELS = sorted(f"{head}_{trunk}" for head in HEADS for trunk in TRUNKS)
 LIBRARY = "mindcv_"
-HEAD_OPTIONS = ("upsampling", "skip_scales")
+HEAD_OPTIONS = ("upsampling", "skip_scales", "geometric")
+EARLY, LATE = "rgbd", "rgb_hha"
 
 
-def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", **options):
+def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", modality="rgb", **options):
     """The network `name` for `num_classes` classes.
 
     Args:
@@ -33,8 +36,10 @@ def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", **options
         num_classes: classes.
         pretrained: file of a classifier's weights for the trunk. `load_trunk` does the same, and its report says how
             the images must be normalised: Caffe's weights want CAFFE.
-        options: of the head (`upsampling`, `skip_scales`) and of the trunk (`geometry`, `width`, `fc_width`,
-            `dropout`, `output_stride`, as it has them).
+        modality: what the network sees: rgb; rgbd, four channels into one trunk (early fusion); hha; rgb_hha, a trunk
+            for each, their scores averaged (late fusion).
+        options: of the head (`upsampling`, `skip_scales`, `geometric`) and of the trunk (`geometry`, `width`,
+            `fc_width`, `dropout`, `output_stride`, as it has them).
 
     Raises:
         UserError: no network has that name, it has no such option, or the weights are of another trunk.
@@ -42,17 +47,23 @@ def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", **options
     head, trunk = split_name(name)
     head_options = {option: options.pop(option) for option in HEAD_OPTIONS if option in options}
     make = TRUNKS.get(trunk) or partial(MindCV, trunk.removeprefix(LIBRARY))
+    if modality not in MODALITIES:
+        raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
     known = [option for option in inspect.signature(make).parameters if option not in getattr(make, "keywords", {})]
+    if modality == EARLY and "in_channels" not in known:
+        raise UserError(f"{name} takes images of three channels; for rgbd choose one of {', '.join(TRUNKS)}")
     for option in options:
         if option not in known:
             raise UserError(f"{name} has no option {option}; it has {', '.join([*known, *HEAD_OPTIONS])}")
     try:
-        net = HEADS[head](num_classes, make(**options), **head_options)
+        channels = {"in_channels": 4} if modality == EARLY else {}
+        trunk = TwoStreams(make(**options), make(**options)) if modality == LATE else make(**options, **channels)
+        net = HEADS[head](num_classes, trunk, **head_options)
     except ValueError as error:
         raise UserError(f"{name}: {error}; take another trunk or output stride") from None
     if head == "fcn32s_fixed":
         for parameter in net.get_parameters():
-            parameter.requires_grad = parameter.name.startswith("score_fr")
+            parameter.requires_grad = parameter.name.removeprefix("geometric.").startswith("score_fr")
     if pretrained:
         load_trunk(net, pretrained)
     return net

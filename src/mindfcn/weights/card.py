@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Optional
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
@@ -23,6 +24,7 @@ class Card:
         records: the validation records of its run.
         training: epoch and step at which it was saved, the best metrics until then, and the settings of the run.
         metrics: the four metrics of these very weights on `records`, by name; empty where they were not evaluated.
+        geometric: classes of its second head, or None.
     """
     model: dict
     labels: LabelSet = VOC
@@ -30,6 +32,7 @@ class Card:
     records: str = ""
     training: dict = dataclasses.field(default_factory=dict)
     metrics: dict = dataclasses.field(default_factory=dict)
+    geometric: Optional[LabelSet] = None
 
     @property
     def skip_scales(self):
@@ -39,8 +42,9 @@ class Card:
     def to_json(self):
         """One line of JSON."""
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
-                           "preprocess": dataclasses.asdict(self.preprocess), "records": self.records,
-                           "training": self.training, "metrics": self.metrics}, ensure_ascii=True)
+                           "preprocess": self.preprocess.to_dict(), "records": self.records,
+                           "training": self.training, "metrics": self.metrics,
+                           **({"geometric": self.geometric.to_dict()} if self.geometric else {})}, ensure_ascii=True)
 
     @classmethod
     def from_json(cls, text, where):
@@ -50,6 +54,7 @@ class Card:
             return cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
                        Preprocess(**entries["preprocess"]), entries["records"], entries["training"],
                        # Older checkpoints have none.
-                       entries.get("metrics", {}))
+                       entries.get("metrics", {}),
+                       LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None)
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{where}: its card cannot be read; the file is damaged or of a newer release") from None
