@@ -282,6 +282,9 @@ class PredictConfig:
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
+        depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
+        camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
+            not given, cropped for 425x560 pixels
         runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
         device: where to compute; auto takes what the runtime was built for
         model: network name for a checkpoint without a card (official ones)
@@ -293,6 +296,8 @@ class PredictConfig:
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
+    depth: str = ""
+    camera: Optional[tuple[float, float, float, float]] = None
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"

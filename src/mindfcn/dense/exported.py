@@ -54,14 +54,18 @@ class OnnxSegmenter:
         self.card = Card.from_json(texts[CARD], path)
 
     def __call__(self, image, probabilities=False):
-        """Segment one photograph of any size, (H, W, 3) uint8 BGR.
+        """Segment one photograph of any size, (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
 
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
         """
-        logits = self.logits(to_input(image, self.card.preprocess)[None])[0]
+        logits = self.logits(to_input(image, self.card.preprocess)[None])[0][:len(self.card.labels)]
         return argmax(logits), softmax(logits) if probabilities else None
 
+    def geometric(self, image):
+        """(H, W) uint8: the second head's classes of an image."""
+        return argmax(self.logits(to_input(image, self.card.preprocess)[None])[0][len(self.card.labels):])
+
     def logits(self, batch):
-        """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
+        """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
         return self.session.run(None, {"image": batch})[0]

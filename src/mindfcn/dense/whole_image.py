@@ -45,6 +45,10 @@ class Segmenter:
         logits, _ = self.split(self.logits(to_input(image, self.preprocess)[None])[0])
         return argmax(logits), softmax(logits) if probabilities else None
 
+    def geometric(self, image):
+        """(H, W) uint8: the second head's classes of an image."""
+        return argmax(self.split(self.logits(to_input(image, self.preprocess)[None])[0])[1])
+
     def split(self, logits):
         """Logits (classes, H, W) of one image -> (those of the classes, those of the second head or None)."""
         if getattr(self.net, "geometric", None) is None:

@@ -52,6 +52,7 @@ class Row:
         parameters: numbers the network has learnt or been given.
         seconds: median time of the network for one image, measured alike for all rows.
         minutes: time in training steps, without evaluation; None for a loaded checkpoint.
+        classes, modality: of the network; they choose the published figures.
     """
     label: str
     name: str
@@ -61,6 +62,8 @@ class Row:
     parameters: int = 0
     seconds: float = 0.0
     minutes: typing.Optional[float] = None
+    classes: int = 0
+    modality: str = "rgb"
 
 
 @dataclasses.dataclass
@@ -313,7 +316,8 @@ def look_at(rows, val_path, labels, path, progress):
     shown = [{"truth": samples[number][2]} for number in chosen]
     runtime.pynative_mode()
     for row in progress(rows, len(rows)) if progress else rows:
-        segmenter, _ = load_segmenter(row.checkpoint, row.name)
+        segmenter, card = load_segmenter(row.checkpoint, row.name)
+        row.classes, row.modality = len(card.labels), card.preprocess.modality
         row.parameters = count_parameters(segmenter.net)
         masks, seconds = [], []
         dataset.preprocess = segmenter.preprocess
@@ -351,7 +355,7 @@ def cells(rows, digits):
         lines.append([title, *(percent(100 * row.metrics[name], digits) for name in METRICS),
                       f"{row.parameters / 1e6:.2f}", f"{1000 * row.seconds:.1f}",
                       ABSENT if row.minutes is None else f"{row.minutes:.1f}", start])
-        for known in published(row.name):
+        for known in published(row.name, row.classes, row.modality):
             figures = [percent(value, 1) for value in known.metrics]
             lines.append([f"published: {known.source}, {known.split}", *figures, known.parameters or ABSENT,
                           known.milliseconds or ABSENT, ABSENT, ABSENT])
