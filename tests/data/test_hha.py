@@ -87,6 +87,11 @@ def test_pixels_without_depth_are_0_0_218_and_move_nothing_else():
     assert (encode_hha(np.zeros((20, 20)), KINECT) == (0, 0, 218)).all()
 
 
+def test_a_crop_s_camera_sees_along_the_same_rays():
+    np.testing.assert_allclose(rays_of(KINECT.cropped(45, 40), (425, 560)), rays_of(KINECT)[:, 45:470, 40:600],
+                               atol=1e-12)
+
+
 def test_heights_begin_at_the_usual_height_where_no_floor_is_seen():
     rays = rays_of(KINECT)
     depth = np.full(SHAPE, 0.5)
