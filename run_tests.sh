@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Run the tests in .venv (made where it is missing). Options go to pytest: bash run_tests.sh --long tests/engine
+# Run the tests in .venv (made where it is missing), files side by side in as many processes as there are cores, four at
+# most. Options go to pytest: bash run_tests.sh --long tests/engine
 set -euo pipefail
 
 EXTRAS=test
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

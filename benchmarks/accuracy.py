@@ -162,7 +162,7 @@ def check(contest):
     for name in names:
         trial.train(name, 1000, CHECKED_STEPS)
     ours, theirs = ([step["loss"] for step in trial.steps(name)] for name in names)
-    difference = max(abs(a / b - 1) for a, b in zip(ours, theirs, strict=True))
+    difference = max(abs(a / b - 1) for a, b in zip(ours, theirs))
     weights = trial.folder / "start.npz"
     evaluator = rivals.Worker("the evaluation", sys.executable, "accuracy_mindfcn.py", "evaluate", trial.folder)
     score = float(evaluator.ask(f"few {weights}").split()[0])

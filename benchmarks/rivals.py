@@ -98,13 +98,14 @@ def machine():
             f"MindSpore {importlib.metadata.version('mindspore')}")
 
 
-def show(name, header, rows, notes=(), keep=False):
-    """Print a table in Markdown with the machine's line and limits; `keep` also writes it into docs/performance.md.
+def show(name, header, rows, notes=(), keep=False, page=PAGE):
+    """Print a table in Markdown with the machine's line and limits; `keep` also writes it into the page.
 
     Args:
         name: of the table; the page marks its place by `<!-- NAME -->` and `<!-- /NAME -->`.
         header, rows: texts or numbers.
         notes: lines below the table.
+        page: docs/performance.md, or another page.
     """
     product, copy = limits()
     lines = ["| " + " | ".join(map(str, row)) + " |"
@@ -114,11 +115,11 @@ def show(name, header, rows, notes=(), keep=False):
     text = "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
     print(text, flush=True)
     if keep:
-        page = PAGE.read_text(encoding="utf-8")
-        found = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", page, re.DOTALL)
+        old = page.read_text(encoding="utf-8")
+        found = re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", old, re.DOTALL)
         if not found:
-            sys.exit(f"{PAGE} has no place marked <!-- {name} --> ... <!-- /{name} -->")
-        PAGE.write_text(page.replace(found.group(), f"<!-- {name} -->\n{text}<!-- /{name} -->"), encoding="utf-8")
+            sys.exit(f"{page} has no place marked <!-- {name} --> ... <!-- /{name} -->")
+        page.write_text(old.replace(found.group(), f"<!-- {name} -->\n{text}<!-- /{name} -->"), encoding="utf-8")
 
 
 def median(seconds):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 
 # MindSpore reads it when it is imported: its C++ warnings and errors stay off the terminal, exceptions tell all.
 os.environ.setdefault("GLOG_v", "4")
@@ -94,3 +95,42 @@ def sample_records(tmp_path_factory):
     result = prepare(PrepareConfig(records=str(folder / "records"), root=str(folder / "source"), samples=15, size=64))
     assert (result.train.written, result.val.written) == (12, 3)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium that reaches this machine alone; what it downloads goes to `chromium.downloads`."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("no Chromium here; on Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    downloads = tmp_path_factory.mktemp("downloads")
+    for word in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+                 "disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage",
+                 "hide-scrollbars",
+                 "force-color-profile=srgb", "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+                 f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(f"--{word}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    found.downloads = downloads
+    yield found
+    found.quit()
+
+
+@pytest.fixture
+def window(chromium):
+    """Function (width, height, dark=False) that makes Chromium a desktop's window or, when narrow, a telephone."""
+    def set_to(width, height, dark=False):
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800})
+        chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": width < 800})
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        chromium.get_log("browser")
+        return chromium
+    return set_to

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mindfcn import runtime
-from mindfcn.cli import VERBS, main, parse
+from mindfcn.cli import VERBS, TrainingBar, main, parse
 from mindfcn.config import ModelConfig, TrainConfig
 from mindfcn.data.sample import SAMPLE
 from mindfcn.engine.train import build
@@ -151,6 +151,9 @@ def bench(sample_records, tmp_path_factory):
         os.makedirs(folder / run_dir / "checkpoints")
         (folder / run_dir / "settings.yaml").write_text("seed: 1\n")
         write_checkpoint(folder / run_dir / "checkpoints" / "last.ckpt", fc_width=fc_width)
+    os.makedirs(folder / "lost")
+    (folder / "lost" / "settings.yaml").write_text("seed: 1\n")
+    (folder / "lost" / "log.csv").write_text("step,epoch\n" + "".join(f"{n},{n // 3}\n" for n in range(3, 9)))
     for name, text in {
             "broken.yaml": "optim: {lr: [1\n", "key.yaml": "optim:\n  lrr: 3\n", "top.yaml": "learning: 3\n",
             "text.onnx": "no ONNX\n",
@@ -231,7 +234,7 @@ MISTAKES = [
     (f"{TRAIN} --run_dir file", ["file", "choose a folder"]),
     (f"{TRAIN} --run_dir /proc/run", ["/proc/run", "choose a folder"]),
     (f"{TRAIN} --run_dir run", ["run", "--resume", "--overwrite"]),
-    (f"{TRAIN} --run_dir fresh --resume", ["nothing to resume", "fresh", "without --resume"]),
+    (f"{TRAIN} --run_dir lost --resume", ["last.ckpt is gone", "6 steps", "--overwrite"]),
     (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "another network", "settings.yaml"]),
     (f"{TRAIN} --run_dir run --resume", ["last.ckpt", "other batches", "settings.yaml"]),
     (f"{TRAIN} --model.pretrained missing.pth", ["missing.pth", "check the path"]),
@@ -372,3 +375,19 @@ def test_every_recipe_is_valid(config):
     settings = parse([verb, "--config", config])[1]
     with open(config, encoding="utf-8") as file:
         assert getattr(settings, folder) == yaml.safe_load(file)[folder]
+
+
+def test_a_log_gets_lines_of_the_training_not_a_bar(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    bar = TrainingBar()
+    bar.begin(10, 2, 0)
+    for step in range(1, 21):
+        now[0] = 20.0 * step
+        bar(step, 1 + (step - 1) // 10, 1 / step, 0.1, 4.0)
+        if step == 10:
+            bar.evaluated(10, {"mean IoU": 0.25})
+    lines = capsys.readouterr().err.splitlines()
+    assert "\r" not in "".join(lines) and len(lines) == 11, "a line every 40 seconds"
+    assert "epoch 1 loss 0.250 lr 1.00e-01 4.0 images/s" in lines[2] and "mIoU" not in lines[2]
+    assert "epoch 2 loss 0.062 lr 1.00e-01 4.0 images/s mIoU 0.250" in lines[8]

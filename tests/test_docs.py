@@ -1,6 +1,8 @@
 """The pages say what is so: commands and snippets work, links lead somewhere, versions agree."""
 
+import ast
 import configparser
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -64,8 +66,8 @@ def check(words):
         script = (ROOT / words[1]).read_text(encoding="utf-8") + (ROOT / "benchmarks" / "rivals.py").read_text()
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
             assert f'"{option}"' in script or "parse_known_args" in script, f"{line}: no option {option}"
-    elif words[0] == "ruff":
-        assert shutil.which("ruff") or importlib.util.find_spec("ruff")
+    elif words[0] in ("ruff", "mypy"):
+        assert shutil.which(words[0]) or importlib.util.find_spec(words[0])
     else:
         assert line.startswith(ELSEWHERE) or words[0] in ("pdoc", "msrun", "cd", "export"), f"unknown command: {line}"
 
@@ -118,6 +120,49 @@ def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
     scope = {}
     exec(compile(body, "README.md", "exec"), scope)
     assert scope["net"].trainable_params() and scope["batches"].get_dataset_size() == 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
+def test_the_table_of_networks_is_true(page):
+    """Parameters are counted, scores are those that `compare` shows; a dash where nothing is published of a network."""
+    from mindspore import nn
+
+    from mindfcn import create_model
+    from mindfcn.report.published import published
+    rows = re.findall(r"^\| `(fcn\w+)` \| ([\d,]+) \| [^|]+ \| ([^|]+) \|$", text_of(page), re.MULTILINE)
+    assert len(rows) == 9
+    for name, parameters, scores in rows:
+        with nn.no_init_parameters():
+            net = create_model(name, 21)
+        counted = sum(one.size for one in net.get_parameters()
+                      if "upscore" not in one.name and ".moving_" not in one.name and not one.name.endswith(".step"))
+        assert parameters == f"{counted:,}", name
+        known = {f"{row.metrics[2] / 100:.3f}" for row in published(name)}
+        assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
+
+
+def test_the_export_page_s_python_runs(colour_net, tmp_path, monkeypatch):
+    """On a network whose answer is known: pure red, green and blue pixels have classes of their own."""
+    import cv2
+    body, = blocks("docs/export.md", "python")
+    expected = np.random.default_rng(0).integers(0, 4, (20, 30))
+    colours = np.array([(0, 0, 0), (0, 0, 255), (0, 255, 0), (255, 0, 0)], np.uint8)[expected]
+    cv2.imwrite(str(tmp_path / "photo.png"), colours[..., ::-1])
+    shutil.copy(colour_net, tmp_path / "best.onnx")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(compile(body.replace("photo.jpg", "photo.png"), "docs/export.md", "exec"), scope)
+    np.testing.assert_array_equal(scope["mask"], expected)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_python_on_the_pages_compiles_and_its_names_are_there(page):
+    """What needs the network or torchvision is not run; it is checked this far."""
+    for body in blocks(page, "python"):
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mindfcn":
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 def test_citation_and_package_agree():

@@ -8,7 +8,7 @@ import pytest
 SOURCE = pathlib.Path(__file__).parents[1] / "src" / "mindfcn"
 FLOORS = (("__main__",), ("cli",), ("serve",), ("engine",), ("report", "dense"),
           ("data", "models", "losses", "metrics", "schedules"), ("weights",),
-          ("labels", "logits", "preprocess", "config", "runtime", "random_bits"), ("files",), ("errors",))
+          ("labels", "logits", "preprocess", "config", "runtime", "random_bits"), ("files",), ("errors", "hooks"))
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
 

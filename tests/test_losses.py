@@ -1,4 +1,4 @@
-"""The loss against its definition in float64 and against PyTorch's, with gradients, and patchwise training by it."""
+"""The losses against their definitions in float64 and against PyTorch, with gradients, and patchwise training."""
 
 import math
 
@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindfcn.losses import CrossEntropy
+from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
 
 
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])
@@ -256,3 +256,205 @@ def test_nothing_is_sampled_in_evaluation_or_where_all_are_kept(mode):
         value, by_logits = step(loss, logits, labels)
         assert value == plain and (by_logits == gradient).all()
         assert all(parameter.asnumpy() == 0 for parameter in loss.get_parameters())
+
+
+# ---------------------------------------------------------------------------------------- bootstrapped, focal and Dice
+
+def softmax64(logits):
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def pixels_of(logits, labels):
+    """(true class's probability, whether it counts), a list for each image, pixel by pixel."""
+    probabilities = softmax64(logits)
+    return [[(probabilities[image][labels[image, row, column], row, column], labels[image, row, column])
+             for row in range(labels.shape[1]) for column in range(labels.shape[2])
+             if labels[image, row, column] != 255] for image in range(len(labels))]
+
+
+def focal_by_definition(gamma, weights, reduction="mean"):
+    def value(logits, labels):
+        pixels = [pixel for image in pixels_of(logits, labels) for pixel in image]
+        total = sum(-weights[label] * (1 - p) ** gamma * math.log(p) for p, label in pixels)
+        return total / sum(weights[label] for _, label in pixels) if reduction == "mean" else total
+    return value
+
+
+def bootstrapped_by_definition(count, weights, reduction="mean"):
+    def value(logits, labels):
+        kept = [loss for image in pixels_of(logits, labels)
+                for loss in sorted((-weights[label] * math.log(p) for p, label in image), reverse=True)[:count]]
+        return sum(kept) / (len(kept) if reduction == "mean" else 1)
+    return value
+
+
+def dice_by_definition(weights, reduction="mean"):
+    def value(logits, labels):
+        total = whole = 0
+        for scores, truth in zip(softmax64(logits), labels):
+            for number in set(truth.ravel().tolist()) - {255}:
+                p, g = scores[number][truth != 255], truth[truth != 255] == number
+                total += weights[number] * (1 - 2 * p[g].sum() / (p.sum() + g.sum()))
+                whole += weights[number]
+        return total / (whole if reduction == "mean" else 1)
+    return value
+
+
+def numerical_gradient(value, logits, step=1e-6):
+    """By central differences in float64."""
+    logits, found = logits.astype(np.float64), np.zeros(logits.shape)
+    for place in np.ndindex(logits.shape):
+        for sign in (1, -1):
+            moved = logits.copy()
+            moved[place] += sign * step
+            found[place] += sign * value(moved) / (2 * step)
+    return found
+
+
+ALIKE, UNLIKE = np.ones(6), np.array([0.1, 1.0, 0.3, 4.0, 2.0, 0.7])
+OTHERS = {
+    "focal": (Focal, {"gamma": 2.0}, focal_by_definition),
+    "focal 0": (Focal, {"gamma": 0.0}, focal_by_definition),
+    "focal 1.5": (Focal, {"gamma": 1.5}, focal_by_definition),
+    "9 hardest": (Bootstrapped, {"pixels": 9}, bootstrapped_by_definition),
+    # More than count: the second image has few labelled pixels.
+    "20 hardest": (Bootstrapped, {"pixels": 20}, bootstrapped_by_definition),
+    # More than there are.
+    "100 hardest": (Bootstrapped, {"pixels": 100}, bootstrapped_by_definition),
+    "dice": (Dice, {}, dice_by_definition)}
+
+
+def uneven(seed):
+    """A batch of 6 classes, one of which does not occur in the second image; most of that one does not count."""
+    logits, labels = batch(seed, 6)
+    labels[1, :3] = 255
+    labels[1][labels[1] == 2] = 3
+    return logits, labels
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weights", [ALIKE, UNLIKE], ids=["alike", "weighted"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_losses_are_those_of_their_definitions(name, weights, reduction):
+    kind, options, definition = OTHERS[name]
+    expected = definition(*options.values(), weights, reduction)
+    logits, labels = uneven(21)
+    loss = kind(**options, reduction=reduction, class_weights=None if weights is ALIKE else weights)
+    value, gradient = step(loss, logits, labels)
+    assert value == pytest.approx(expected(logits.astype(np.float64), labels), rel=1e-5)
+    by_logits = numerical_gradient(lambda moved: expected(moved, labels), logits)
+    np.testing.assert_allclose(gradient, by_logits, rtol=2e-4, atol=2e-6 * max(1, np.abs(by_logits).max()))
+
+
+def torch_focal(torch, scores, labels, weights, gamma):
+    log_p = scores.log_softmax(1).permute(0, 2, 3, 1)[labels != 255]
+    log_p = log_p.gather(1, labels[labels != 255][:, None])[:, 0]
+    alpha = weights[labels[labels != 255]]
+    return (-alpha * (1 - log_p.exp()) ** gamma * log_p).sum() / alpha.sum()
+
+
+def torch_bootstrapped(torch, scores, labels, weights, pixels):
+    losses = torch.nn.functional.cross_entropy(scores, labels, weights, ignore_index=255, reduction="none").flatten(1)
+    kept = [image[flags][image[flags].argsort(descending=True)[:pixels]]
+            for image, flags in zip(losses, (labels != 255).flatten(1))]
+    return torch.cat(kept).mean()
+
+
+def torch_dice(torch, scores, labels, weights):
+    counts = (labels != 255)[:, None]
+    p = scores.softmax(1) * counts
+    g = torch.nn.functional.one_hot(torch.where(labels == 255, 0, labels), scores.shape[1]).permute(0, 3, 1, 2) * counts
+    dice = 2 * (p * g).sum((2, 3)) / (p.sum((2, 3)) + g.sum((2, 3)))
+    occurs = (g.sum((2, 3)) > 0) * weights
+    return ((1 - dice) * occurs).sum() / occurs.sum()
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_losses_equal_pytorchs_autograd(name, scale):
+    """At logits so far apart, too, that the true class's probability is 0 or 1 in float32."""
+    torch = pytest.importorskip("torch")
+    kind, options, definition = OTHERS[name]
+    theirs = {focal_by_definition: torch_focal, bootstrapped_by_definition: torch_bootstrapped,
+              dice_by_definition: torch_dice}[definition]
+    logits, labels = uneven(22)
+    logits *= scale
+    value, gradient = step(kind(**options, class_weights=UNLIKE), logits, labels)
+    scores = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    expected = theirs(torch, scores, torch.tensor(labels, dtype=torch.long), torch.tensor(UNLIKE), **options)
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, scores.grad.numpy(), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["focal", "9 hardest", "dice"])
+def test_other_losses_without_pixels_are_0_and_in_float16_finite(mode, name):
+    """In both modes: the graph compiles, and operator by operator the numbers are the same."""
+    kind, options, definition = OTHERS[name]
+    logits, labels = uneven(23)
+    value, gradient = step(kind(**options), logits, np.full_like(labels, 255))
+    assert value == 0 and (gradient == 0).all()
+    value, gradient = step(kind(**options), logits, labels)
+    assert value == pytest.approx(definition(*options.values(), ALIKE)(logits.astype(np.float64), labels), rel=1e-5)
+    # Sums over 2 x 200 x 203 pixels are beyond float16's range.
+    logits, labels = np.tile(logits, (1, 1, 40, 29)).astype(np.float16), np.tile(labels, (1, 40, 29))
+    options = {"pixels": 9 * 40 * 29} if "pixels" in options else options
+    value, gradient = step(kind(**options), logits, labels)
+    assert gradient.dtype == np.float16 and np.isfinite(gradient).all()
+    expected = definition(*options.values(), ALIKE)(logits.astype(np.float64), labels)
+    assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_of_equal_losses_as_many_are_kept_as_of_others():
+    """As at the start of a training, where all scores are 0."""
+    _, labels = uneven(24)
+    value, gradient = step(Bootstrapped(9), np.zeros((2, 6, 5, 7), np.float32), labels)
+    assert value == pytest.approx(math.log(6), rel=1e-5)
+    assert gradient.any(axis=1).sum(axis=(1, 2)).tolist() == [9, 9]
+
+
+def test_a_perfect_prediction_costs_dice_nothing_and_a_missed_class_all_of_it():
+    labels = np.zeros((1, 4, 4), np.int32)
+    labels[0, :, 2:] = 1
+    hot = 60.0 * (labels[:, None] == np.arange(3)[None, :, None, None])
+    assert step(Dice(), hot.astype(np.float32), labels)[0] == pytest.approx(0, abs=1e-6)
+    background = np.zeros((1, 3, 4, 4), np.float32)
+    background[:, 0] = 60
+    # Background: 2 x 8 / (16 + 8); the other: 0.
+    assert step(Dice(), background, labels)[0] == pytest.approx(1 - (2 / 3 + 0) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["focal", "9 hardest", "dice"])
+def test_other_losses_of_sampled_pixels_are_those_of_the_rest_ignored(name):
+    kind, options, _ = OTHERS[name]
+    logits, labels = uneven(25)
+    loss = kind(**options, keep=0.5, cell=2, seed=3).set_train()
+    value, _ = step(loss, logits, labels)
+    again = CrossEntropy(keep=0.5, cell=2, seed=3).set_train()
+    kept = again.sampled(labels.shape).asnumpy()
+    assert 0.2 < kept.mean() < 0.8
+    assert value == pytest.approx(step(kind(**options), logits, np.where(kept, labels, 255))[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, UNLIKE], ids=["alike", "weighted"])
+@pytest.mark.parametrize("name", ["focal", "9 hardest", "dice"])
+def test_shares_of_a_batch_add_up_to_its_loss(name, weights):
+    """What several processes rely on: values of parts, each times its count, over the whole's count."""
+    kind, options, _ = OTHERS[name]
+    logits, labels = uneven(26)
+    loss = kind(**options, class_weights=weights)
+    whole, parts = step(loss, logits, labels)[0], 0
+    for image in range(2):
+        mine = slice(image, image + 1)
+        counted = float(loss.count(ms.Tensor(labels[mine]), 6))
+        parts += step(loss, logits[mine], labels[mine])[0] * counted
+    assert parts / float(loss.count(ms.Tensor(labels), 6)) == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("made, words", [(lambda: Bootstrapped(0), "pixels 0"), (lambda: Focal(0.5), "gamma 0.5"),
+                                         (lambda: Focal(-1), "gamma -1"), (lambda: Focal(math.nan), "gamma nan"),
+                                         (lambda: Dice(keep=0.0), "keep 0.0")])
+def test_settings_of_other_losses_that_cannot_be(made, words):
+    with pytest.raises(ValueError, match=words):
+        made()

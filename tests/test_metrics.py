@@ -1,4 +1,4 @@
-"""The four metrics against scikit-learn, against numbers by hand, and inside Model.eval."""
+"""Metrics against scikit-learn, SciPy and numbers by hand, and inside Model.eval."""
 
 import warnings
 
@@ -6,13 +6,14 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
+import scipy.ndimage
 from mindspore import nn
 from mindspore.train import Model
 
 from mindfcn import metrics
 from mindfcn.errors import UserError
 from mindfcn.logits import argmax
-from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
+from mindfcn.metrics import SIZES, ConfusionMatrix, ObjectSizes, Trimap, boundary_distance, segmentation_metrics
 
 KEYS = ["pixel accuracy", "mean pixel accuracy", "mean IoU", "frequency weighted IoU"]
 
@@ -212,3 +213,166 @@ def test_excluded_classes_are_in_no_mean():
     plain.update(prediction, truth)
     assert plain.mean_iou() == pytest.approx((1 / 3 + 2 / 3 + 0 + 1) / 4)
     assert matrix.frequency_weighted_iou() == plain.frequency_weighted_iou()
+
+
+# ------------------------------------------------------------------------------------------------- boundaries, sizes
+
+def blocks(seed, height=40, width=50, classes=3):
+    """A random truth of rectangles with an ignored frame around some, and a prediction that is right in most."""
+    random = np.random.default_rng(seed)
+    truth, prediction = np.zeros((2, height, width), np.uint8)
+    for mask in (truth, prediction):
+        for _ in range(6):
+            top, left = random.integers(0, height - 4), random.integers(0, width - 4)
+            below, right = top + random.integers(2, 20), left + random.integers(2, 20)
+            if mask is truth:
+                mask[max(0, top - 1):below + 1, max(0, left - 1):right + 1] = 255
+            mask[top:below, left:right] = random.integers(0, classes)
+    agree = random.random(truth.shape) < 0.5
+    prediction[agree & (truth != 255)] = truth[agree & (truth != 255)]
+    return prediction, truth
+
+
+def brute_band(truth, width):
+    """The band by its definition: every pixel against every boundary pixel."""
+    height, across = truth.shape
+    edge = [(row, column) for row in range(height) for column in range(across)
+            if any(0 <= row + down < height and 0 <= column + right < across
+                   and truth[row + down, column + right] != truth[row, column]
+                   for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)))]
+    band = np.zeros(truth.shape, bool)
+    for row, column in np.ndindex(*truth.shape):
+        nearest = min(((row - y) ** 2 + (column - x) ** 2 for y, x in edge), default=10 ** 9)
+        band[row, column] = nearest <= (width - 1) ** 2 and truth[row, column] != 255
+    return band
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bands_are_the_pixels_near_a_boundary(seed):
+    prediction, truth = blocks(seed, 24, 30)
+    trimap = Trimap(3)
+    trimap.update(prediction, truth)
+    for width, matrix in enumerate(trimap.matrices(), 1):
+        band = brute_band(truth, width)
+        expected = ConfusionMatrix(3)
+        expected.update(prediction[band], truth[band])
+        np.testing.assert_array_equal(matrix.counts, expected.counts)
+        assert trimap.mean_ious()[width - 1] == expected.mean_iou()
+
+
+def test_distances_are_scipys():
+    _, truth = blocks(1, 90, 120)
+    edge = np.zeros(truth.shape, bool)
+    edge[1:] |= truth[1:] != truth[:-1]
+    edge[:-1] |= truth[1:] != truth[:-1]
+    edge[:, 1:] |= truth[:, 1:] != truth[:, :-1]
+    edge[:, :-1] |= truth[:, 1:] != truth[:, :-1]
+    np.testing.assert_allclose(boundary_distance(truth), scipy.ndimage.distance_transform_edt(~edge), atol=1e-4)
+
+
+def test_a_band_by_hand():
+    """Two halves of 3x8: the band of width 1 is a column on each side, that of width 2 two; no edge at the border."""
+    truth = np.repeat([[0, 1]], 4, 1).repeat(3, 0)
+    prediction = truth.copy()
+    prediction[:, 4] = 0
+    trimap = Trimap(2)
+    trimap.update(prediction, truth)
+    assert trimap.matrices()[0].counts.tolist() == [[3, 0], [3, 0]]
+    assert trimap.matrices()[1].counts.tolist() == [[6, 0], [3, 3]]
+    assert trimap.matrices()[9].counts.tolist() == [[12, 0], [3, 9]]
+    assert trimap.mean_ious()[:2].tolist() == [3 / 6 / 2, (6 / 9 + 3 / 6) / 2]
+
+
+def test_without_a_boundary_there_is_no_band():
+    trimap = Trimap(2)
+    trimap.update(np.zeros((5, 5), int), np.ones((5, 5), int))
+    assert not trimap.counts.any() and np.isnan(trimap.mean_ious()).all()
+
+
+def brute_sizes(prediction, truth, classes, background):
+    """{(size, class): [true, found, false, objects]} by SciPy's components and loops."""
+    near = np.ones((3, 3))
+    counted = {}
+
+    def row(area, number):
+        size = "small" if area < 1024 else "medium" if area <= 9216 else "large"
+        return counted.setdefault((size, number), [0, 0, 0, 0])
+
+    for number in set(range(classes)) - {background}:
+        objects, count = scipy.ndimage.label(truth == number, near)
+        areas = {item: int((objects == item).sum()) for item in range(1, count + 1)}
+        for item, area in areas.items():
+            entry = row(area, number)
+            entry[0] += area
+            entry[1] += int(((objects == item) & (prediction == number)).sum())
+            entry[3] += 1
+        blobs, count = scipy.ndimage.label(prediction == number, near)
+        for blob in range(1, count + 1):
+            inside = (blobs == blob) & (truth != 255)
+            wrong = int((inside & (truth != number)).sum())
+            overlaps = {item: int((inside & (objects == item)).sum()) for item in areas}
+            best = max(overlaps, key=overlaps.get, default=None)
+            area = areas[best] if best and overlaps[best] else int(inside.sum())
+            if wrong:
+                row(area, number)[2] += wrong
+    return counted
+
+
+@pytest.mark.parametrize("background", [0, None])
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_by_size_are_those_of_a_plain_count(seed, background):
+    prediction, truth = (np.kron(mask, np.ones((6, 6), np.uint8)) for mask in blocks(seed + 4))
+    found = ObjectSizes(3, background)
+    found.update(prediction, truth)
+    expected = brute_sizes(prediction, truth, 3, background)
+    for place, size in enumerate(SIZES):
+        for number in range(3):
+            counts = [int(array[place, number]) for array in (found.true, found.found, found.false, found.objects)]
+            assert counts == expected.get((size, number), [0, 0, 0, 0]), (size, number)
+    assert found.objects.sum() >= 2 and found.false.any()
+
+
+def test_the_sizes_add_up_to_the_confusion_matrix():
+    sizes, matrix = ObjectSizes(3, None), ConfusionMatrix(3)
+    for seed in range(5):
+        prediction, truth = (np.kron(mask, np.ones((4, 4), np.uint8)) for mask in blocks(seed))
+        sizes.update(prediction, truth)
+        matrix.update(prediction, truth)
+    np.testing.assert_array_equal(sizes.true.sum(0), matrix.counts.sum(1))
+    np.testing.assert_array_equal(sizes.found.sum(0), np.diag(matrix.counts))
+    np.testing.assert_array_equal(sizes.false.sum(0), matrix.counts.sum(0) - np.diag(matrix.counts))
+
+
+def test_objects_by_size_by_hand():
+    """A small and a large object of class 1; what is predicted around the small one, and a blob of its own."""
+    truth = np.zeros((200, 300), np.uint8)
+    truth[10:20, 10:20] = 1
+    truth[40:190, 100:200] = 1
+    prediction = np.zeros_like(truth)
+    prediction[10:20, 10:25] = 1
+    prediction[40:190, 100:150] = 1
+    prediction[0:40, 250:290] = 1
+    sizes = ObjectSizes(3)
+    sizes.update(prediction, truth)
+    assert sizes.objects[:, 1].tolist() == [1, 0, 1] and sizes.objects.sum() == 2
+    assert sizes.class_ious()[0, 1] == 100 / 150 and sizes.class_ious()[2, 1] == 0.5
+    assert sizes.false[1, 1] == 1600 and np.isnan(sizes.class_ious()[1, 1]), "a blob alone is of its own size"
+    assert sizes.compute()["small"] == {"mean IoU": 100 / 150, "mean pixel accuracy": 1.0, "objects": 1}
+    assert np.isnan(sizes.compute()["medium"]["mean IoU"])
+
+
+@pytest.mark.parametrize("area, size", [(1023, 0), (1024, 1), (9216, 1), (9217, 2)])
+def test_the_limits_of_the_sizes_are_cocos(area, size):
+    truth = np.zeros((100, 100), np.uint8)
+    truth.ravel()[:area] = 1
+    sizes = ObjectSizes(2)
+    sizes.update(truth, truth)
+    assert np.flatnonzero(sizes.objects[:, 1]).tolist() == [size]
+
+
+def test_what_the_ignore_label_parts_are_two_objects_and_one_blob():
+    truth = np.array([[1, 1, 255, 1, 1, 0]], np.uint8)
+    prediction = np.array([[1, 1, 1, 1, 1, 1]], np.uint8)
+    sizes = ObjectSizes(2)
+    sizes.update(prediction, truth)
+    assert sizes.objects[0, 1] == 2 and sizes.true[0, 1] == sizes.found[0, 1] == 4 and sizes.false[0, 1] == 1

@@ -139,4 +139,5 @@ def test_the_chinese_walkthrough_is_the_english_one_in_other_words():
         (code, words), (code_cn, words_cn) = without_words(one.source), without_words(other.source)
         assert code == code_cn, f"not the same code:\n{one.source}\n\n{other.source}"
         # Names that the code goes by, such as "cosine", are no words to translate.
-        assert all(word == word_cn or CHINESE.search(word_cn) for word, word_cn in zip(words, words_cn, strict=True))
+        assert len(words) == len(words_cn)
+        assert all(word == word_cn or CHINESE.search(word_cn) for word, word_cn in zip(words, words_cn))

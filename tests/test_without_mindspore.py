@@ -47,7 +47,7 @@ def required():
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     lines = [line for line in setup["options"]["install_requires"].splitlines() if line and not line.startswith("#")]
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-    instead = re.search(r"--no-deps mindfcn\npip install (.*)", page)[1].replace("'", "").split()
+    instead = re.search(r"--no-deps \.\npip install (.*)", page)[1].replace("'", "").split()
     return lines, instead
 
 

@@ -10,7 +10,6 @@ import sys
 import typing
 
 import jsonargparse
-import yaml
 from tqdm import tqdm
 
 from mindfcn.config import (
@@ -24,9 +23,10 @@ from mindfcn.config import (
     PrepareConfig,
     ServeConfig,
     TrainConfig,
+    TuneCrfConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
+from mindfcn.files import FAULTS, cannot_use, read_yaml
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -34,6 +34,7 @@ VERBS = {
     "prepare": (PrepareConfig, "photographs and masks -> MindRecord"),
     "train": (TrainConfig, "MindRecord -> a trained network"),
     "eval": (EvalConfig, "a checkpoint -> metrics, tables and pictures of a whole split"),
+    "tune_crf": (TuneCrfConfig, "a checkpoint -> parameters of a fully connected CRF, found on validation records"),
     "predict": (PredictConfig, "a checkpoint and photographs -> masks"),
     "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
     "serve": (ServeConfig, "a checkpoint -> a page and an HTTP interface to try it"),
@@ -41,11 +42,11 @@ VERBS = {
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
-WORDS = {"prepare": ("download",), "predict": ("images",), "export": ("photos",), "describe": ("name",),
-         "labels": ("masks", "names"), "inspect": ("data",)}
-USAGE = {"eval": "--checkpoint FILE ", "predict": "--checkpoint FILE images [images ...] ",
-         "export": "--checkpoint FILE --out FILE ", "serve": "--checkpoint FILE ", "describe": "name ",
-         "labels": "--from FOLDER ", "inspect": "data "}
+WORDS = {"prepare": ("download",), "predict": ("images", "scales"), "eval": ("scales",), "export": ("photos",),
+         "describe": ("name",), "labels": ("masks", "names"), "inspect": ("data",)}
+USAGE = {"eval": "--checkpoint FILE ", "tune_crf": "--checkpoint FILE ",
+         "predict": "--checkpoint FILE images [images ...] ", "export": "--checkpoint FILE --out FILE ",
+         "serve": "--checkpoint FILE ", "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
 # A required setting whose option has another name.
 SPELT = {"masks": "--from FOLDER"}
 
@@ -74,7 +75,7 @@ def main(arguments=None):
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
                 "export": _export, "serve": _serve, "compare": _compare, "describe": _describe, "labels": _labels,
-                "inspect": _inspect}[verb](config)
+                "inspect": _inspect, "tune_crf": _tune_crf}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -83,6 +84,12 @@ def main(arguments=None):
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
               "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # Disks and mounts fail where no mistake was made; anything else is ours.
+        if error.errno not in FAULTS:
+            raise
+        print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
@@ -119,6 +126,9 @@ def _verb_parser(name, config):
     parser.add_class_arguments(config, skip=set(words))
     if "images" in words:
         parser.add_argument("images", nargs="+", type=str, help="image files, folders or glob patterns")
+    if "scales" in words:
+        parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
+                            help="sizes at which the network sees each photograph; probabilities are averaged")
     if "photos" in words:
         parser.add_argument("--photos", nargs="+", type=str, default=[],
                             help="compare on these files, folders or glob patterns; on a random image if none")
@@ -149,14 +159,7 @@ def _config_files(arguments):
 
 def check_config_file(path, config):
     """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
-    try:
-        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a UTF-8 text file; give a YAML file of settings") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no settings; write lines such as `seed: 1`, or start from --print_config")
     _check_names(path, content, config)
@@ -289,6 +292,19 @@ def _bar(iterable=None, total=None, unit="image", **options):
     return tqdm(iterable, total=total, unit=unit, leave=False, dynamic_ncols=True, disable=None, **options)
 
 
+class _Lines:
+    """stderr for a progress bar in a log: what would be drawn over the last state becomes a line of its own."""
+
+    def write(self, text):
+        """Write it without the bar's way back to the line's beginning."""
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self):
+        """Write what waits."""
+        sys.stderr.flush()
+
+
 class TrainingBar:
     """Loss, learning rate, speed and time left, on one line of a terminal; every so often a line in a log."""
 
@@ -296,14 +312,22 @@ class TrainingBar:
         """Open the bar at step `first`."""
         self.close()
         self.steps_per_epoch = steps_per_epoch
+        pace = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 30, "file": _Lines()}
         self.bar = tqdm(total=steps_per_epoch * epochs, initial=first, unit="step", dynamic_ncols=True, leave=False,
-                        mininterval=0.5 if sys.stderr.isatty() else 30)
+                        **pace)
+        self.score = ""
 
     def __call__(self, step, epoch, loss, rate, speed):
-        self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s", refresh=False)
+        self.bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {rate:.2e} {speed:.1f} images/s{self.score}",
+                                 refresh=False)
         self.bar.update(step - self.bar.n)
         if self.bar.n == self.bar.total:
             self.close()
+
+    def evaluated(self, step, metrics):
+        """The last mean IoU stays to be seen."""
+        from mindfcn.metrics import MEAN_IOU
+        self.score = f" mIoU {metrics[MEAN_IOU]:.3f}"
 
     def close(self):
         """Take the bar away, so that what follows begins on its own line."""
@@ -359,13 +383,21 @@ def _show(result):
         say(result.table)
     if result.protocol == "course":
         say("course protocol: random crops of the records given, last batch dropped; not comparable with other figures")
-    speed = f", {1000 * result.seconds:.1f} ms each in the network (median)" if result.seconds else ""
+    speed = f", {1000 * result.seconds:.1f} ms each (median)" if result.seconds else ""
     say(f"{result.images} images{speed}")
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")
     for name, value in (result.geometric or {}).items():
         say(f"{'geometric ' + name:24} {value:.4f}")
     say(f"written to  {result.out}")
+
+
+def _tune_crf(config):
+    from mindfcn.engine.tune_crf import tune_crf
+    result = tune_crf(config, _bar, say)
+    say(result.table)
+    say(f"mean IoU without a CRF {100 * result.plain:.2f} %; written to {result.out}")
+    return 0
 
 
 def _predict(config):

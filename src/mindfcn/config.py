@@ -116,6 +116,10 @@ class AugmentConfig:
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
+        photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
+            (Liu et al. 2016); masks stay as they are
+        max_class_share: draw a crop anew where one class has a larger share of its labelled pixels, 0..1; 1 is any
+        crop_tries: how often at most, for that, a crop is drawn in all
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
@@ -123,6 +127,9 @@ class AugmentConfig:
     min_scale: float = 0.5
     max_scale: float = 2.0
     flip: bool = True
+    photometric: float = 0.0
+    max_class_share: float = 1.0
+    crop_tries: int = 10
     batch_size: int = 4
     workers: int = 2
 
@@ -184,11 +191,17 @@ class OptimConfig:
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
-        loss: over the labelled pixels of a batch; their sum makes gradients as many times larger as there are pixels
+        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum makes gradients as many
+            times larger as there are pixels), mean over each image's hardest pixels alone (bootstrapped), focal, or
+            soft Dice, over the classes of each image
+        hard_pixels: bootstrapped loss: pixels kept of each image
+        focal_gamma: focal loss: exponent of 1 - p, by which a pixel counts less that is right already
         class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
             by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
+        ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
+            0.99; 0 is none
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
         precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
@@ -204,10 +217,13 @@ class OptimConfig:
     weight_decay: float = 0.0001
     paper_biases: bool = False
     head_lr: float = 1.0
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
+    hard_pixels: int = 512
+    focal_gamma: float = 2.0
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = 1.0
     accumulate: int = 1
+    ema: float = 0.0
     freeze: str = ""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     loss_scale: float = 0.0
@@ -219,12 +235,13 @@ class TrainConfig:
 
     Args:
         run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
-        resume: go on from the last checkpoint in `run_dir`
+        resume: go on from the last checkpoint in `run_dir`; begin at the first step where a run was killed before it
         overwrite: delete an earlier run in `run_dir`
         device: where to compute; auto takes what MindSpore was built for
         seed: weights, augmentation and dropout follow from it
         eval_every: epochs between evaluations on the validation records; 0: only at the end
         keep: newest checkpoints kept besides the best
+        tensorboard: write loss, learning rate, speed and metrics for TensorBoard, too, into `run_dir`/tensorboard
         data: what to learn from
         augment: training crops
         model: the network
@@ -237,6 +254,7 @@ class TrainConfig:
     seed: int = 1
     eval_every: int = 1
     keep: int = 2
+    tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -254,6 +272,13 @@ class EvalConfig:
         protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
         worst: images with the lowest IoU to show side by side
         best: images with the highest IoU to show, of those that are not among the worst
+        images: evaluate on so many records, evenly spread over all; 0 takes all
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         device: where to compute; auto takes what MindSpore was built for
         model: network name for a checkpoint without a card (official ones)
         precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -265,10 +290,44 @@ class EvalConfig:
     protocol: Literal["native", "course"] = "native"
     worst: int = 8
     best: int = 8
+    images: int = 0
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     seed: int = 1
+
+
+@dataclasses.dataclass
+class TuneCrfConfig:
+    """Search the parameters of a fully connected CRF on validation records.
+
+    Args:
+        checkpoint: checkpoint file
+        out: file to write the best ones to, for --crf of eval and predict
+        records: MindRecord file to search on; the validation records of the checkpoint's run if empty
+        images: try on so many records, evenly spread over all; 0 takes all
+        start: published set, or file, that everything else is taken from
+        bilateral_weight: weights of the appearance kernel to try
+        bilateral_sxy: its standard deviations in pixels to try
+        bilateral_srgb: its standard deviations in colour steps of 0..255 to try
+        device: where the network computes; auto takes what MindSpore was built for
+        model: network name for a checkpoint without a card (official ones)
+    """
+    checkpoint: str
+    out: str = "crf.yaml"
+    records: str = ""
+    images: int = 20
+    start: str = "deeplab_v1"
+    bilateral_weight: list[float] = field(default_factory=lambda: [4.0, 10.0])
+    bilateral_sxy: list[float] = field(default_factory=lambda: [30.0, 60.0, 100.0])
+    bilateral_srgb: list[float] = field(default_factory=lambda: [3.0, 6.0, 12.0])
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass
@@ -285,6 +344,12 @@ class PredictConfig:
         depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
         camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
             not given, cropped for 425x560 pixels
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
         device: where to compute; auto takes what the runtime was built for
         model: network name for a checkpoint without a card (official ones)
@@ -298,6 +363,11 @@ class PredictConfig:
     voc_names: bool = False
     depth: str = ""
     camera: Optional[tuple[float, float, float, float]] = None
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
     model: str = "fcn8s_vgg16_bn"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from typing import Any, Optional
 
 import numpy as np
 import yaml
 
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, read_bytes
+from mindfcn.files import atomic_path, read_yaml
+from mindfcn.hooks import FilePath
 
 
 def voc_palette(count=256):
@@ -36,10 +38,15 @@ class LabelSet:
     excluded: tuple = ()
 
     def __post_init__(self):
+        if not all(isinstance(name, (str, int, float)) for name in self.names):
+            raise UserError("labels: every class name must be a text or a number")
         names = tuple(str(name) for name in self.names)
+        for name in names:
+            if not name.isprintable():
+                raise UserError(f"labels: the class name {name[:60]!r} holds characters that cannot be printed")
         try:
             colours = tuple(tuple(int(value) for value in colour) for colour in self.colours)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError("labels: every colour must be three numbers of 0..255") from None
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "colours", colours)
@@ -60,29 +67,34 @@ class LabelSet:
             if name not in names:
                 raise UserError(f"labels: the excluded class {name!r} is not among the names")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def excluded_numbers(self):
+    def excluded_numbers(self) -> list[int]:
         """Numbers of the excluded classes."""
         return [self.names.index(name) for name in self.excluded]
 
-    def palette(self):
+    @property
+    def background(self) -> Optional[int]:
+        """Number of the class called background, which is no object; None where there is none."""
+        return self.names.index("background") if "background" in self.names else None
+
+    def palette(self) -> np.ndarray:
         """(256, 3) uint8 RGB: the class colours, VOC's colours for every number beyond them."""
         palette = voc_palette()
         palette[:len(self)] = self.colours
         return palette
 
-    def colourise(self, mask):
+    def colourise(self, mask: np.ndarray) -> np.ndarray:
         """Colour a mask of class numbers: (..., H, W) uint8 -> (..., H, W, 3) uint8 RGB."""
         return self.palette()[mask]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, as written to YAML and into checkpoints."""
         return {"names": list(self.names), "colours": [list(colour) for colour in self.colours],
                 "ignore_label": self.ignore_label, **({"excluded": list(self.excluded)} if self.excluded else {})}
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write the labels file that `load` reads: YAML, or JSON where the name ends in .json."""
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             if str(path).endswith(".json"):
@@ -91,7 +103,7 @@ class LabelSet:
                 yaml.safe_dump(self.to_dict(), file, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
     @classmethod
-    def from_dict(cls, entries, where):
+    def from_dict(cls, entries: Any, where: FilePath) -> "LabelSet":
         """Check and take over `names` and optionally `colours`, `ignore_label`, `excluded`; `where` is for messages."""
         if not isinstance(entries, dict) or not isinstance(entries.get("names"), list):
             raise UserError(f"{where}: expected a mapping with a list `names`; see docs/own_data.md")
@@ -107,20 +119,14 @@ class LabelSet:
         if not isinstance(excluded, list):
             raise UserError(f"{where}: `excluded` must be a list of class names")
         try:
-            return cls(names, colours, entries.get("ignore_label", 255), excluded)
+            return cls(tuple(names), tuple(colours), entries.get("ignore_label", 255), tuple(excluded))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> "LabelSet":
         """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
-        try:
-            entries = yaml.safe_load(read_bytes(path))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not valid YAML; see docs/own_data.md") from None
-        return cls.from_dict(entries, path)
+        return cls.from_dict(read_yaml(path), path)
 
 
 VOC = LabelSet(

@@ -1,4 +1,7 @@
-"""The loss of a dense prediction."""
+"""The losses of a dense prediction: cross entropy, the hardest pixels' alone, focal, and Dice."""
+
+from collections.abc import Sequence
+from typing import Optional
 
 import mindspore as ms
 import numpy as np
@@ -31,7 +34,8 @@ class CrossEntropy(nn.Cell):
         ValueError: another reduction, `keep` outside 0..1 (0 excluded), or weights below 0 or not finite.
     """
 
-    def __init__(self, ignore_label=255, reduction="mean", keep=1.0, cell=32, seed=1, class_weights=None):
+    def __init__(self, ignore_label: int = 255, reduction: str = "mean", keep: float = 1.0, cell: int = 32,
+                 seed: int = 1, class_weights: Optional[Sequence[float]] = None) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction {reduction!r}: must be mean or sum")
@@ -42,32 +46,39 @@ class CrossEntropy(nn.Cell):
         self.keep = keep
         self.cell = cell
         self.seed = seed
+        self.class_weights = None
         if class_weights is not None:
-            class_weights = np.asarray(class_weights, np.float32)
-            if class_weights.ndim != 1 or not (np.isfinite(class_weights) & (class_weights >= 0)).all():
-                raise ValueError(f"class weights {class_weights}: must be one finite number from 0 a class")
-            class_weights = ms.Tensor(class_weights)
-        self.class_weights = class_weights
+            weights = np.asarray(class_weights, np.float32)
+            if weights.ndim != 1 or not (np.isfinite(weights) & (weights >= 0)).all():
+                raise ValueError(f"class weights {weights}: must be one finite number from 0 a class")
+            self.class_weights = ms.Tensor(weights)
         if keep < 1:
             self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="loss.step", requires_grad=False)
 
     def construct(self, logits, labels):
-        valid = labels != self.ignore_label
+        valid = self.valid(labels)
         picked = ops.where(valid, labels, ops.zeros_like(labels)).reshape(-1, 1)
-        # Over the last axis, because across maps MindSpore's log_softmax takes a reference kernel on CPU; turned by a
-        # matrix product, because its transpose keeps eight bytes for every number that it has moved.
-        images, classes = logits.shape[:2]
-        scores = logits.astype(ms.float32).reshape(images, classes, -1)
-        identity = ops.broadcast_to(ops.eye(classes, classes, ms.float32), (images, classes, classes))
-        scores = ops.BatchMatMul(transpose_a=True)(scores, identity).reshape(-1, classes)
-        losses = -ops.gather_d(ops.log_softmax(scores, -1), 1, picked).reshape(labels.shape)
+        losses = self.penalty(ops.gather_d(log_probabilities(logits), 1, picked)).reshape(labels.shape)
+        counts = self.weigh(valid, labels)
+        return self.reduce(losses * counts, valid, counts)
+
+    def valid(self, labels):
+        """(N, H, W) bool: the pixels that count in this pass."""
+        valid = labels != self.ignore_label
         if self.keep < 1 and self.training:
             valid = ops.logical_and(valid, self.sampled(labels.shape))
-        counts = self.weigh(valid, labels)
-        total = (losses * counts).sum()
+        return valid
+
+    def penalty(self, log_probability):
+        """A pixel's loss by the logarithm of the probability of its true class, float32 of any shape."""
+        return -log_probability
+
+    def reduce(self, losses, valid, counts):
+        """One number of the pixels' losses, which are weighed already; all (N, H, W)."""
+        total = losses.sum()
         return total if self.reduction == "sum" else total / self.divisor(counts.sum())
 
-    def count(self, labels):
+    def count(self, labels, _classes):
         """What the pixels of a batch count for together: () float32, their number or the sum of their weights."""
         return self.weigh(labels != self.ignore_label, labels).sum()
 
@@ -93,6 +104,123 @@ class CrossEntropy(nn.Cell):
         cells = random_bits.keep(images * rows * columns, 1 - self.keep, self.seed, step)
         pixels = ops.broadcast_to(cells.reshape(images, rows, 1, columns, 1), (images, rows, side, columns, side))
         return pixels.reshape(images, rows * side, columns * side)[:, :height, :width]
+
+
+class Focal(CrossEntropy):
+    """Focal loss (Lin et al. 2017, section 3): cross entropy times (1 - p)^gamma, p the true class's probability.
+
+    Args:
+        gamma: how little a pixel counts that is right already; 0 is cross entropy, the paper takes 2.
+        options: of CrossEntropy; `class_weights` are the paper's alpha.
+
+    Raises:
+        ValueError: `gamma` is neither 0 nor at least 1, where the gradient of a pixel that is right is infinite; or as
+            CrossEntropy.
+    """
+
+    def __init__(self, gamma=2.0, **options):
+        super().__init__(**options)
+        if gamma != 0 and not 1 <= gamma < float("inf"):
+            raise ValueError(f"gamma {gamma}: must be 0 or at least 1")
+        self.gamma = gamma
+
+    def penalty(self, log_probability):
+        if self.gamma == 0:
+            return -log_probability
+        # A logarithm rounded to above 0 would give a negative base.
+        wrong = ops.relu(1 - ops.exp(log_probability))
+        return -ops.pow(wrong, self.gamma) * log_probability
+
+
+class Bootstrapped(CrossEntropy):
+    """Cross entropy of each image's hardest pixels alone: online bootstrapping (Wu, Shen and van den Hengel 2016).
+
+    The mean is over the pixels that are kept, whatever their weights. Among equal losses, as at zero scores, any are
+    kept.
+
+    Args:
+        pixels: how many pixels of an image are kept, those of the greatest (weighed) losses; the paper takes 512.
+        options: of CrossEntropy.
+
+    Raises:
+        ValueError: `pixels` below 1; or as CrossEntropy.
+    """
+
+    def __init__(self, pixels=512, **options):
+        super().__init__(**options)
+        if pixels < 1:
+            raise ValueError(f"pixels {pixels}: must be at least 1")
+        self.pixels = pixels
+
+    def reduce(self, losses, valid, counts):
+        images = losses.shape[0]
+        losses = losses.reshape(images, -1)
+        hardest, _ = ops.topk(losses, min(self.pixels, losses.shape[1]))
+        total = hardest.sum()
+        return total if self.reduction == "sum" else total / self.divisor(self.kept(valid))
+
+    def count(self, labels, _classes):
+        """How many pixels of a batch are kept: () float32."""
+        return self.kept(labels != self.ignore_label)
+
+    def kept(self, valid):
+        """How many of the pixels that count, (N, H, W) bool, are kept: () float32."""
+        of_image = valid.astype(ms.float32).reshape(valid.shape[0], -1).sum(1)
+        return ops.minimum(of_image, ms.Tensor(self.pixels, ms.float32)).sum()
+
+
+class Dice(CrossEntropy):
+    """Soft Dice loss: 1 - 2 sum(p g) / (sum(p) + sum(g)) of each class in each image, averaged.
+
+    p is the class's probability and g whether the pixel is of it (Milletari et al. 2016 with squares in the divisor;
+    without, Drozdzal et al. 2016). Classes that an image does not contain have no Dice coefficient of their own; their
+    probabilities count in the divisors of none. The mean over images and classes weighs a small thing like a large one.
+
+    Args:
+        options: of CrossEntropy; `class_weights` weigh the classes in that mean.
+    """
+
+    def construct(self, logits, labels):
+        images, classes = logits.shape[:2]
+        valid = self.valid(labels)
+        truth = self.truth(valid, labels, classes)
+        probabilities = ops.exp(log_probabilities(logits)).reshape(images, -1, classes)
+        probabilities = probabilities * valid.astype(ms.float32).reshape(images, -1, 1)
+        areas = truth.sum(1)
+        both = (probabilities * truth).sum(1)
+        # Never 0 where the class occurs.
+        sums = ops.maximum(probabilities.sum(1) + areas, ms.Tensor(1.0, ms.float32))
+        counts = self.weigh_classes(areas)
+        total = ((1 - 2 * both / sums) * counts).sum()
+        return total if self.reduction == "sum" else total / self.divisor(counts.sum())
+
+    def count(self, labels, classes):
+        """What the classes in the images of a batch count for together: () float32."""
+        areas = self.truth(labels != self.ignore_label, labels, classes).sum(1)
+        return self.weigh_classes(areas).sum()
+
+    def truth(self, valid, labels, classes):
+        """(N, H W, C) float32: 1 at the class of each pixel that counts."""
+        picked = ops.where(valid, labels, ops.full_like(labels, -1)).reshape(labels.shape[0], -1, 1)
+        return (picked == ops.arange(classes, dtype=labels.dtype)).astype(ms.float32)
+
+    def weigh_classes(self, areas):
+        """Pixels of each class in each image, (N, C) -> what each class counts for there, (N, C) float32."""
+        occurs = (areas > 0).astype(ms.float32)
+        return occurs if self.class_weights is None else occurs * self.class_weights
+
+
+def log_probabilities(logits):
+    """Logits (N, C, H, W) -> (N H W, C) float32, the logarithm of the softmax.
+
+    Over the last axis, because across maps MindSpore's log_softmax takes a reference kernel on CPU; turned by a matrix
+    product, because its transpose keeps eight bytes for every number that it has moved.
+    """
+    images, classes = logits.shape[:2]
+    scores = logits.astype(ms.float32).reshape(images, classes, -1)
+    identity = ops.broadcast_to(ops.eye(classes, classes, ms.float32), (images, classes, classes))
+    scores = ops.BatchMatMul(transpose_a=True)(scores, identity).reshape(-1, classes)
+    return ops.log_softmax(scores, -1)
 
 
 class JointLoss(nn.Cell):

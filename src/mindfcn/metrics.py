@@ -9,8 +9,14 @@ With n_ij pixels of class i predicted as j and t_i = sum_j n_ij:
 Absent classes: MPA leaves out classes without true pixels, mean IoU leaves out classes that are neither in the truth
 nor predicted; a class that is predicted but not in the truth counts with IoU 0. With no pixel at all, all four are NaN.
 Classes that a data set's protocol excludes are in neither mean, predicted or not.
+
+Two more measures see what these hide: `Trimap` looks at the pixels near the true boundaries, `ObjectSizes` at small,
+medium and large objects by themselves.
 """
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 from mindspore.train import Metric
 
@@ -21,6 +27,11 @@ PIXEL_ACCURACY = "pixel accuracy"
 MEAN_PIXEL_ACCURACY = "mean pixel accuracy"
 MEAN_IOU = "mean IoU"
 FREQUENCY_WEIGHTED_IOU = "frequency weighted IoU"
+# Objects by their area in pixels: COCO's limits, below 32^2, up to 96^2, and above (Lin et al. 2014; cocodataset.org,
+# detection evaluation).
+SIZES = {"small": 32 ** 2, "medium": 96 ** 2, "large": np.inf}
+# Of the bands around boundaries, pixels: as Kraehenbuehl and Koltun (2011) and DeepLab draw them.
+WIDEST = 10
 
 
 class ConfusionMatrix:
@@ -33,16 +44,16 @@ class ConfusionMatrix:
         excluded: numbers of classes that both means leave out.
     """
 
-    def __init__(self, num_classes=21, excluded=()):
+    def __init__(self, num_classes: int = 21, excluded: Sequence[int] = ()) -> None:
         self.num_classes = num_classes
         self.kept = np.setdiff1d(np.arange(num_classes), excluded)
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget everything counted so far."""
         self.counts[:] = 0
 
-    def update(self, prediction, truth):
+    def update(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Count two integer arrays of equal size: predicted and true class numbers. Returns the new counts alone.
 
         Raises:
@@ -62,44 +73,196 @@ class ConfusionMatrix:
         self.counts += counts
         return counts
 
-    def class_accuracies(self):
+    def class_accuracies(self) -> np.ndarray:
         """(n,) float64: share of each class's pixels found; NaN without true pixels."""
         return _ratio(np.diag(self.counts), self.counts.sum(1))
 
-    def class_ious(self):
+    def class_ious(self) -> np.ndarray:
         """(n,) float64: intersection over union; NaN for a class neither in the truth nor predicted."""
         found = np.diag(self.counts)
         return _ratio(found, self.counts.sum(1) + self.counts.sum(0) - found)
 
-    def class_shares(self):
+    def class_shares(self) -> np.ndarray:
         """(n,) float64: share of each class in the true pixels."""
         return _ratio(self.counts.sum(1), self.counts.sum())
 
-    def pixel_accuracy(self):
+    def pixel_accuracy(self) -> float:
         """Share of pixels predicted right."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
-    def mean_pixel_accuracy(self):
+    def mean_pixel_accuracy(self) -> float:
         """Mean of the class accuracies."""
         return _nanmean(self.class_accuracies()[self.kept])
 
-    def mean_iou(self):
+    def mean_iou(self) -> float:
         """Mean of the class IoUs."""
         return _nanmean(self.class_ious()[self.kept])
 
-    def frequency_weighted_iou(self):
+    def frequency_weighted_iou(self) -> float:
         """Class IoUs weighted by the classes' shares of true pixels."""
         if not self.counts.any():
             return float("nan")
         return float(np.nansum(self.class_shares() * self.class_ious()))
 
-    def compute(self):
+    def compute(self) -> dict[str, float]:
         """The four metrics under the course's names."""
         return {PIXEL_ACCURACY: self.pixel_accuracy(), MEAN_PIXEL_ACCURACY: self.mean_pixel_accuracy(),
                 MEAN_IOU: self.mean_iou(), FREQUENCY_WEIGHTED_IOU: self.frequency_weighted_iou()}
 
     def __str__(self):
         return "  ".join(f"{name} {value:.4f}" for name, value in self.compute().items())
+
+
+class Trimap:
+    """Confusion matrices of the pixels near true boundaries, in bands of 1 to WIDEST pixels (Kohli et al. 2009).
+
+    A boundary pixel has an upper, lower, left or right neighbour of another number in the truth; the ignore label is
+    such a number, because VOC's masks draw it along the boundaries. The band of width w holds the pixels whose distance
+    to the nearest boundary pixel is at most w - 1: w pixels on either side. Pixels of the ignore label do not count.
+
+    Attributes:
+        counts: (WIDEST, n, n) int64: row w - 1 counts the pixels of band w that are in no narrower one.
+    """
+
+    def __init__(self, num_classes=21):
+        self.num_classes = num_classes
+        self.counts = np.zeros((WIDEST, num_classes, num_classes), np.int64)
+
+    def update(self, prediction, truth):
+        """Count the predicted and true class numbers of one image, two (H, W) integer arrays."""
+        distance = boundary_distance(truth)
+        near = (distance <= WIDEST - 1) & (truth < self.num_classes)
+        rings = np.ceil(distance[near]).astype(np.int64)
+        cells = (rings * self.num_classes + truth[near]) * self.num_classes + prediction[near]
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def matrices(self):
+        """ConfusionMatrix of each band, the narrowest first."""
+        bands = []
+        for counts in np.cumsum(self.counts, 0):
+            bands.append(ConfusionMatrix(self.num_classes))
+            bands[-1].counts = counts
+        return bands
+
+    def mean_ious(self):
+        """(WIDEST,) float64: the mean IoU in each band; NaN without boundaries."""
+        return np.array([band.mean_iou() for band in self.matrices()])
+
+
+def boundary_distance(truth):
+    """(H, W) numbers -> (H, W) float32: distance to the nearest boundary pixel, see Trimap; inf without any."""
+    inner = np.ones(truth.shape, np.uint8)
+    down, across = truth[1:] != truth[:-1], truth[:, 1:] != truth[:, :-1]
+    for place, differs in ((np.s_[1:], down), (np.s_[:-1], down), (np.s_[:, 1:], across), (np.s_[:, :-1], across)):
+        inner[place][differs] = 0
+    if inner.all():
+        return np.full(truth.shape, np.inf, np.float32)
+    distance = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Its square is a whole number, but for OpenCV's rounding, which would push pixels over a band's edge.
+    return np.sqrt(np.rint(distance * distance))
+
+
+class ObjectSizes:
+    """Intersection over union of small, medium and large objects.
+
+    An object is a component of one class in the truth: its pixels hang together by sides or corners. Its area says its
+    size (SIZES). Of a class's objects of one size, with the class's false pixels that belong to them:
+
+        IoU = pixels of the objects that were found / (their pixels + false pixels)
+
+    False pixels are those predicted as the class where another one is true. All those of one predicted component belong
+    to the object it overlaps most; if it overlaps none, to the size of its own area. So the counts of the three sizes
+    add up to those of the confusion matrix. Pixels of the ignore label join what is predicted across them, and do not
+    count.
+
+    Args:
+        num_classes: classes.
+        background: a class without objects, left out; None if there is none.
+
+    Attributes:
+        counts: (4, 3, n) int64, by size and class: `true` pixels, those `found`, `false` pixels, and `objects`.
+    """
+
+    def __init__(self, num_classes=21, background=0):
+        self.classes = [number for number in range(num_classes) if number != background]
+        self.counts = np.zeros((4, len(SIZES), num_classes), np.int64)
+
+    @property
+    def true(self):
+        """(4, n) int64: pixels of the truth."""
+        return self.counts[0]
+
+    @property
+    def found(self):
+        """(4, n) int64: those of them that were found."""
+        return self.counts[1]
+
+    @property
+    def false(self):
+        """(4, n) int64: pixels predicted where there is no such object."""
+        return self.counts[2]
+
+    @property
+    def objects(self):
+        """(4, n) int64: objects of the truth."""
+        return self.counts[3]
+
+    def update(self, prediction, truth):
+        """Count the predicted and true class numbers of one image, two (H, W) integer arrays."""
+        labelled = truth < self.true.shape[1]
+        there = np.bincount(truth.ravel(), minlength=256) + np.bincount(prediction[labelled], minlength=256)
+        for number in self.classes:
+            if there[number]:
+                self._count(number, prediction == number, truth == number, labelled)
+
+    def _count(self, number, predicted, true, labelled):
+        objects = _components(true)
+        areas = np.bincount(objects.ravel())[1:]
+        hits = np.bincount(objects[predicted], minlength=len(areas) + 1)[1:]
+        sizes = _sizes(areas)
+        for row, values in ((self.true, areas), (self.found, hits), (self.objects, np.ones_like(areas))):
+            np.add.at(row[:, number], sizes, values)
+        wrong = predicted & labelled & ~true
+        if wrong.any():
+            blobs = _components(predicted)
+            false = np.bincount(blobs[wrong], minlength=blobs.max() + 1)[1:]
+            own = np.bincount(blobs[labelled], minlength=len(false) + 1)[1:]
+            np.add.at(self.false[:, number], self._owners(blobs, objects, _sizes(own), sizes), false)
+
+    @staticmethod
+    def _owners(blobs, objects, own, sizes):
+        """The size that each predicted component's false pixels count for."""
+        both = (blobs > 0) & (objects > 0)
+        pairs, counts = np.unique(blobs[both] * np.int64(len(sizes) + 1) + objects[both], return_counts=True)
+        # The pair of most pixels, the first of equals, comes last and stays.
+        blob, item = np.divmod(pairs[np.argsort(-counts, kind="stable")[::-1]], len(sizes) + 1)
+        own[blob - 1] = sizes[item - 1]
+        return own
+
+    def class_ious(self):
+        """(3, n) float64; NaN for a class without objects of that size."""
+        return np.where(self.objects > 0, _ratio(self.found, self.true + self.false), np.nan)
+
+    def class_accuracies(self):
+        """(3, n) float64: share of the objects' pixels found; NaN for a class without objects of that size."""
+        return _ratio(self.found, self.true)
+
+    def compute(self):
+        """{size: {"mean IoU", "mean pixel accuracy", "objects"}}, the means over the classes with such objects."""
+        return {size: {MEAN_IOU: _nanmean(ious), MEAN_PIXEL_ACCURACY: _nanmean(accuracies), "objects": int(count)}
+                for size, ious, accuracies, count in zip(SIZES, self.class_ious(), self.class_accuracies(),
+                                                         self.objects.sum(1))}
+
+
+def _components(mask):
+    """(H, W) bool -> (H, W) int32: 0 outside, 1, 2, ... in each component of pixels joined by sides or corners."""
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+
+
+def _sizes(areas):
+    """Places in SIZES of some areas: the first whose limit they do not exceed; COCO's small is below its limit."""
+    small, medium, _ = SIZES.values()
+    return (areas >= small).astype(int) + (areas > medium)
 
 
 def _ratio(part, whole):
@@ -142,7 +305,7 @@ class _View(Metric):
 class PixelAccuracy(_View):
     """Share of pixels predicted right."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.pixel_accuracy()
 
@@ -150,7 +313,7 @@ class PixelAccuracy(_View):
 class PixelAccuracyClass(_View):
     """Mean over classes of the share of pixels predicted right."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.mean_pixel_accuracy()
 
@@ -158,7 +321,7 @@ class PixelAccuracyClass(_View):
 class MeanIntersectionOverUnion(_View):
     """Mean over classes of intersection over union."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.mean_iou()
 
@@ -166,12 +329,12 @@ class MeanIntersectionOverUnion(_View):
 class FrequencyWeightedIntersectionOverUnion(_View):
     """Intersection over union, classes weighted by their share of pixels."""
 
-    def eval(self):
+    def eval(self) -> float:
         """() float."""
         return self.matrix.frequency_weighted_iou()
 
 
-def segmentation_metrics(num_classes=21):
+def segmentation_metrics(num_classes: int = 21) -> dict[str, Metric]:
     """The course's four metrics under its names, for `Model(metrics=...)`; pixels are counted once for all four."""
     first = PixelAccuracy(num_classes)
     return {PIXEL_ACCURACY: first,

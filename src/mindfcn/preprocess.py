@@ -1,12 +1,15 @@
 """What a set of weights expects of its input image. The record travels with the weights."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 # What the networks see: the planes of an input, in the order of its channels, and the channels of each plane.
 MODALITIES = {"rgb": ("image",), "rgbd": ("image", "depth"), "hha": ("hha",), "rgb_hha": ("image", "hha")}
 CHANNELS = {"image": 3, "depth": 1, "hha": 3}
+COUNTS = {3: "three", 4: "four", 6: "six"}
 # NYUDv2's means (the released nets'): of HHA in its order of channels, and of ln(depth in mm).
 MEANS = {"hha": (132.431, 94.076, 118.477), "depth": (7.844,)}
 # What those planes are divided by where colours are divided, too: about their deviations in rooms.
@@ -23,8 +26,8 @@ class Preprocess:
         modality: one of MODALITIES.
     """
     order: str = "BGR"
-    mean: tuple = (103.53, 116.28, 123.675)
-    std: tuple = (57.375, 57.120, 58.395)
+    mean: Sequence[float] = (103.53, 116.28, 123.675)
+    std: Sequence[float] = (57.375, 57.120, 58.395)
     modality: str = "rgb"
 
     def __post_init__(self):
@@ -34,45 +37,51 @@ class Preprocess:
             raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, not {self.modality!r}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        count = self.channels
+        if len(self.mean) != count or len(self.std) != count or not np.isfinite(self.mean + self.std).all() or 0 in self.std:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be {COUNTS.get(count, count)} numbers each, "
+                             "std none of them 0")
 
     @property
-    def planes(self):
+    def planes(self) -> tuple:
         """Names of the planes it normalises, in their order."""
         return MODALITIES[self.modality]
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         """Channels of the normalised input."""
         return sum(CHANNELS[plane] for plane in self.planes)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, as written into checkpoints; without the modality of colours, as earlier ones are."""
         entries = dataclasses.asdict(self)
         if self.modality == "rgb":
             del entries["modality"]
         return entries
 
-    def to(self, modality):
+    def to(self, modality: str) -> "Preprocess":
         """This record of colour images, as one of another modality: the same colours, NYUDv2's means of the rest.
 
         Depth and HHA are divided by their deviations where the colours are.
         """
         divides = self.std != (1, 1, 1)
-        mean, std = [], []
+        mean: list[float] = []
+        std: list[float] = []
         for plane in MODALITIES[modality]:
             mean += self.mean if plane == "image" else MEANS[plane]
             std += self.std if plane == "image" else DEVIATIONS[plane] if divides else [1] * CHANNELS[plane]
         return Preprocess(self.order, mean, std, modality)
 
-    def normalise(self, image):
+    def normalise(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 BGR, as OpenCV reads it -> (H, W, 3) float32 in this record's order."""
         if self.order == "RGB":
             image = image[..., ::-1]
-        return (image.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return (image.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
-    def denormalise(self, image):
+    def denormalise(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) float32 in this record's order -> (H, W, 3) uint8 RGB, to look at."""
-        pixels = np.clip(np.rint(image * np.float32(self.std) + np.float32(self.mean)), 0, 255).astype(np.uint8)
+        pixels = np.rint(image * np.array(self.std, np.float32) + np.array(self.mean, np.float32))
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
         return pixels if self.order == "RGB" else pixels[..., ::-1]
 
 

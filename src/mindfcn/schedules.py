@@ -3,7 +3,8 @@
 import numpy as np
 
 
-def learning_rates(total_steps, base_lr, min_lr=0.0, schedule="cosine", power=0.9, warmup_steps=0):
+def learning_rates(total_steps: int, base_lr: float, min_lr: float = 0.0, schedule: str = "cosine", power: float = 0.9,
+                   warmup_steps: int = 0) -> np.ndarray:
     """(total_steps,) float32: linear growth over the warm-up, then decay from `base_lr` to `min_lr`.
 
     cosine: min + (base - min) (1 + cos(pi t)) / 2; polynomial: min + (base - min) (1 - t)^power;

@@ -14,7 +14,8 @@ from mindspore.mindrecord import FileWriter
 from PIL import Image
 
 from mindfcn.data import mindrecord
-from mindfcn.data.mindrecord import count_records, read_manifest, read_records, record_files, write_records
+from mindfcn.data.mindrecord import read_manifest, read_records, write_records
+from mindfcn.data.record_files import count_records, record_files
 from mindfcn.data.sample import SAMPLE, draw_sample_set
 from mindfcn.data.samples import Sample, read_palette_mask
 from mindfcn.data.voc import list_voc

@@ -1,5 +1,7 @@
 """The operations on one photograph: the course's numbers, and the same input in every verb."""
 
+import colorsys
+
 import cv2
 import numpy as np
 import pytest
@@ -155,3 +157,105 @@ def test_training_evaluation_and_prediction_feed_the_same_numbers(tmp_path, prep
         np.testing.assert_array_equal(trained[..., ::-1] if flipped else trained, evaluated[0])
         np.testing.assert_array_equal(labels[..., ::-1] if flipped else labels, evaluated[1])
     assert flips == {True, False}
+
+
+# ------------------------------------------------------------------------------------------- colours, and class shares
+
+class Draws:
+    """A generator whose numbers are given: those of `uniform` as shares of the upper bound, those of `randint`."""
+
+    def __init__(self, uniform, randint):
+        self.shares, self.numbers = list(uniform), list(randint)
+
+    def uniform(self, low, high):
+        assert low == -high
+        return self.shares.pop(0) * high
+
+    def randint(self, below):
+        assert below == 2
+        return self.numbers.pop(0)
+
+
+# Shares of brightness, contrast, saturation and hue; whether each happens; contrast last.
+@pytest.mark.parametrize("shares, happens", [
+    ((0.5, 0, 0, 0), (1, 0, 0, 0, 0)), ((-1, 0, 0, 0), (1, 1, 1, 1, 1)), ((0, 0.8, 0, 0), (1, 1, 0, 0, 0)),
+    ((0, 0, -0.9, 0), (0, 0, 1, 0, 1)), ((0, 0, 0, 1), (0, 0, 0, 1, 0)), ((0.3, -0.5, 0.7, -0.4), (1, 1, 1, 1, 0)),
+    ((0.3, -0.5, 0.7, -0.4), (1, 1, 1, 1, 1)), ((1, 1, 1, 1), (0, 0, 0, 0, 0))])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_colours_change_as_pythons_colorsys_changes_them(shares, happens, strength):
+    image, _ = photograph(7, 9)
+    got = transforms.recolour(image, Draws(shares, happens), strength)
+    brightness, contrast, saturation, hue = (
+        strength * share * does for share, does in zip(shares, happens))
+    expected = np.empty(image.shape)
+    for place in np.ndindex(7, 9):
+        blue, green, red = image[place] / 255
+        pixel = [min(max(value + 32 / 255 * brightness, 0), 1) for value in (red, green, blue)]
+        if not happens[4]:
+            pixel = [min(value * (1 + 0.5 * contrast), 1) for value in pixel]
+        h, s, v = colorsys.rgb_to_hsv(*pixel)
+        pixel = colorsys.hsv_to_rgb((h + hue / 10) % 1, min(s * (1 + 0.5 * saturation), 1), v)
+        if happens[4]:
+            pixel = [min(value * (1 + 0.5 * contrast), 1) for value in pixel]
+        expected[place] = 255 * np.array(pixel[::-1])
+    assert got.dtype == np.uint8
+    assert np.abs(got - expected).max() < 0.51
+
+
+def test_grey_stays_grey_in_saturation_and_hue():
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    np.testing.assert_array_equal(transforms.recolour(grey, Draws((0, 0, 0.9, 0.7), (0, 0, 1, 1, 0))), grey)
+
+
+def test_colours_change_the_crop_alone_and_draw_after_it():
+    """Without them no number more is drawn than the course draws; masks and places are the same with them."""
+    image, mask = photograph(60, 50)
+    changed = 0
+    for seed in range(12):
+        random, other = np.random.RandomState(seed), np.random.RandomState(seed)
+        plain = transforms.augment(image, mask, random, 32, 0.5, 2.0, COURSE, 255)
+        colours = transforms.augment(image, mask, other, 32, 0.5, 2.0, COURSE, 255, photometric=1.0)
+        np.testing.assert_array_equal(plain[1], colours[1])
+        # What lies beyond the photograph stays the mean colour.
+        assert (colours[0][:, plain[1] == 255] == 0).all() or (mask == 255).any()
+        changed += not np.array_equal(plain[0], colours[0])
+        again = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255, photometric=1.0)
+        np.testing.assert_array_equal(colours[0], again[0])
+    assert changed >= 9, "nothing at all happens in one case of 16"
+
+
+def one_sided(side=64):
+    """A photograph nearly all of class 0, with class 1 in a corner and a column that does not count."""
+    mask = np.zeros((side, side), np.uint8)
+    mask[:side // 3, :side // 3] = 1
+    mask[:, side // 2] = 255
+    return photograph(side, side)[0], mask
+
+
+def test_crops_are_drawn_anew_while_one_class_has_too_much_of_them():
+    image, mask = one_sided()
+    bound, few, many = 0.75, 0, 0
+    for seed in range(40):
+        _, plain = transforms.augment(image, mask, np.random.RandomState(seed), 16, 1.0, 1.0, COURSE, 255, False)
+        _, once = transforms.augment(image, mask, np.random.RandomState(seed), 16, 1.0, 1.0, COURSE, 255, False,
+                                     max_class_share=bound, tries=1)
+        _, bounded = transforms.augment(image, mask, np.random.RandomState(seed), 16, 1.0, 1.0, COURSE, 255, False,
+                                        max_class_share=bound, tries=200)
+        np.testing.assert_array_equal(plain, once)
+        counted = plain[plain != 255]
+        fine = max((counted == 0).mean(), (counted == 1).mean()) <= bound
+        counted = bounded[bounded != 255]
+        assert max((counted == 0).mean(), (counted == 1).mean()) <= bound
+        if fine:
+            np.testing.assert_array_equal(plain, bounded)
+        few, many = few + fine, many + 1
+    assert 0 < few < many / 2
+
+
+def test_where_no_crop_will_do_the_tries_end():
+    image, mask = photograph(40, 40)[0], np.full((40, 40), 3, np.uint8)
+    _, label = transforms.augment(image, mask, np.random.RandomState(1), 16, 1.0, 1.0, COURSE, 255, max_class_share=0.5,
+                                  tries=7)
+    assert (label == 3).all()
+    assert transforms.largest_share(np.full((4, 4), 255, np.uint8), 255) == 1
+    assert transforms.largest_share(np.array([[0, 1, 1, 1], [255, 255, 255, 255]], np.uint8), 255) == 0.75

@@ -12,14 +12,15 @@ from mindfcn.cli import main, parse
 from mindfcn.config import OptimConfig
 from mindfcn.engine import train as engine
 from mindfcn.engine.callbacks import Signals
-from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.engine.step import TrainStep, WeightAverage, loss_function, optimiser
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.models.factory import create_model
 
 TASK, FOLDER, *ARGUMENTS = sys.argv[1:]
-# Reduction, batches an update, weights of the classes.
-CURVES = [("mean", 1, None), ("mean", 2, None), ("sum", 1, None), ("mean", 1, [0.1, 3.0, 1.0, 1.0, 1.0])]
+# Loss, batches an update, weights of the classes.
+CURVES = [("mean", 1, None), ("mean", 2, None), ("sum", 1, None), ("mean", 1, [0.1, 3.0, 1.0, 1.0, 1.0]),
+          ("bootstrapped", 1, None), ("focal", 1, None), ("dice", 1, None)]
 TINY = {"width": 0.125, "fc_width": 16, "dropout": 0.0}
 
 
@@ -59,16 +60,19 @@ def curves():
     runtime.set_up("CPU")
     rank, ranks = runtime.rank(), runtime.rank_size()
     runtime.graph_mode()
-    for reduction, accumulate, weights in CURVES:
+    for name, accumulate, weights in CURVES:
         ms.set_seed(1)
         net = create_model("fcn8s_vgg16", 5, **TINY)
         random = np.random.default_rng(1)
         for parameter in net.trainable_params():
             if parameter.name.startswith("score") and parameter.name.endswith("weight"):
                 parameter.set_data(ms.Tensor(random.standard_normal(parameter.shape, np.float32) * 0.1))
-        rate = {"mean": 0.01, "sum": 1e-6}[reduction]
-        update, _ = optimiser(net, OptimConfig(lr=rate, min_lr=rate, accumulate=accumulate), 10)
-        step = TrainStep(net, update, CrossEntropy(255, reduction, class_weights=weights), accumulate=accumulate)
+        rate = {"sum": 1e-6, "dice": 0.1}.get(name, 0.01)
+        # Image 0 has fewer labelled pixels than are kept.
+        config = OptimConfig(lr=rate, min_lr=rate, accumulate=accumulate, loss=name, hard_pixels=800)
+        update, _ = optimiser(net, config, 10)
+        average = WeightAverage(net, 0.2)
+        step = TrainStep(net, update, loss_function(config, 255, 1, weights), accumulate=accumulate, average=average)
         step.set_train()
         losses = []
         for number in range(6):
@@ -81,7 +85,9 @@ def curves():
                 labels[::2] = 255
             mine = slice(rank, None, ranks)
             losses.append(float(step(ms.Tensor(images[mine]), ms.Tensor(labels[mine])).asnumpy()))
-        save(f"curve-{reduction}-{accumulate}" + ("-weighted" if weights else ""), losses=losses, **parameters(net))
+        averages = {parameter.name: parameter.asnumpy() for parameter in average.averages}
+        save(f"curve-{name}-{accumulate}" + ("-weighted" if weights else ""), losses=losses, **parameters(net),
+             **averages)
 
 
 def train():

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 
+import cv2
 import mindspore as ms
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from mindfcn.data.samples import decode_image
 from mindfcn.engine.evaluate import evaluate, evaluate_network, load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
+from mindfcn.metrics import ConfusionMatrix, ObjectSizes, Trimap
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 from mindfcn.weights.checkpoint import Card, save_checkpoint
@@ -116,6 +118,8 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
         shares.append(share)
     np.testing.assert_array_equal(sum(share.matrix.counts for share in shares), whole.matrix.counts)
     np.testing.assert_array_equal(sum(share.scores for share in shares), whole.scores)
+    np.testing.assert_array_equal(sum(share.trimap.counts for share in shares), whole.trimap.counts)
+    np.testing.assert_array_equal(sum(share.sizes.counts for share in shares), whole.sizes.counts)
     assert len(set(whole.scores)) > 6, "equal scores would hide a mix-up"
 
 
@@ -133,14 +137,14 @@ def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), worst=2, device="CPU"))
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == ["best", "classes.png", "classes.txt", "confusion.png", "metrics.json",
-                                       "report.html", "worst"]
+                                       "report.html", "sizes.csv", "trimap.csv", "trimap.png", "worst"]
     scores = written(out)["image IoU"]
     order = sorted(scores, key=scores.get)
     assert sorted(os.listdir(out / "worst")) == [f"{place:02d}_{name}.jpg" for place, name in enumerate(order[:2], 1)]
     assert os.listdir(out / "best") == [f"01_{order[2]}.jpg"], "none is shown twice"
     table = (out / "classes.txt").read_text()
     assert table.strip() == result.table and all(name in table for name in SAMPLE.names)
-    for name in ("classes.png", "confusion.png"):
+    for name in ("classes.png", "confusion.png", "trimap.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -183,6 +187,80 @@ def test_the_page_has_the_figures_the_settings_and_the_masks(checkpoint, tmp_pat
     np.testing.assert_array_equal(np.array(found[1]), truth)
     np.testing.assert_array_equal(np.array(found[2]), segmenter(image)[0])
     assert np.abs(np.array(found[0])[..., ::-1].astype(int) - image).mean() < 12
+
+
+def test_small_objects_and_boundaries_are_those_of_the_masks(checkpoint, tmp_path):
+    """In metrics.json, in the tables and on the page."""
+    evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
+    segmenter, card = load_segmenter(str(checkpoint), None)
+    trimap, sizes = Trimap(len(SAMPLE)), ObjectSizes(len(SAMPLE), SAMPLE.names.index("background"))
+    for name, image, truth in SegDataset(data_file=card.records, training=False).samples(range(3)):
+        for counter in (trimap, sizes):
+            counter.update(segmenter(decode_image(image, name))[0], truth)
+    found, expected = written(tmp_path), sizes.compute()
+    assert any(row["objects"] for row in expected.values()) and np.isfinite(trimap.mean_ious()).all()
+    for size, row in expected.items():
+        assert {name: np.nan if value is None else value
+                for name, value in found["object sizes"][size].items()} == pytest.approx(row, nan_ok=True)
+    assert found["boundary mean IoU"] == pytest.approx({str(width): iou for width, iou
+                                                        in enumerate(trimap.mean_ious(), 1)})
+    assert (tmp_path / "trimap.csv").read_text().splitlines()[3] == f"3,{trimap.mean_ious()[2]}"
+    assert (tmp_path / "sizes.csv").read_text().splitlines()[1].startswith(f"small,{expected['small']['mean IoU']}")
+    page = (tmp_path / "report.html").read_text()
+    assert "Mean IoU near boundaries" in page and f"{100 * expected['small']['mean IoU']:.2f}" in page
+
+
+def test_some_of_the_records_evenly_spread(checkpoint, sample_records, tmp_path):
+    records = str(sample_records / "records" / "train.mindrecord")
+    whole = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path / "all"), device="CPU"))
+    part = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path / "some"), images=4, device="CPU"))
+    names = list(written(tmp_path / "all")["image IoU"])
+    some = written(tmp_path / "some")["image IoU"]
+    assert whole.images == 12 and part.images == 4 and list(some) == [names[place] for place in (0, 3, 7, 11)]
+    assert all(written(tmp_path / "all")["image IoU"][name] == some[name] for name in some)
+    shown = os.listdir(tmp_path / "some" / "worst")
+    assert sorted(name[3:-4] for name in shown) == sorted(some), "pictures are of those images"
+
+
+def test_what_stands_around_the_network_is_in_the_figures(checkpoint, tmp_path):
+    """Scales and mirroring give the mean of what the network says of each view, one by one."""
+    evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), scales=[0.5, 1.0], flip=True, device="CPU"))
+    segmenter, card = load_segmenter(str(checkpoint), None)
+    matrix = ConfusionMatrix(len(SAMPLE))
+    for name, image, truth in SegDataset(data_file=card.records, training=False).samples(range(3)):
+        image, total = decode_image(image, name), 0
+        height, width = truth.shape
+        for scale in (0.5, 1.0):
+            view = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_LINEAR)
+            for mirror in (slice(None), slice(None, None, -1)):
+                found = segmenter(np.ascontiguousarray(view[:, mirror]), True)[1][:, :, mirror]
+                total = total + np.stack([cv2.resize(np.ascontiguousarray(one), (width, height)) for one in found])
+        matrix.update(total.argmax(0), truth)
+    counts = np.array(written(tmp_path)["confusion matrix"])
+    assert np.abs(counts - matrix.counts).sum() <= 0.001 * counts.sum()
+    plain = counted(checkpoint, card.records)[1]
+    assert np.abs(counts - plain).sum() > 0.01 * counts.sum(), "it changes the plain result"
+
+
+def test_a_crf_without_effect_and_one_with(checkpoint, tmp_path):
+    pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed: pip install pydensecrf2")
+    off = tmp_path / "off.yaml"
+    off.write_text("gaussian_weight: 0\nbilateral_weight: 0\n")
+    found = {}
+    for name, crf in (("plain", ""), ("off", str(off)), ("on", "krahenbuhl")):
+        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / name), crf=crf, device="CPU"))
+        found[name] = written(tmp_path / name)["confusion matrix"]
+    assert found["plain"] == found["off"] != found["on"]
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"scales": []}, "--scales"), ({"scales": [0.0]}, "--scales 0.0"), ({"scales": [1, 9]}, "at most 8"),
+    ({"overlap": 32}, "give --window"), ({"window": -1}, "--window"), ({"window": 64}, "must be larger than"),
+    ({"images": -1}, "--images -1"), ({"protocol": "course", "flip": True}, "--protocol course")])
+def test_ways_that_cannot_be(checkpoint, tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), device="CPU", **settings))
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_lie_beside_the_checkpoint(checkpoint, tmp_path):

@@ -144,7 +144,7 @@ def test_a_mindir_file_computes_the_networks_logits_at_its_size(tiny, name, opti
 def test_the_card_in_the_file_is_plain_json(checkpoint, tmp_path):
     import onnx
     export(ExportConfig(checkpoint, str(tmp_path / "net.onnx")))
-    (entry,) = onnx.load(tmp_path / "net.onnx").metadata_props
+    entry, _ = onnx.load(tmp_path / "net.onnx").metadata_props
     card = json.loads(entry.value)
     assert entry.key == CARD and card["labels"]["names"] == list(LABELS.names)
     assert card["labels"]["colours"][2] == [230, 25, 75] and card["preprocess"]["mean"] == [120, 110, 100]

@@ -195,3 +195,23 @@ def test_a_pattern_that_finds_nothing_is_named(tmp_path, monkeypatch, patterns, 
     paint("good.jpg")
     with pytest.raises(UserError, match=words):
         find_images(patterns)
+
+
+def test_scales_and_mirroring_stand_around_any_way_to_segment(tmp_path):
+    """Halves of a photograph: each scale blurs their edge a little, and the mean of the views keeps the halves."""
+    expected = paint(tmp_path / "a.png", size=(40, 20), box=(0, 0, 20, 20))
+    plain = run(tmp_path, [tmp_path / "a.png"], probabilities=True).written[0]
+    before = np.load(plain["probabilities"])["probabilities"]
+    entry = run(tmp_path, [tmp_path / "a.png"], probabilities=True, scales=[0.5, 1.0], flip=True).written[0]
+    after = np.load(entry["probabilities"])["probabilities"]
+    np.testing.assert_array_equal(mask_of(entry), expected)
+    assert np.abs(after[:, :, :15] - before[:, :, :15]).max() < 0.01 < np.abs(after - before).max()
+
+
+def test_a_way_that_cannot_be_is_said_before_anything_is_written(tmp_path):
+    paint(tmp_path / "a.png")
+    for settings, words in (({"scales": [0.0]}, "--scales"), ({"overlap": 8}, "--window"),
+                            ({"window": 64}, "--overlap"), ({"crf": "nobody"}, "nobody|pydensecrf2")):
+        with pytest.raises(UserError, match=words):
+            run(tmp_path, [tmp_path / "a.png"], **settings)
+    assert not (tmp_path / "out").exists()

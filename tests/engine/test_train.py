@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -107,6 +108,21 @@ def assert_same_run(one, other):
         assert_same_checkpoint(one / "checkpoints" / name, other / "checkpoints" / name)
 
 
+def assert_events_are_the_tables(run_dir):
+    """TensorBoard's own reader finds every row once, the earlier ones of a run that went on among them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+    read = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    groups = {"train": (run_dir / "log.csv", LOG), "evaluation": (run_dir / "evaluation.csv", EVALUATION)}
+    assert sorted(read.Tags()["tensors"]) == sorted(f"{group}/{name}" for group, (_, header) in groups.items()
+                                                    for name in header[2:])
+    for group, (path, header) in groups.items():
+        for name in header[2:]:
+            events = [(event.step, make_ndarray(event.tensor_proto).item())
+                      for event in read.Tensors(f"{group}/{name}")]
+            assert events == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in table(path)]
+
+
 def checkpoints(run_dir):
     return sorted(os.listdir(run_dir / "checkpoints"))
 
@@ -192,7 +208,8 @@ def test_the_best_checkpoint_is_the_best(whole):
     pytest.param(PAPER, (3 * STEPS,), id="paper-epoch", marks=long)], indirect=["whole"])
 def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records, tmp_path):
     options, folder = whole
-    config = settings(sample_records, tmp_path, keep=3, **options)
+    has_tensorboard = bool(importlib.util.find_spec("tensorboard"))
+    config = settings(sample_records, tmp_path, keep=3, tensorboard=has_tensorboard, **options)
     for stop in stops:
         result = train(config, StopAt(stop))
         assert (result.signal, result.epoch, result.evaluation) == (signal.SIGTERM, stop // STEPS, None)
@@ -206,6 +223,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records
         config = dataclasses.replace(config, resume=True)
     assert train(config).epoch == EPOCHS
     assert_same_run(folder, tmp_path)
+    if has_tensorboard:
+        assert_events_are_the_tables(tmp_path)
     assert f" of {EPOCHS}." not in (tmp_path / "report.html").read_text()
     weights, card, state = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     counters = [int(weights[name][0]) for name in weights if is_state(name)]
@@ -272,6 +291,13 @@ def test_another_seed_gives_other_bits(whole, sample_records, tmp_path):
     assert not np.array_equal(one["conv1.0.weight"], other["conv1.0.weight"])
 
 
+def test_tensorboard_is_asked_for_before_anything_is_done(sample_records, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UserError, match=r"tensorboard is not installed; pip install 'mindfcn\[tensorboard\]'"):
+        train(settings(sample_records, tmp_path / "run", tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("change, words", [
     ({"seed": 2}, "other batches"), ({"augment": AugmentConfig(crop_size=32, batch_size=3)}, "other batches"),
     ({"optim": OptimConfig(accumulate=3)}, "accumulated"),
@@ -316,6 +342,44 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
         train(settings(sample_records, tmp_path / "halves", optim={"epochs": 2}, resume=True))
     train(dataclasses.replace(halves, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_averaged_weights_are_evaluated_kept_as_best_and_resumed(sample_records, tmp_path):
+    """Batches of two in each update, so that an update's batches lie in two epochs; a stop between two of them."""
+    averaged = {**COURSE, "optim": {"epochs": 3, "ema": 0.9, "accumulate": 2}}
+    config = settings(sample_records, tmp_path / "whole", **averaged)
+    train(config)
+    kept = tmp_path / "whole" / "checkpoints"
+    best, card, state = load_checkpoint(kept / "best.ckpt")
+    assert not state
+    last, _, state = load_checkpoint(kept / f"epoch-{card.training['best']['epoch']:04d}.ckpt")
+    averages = {name[len("ema."):]: value for name, value in state.items() if name.startswith("ema.")}
+    assert averages.keys() == last.keys() and any("moving_mean" in name for name in averages)
+    for name, value in best.items():
+        np.testing.assert_array_equal(value, averages[name], name)
+        assert "upscore" in name or not np.array_equal(value, last[name]), name
+    # What was noted while training is what the checkpoint gives, and not what the weights in training give.
+    noted = card.metrics["mean IoU"]
+    for name, same in (("best", True), ("last", False)):
+        out = tmp_path / name
+        assert main(["eval", "--checkpoint", str(kept / f"{name}.ckpt"), "--out", str(out), "--device", "CPU"]) == 0
+        assert (json.loads((out / "metrics.json").read_text())["metrics"]["mean IoU"] == noted) == same
+
+    halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
+    train(halves, StopAt(STEPS + 2))
+    with pytest.raises(UserError, match="ema.*settings.yaml"):
+        train(dataclasses.replace(halves, resume=True, optim=dataclasses.replace(halves.optim, ema=0.0)))
+    train(dataclasses.replace(halves, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize("loss", ["bootstrapped", "focal", "dice"])
+def test_a_run_with_another_loss_and_all_aids_learns(loss, sample_records, tmp_path):
+    config = settings(sample_records, tmp_path, optim={"epochs": 6, "loss": loss, "warmup_epochs": 0, "lr": 0.02})
+    config.augment = AugmentConfig(crop_size=32, batch_size=4, photometric=1.0, max_class_share=0.75)
+    train(dataclasses.replace(config, eval_every=0))
+    losses = [float(row["loss"]) for row in table(tmp_path / "log.csv")]
+    assert np.mean(losses[-STEPS:]) < 0.97 * np.mean(losses[:STEPS])
 
 
 HEADS = ("score", "upscore")

@@ -5,7 +5,6 @@ import html.parser
 import io
 import os
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -90,6 +89,10 @@ def curves_of(steps):
             [(steps, {"pixel accuracy": 0.75, "mean IoU": 0.5})])
 
 
+WEAK = {"sizes": {"small": {"mean IoU": 0.25, "mean pixel accuracy": 0.5, "objects": 7}},
+        "trimap": np.linspace(0.2, 0.5, 10)}
+
+
 def full_page(path, labels, **options):
     settings = {"facts": {"network": "fcn8s"}, "notes": ["a note"], "matrix": counted(len(labels)),
                 "curves": curves_of(20), "galleries": {"Worst images": pictures_of(2, labels)},
@@ -156,12 +159,14 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("options, gone", [
-    ({"matrix": None}, {"metrics", "classes", "confusion"}), ({"curves": ((), ())}, {"curves"}),
-    ({"galleries": {"Worst images": []}}, {None}), ({"details": {}}, {"details"}), ({}, set())])
+    ({"matrix": None, **WEAK, "trimap": ()}, {"metrics", "classes", "confusion"}),
+    ({"trimap": [np.nan] * 10}, {"weaknesses"}), (WEAK, set()), ({"curves": ((), ()), **WEAK}, {"curves"}),
+    ({"galleries": {"Worst images": []}, **WEAK}, {None}), ({"details": {}, **WEAK}, {"details"}),
+    ({}, {"weaknesses"})])
 def test_what_is_not_known_has_no_section(tmp_path, options, gone):
     found = read(full_page(tmp_path / "report.html", labels_of(3), **options))
     sections = {attributes.get("id") for attributes in found.named("section")}
-    assert sections == {"metrics", "classes", "confusion", "curves", "details", None} - gone
+    assert sections == {"metrics", "classes", "weaknesses", "confusion", "curves", "details", None} - gone
 
 
 # ------------------------------------------------------------------------------------------------- figures
@@ -185,6 +190,19 @@ def test_figures_are_those_of_the_matrix(tmp_path, count):
     widths = [float(re.search(r"width: ([\d.]+)%", attributes["style"])[1]) for attributes in found.named("span")
               if attributes.get("style", "").startswith("width")]
     np.testing.assert_allclose(widths, np.nan_to_num(shown[0]), atol=0.005)
+
+
+def test_sizes_and_bands_are_those_given(tmp_path):
+    labels = labels_of(3)
+    sizes = {"small": {"mean IoU": 0.125, "mean pixel accuracy": 0.25, "objects": 1234},
+             "medium": {"mean IoU": float("nan"), "mean pixel accuracy": float("nan"), "objects": 0},
+             "large": {"mean IoU": 0.5, "mean pixel accuracy": 0.75, "objects": 3}}
+    tree = read(Page(str(tmp_path / "a.html"), "T", labels, matrix=counted(3), sizes=sizes,
+                     trimap=np.array([0.125, 0.25, 0.375])))
+    assert tree.rows["weaknesses"][1:] == [["small", "12.50", "25.00", "1,234"], ["medium", "–", "–", "0"],
+                                           ["large", "50.00", "75.00", "3"]]
+    assert "37.5" in tree.text.split("in the band")[1][:20]
+    assert "weaknesses" not in read(Page(str(tmp_path / "b.html"), "T", labels, matrix=counted(3))).rows
 
 
 def test_cells_are_the_shares_and_the_counts_of_the_matrix(tmp_path):
@@ -309,25 +327,6 @@ RED, GREEN, BLUE = (214, 40, 40), (20, 160, 90), (30, 60, 200)
 SHADES = LabelSet(("background", "red " * 12, "green", "blue"), ((0, 0, 0), RED, GREEN, BLUE))
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless Chromium that reaches no network."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install mindfcn[test]")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("no Chromium here; on Debian: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars",
-                   "--force-color-profile=srgb", "--host-resolver-rules=MAP * ~NOTFOUND"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 def flat_picture(name, height, width, masks=("truth", "prediction")):
     """A green photograph; the masks are blue, then red, then blue again."""
     image = np.full((height, width, 3), GREEN, np.uint8)
@@ -341,7 +340,8 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     galleries = {"Worst images": [flat_picture("wide" * 30 + ".jpg", 40, 60), flat_picture("high.jpg", 600, 200)],
                  "Best images": [flat_picture("large.jpg", 500, 700)]}
-    evaluation = full_page(folder / "evaluation.html", SHADES, galleries=galleries, facts={"records": "/long" * 40})
+    evaluation = full_page(folder / "evaluation.html", SHADES, galleries=galleries, facts={"records": "/long" * 40},
+                           **WEAK)
     networks = [f"fcn{number}s_vgg16_bn" for number in (32, 16, 8)]
     comparison = Page(str(folder / "comparison.html"), "Comparison", SHADES, scores=dict.fromkeys(networks, 0.5),
                       table=(("network", *"abcdefgh"), [((name, *8 * ["1000.00"]), False) for name in networks]),
@@ -352,16 +352,15 @@ def pages(tmp_path_factory):
     return {name: (folder / f"{name}.html").as_uri() for name in ("evaluation", "comparison", "classes")}
 
 
-def opened(chromium, address, width, dark=False):
-    """Load a page as a desktop's or a phone's window shows it."""
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 800})
-    chromium.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": width < 800})
-    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
-    chromium.get_log("browser")
-    chromium.get(address)
-    chromium.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+@pytest.fixture
+def opened(window):
+    """Function (address, width, dark=False) that loads a page as a desktop's or a phone's window shows it."""
+    def load(address, width, dark=False):
+        chromium = window(width, 800, dark)
+        chromium.get(address)
+        chromium.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        return chromium
+    return load
 
 
 def colour_of(element):
@@ -378,8 +377,8 @@ def colour_of(element):
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("name", ["evaluation", "comparison", "classes"])
-def test_a_browser_shows_the_whole_page(chromium, pages, name, width):
-    opened(chromium, pages[name], width)
+def test_a_browser_shows_the_whole_page(opened, pages, name, width):
+    chromium = opened(pages[name], width)
     assert chromium.get_log("browser") == []
     sizes = chromium.execute_script("return [...document.images].map((one) => [one.complete, one.naturalWidth])")
     assert all(complete and pixels > 0 for complete, pixels in sizes)
@@ -394,9 +393,9 @@ def test_a_browser_shows_the_whole_page(chromium, pages, name, width):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_slider_goes_from_photograph_to_truth_to_prediction(chromium, pages, width):
+def test_the_slider_goes_from_photograph_to_truth_to_prediction(opened, pages, width):
     from selenium.webdriver.common.keys import Keys
-    opened(chromium, pages["evaluation"], width)
+    chromium = opened(pages["evaluation"], width)
     figure = chromium.find_elements("css selector", ".shown")[0]
     slider, layers = figure.find_element("css selector", "input"), figure.find_element("css selector", ".layers")
     seen = [(0, colour_of(layers))]
@@ -406,14 +405,14 @@ def test_the_slider_goes_from_photograph_to_truth_to_prediction(chromium, pages,
         seen.append((float(slider.get_attribute("value")), colour_of(layers)))
     between = [np.mean(pair, axis=0) for pair in ((GREEN, BLUE), (BLUE, RED))]
     for (place, colour), (expected_place, expected) in zip(seen, (
-            (0, GREEN), (0.5, between[0]), (1, BLUE), (1.5, between[1]), (2, RED)), strict=True):
+            (0, GREEN), (0.5, between[0]), (1, BLUE), (1.5, between[1]), (2, RED))):
         assert place == expected_place and np.abs(np.subtract(colour, expected)).max() <= 4, seen
     assert slider.get_attribute("aria-valuetext") == "prediction" and chromium.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_pointer_or_finger_moves_the_slider(chromium, pages, width):
-    opened(chromium, pages["evaluation"], width)
+def test_a_pointer_or_finger_moves_the_slider(opened, pages, width):
+    chromium = opened(pages["evaluation"], width)
     figure = chromium.find_elements("css selector", ".shown")[1]
     slider, layers = figure.find_element("css selector", "input"), figure.find_element("css selector", ".layers")
     chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
@@ -431,8 +430,8 @@ def test_a_pointer_or_finger_moves_the_slider(chromium, pages, width):
     assert slider.get_attribute("value") == "2" and np.abs(np.subtract(colour_of(layers), RED)).max() <= 4
 
 
-def test_buttons_show_one_layer_of_one_picture_or_of_all(chromium, pages):
-    opened(chromium, pages["evaluation"], 1280)
+def test_buttons_show_one_layer_of_one_picture_or_of_all(opened, pages):
+    chromium = opened(pages["evaluation"], 1280)
     figures = chromium.find_elements("css selector", ".shown")
     buttons = figures[0].find_elements("css selector", "button")
     assert [button.text for button in buttons] == ["photograph", "truth", "prediction"]
@@ -457,9 +456,9 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_stands_out_from_its_ground_in_light_and_dark(chromium, pages, dark):
+def test_text_stands_out_from_its_ground_in_light_and_dark(opened, pages, dark):
     """At least 4.5 to 1, on the ground that lies beneath: the nearest element above it that has one."""
-    opened(chromium, pages["evaluation"], 1280, dark)
+    chromium = opened(pages["evaluation"], 1280, dark)
     pairs = chromium.execute_script("""
         const texts = [...document.querySelectorAll('body *')].filter((one) => [...one.childNodes].some(
             (node) => node.nodeType === 3 && node.textContent.trim()) && one.checkVisibility());

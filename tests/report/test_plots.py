@@ -7,7 +7,7 @@ from PIL import Image
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.report.plots import save_class_bars, save_confusion, save_curves, smooth
+from mindfcn.report.plots import save_class_bars, save_confusion, save_curves, save_trimap, smooth
 
 TWO = LabelSet(("thing", "背景 $\\frac{$"), ((250, 10, 20), (30, 200, 40)))
 
@@ -124,3 +124,11 @@ def test_absent_classes_have_no_bar_and_do_not_count_in_the_mean(tmp_path):
 def test_scores_of_other_classes_are_refused(tmp_path):
     with pytest.raises(UserError, match="21 classes"):
         save_class_bars(tmp_path / "a.png", np.zeros(3), VOC)
+
+
+def test_bands_with_and_without_figures(tmp_path):
+    bands = np.linspace(0.2, 0.5, 10)
+    plain = drawn(save_trimap, tmp_path / "a.png", bands, 0.6)
+    assert differ(plain, drawn(save_trimap, tmp_path / "a.png", bands[::-1], 0.6))
+    assert differ(plain, drawn(save_trimap, tmp_path / "a.png", bands, 0.5))
+    drawn(save_trimap, tmp_path / "a.png", np.full(10, np.nan), np.nan)

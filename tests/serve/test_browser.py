@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import shutil
 import time
 
 import numpy as np
@@ -15,9 +14,6 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium or chromedriver is not installed")
 # Drops files on the page as a mouse would.
 DROP = """
 const files = new DataTransfer();
@@ -26,27 +22,10 @@ document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles:
 """
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """Chromium; its downloads go to `chromium.downloads`."""
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(word)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.downloads = downloads
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "telephone"])
-def page(chromium, live, request):
+def page(window, live, request):
     """The page at one size, its model told; no line may stand in the console in the end."""
-    size = {"width": request.param[0], "height": request.param[1], "deviceScaleFactor": 1, "mobile": False}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    chromium = window(*request.param)
     chromium.get(live(max_megapixels=0.02)[0])
     until(lambda: text(chromium, "model"))
     yield chromium
@@ -116,6 +95,19 @@ def test_a_dropped_photograph_is_tinted_toggled_and_downloaded(page):
     page.find_element(By.ID, "save-picture").click()
     picture = Image.open(io.BytesIO(downloaded(page, "my photo.v2_overlay.png"))).convert("RGBA")
     np.testing.assert_array_equal(np.array(picture), canvas(page))
+
+
+def test_a_small_photograph_is_shown_large_and_its_classes_are_told_where_one_points(page):
+    drop(page, photograph(30, 40)[0])
+    until(lambda: "40 × 30 pixels" in text(page, "status"))
+    shown = page.find_element(By.ID, "picture")
+    size = shown.size
+    assert size["width"] > 300 and size["width"] / size["height"] == pytest.approx(4 / 3, rel=0.01)
+    assert canvas(page).shape[:2] == (30, 40), "downloads keep the photograph's size"
+    for across, down, name in ((-0.4, -0.4, "<b>red</b>"), (0.3, -0.3, "green"), (0.4, 0.4, "dark"), (0, 0.48, "blue")):
+        webdriver.ActionChains(page).move_to_element_with_offset(
+            shown, round(across * size["width"]), round(down * size["height"])).perform()
+        assert text(page, "pointed") == name
 
 
 def test_a_photograph_that_is_too_large_is_reduced_and_a_turned_one_upright(page, tmp_path):

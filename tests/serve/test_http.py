@@ -3,8 +3,13 @@
 import base64
 import concurrent.futures
 import io
+import json
+import pathlib
 import re
+import shlex
+import shutil
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -52,6 +57,18 @@ def test_classes_areas_and_masks_are_the_photographs(client, suffix):
     assert palette.mode == "P" and palette.getpalette()[3:6] == [230, 60, 40] == found["classes"][2]["colour"]
     np.testing.assert_array_equal(np.array(palette), mask)
     np.testing.assert_array_equal(pixels(base64.b64decode(found["numbers"])), mask)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
+def test_the_commands_of_the_page_ask_and_are_answered(live, tmp_path):
+    url, data = live()[0].rstrip("/"), photograph()
+    (tmp_path / "photo.jpg").write_bytes(data[0])
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^curl .*", page, re.MULTILINE)
+    answers = [subprocess.run([*shlex.split(line.replace("http://127.0.0.1:8000", url)), "--no-progress-meter"],
+                              cwd=tmp_path, capture_output=True, check=True).stdout for line in lines]
+    assert len(lines) == 2 and json.loads(answers[0])["classes"][0]["name"] == "dark"
+    np.testing.assert_array_equal(pixels((tmp_path / "mask.png").read_bytes()), data[1])
 
 
 def test_a_png_is_the_mask_itself(client):

@@ -2,17 +2,23 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Optional
 
 import mindspore.dataset as ds
 import numpy as np
 
+from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import count_records, record_columns, record_files
+from mindfcn.data.mindrecord import FAILURES, first_line
+from mindfcn.data.record_files import count_records, record_columns, record_files
 from mindfcn.data.samples import decode_image, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
 
 
@@ -33,20 +39,26 @@ class SegDataset:
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
         flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
+        photometric: strength of random colour changes of training crops, 0..1; see `transforms.recolour`.
+        max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
         preprocess: normalisation that belongs to the weights; its modality says which planes are read.
         geometric: whether the second mask is read, too; labels are (N, 2, H, W) then.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
+        most: take so many records only, evenly spread over all; 0 takes all.
 
     Raises:
         UserError: no such records, records without a plane that the network sees, fewer than one batch of them, or
             settings that cannot be.
     """
 
-    def __init__(self, image_mean=COURSE.mean, image_std=COURSE.std, data_file="", batch_size=32, crop_size=512,
-                 max_scale=2.0, min_scale=0.5, ignore_label=255, num_classes=21, num_readers=2,
-                 num_parallel_calls=4, *, training=True, flip=True, seed=None, preprocess=None, first_epoch=0,
-                 skip_batches=0, rank=0, rank_size=1, geometric=False):
+    def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
+                 data_file: FilePath = "", batch_size: int = 32, crop_size: int = 512, max_scale: float = 2.0,
+                 min_scale: float = 0.5, ignore_label: int = 255, num_classes: int = 21, num_readers: int = 2,
+                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
+                 max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
+                 preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
+                 rank_size: int = 1, most: int = 0, geometric: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -61,7 +73,9 @@ class SegDataset:
         if lacking:
             raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
                             "labels needs; prepare records of a source that has it")
-        self.count = count_records(data_file)
+        count = count_records(data_file)
+        self.taken = spread(count, most) if most else range(count)
+        self.count = len(self.taken)
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.max_scale = max_scale
@@ -72,6 +86,9 @@ class SegDataset:
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
         self.flip = flip
+        self.photometric = photometric
+        self.max_class_share = max_class_share
+        self.crop_tries = crop_tries
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -82,7 +99,7 @@ class SegDataset:
                             f"{rank_size} device(s); use a smaller batch size")
 
     @property
-    def columns(self):
+    def columns(self) -> list[str]:
         """The records' columns that a batch is made from."""
         planes = ["data" if plane == "image" else plane for plane in self.preprocess.planes]
         return [*planes, "label", *(["geometric"] if self.geometric else [])]
@@ -94,27 +111,27 @@ class SegDataset:
             return len(self._share())
         return self.count // self.rank_size // self.batch_size
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """(n,) int64: the records of an epoch, in the order in which this device sees them."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
-    def batch_names(self, epoch, step):
+    def batch_names(self, epoch: int, step: int) -> list[str]:
         """File names of the batch at `step` (from 0) of `epoch` (from 0)."""
         records = self.order(epoch)[step * self.batch_size:(step + 1) * self.batch_size].tolist()
         return [str(name) for name, in self._read(["file_name"], records)]
 
-    def names(self):
+    def names(self) -> list[str]:
         """File names of all records, in their order."""
         return [str(name) for name, in self._read(["file_name"])]
 
-    def samples(self, records):
+    def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
         """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
-            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask")
+            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
-    def examples(self, records):
+    def examples(self, records: Iterable[int]) -> Iterator[tuple]:
         """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
         of some records, by their numbers.
         """
@@ -127,17 +144,32 @@ class SegDataset:
                      if plane != "image"}
             mask, *second = (decode_mask(row[column], f"{name}'s mask") for column in self.columns
                              if column in ("label", "geometric"))
-            yield str(name), photograph, {"image": photograph, **image}, mask, *(second or [None])
+            seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
+            yield str(name), photograph, seen, mask, *(second or [None])
 
-    def class_counts(self):
+    def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, those of other devices among them."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
-        for mask in in_threads(lambda label: decode_mask(label, "a record's mask"), labels, self.num_parallel_calls):
+        where = f"a mask in {self.files[0]}"
+        for mask in in_threads(lambda label: decode_mask(label, where), labels, self.num_parallel_calls):
             counts.add(histogram(mask))
         return counts
 
-    def preprocess_dataset(self, image, label, random=np.random):
+    @contextlib.contextmanager
+    def _reading(self):
+        """Make a UserError that names the file of what MindSpore says where records cannot be read any more."""
+        try:
+            yield
+        except FAILURES as error:
+            missing = [part for file in self.files for part in (file, f"{file}.db") if not os.path.isfile(part)]
+            if missing:
+                raise UserError(f"{missing[0]} has vanished; check the disk or mount, bring it back and start again"
+                                ) from None
+            raise UserError(f"cannot read {', '.join(self.files)}: {first_line(error)}; check the disk, or prepare the "
+                            "records again") from None
+
+    def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
         """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
 
         Returns:
@@ -145,29 +177,39 @@ class SegDataset:
         """
         return self._crop((image, label), random) if self.crop_size else self._native(image, label)
 
-    def get_dataset(self):
+    def get_dataset(self) -> ds.Dataset:
         """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
-            return self._evaluation_dataset()
+            return self._evaluation_dataset(self._native).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
         # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
         dataset.dataset_size = self.steps_per_epoch
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
-    def _evaluation_dataset(self):
-        dataset = ds.MindDataset(self.files, columns_list=self.columns, num_parallel_workers=self.num_readers,
-                                 **_in_order(None if self.rank_size == 1 else list(self._share())))
-        dataset = dataset.map(self._native, self.columns, ["data", "label"],
-                              num_parallel_workers=self.num_parallel_calls)
-        return dataset.batch(1)
+    def photographs(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """The records that this device evaluates: (H, W, 3) uint8 BGR, or planes as `to_input` takes them, and mask
+        (H, W) uint8, or (H, W, 2), of each, in their order.
+        """
+        with self._reading(), runtime.user_errors():
+            if self.preprocess.modality == "rgb":
+                yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+            else:
+                # Planes have no place in MindSpore's columns.
+                rows = self._rows(self.columns, None if self.rank_size == 1 else self._share())
+                for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                    yield self._decode(*row)
+
+    def _evaluation_dataset(self, read):
+        dataset = self._rows(self.columns, None if self.rank_size == 1 else self._share())
+        return dataset.map(read, self.columns, ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
     def _share(self):
         """The records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
     def _native(self, *row):
-        image, label = self._decode(row)
+        image, label = self._decode(*row)
         label = np.moveaxis(label, -1, 0) if label.ndim == 3 else label
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
@@ -185,21 +227,41 @@ class SegDataset:
         return data, label
 
     def _crop(self, row, random, out=None):
-        image, label = self._decode(row)
+        image, label = self._decode(*row)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip, out)
+                                  self.preprocess, self.ignore_label, self.flip, out, self.photometric,
+                                  self.max_class_share, self.crop_tries)
 
-    def _decode(self, row):
-        """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2))."""
-        planes = self.preprocess.planes
-        image = {plane: decode_plane(plane, data.tobytes(), f"a record's {plane}") for plane, data in zip(planes, row)}
-        masks = [decode_mask(label.tobytes(), "a record's mask") for label in row[len(planes):]]
+    def _decode(self, *row):
+        """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
+        planes, source = self.preprocess.planes, self.files[0]
+        image: Any = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
+                      for plane, data in zip(planes, row)}
+        masks = [decode_mask(label.tobytes(), f"a mask in {source}") for label in row[len(planes):]]
+        height, width = masks[0].shape
+        for array in (*image.values(), *masks):
+            if array.shape[:2] != (height, width):
+                raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "
+                                f"{width}x{height}; prepare the records again")
+        if self.preprocess.modality == "rgb":
+            image = image["image"]
         return image, np.stack(masks, -1) if self.geometric else masks[0]
 
     def _read(self, columns, records=None):
-        dataset = ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers,
-                                 **_in_order(records))
-        return dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        with self._reading():
+            yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
+
+    def _rows(self, columns, records=None):
+        """Columns of some records, by their numbers among those taken, or of all of these."""
+        all_of_them = records is None and isinstance(self.taken, range)
+        order = {"shuffle": False} if all_of_them else {"sampler": ds.SubsetSampler(
+            [self.taken[record] for record in (range(self.count) if records is None else records)])}
+        return ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
+
+
+def spread(count, most):
+    """Up to `most` of the numbers 0..count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 class _Epochs:
@@ -225,11 +287,6 @@ class _Epochs:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
-
-
-def _in_order(records):
-    """Arguments of MindDataset: some records, by their numbers, or all."""
-    return {"shuffle": False} if records is None else {"sampler": ds.SubsetSampler(records)}
 
 
 def _bytes(column):

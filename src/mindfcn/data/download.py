@@ -30,7 +30,7 @@ from mindfcn.errors import UserError
 try:
     import fcntl
 except ImportError:  # Windows: two downloads of one thing at once are not told apart
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOG = logging.getLogger(__name__)
 CHUNK = 1 << 18

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import zlib
 
 import cv2
@@ -15,6 +14,7 @@ from mindspore.dataset import MindDataset
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
+from mindfcn.data.record_files import load_manifest, record_files, shards_beside, signed_manifest
 from mindfcn.data.samples import check_complete, check_mask, encode_plane, image_size
 from mindfcn.errors import UserError
 from mindfcn.files import empty_folder, partial_folder, read_bytes
@@ -81,55 +81,11 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
             files = _write(rows, os.path.join(folder, os.path.basename(path)), shards)
             _verify(rows, files)
         except FAILURES as error:
-            raise UserError(f"cannot write {path}: {_first_line(error)}; "
-                            "check the name and the free space") from None
+            raise UserError(f"cannot write {path}: {first_line(error)}; "
+                            "free some space or choose another folder") from None
         _write_manifest(rows, files, shards, os.path.join(folder, manifest_name))
         _publish(folder, path)
         return RecordSummary(rows.written, rows.skipped)
-
-
-def record_files(path):
-    """The MindRecord files of a data set, in order, checked cheaply; a manifest is not needed.
-
-    Args:
-        path: a file written by `write_records`, without the shard's number, or any MindRecord file.
-
-    Returns:
-        list of paths.
-
-    Raises:
-        UserError: missing, without its .db, renamed, or not a MindRecord.
-    """
-    path = os.fspath(path)
-    first = path if os.path.isfile(path) else min(_shards_beside(path), default=None)
-    if first is None:
-        raise UserError(f"no MindRecord file {path}; make it with the verb prepare")
-    names = _shard_names(first)
-    files = [os.path.join(os.path.dirname(first), name) for name in names]
-    if os.path.basename(first) not in names:
-        raise UserError(f"{first} was renamed from {names[0]}, which MindRecord does not allow; "
-                        f"name it {names[0]} again")
-    for file in files:
-        for part in (file, file + ".db"):
-            if not os.path.isfile(part):
-                raise UserError(f"{part} is missing beside {first}; copy both, or prepare the records again")
-        _check_index(file)
-    return files
-
-
-def count_records(path):
-    """The number of records of a data set. Raises UserError as `record_files` does."""
-    total = 0
-    for file in record_files(path):
-        with _Database(file) as connection:
-            total += connection.execute("SELECT COUNT(*) FROM INDEXES").fetchone()[0]
-    return total
-
-
-def record_columns(path):
-    """Names of the columns of a data set. Raises UserError as `record_files` does."""
-    schemas = _header(record_files(path)[0]).get("schema", [])
-    return [name for schema in schemas for name in schema["schema"]]
 
 
 def read_records(path, extras=()):
@@ -150,15 +106,16 @@ def read_records(path, extras=()):
         missing = re.search("column name: (.+) can not found", str(error))
         if missing:
             raise UserError(f"{path} has no column {missing[1]!r}; expected file_name, data and label") from None
-        raise UserError(f"cannot read {path}: {_first_line(error)}; prepare the records again") from None
+        raise UserError(f"cannot read {path}: {first_line(error)}; prepare the records again") from None
 
 
 def read_manifest(path):
     """What `write_records` noted in PATH.json, or None: no manifest, or the files are not those it lists.
 
-    Keys: count, labels (LabelSet.to_dict), shards, fingerprint, contents, skipped, files {name: bytes}.
+    Keys: count, labels (LabelSet.to_dict), shards, fingerprint, contents, skipped, files {name: bytes}, and, but for
+    older releases, checksums {name: CRC-32} and checksum, that of the manifest.
     """
-    manifest = _load_manifest(path)
+    manifest = load_manifest(path)
     folder = os.path.dirname(os.path.abspath(path))
     if manifest is None:
         return None
@@ -270,10 +227,9 @@ def _checksum(name, data, *pngs):
 
 def _write_manifest(rows, files, shards, path):
     parts = [part for file in files for part in (file, file + ".db")]
-    manifest = {"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
-                "fingerprint": _fingerprint(rows.samples), "contents": _contents(rows.samples),
-                "skipped": rows.skipped, "files": {os.path.basename(part): _size(part) for part in parts},
-                **_second(rows.geometric)}
+    manifest = signed_manifest({"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
+                                "fingerprint": _fingerprint(rows.samples), "contents": _contents(rows.samples),
+                                "skipped": rows.skipped, **_second(rows.geometric)}, parts)
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
@@ -289,7 +245,7 @@ def _publish(folder, path):
     """Move verified files to their final names, the manifest last. Killed half-way, the next run goes on here."""
     target = os.path.dirname(path)
     manifest_path = path + ".json"
-    old = _load_manifest(path)
+    old = load_manifest(path)
     # One file PATH, written elsewhere, would hide shards PATH0, PATH1, ...
     stale = list(old["files"]) if old else [os.path.basename(path), os.path.basename(path) + ".db"]
     pending = os.path.join(folder, os.path.basename(manifest_path))
@@ -314,7 +270,7 @@ def _reuse(samples, path, labels, shards, geometric):
     """The summary of complete records of these samples; None where there are none."""
     manifest = read_manifest(path)
     if manifest is None:
-        if os.path.exists(path) or _shards_beside(path) or os.path.exists(path + ".json"):
+        if os.path.exists(path) or shards_beside(path) or os.path.exists(path + ".json"):
             raise UserError(f"{path} exists but is not complete or was not written here; "
                             "write it again with --overwrite or choose another folder")
         return None
@@ -367,71 +323,6 @@ def _file_checksum(path, checksum):
     return checksum
 
 
-def _load_manifest(path):
-    try:
-        with open(os.fspath(path) + ".json", encoding="utf-8") as file:
-            manifest = json.load(file)
-    except (OSError, ValueError):
-        return None
-    keys = {"count", "labels", "shards", "fingerprint", "contents", "skipped", "files"}
-    return manifest if isinstance(manifest, dict) and keys <= set(manifest) else None
-
-
-def _shards_beside(path):
-    """PATH0, PATH1, ... with as many digits each as MindRecord gives them."""
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder or "."):
-        return []
-    pattern = re.compile(re.escape(name) + r"\d+")
-    return [os.path.join(folder, file) for file in os.listdir(folder or ".") if pattern.fullmatch(file)]
-
-
-def _shard_names(file):
-    """The names of all shards, from the header of one."""
-    return [os.path.basename(address) for address in _header(file)["shard_addresses"]]
-
-
-def _header(file):
-    """The JSON header of a file: 8 bytes of length, then the text. Raises UserError where the file is no MindRecord."""
-    try:
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if length < 1 << 28 else None
-        list(header["shard_addresses"])
-        return header
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; check the path") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is not a MindRecord file; make one with the verb prepare") from None
-
-
-def _check_index(file):
-    try:
-        with _Database(file) as connection:
-            name = connection.execute("SELECT * FROM SHARD_NAME").fetchone()[0]
-    except (sqlite3.Error, TypeError):
-        raise UserError(f"{file}.db is not the index of a MindRecord file; prepare the records again") from None
-    if name != os.path.basename(file):
-        raise UserError(f"{file}.db is the index of {name}; copy the pair again under its own names")
-
-
-class _Database:
-    """The SQLite index of a MindRecord file, opened for reading only and closed in the end."""
-
-    def __init__(self, file):
-        self.connection = sqlite3.connect(f"file:{_uri(file)}.db?mode=ro&immutable=1", uri=True)
-
-    def __enter__(self):
-        return self.connection
-
-    def __exit__(self, *error):
-        self.connection.close()
-
-
-def _uri(file):
-    return os.path.abspath(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
 def _size(path):
     try:
         return os.path.getsize(path)
@@ -439,7 +330,8 @@ def _size(path):
         return None
 
 
-def _first_line(error):
+def first_line(error):
     """MindSpore's messages fill a screen; their cause is the line after the headings."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line.startswith("[ERROR]")), lines[0] if lines else type(error).__name__)
+    found = next((line for line in lines if line.startswith("[ERROR]")), lines[0] if lines else type(error).__name__)
+    return found.replace("[ERROR] ", "")

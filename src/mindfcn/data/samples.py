@@ -15,6 +15,8 @@ from mindfcn.errors import UserError
 from mindfcn.files import read_bytes
 
 MAX_PIXELS = 2 ** 27
+# Pillow knows many more, some of which start other programs (EPS) or are known for their mistakes.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 MOST_THREADS = 8
 
 
@@ -65,14 +67,21 @@ def decode_image(data, where):
     Raises:
         UserError: not an image, or announced larger than MAX_PIXELS.
     """
-    _open(data, where)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    image = _decode(data, cv2.IMREAD_COLOR, where)
     if image is None:
         raise UserError(f"cannot decode {where}; give a JPEG, PNG, BMP, TIFF or WebP image")
     return image
+
+
+def _decode(data, kind, where):
+    """The array that OpenCV makes of encoded bytes; None where it cannot. Raises UserError as `_open` does."""
+    announced = _open(data, where).size
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
+    except cv2.error:
+        return None
+    # EXIF may turn it; any other difference means that two readers understand the file differently
+    return image if image is not None and sorted(image.shape[:2]) == sorted(announced) else None
 
 
 def check_complete(data, where):
@@ -84,7 +93,7 @@ def check_complete(data, where):
     image = _open(data, where)
     # A JPEG is read at an eighth of its size: all of its bytes are seen, few pixels are computed.
     image.draft("L", (1, 1))
-    _load(image, where)
+    _load(image, data, where)
     return image
 
 
@@ -105,7 +114,7 @@ def read_mask_image(path):
     """
     data = read_bytes(path)
     mask = _open(data, path)
-    _load(mask, path)
+    _load(mask, data, path)
     depth = data[24] if mask.format == "PNG" else 8
     if mask.mode == "1":
         return Image.fromarray(np.asarray(mask).astype(np.uint8))
@@ -148,7 +157,7 @@ def decode_plane(column, data, where):
 
 def decode_mask(data, where):
     """Decode a record's mask, called `where` in messages: bytes of a PNG -> (H, W) uint8 numbers. Raises UserError."""
-    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    mask = _decode(data, cv2.IMREAD_GRAYSCALE, where)
     if mask is None:
         raise UserError(f"{where} cannot be decoded; prepare the records again")
     return mask
@@ -211,7 +220,7 @@ def in_threads(function, items, threads=None):
 def _open(data, where):
     """Read the header of encoded image bytes; the pixels wait. Raises UserError."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
     except Image.DecompressionBombError:
         width = height = MAX_PIXELS
@@ -222,8 +231,11 @@ def _open(data, where):
     return image
 
 
-def _load(image, where):
+def _load(image, data, where):
     try:
+        if image.format == "PNG":
+            # Pillow decodes the pixels without looking at their checksums
+            Image.open(io.BytesIO(data), formats=("PNG",)).verify()
         image.load()
     except Exception:
         raise UserError(f"{where} is damaged or incomplete; fetch it again") from None

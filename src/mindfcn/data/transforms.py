@@ -69,13 +69,60 @@ def _channels(plane, name, preprocess):
     return channels[::-1] if name == "image" and preprocess.order == "RGB" else channels
 
 
-def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ignore_label, mirror=True, out=None):
-    """One training crop, drawn in the course's order: scale, vertical offset, horizontal offset, flip.
+def recolour(image, random, strength=1.0):
+    """Change brightness, contrast, saturation and hue, each of them in half of the cases, by random amounts.
+
+    The order and, at strength 1, the ranges are those of SSD's training (Liu et al. 2016, section 2.2, and its released
+    configuration, after Howard 2013): brightness +-32 of 255; contrast 0.5 to 1.5, before or after the colours;
+    saturation 0.5 to 1.5; hue +-36 degrees. The random swap of channels there is left out.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        random: `numpy.random` or a RandomState.
+        strength: factor on the ranges' distance from no change, 0..1.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+    """
+    def drawn(reach):
+        amount, happens = random.uniform(-reach, reach), random.randint(2)
+        return strength * amount * happens
+
+    brightness, contrast, saturation, hue = drawn(32 / 255), 1 + drawn(0.5), 1 + drawn(0.5), drawn(36)
+    last = random.randint(2)
+    pixels = np.clip(image.astype(np.float32) / 255 + np.float32(brightness), 0, 1)
+    if not last:
+        pixels = np.clip(pixels * np.float32(contrast), 0, 1)
+    if saturation != 1 or hue:
+        # Hue in degrees, saturation and value 0..1.
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV)
+        pixels[..., 0] = (pixels[..., 0] + np.float32(hue)) % 360
+        pixels[..., 1] = np.clip(pixels[..., 1] * np.float32(saturation), 0, 1)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_HSV2BGR)
+    if last:
+        pixels = np.clip(pixels * np.float32(contrast), 0, 1)
+    return np.rint(255 * pixels).astype(np.uint8)
+
+
+def largest_share(mask, ignore_label):
+    """Share of the most frequent class in the labelled pixels of a mask, 0..1; 1 where none is labelled."""
+    pixels = np.bincount(mask.ravel(), minlength=256)
+    pixels[ignore_label] = 0
+    return pixels.max() / pixels.sum() if pixels.any() else 1.0
+
+
+def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ignore_label, mirror=True, out=None,
+            photometric=0.0, max_class_share=1.0, tries=1):
+    """One training crop, drawn in the course's order: scale, vertical offset, horizontal offset, flip; then colours.
 
     Args:
         random: `numpy.random` or a RandomState.
         mirror: flip half of the crops.
         out: (image, mask) arrays to write into; new ones if None.
+        photometric: strength of `recolour`; 0 draws nothing.
+        max_class_share: draw the offsets anew while one class has a larger share of the labelled pixels; with 1, draw
+            them once.
+        tries: how often at most they are drawn; the last ones stand.
 
     Returns:
         image (C, crop_size, crop_size) float32, normalised, 0 (the mean colour) where the photograph ends;
@@ -83,15 +130,22 @@ def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ig
     """
     image, mask = scale(image, mask, random.uniform(min_scale, max_scale))
     height, width = mask.shape[:2]
-    top = random.randint(0, max(height, crop_size) - crop_size + 1)
-    left = random.randint(0, max(width, crop_size) - crop_size + 1)
-    image = each(image, lambda plane, _: crop(plane, top, left, crop_size))
-    mask = crop(mask, top, left, crop_size)
+    for _ in range(tries):
+        top = random.randint(0, max(height, crop_size) - crop_size + 1)
+        left = random.randint(0, max(width, crop_size) - crop_size + 1)
+        window = crop(mask, top, left, crop_size)
+        # Of two masks, the first one decides.
+        first = window[..., 0] if window.ndim == 3 else window
+        if max_class_share == 1 or largest_share(first, ignore_label) <= max_class_share:
+            break
+    image, mask = each(image, lambda plane, _: crop(plane, top, left, crop_size)), window
     height, width = mask.shape[:2]
     left = 0
     if mirror and random.uniform(0.0, 1.0) > 0.5:
         # The padding lies at the left then.
         image, mask, left = each(image, lambda plane, _: flip(plane)), flip(mask), crop_size - width
+    if photometric:
+        image = each(image, lambda plane, name: recolour(plane, random, photometric) if name == "image" else plane)
     data, label = out or (np.empty((preprocess.channels, crop_size, crop_size), np.float32),
                           np.empty((*mask.shape[2:], crop_size, crop_size), np.int32))
     if (height, width) != (crop_size, crop_size):

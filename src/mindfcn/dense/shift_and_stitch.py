@@ -1,10 +1,13 @@
 """A dense prediction from a coarse network, by running it on shifted images (Long et al. 2015, section 3.2)."""
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 
 
-def shift_and_stitch(net, image, stride, output_stride=1, fill=False):
+def shift_and_stitch(net: Callable[[ms.Tensor], ms.Tensor], image: np.ndarray, stride: int, output_stride: int = 1,
+                     fill: bool = False) -> np.ndarray:
     """Run a network of output stride f on the image without its first y rows and x columns, and interlace the results.
 
     Without padding in the network, entry (i, j) of the result is what the network gives for the window whose first

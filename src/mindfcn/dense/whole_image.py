@@ -1,12 +1,16 @@
 """The plain way from a network to a dense prediction: the whole image at once."""
 
+from typing import Any, Optional
+
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 from mindfcn.data.transforms import to_input
 from mindfcn.logits import argmax, softmax
 from mindfcn.models.fcn import FCN
 from mindfcn.models.folding import Folded
+from mindfcn.preprocess import Preprocess
 
 # Convolutions of more weights keep their normalisation: on maps as small as theirs it costs less than the copy.
 FOLDED = 2 ** 22
@@ -26,13 +30,13 @@ class Segmenter:
         preprocess: the Preprocess record of its weights.
     """
 
-    def __init__(self, net, preprocess):
+    def __init__(self, net: nn.Cell, preprocess: Preprocess) -> None:
         self.net = net
         self.preprocess = preprocess
-        self.folded = None
-        self.sizes = set()
+        self.folded: Optional[Folded] = None
+        self.sizes: set[tuple[int, ...]] = set()
 
-    def __call__(self, image, probabilities=False):
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph of any size.
 
         Args:
@@ -45,17 +49,17 @@ class Segmenter:
         logits, _ = self.split(self.logits(to_input(image, self.preprocess)[None])[0])
         return argmax(logits), softmax(logits) if probabilities else None
 
-    def geometric(self, image):
+    def geometric(self, image: Any) -> np.ndarray:
         """(H, W) uint8: the second head's classes of an image."""
         return argmax(self.split(self.logits(to_input(image, self.preprocess)[None])[0])[1])
 
-    def split(self, logits):
+    def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Logits (classes, H, W) of one image -> (those of the classes, those of the second head or None)."""
         if getattr(self.net, "geometric", None) is None:
             return logits, None
         return logits[:self.net.n_class], logits[self.net.n_class:]
 
-    def logits(self, batch):
+    def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
         if not isinstance(self.net, FCN):
             self.net.set_train(False)
@@ -63,6 +67,7 @@ class Segmenter:
         # Only training changes weights; `set_train` says that it may have gone on.
         if self.net.training or self.folded is None:
             self.refresh()
+        assert self.folded is not None
         height, width = batch.shape[2:]
         batch = pad_to_multiple(batch, self.net.trunk.multiple)
         mode = ms.get_context("mode")
@@ -73,7 +78,7 @@ class Segmenter:
             ms.set_context(mode=mode)
         return logits[:, :, :height, :width]
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Take over the network's weights as they are now."""
         self.net.set_train(False)
         if self.folded is None:

@@ -1,5 +1,6 @@
 """What happens around the steps of a training run: log, guard against NaN, evaluation, checkpoints, signals."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -12,6 +13,7 @@ from mindspore.train import Callback
 
 from mindfcn import runtime
 from mindfcn.engine.evaluate import evaluate_network
+from mindfcn.engine.step import MOVING
 from mindfcn.errors import UserError
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.report.page import write_page
@@ -19,11 +21,11 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 # Rows of the log that are written at once.
 LOG_ROWS = 20
-MOVING = ("moving_mean", "moving_variance")
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM, so that a run can end at a step's border; a second SIGINT ends it at once.
+    """Remembers SIGINT, SIGTERM, and SIGHUP of a terminal that is closed, so that a run can end at a step's border; a
+    second SIGINT ends it at once. A SIGHUP that nohup ignores stays ignored.
 
     While a graph runs, MindSpore's own handler takes SIGINT and sends SIGTERM instead.
 
@@ -37,7 +39,9 @@ class Signals:
     def __enter__(self):
         # Python takes signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self._receive) for number in numbers}
         else:
             self.before = {}
         return self
@@ -65,10 +69,10 @@ class Log(Callback):
         rates: (updates,) learning rates.
         step: TrainStep.
         batch_size: images per step, over all devices.
-        show: function (step, epoch, loss, learning rate, images per second), or None.
+        show: as in `train`, or None.
 
     Raises:
-        UserError: the loss is not finite; names the step and the batch.
+        UserError: the loss, a weight or a moving average is not finite; names the step, the batch and the layers.
     """
 
     def __init__(self, run_dir, dataset, rates, step, batch_size, show=None):
@@ -88,11 +92,12 @@ class Log(Callback):
         loss = float(run_context.original_args().net_outputs.asnumpy())
         number = self.step.batches
         epoch, in_epoch = divmod(number - 1, self.dataset.steps_per_epoch)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not math.isfinite(self.step.spoilt.asnumpy()):
             self.flush()
             names = ", ".join(self.dataset.batch_names(epoch, in_epoch))
-            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}; "
-                            "lower --optim.lr, or look at these images and masks")
+            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}"
+                            f"{self.where_spoilt()}; lower --optim.lr, or look at these images and masks; "
+                            "the last checkpoint is of before")
         now = time.perf_counter()
         # Time from the end of one step to the end of the next: waiting for data counts.
         speed, self.started = self.batch_size / (now - self.started), now
@@ -103,6 +108,14 @@ class Log(Callback):
             self.flush()
         if self.show:
             self.show(number, epoch + 1, loss, rate, speed)
+
+    def where_spoilt(self):
+        """The layers whose numbers a step spoilt, in words."""
+        found = self.step.unfinite()
+        if not found:
+            return ""
+        many = f", {len(found)} of {len(self.step.watched)} in all" if len(found) > 3 else ""
+        return f", and {', '.join(found[:3])} overflowed{many}"
 
     def on_train_epoch_end(self, run_context):
         """Write the rows; what follows the epoch is not the next step's time."""
@@ -172,6 +185,10 @@ class Keeper(Callback):
         self.save(epoch, 0)
         if self.due(epoch):
             self.evaluate(epoch)
+        elif self.step.average and epoch == self.epochs and self.writes:
+            # Nothing to be measured on: the averages of the last epoch are the run's result.
+            with self.step.average.in_place():
+                save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
         if self.writes:
             self.report(epoch)
         if self.signals.agreed():
@@ -183,15 +200,24 @@ class Keeper(Callback):
                                          and epoch % self.eval_every == 0)
 
     def evaluate(self, epoch):
-        """Evaluate, note the metrics, and keep the best checkpoint."""
+        """Evaluate, note the metrics, and keep the best checkpoint, with the averaged weights where there are some."""
+        with self.step.average.in_place() if self.step.average else contextlib.nullcontext():
+            self._evaluate(epoch)
+        # Also tells the segmenter that the weights are others from here on.
+        self.step.set_train()
+
+    def _evaluate(self, epoch):
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received, self.card.labels.excluded_numbers())
+                                      lambda: self.signals.received, self.card.labels.background,
+                                      self.card.labels.excluded_numbers(),
+                                      self.segmenter.geometric if self.card.geometric else None)
         ms.set_context(mode=mode)
-        self.step.set_train()
         if evaluation is None:
             return
         metrics = evaluation.metrics
+        if hasattr(self.log.show, "evaluated"):
+            self.log.show.evaluated(self.step.batches, metrics)
         if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
             if evaluation.geometric:
@@ -207,6 +233,7 @@ class Keeper(Callback):
 
     def report(self, epoch):
         """Draw the curves, and write what is known by now on the run's page."""
+        self.run_dir.check()
         page = dataclasses.replace(self.page, curves=self.run_dir.draw_curves(), matrix=self.best and self.best.matrix)
         if epoch < self.epochs:
             page.notes = [f"Epoch {epoch} of {self.epochs}. Images follow at the end, figures of the best checkpoint "
@@ -219,6 +246,7 @@ class Keeper(Callback):
         self.card.training.update(epoch=epoch, step=self.step.batches, seed=self.train.seed,
                                   steps_per_epoch=self.train.steps_per_epoch)
         if self.writes:
+            self.run_dir.check()
             path = self.run_dir.checkpoint(epoch, in_epoch)
             save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
             self.run_dir.make_last(path)
@@ -226,7 +254,8 @@ class Keeper(Callback):
     def join_moving_averages(self):
         """Give all processes the mean of their normalisation's moving averages: each has seen its own images."""
         ranks = runtime.rank_size()
-        for parameter in self.segmenter.net.get_parameters() if ranks > 1 else ():
+        averages = self.step.average.averages if self.step.average else ()
+        for parameter in [*self.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
             if parameter.name.endswith(MOVING):
                 mean = runtime.sum_over_ranks(parameter.asnumpy().astype(np.float64)) / ranks
                 parameter.set_data(ms.Tensor(mean.astype(np.float32)))

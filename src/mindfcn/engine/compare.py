@@ -1,43 +1,47 @@
 """The verb compare: several networks, trained alike or loaded, in one table beside the published figures."""
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import re
 import typing
+from typing import Optional
 
 import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.config import EvalConfig, TrainConfig, flat
-from mindfcn.data.dataset import SegDataset
-from mindfcn.data.mindrecord import count_records
+from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
+from mindfcn.data.dataset import SegDataset, spread
+from mindfcn.data.record_files import count_records
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, load_segmenter, timed, typical
-from mindfcn.engine.run_dir import EVALUATION, RunDir
+from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes, write_text
+from mindfcn.files import read_bytes, read_yaml, write_text
+from mindfcn.hooks import Progress, Say, Show
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
 from mindfcn.report.masks import masks_in_a_row, sheet, write_picture
-from mindfcn.report.page import REPORT, Page, picture, write_page
+from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
-from mindfcn.report.tables import ABSENT, text_table
+from mindfcn.report.tables import ABSENT, csv_text, text_table
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import is_state
 
 # Photographs that the networks are timed on, and those of them that are shown, evenly spread over the records.
 TIMED, SHOWN = 20, 5
+# Beneath the networks' masks, which are named by their labels.
+TRUTH = "truth"
 METRICS = EVALUATION[2:]
 HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
+# Settings that all networks share: their budget, and what a variant says by itself.
+FIXED = ("model.name", "model.pretrained", "optim.epochs", "augment.crop_size", "augment.batch_size", "augment.workers")
 # Settings of a run that change nothing in its figures.
-INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "device", "augment.workers")
+INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
 
 
 @dataclasses.dataclass
@@ -83,7 +87,8 @@ class CompareResult:
     signal: typing.Optional[int] = None
 
 
-def compare(config, show=None, progress=None, say=None):
+def compare(config: CompareConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
+            say: Optional[Say] = None) -> CompareResult:
     """Train each network that has no finished run in `out` yet, then put all of them into one table.
 
     Args:
@@ -108,7 +113,7 @@ def compare(config, show=None, progress=None, say=None):
         raise UserError(f"{train_path} has no validation records beside it; prepare records with a validation split")
     rehearse(runs, device, train_path, val_path, labels)
     write_text(os.path.join(config.out, "settings.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    rows = []
+    rows: list[Row] = []
     for number, (variant, run) in enumerate(runs, 1):
         say(f"network {number} of {len(runs)}: {variant.label}")
         row, signal = result_of(variant, run, val_path, config, show, progress, say)
@@ -122,7 +127,7 @@ def compare(config, show=None, progress=None, say=None):
              "Published figures are of other training data, weights, images and devices: compare orders, not numbers."]
     table = "\n".join([text_table(HEADER, cells(rows, 1)), "", *notes])
     write_text(os.path.join(config.out, "table.txt"), table + "\n")
-    write_text(os.path.join(config.out, "table.csv"), as_csv(cells(rows, 4)))
+    write_text(os.path.join(config.out, "table.csv"), csv_text(HEADER, cells(rows, 4)))
     write_text(os.path.join(config.out, "table.md"), as_markdown(cells(rows, 1), notes))
     write_page(page_of(rows, runs, config, labels, notes, pictures))
     return CompareResult(config.out, rows, table)
@@ -146,6 +151,8 @@ def plan(config):
         split_name(variant.name)
         if not re.fullmatch(r"\w[\w.+ -]*", variant.label):
             raise UserError(f"{where}: a label names a folder; use letters, digits, and _ . + -")
+        if variant.label in (PHOTOGRAPH, TRUTH):
+            raise UserError(f"{where}: the report shows photograph and truth under these names; choose another `label`")
         if variant.label in folders:
             raise UserError(f"{where}: two variants have this label; give each its own `label`")
         if variant.checkpoint and (variant.pretrained or variant.settings):
@@ -179,12 +186,12 @@ def run_settings(config, variant, folder, above, where):
 
 
 def with_setting(run, dotted, value, where):
-    """A TrainConfig with one setting of `model` or `optim` changed. Raises UserError."""
+    """A TrainConfig with one setting of `model`, `optim` or `augment` changed. Raises UserError."""
     group, _, name = dotted.partition(".")
-    hints = typing.get_type_hints(type(getattr(run, group))) if group in ("model", "optim") else {}
-    if name not in hints or dotted in ("model.name", "model.pretrained", "optim.epochs"):
-        raise UserError(f"{where}: settings: {dotted} cannot differ between networks; those of optim (but for epochs) "
-                        "and model can, as in `optim.lr: 0.01`")
+    hints = typing.get_type_hints(type(getattr(run, group))) if group in ("model", "optim", "augment") else {}
+    if name not in hints or dotted in FIXED:
+        raise UserError(f"{where}: settings: {dotted} cannot differ between networks; those of optim (but for epochs), "
+                        "model and augment (but for the sizes of crops and batches) can, as in `optim.lr: 0.01`")
     if not fits(value, hints[name]):
         raise UserError(f"{where}: settings: {dotted} cannot be {value!r}; see mindfcn train --help")
     return dataclasses.replace(run, **{group: dataclasses.replace(getattr(run, group), **{name: value})})
@@ -259,8 +266,8 @@ def check_run(run):
     """Refuse a run of other settings in a variant's folder."""
     path = RunDir(run.run_dir).settings
     try:
-        there = flat(yaml.safe_load(read_bytes(path)))
-    except (yaml.YAMLError, AttributeError):
+        there = flat(read_yaml(path))
+    except (UserError, AttributeError):
         raise UserError(f"{path} cannot be read; delete {run.run_dir} to train it anew") from None
     here, defaults = (flat(yaml.safe_load(yaml.safe_dump(dataclasses.asdict(one)))) for one in (run, TrainConfig()))
     for name in here:
@@ -289,17 +296,24 @@ def result_of(variant, run, val_path, config, show, progress, say):
         if result.signal:
             return None, result.signal
     checkpoint = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
-    metrics = json.loads(read_bytes(metrics_of(folder)))["metrics"]
-    metrics = {name: float("nan") if value is None else value for name, value in metrics.items()}
+    metrics = metrics_in(metrics_of(folder))
     start = os.path.basename(variant.pretrained or run.model.pretrained)
     return Row(variant.label, variant.name, checkpoint, start, metrics,
                minutes=minutes_of(run_dir.log, run.augment.batch_size)), None
 
 
+def metrics_in(path):
+    """The figures of an evaluation. Raises UserError where the file is damaged."""
+    try:
+        metrics = json.loads(read_bytes(path))["metrics"]
+        return {name: float("nan" if value is None else value) for name, value in metrics.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged; delete it to evaluate anew") from None
+
+
 def minutes_of(log, batch_size):
     """Minutes that the steps of a log took, with their wait for data."""
-    rows = csv.DictReader(io.StringIO(read_bytes(log).decode("utf-8")))
-    return sum(batch_size / float(row["images_per_s"]) for row in rows) / 60
+    return sum(batch_size / float(row["images_per_s"]) for row in table_rows(log)) / 60
 
 
 # ------------------------------------------------------------------------------------------------- all of them
@@ -313,7 +327,7 @@ def look_at(rows, val_path, labels, path, progress):
     numbers = spread(dataset.count, TIMED)
     samples = [(name, image, truth) for name, image, _, truth, _ in dataset.examples(numbers)]
     chosen = spread(len(samples), SHOWN)
-    shown = [{"truth": samples[number][2]} for number in chosen]
+    shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
     for row in progress(rows, len(rows)) if progress else rows:
         segmenter, card = load_segmenter(row.checkpoint, row.name)
@@ -323,7 +337,7 @@ def look_at(rows, val_path, labels, path, progress):
         dataset.preprocess = segmenter.preprocess
         inputs = [image for _, _, image, _, _ in dataset.examples(numbers)]
         for image in inputs[:1] * WARM_UP + inputs:
-            logits, taken = timed(segmenter, to_input(image, segmenter.preprocess)[None])
+            logits, taken = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
             masks.append(argmax(segmenter.split(logits[0])[0]))
             seconds.append(taken)
         row.seconds = typical(seconds)
@@ -333,11 +347,6 @@ def look_at(rows, val_path, labels, path, progress):
     write_picture(path, sheet([masks_in_a_row(image, masks, labels, name, most=320)
                                for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
-
-
-def spread(count, most):
-    """Up to `most` of the numbers 0..count - 1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def count_parameters(net):
@@ -376,14 +385,6 @@ def page_of(rows, runs, config, labels, notes, pictures):
 def percent(value, digits):
     """A number, or the sign for none."""
     return ABSENT if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
-def as_csv(lines):
-    """The table for programs; cells without a number are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([HEADER, *([("" if cell == ABSENT else cell) for cell in line] for line in lines)])
-    return text.getvalue()
 
 
 def as_markdown(lines, notes):

@@ -1,10 +1,12 @@
 """The verb describe: what a network is made of, layer by layer, for an image of a given size."""
 
 import dataclasses
+from typing import Any
 
 from mindspore import nn
 
 from mindfcn import runtime
+from mindfcn.config import DescribeConfig
 from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.models.geometry import window
@@ -39,7 +41,7 @@ class Description:
     notes: list
 
 
-def describe(config):
+def describe(config: DescribeConfig) -> Description:
     """Run the network once on an empty image, and tell of its layers.
 
     Args:
@@ -60,7 +62,7 @@ def describe(config):
         if not fine:
             raise UserError(f"--{name} {value}: must be {bound}")
     runtime.set_up("CPU")
-    options = {"geometry": None if config.geometry == "padded" else config.geometry, "width": width,
+    options: dict[str, Any] = {"geometry": None if config.geometry == "padded" else config.geometry, "width": width,
                "fc_width": fc_width, "output_stride": config.output_stride}
     net = create_model(config.name, config.classes,
                        **{name: value for name, value in options.items() if value is not None})

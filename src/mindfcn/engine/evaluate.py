@@ -13,26 +13,38 @@ import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import flat
+from mindfcn.config import EvalConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
+from mindfcn.dense.inference import Inference
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.precision import compute_in, layer_type
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, write_text
-from mindfcn.logits import argmax
+from mindfcn.files import atomic_path, held, remove_leftovers, write_text
+from mindfcn.hooks import FilePath, Progress, Say
 from mindfcn.losses import CrossEntropy
-from mindfcn.metrics import PIXEL_ACCURACY, ConfusionMatrix, segmentation_metrics
+from mindfcn.metrics import (
+    MEAN_IOU,
+    MEAN_PIXEL_ACCURACY,
+    PIXEL_ACCURACY,
+    ConfusionMatrix,
+    ObjectSizes,
+    Trimap,
+    segmentation_metrics,
+)
 from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
-from mindfcn.report.plots import save_class_bars, save_confusion
-from mindfcn.report.tables import class_table
+from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
+from mindfcn.report.tables import class_table, csv_text
+from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.surgery import load_weights
 
 # The first passes of a process set up kernels and memory; their times do not count.
 WARM_UP = 2
+# sky, horizontal, vertical
+GEOMETRIC_CLASSES = 3
 
 
 @dataclasses.dataclass
@@ -41,12 +53,16 @@ class Evaluation:
 
     Attributes:
         matrix: ConfusionMatrix of all pixels.
+        trimap: Trimap, of the pixels near boundaries.
+        sizes: ObjectSizes.
         names: file names, in the records' order.
         scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
-        seconds: median time of the network for one image, logits copied to the host.
+        seconds: median time from a photograph in memory to its mask.
         geometric: ConfusionMatrix of the second head, or None.
     """
     matrix: ConfusionMatrix
+    trimap: Trimap
+    sizes: ObjectSizes
     names: list
     scores: np.ndarray
     seconds: float
@@ -68,7 +84,7 @@ class EvalResult:
         out: folder of the files.
         images: images counted.
         protocol: "native" or "course".
-        seconds: median time of the network for one image; None for the course's protocol.
+        seconds: median time from a photograph in memory to its mask; None for the course's protocol.
         geometric: the four metrics of the second head, or None.
     """
     metrics: dict
@@ -80,20 +96,22 @@ class EvalResult:
     geometric: Optional[dict] = None
 
 
-def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None, excluded=(), geometric_classes=3):
+def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, background=None, excluded=(),
+                     geometric=None):
     """Every image of an evaluation data set at native size, each pixel counted once.
 
     Where processes share the data set (its `rank_size` says so), each sees every `rank_size`-th record, and all return
     the counts and scores of the whole.
 
     Args:
-        segmenter: Segmenter.
+        segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything): a Segmenter, an Inference.
         dataset: SegDataset(training=False).
         num_classes: classes.
         progress: wraps an iterable of batches and its length.
         stop: function, asked before each image; None is returned when it says true to any process.
+        background: a class that has no objects (see ObjectSizes).
         excluded: numbers of classes that means leave out.
-        geometric_classes: classes of the second head, where the data set has labels for it.
+        geometric: function from an image to the second head's mask, where the data set has labels for it.
 
     Returns:
         Evaluation, or None.
@@ -104,44 +122,47 @@ def evaluate_network(segmenter, dataset, num_classes, progress=None, stop=None, 
     runtime.pynative_mode()
     shared = dataset.rank_size > 1
     with runtime.together() if shared else contextlib.nullcontext():
-        matrices, share, seconds, stopped = _evaluate_share(segmenter, dataset, progress, stop, [
-            ConfusionMatrix(num_classes, excluded), ConfusionMatrix(geometric_classes)])
+        counters = ConfusionMatrix(num_classes, excluded), Trimap(num_classes), ObjectSizes(num_classes, background)
+        second = ConfusionMatrix(GEOMETRIC_CLASSES)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, progress, stop, geometric, second)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
-    for matrix in matrices:
-        matrix.counts = add_up(matrix.counts)
+    for counter in (*counters, second):
+        counter.counts = add_up(counter.counts)
     scores = np.zeros(dataset.count)
     scores[dataset.rank::dataset.rank_size] = share
-    return Evaluation(matrices[0], dataset.names(), add_up(scores), typical(seconds),
-                      matrices[1] if dataset.geometric else None)
+    return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds), second if geometric else None)
 
 
-def _evaluate_share(segmenter, dataset, progress, stop, matrices):
-    """(the two ConfusionMatrices, mean IoUs, seconds, whether it was stopped) of this process's records."""
-    (matrix, second), scores, seconds = matrices, [], []
-    batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
-    with runtime.user_errors():
-        for image, truth in progress(batches, dataset.steps_per_epoch) if progress else batches:
-            if stop and stop():
-                return matrices, scores, seconds, True
-            single = ConfusionMatrix(matrix.num_classes)
-            logits, taken = timed(segmenter, image)
-            if dataset.geometric:
-                logits, others = segmenter.split(logits[0])
-                second.update(argmax(others), truth[0, 1])
-                logits, truth = logits[None], truth[:, 0]
-            single.counts = matrix.update(argmax(logits[0]), truth[0])
-            scores.append(single.mean_iou())
-            seconds.append(taken)
-    return matrices, scores, seconds, False
+def _evaluate_share(segment, dataset, counters, progress, stop, geometric, second):
+    """Count this process's records. Returns (their mean IoUs, seconds, whether it was stopped)."""
+    matrix, *others = counters
+    scores, seconds = [], []
+    pairs = dataset.photographs()
+    for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
+        if stop and stop():
+            return scores, seconds, True
+        single = ConfusionMatrix(matrix.num_classes)
+        if geometric:
+            second.update(geometric(image), truth[..., 1])
+            truth = truth[..., 0]
+        (mask, _), taken = timed(segment, image)
+        single.counts = matrix.update(mask, truth)
+        for other in others:
+            other.update(mask, truth)
+        scores.append(single.mean_iou())
+        seconds.append(taken)
+    return scores, seconds, False
 
 
-def timed(segmenter, batch):
-    """(logits of a batch, seconds until they were there)."""
+def timed(function, argument):
+    """(what a function gives, seconds until it was there).
+
+    A segmenter's results are arrays on the host, so a device that computes behind our back has ended.
+    """
     started = time.perf_counter()
-    # `logits` returns an array on the host, so a device that computes behind our back has ended.
-    return segmenter.logits(batch), time.perf_counter() - started
+    return function(argument), time.perf_counter() - started
 
 
 def typical(seconds):
@@ -149,7 +170,8 @@ def typical(seconds):
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))
 
 
-def load_segmenter(checkpoint, default_model=None, precision="auto"):
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
+                   precision: str = "auto") -> tuple[Segmenter, Card]:
     """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
     dtype = layer_type(precision, ms.get_context("device_target"))
     weights, card, _ = load_checkpoint(checkpoint, default_model)
@@ -169,8 +191,8 @@ def network_text(card):
     return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
 
 
-def evaluate(config, progress=None, say=None):
-    """Evaluate a checkpoint; write metrics.json, classes.txt, confusion.png, classes.png, worst/, best/, report.html.
+def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
+    """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
     Args:
         config: EvalConfig.
@@ -183,7 +205,7 @@ def evaluate(config, progress=None, say=None):
     Raises:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
-    for name, value in (("worst", config.worst), ("best", config.best)):
+    for name, value in (("worst", config.worst), ("best", config.best), ("images", config.images)):
         if value < 0:
             raise UserError(f"--{name} {value}: must be at least 0")
     runtime.set_up(config.device, config.seed)
@@ -192,6 +214,11 @@ def evaluate(config, progress=None, say=None):
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
+    segment = Inference(segmenter, config)
+    segment.check(card)
+    if config.protocol == "course" and (not segment.plain or config.window or config.images):
+        raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
+                        "crf and images")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     if say:
@@ -204,10 +231,11 @@ def evaluate(config, progress=None, say=None):
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
-                         rank_size=runtime.rank_size(), geometric=bool(card.geometric))
-    evaluation = evaluate_network(segmenter, dataset, len(card.labels), progress,
-                                  excluded=card.labels.excluded_numbers())
-    return write_evaluation(out, evaluation, segmenter, dataset, page, config.worst, config.best)
+                         rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
+    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
+                                  excluded=card.labels.excluded_numbers(),
+                                  geometric=segmenter.geometric if card.geometric else None)
+    return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
 
 
 def check_classes(records, labels, checkpoint):
@@ -219,7 +247,7 @@ def check_classes(records, labels, checkpoint):
                         f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
 
 
-def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8):
+def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
     """Write the files of a native evaluation into `out` and fill in and write its Page, from the first process alone.
 
     Returns EvalResult.
@@ -231,42 +259,55 @@ def write_evaluation(out, evaluation, segmenter, dataset, page, worst=8, best=8)
                         second and second.compute())
     if runtime.rank():
         return result
-    write_text(os.path.join(out, "classes.txt"), table + "\n")
-    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
-    save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
-    order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
-    shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
-    page.galleries = {f"{kind.capitalize()} images": write_pictures(
-        os.path.join(out, kind), numbers, evaluation, labels, segmenter, dataset) for kind, numbers in shown.items()}
-    page.matrix = matrix
-    page.facts |= {"images": f"{result.images:,}",
-                   "an image takes": f"{1000 * evaluation.seconds:.1f} ms in the network"}
-    if second:
-        page.facts |= {"geometric classes": str(second)}
-    if labels.excluded:
-        page.notes = [*page.notes, f"Means leave out {', '.join(labels.excluded)}, as the data set's protocol does."]
-    write_page(page)
-    # Last: who finds it finds the others, too.
-    save_json(os.path.join(out, "metrics.json"), {
-        "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
-        "seconds per image": evaluation.seconds,
-        "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
-        "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
-        "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist())),
-        **({"geometric": {"metrics": second.compute(), "class IoU": second.class_ious().tolist(),
-                          "confusion matrix": second.counts.tolist()}} if second else {}),
-        **({"excluded": list(labels.excluded)} if labels.excluded else {})})
+    # Two evaluations into one folder follow each other, or their files would mix.
+    with held(os.path.join(out, "evaluation.lock"), out, wait=True):
+        remove_leftovers(out)
+        done = os.path.join(out, "metrics.json")
+        # First removed, last written: who finds it finds the others of the same evaluation, too.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(done)
+        write_text(os.path.join(out, "classes.txt"), table + "\n")
+        save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
+        save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+        sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
+        save_trimap(os.path.join(out, "trimap.png"), bands, matrix.mean_iou())
+        write_text(os.path.join(out, "sizes.csv"), csv_text(
+            ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
+        write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
+        order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
+        shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
+        page.galleries = {f"{kind.capitalize()} images": write_pictures(
+            os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
+        page.matrix, page.sizes, page.trimap = matrix, sizes, bands
+        page.facts |= {"images": f"{result.images:,}",
+                       "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
+        if second:
+            page.facts |= {"geometric classes": str(second)}
+        if labels.excluded:
+            left_out = ", ".join(labels.excluded)
+            page.notes = [*page.notes, f"Means leave out {left_out}, as the data set's protocol does."]
+        write_page(page)
+        save_json(done, {
+            "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+            "seconds per image": evaluation.seconds,
+            "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
+            "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
+            "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
+            "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist())),
+            **({"geometric": {"metrics": second.compute(), "class IoU": second.class_ious().tolist(),
+                              "confusion matrix": second.counts.tolist()}} if second else {}),
+            **({"excluded": list(labels.excluded)} if labels.excluded else {})})
     return result
 
 
-def write_pictures(folder, numbers, evaluation, labels, segmenter, dataset):
+def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
     """Draw these images of an evaluation beside their masks, one file each in `folder`. Returns their Pictures."""
     # Pictures of an earlier evaluation would stand among these under their own numbers.
     for old in glob.glob(os.path.join(glob.escape(folder), "[0-9][0-9]*_*.jpg")):
         os.remove(old)
     pictures = []
     for place, (name, image, planes, truth, _) in enumerate(dataset.examples(numbers), 1):
-        mask, _ = segmenter(planes)
+        mask, _ = segment(planes)
         image = np.ascontiguousarray(image[..., ::-1])
         note = f"mean IoU {100 * evaluation.scores[numbers[place - 1]]:.1f} %"
         write_picture(os.path.join(folder, f"{place:02d}_{_safe(name)}.jpg"),

@@ -15,12 +15,14 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn import runtime
+from mindfcn.config import ExportConfig
 from mindfcn.data.transforms import to_input
-from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.dense.exported import OnnxSegmenter, sealed
 from mindfcn.engine.evaluate import load_segmenter
 from mindfcn.engine.predict import decode_photograph, find_images
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes, write_text
+from mindfcn.hooks import FilePath, Say
 from mindfcn.models import layers
 from mindfcn.models.folding import Folded
 from mindfcn.models.fusion import AveragedScore, TwoStreams
@@ -56,7 +58,7 @@ class ExportResult:
     compared: int
 
 
-def export(config, say=None):
+def export(config: ExportConfig, say: Optional[Say] = None) -> ExportResult:
     """Write a checkpoint's network for another runtime, and compare the file with MindSpore before it gets its name.
 
     Both compute in float32 on CPU, so that the file does not depend on the device it is written on.
@@ -163,7 +165,7 @@ def write_mindir(net, path, size):
         raise UserError(f"MindSpore cannot write this network as MindIR: {reason}; use --format onnx") from None
 
 
-def write_onnx(net, path, card=None):
+def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> None:
     """Write a network of an own trunk as ONNX, padding to the trunk's multiple and cropping inside.
 
     Args:
@@ -179,7 +181,7 @@ def write_onnx(net, path, card=None):
     if card:
         model.metadata_props.add(key=CARD, value=card.to_json())
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(model.SerializeToString())
+        file.write(sealed(model.SerializeToString()))
 
 
 def onnx_model(net):

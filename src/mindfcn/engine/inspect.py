@@ -8,18 +8,20 @@ import heapq
 import json
 import os
 import zlib
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
-from mindfcn.config import PrepareConfig
+from mindfcn.config import InspectConfig, PrepareConfig
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
-from mindfcn.data.mindrecord import count_records, read_manifest, read_records
+from mindfcn.data.mindrecord import read_manifest, read_records
+from mindfcn.data.record_files import count_records
 from mindfcn.data.samples import check_complete, check_mask, decode_image, decode_mask, image_size, in_threads
 from mindfcn.engine.evaluate import save_json
 from mindfcn.engine.prepare import list_samples
 from mindfcn.errors import UserError
+from mindfcn.hooks import Progress
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.masks import contact_sheet, write_picture
 from mindfcn.report.tables import text_table
@@ -169,7 +171,7 @@ class Inspection:
                           list(zip(range(len(self.labels)), self.labels.names, *columns.values())))
 
 
-def inspect(config, progress=None):
+def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspection:
     """Look at every photograph and mask of a data set once, in threads, and write inspection.json and sheet.jpg.
 
     Args:
@@ -185,7 +187,9 @@ def inspect(config, progress=None):
     if config.pictures < 0:
         raise UserError(f"--pictures {config.pictures}: must be at least 0")
     source, labels, pairs, total, findings = _open_data(config)
-    splits, digests, chosen = {}, {}, _Chosen(config.pictures, len(labels))
+    splits: dict[str, Split] = {}
+    digests: dict[bytes, Any] = {}
+    chosen = _Chosen(config.pictures, len(labels))
     looks = in_threads(lambda pair: look(pair, labels), pairs)
     for found in progress(looks, total) if progress else looks:
         split = splits.setdefault(found.pair.split, Split(ClassCounts(len(labels))))

@@ -2,12 +2,15 @@
 
 import dataclasses
 import os
+from typing import Optional
 
+from mindfcn.config import LabelsConfig
 from mindfcn.data.encodings import scan_mask
 from mindfcn.data.folder import MASK_SUFFIXES, files_by_name
 from mindfcn.data.samples import in_threads
 from mindfcn.errors import UserError
 from mindfcn.files import read_lines
+from mindfcn.hooks import Progress
 from mindfcn.labels import LabelSet, voc_palette
 from mindfcn.report.tables import text_table
 
@@ -67,7 +70,7 @@ class _Found:
                             "a mask holds at most 255 classes, and no object numbers")
 
 
-def propose_labels(config, progress=None):
+def propose_labels(config: LabelsConfig, progress: Optional[Progress] = None) -> LabelsResult:
     """Look into all masks of a folder and write a labels file of the classes they hold.
 
     Args:

@@ -8,19 +8,27 @@ import dataclasses
 import glob
 import os
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
 import numpy as np
 
+from mindfcn.config import PredictConfig, ServeConfig
 from mindfcn.data.folder import IMAGE_SUFFIXES
 from mindfcn.data.nyud import hha_of_file, read_depth
 from mindfcn.data.samples import check_complete, decode_image
 from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.dense.inference import Inference
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes
+from mindfcn.hooks import Progress, Say
+from mindfcn.labels import LabelSet
 from mindfcn.report.masks import overlay_with_legend, write_palette_png, write_picture
+from mindfcn.weights.card import Card
 
 VOC_FOLDER = os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls")
+# (H, W, 3) uint8 BGR, whether probabilities are wanted -> mask (H, W) uint8; probabilities (C, H, W) float32 or None.
+Segment = Callable[..., tuple[np.ndarray, Optional[np.ndarray]]]
 
 
 @dataclasses.dataclass
@@ -36,7 +44,7 @@ class PredictResult:
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def open_segmenter(config):
+def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, Card]:
     """The runtime that the settings ask for, with their checkpoint in it.
 
     Args:
@@ -66,13 +74,14 @@ def open_segmenter(config):
     return load_segmenter(config.checkpoint, config.model, config.precision)
 
 
-def predict(config, segment, labels, progress=None, say=None, card=None):
+def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
+            say: Optional[Say] = None, card: Optional[Card] = None) -> PredictResult:
     """Segment every image that `config.images` names, and write what `config` asks for.
 
     An image that cannot be read is recorded as failed and the others go on.
 
     Args:
-        config: PredictConfig
+        config: PredictConfig; windows, scales, mirroring and CRF are put around `segment`
         segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
             probabilities (C, H, W) float32 or None)
         labels: LabelSet of the masks
@@ -85,13 +94,15 @@ def predict(config, segment, labels, progress=None, say=None, card=None):
 
     Raises:
         UserError: the network needs depth and `config.depth` is not given, or the other way round; no image is found,
-            the folder cannot be written, or a result would overwrite an input image.
+            the folder cannot be written, a result would overwrite an input image, or settings cannot be.
     """
     planes = card.preprocess.planes if card else ("image",)
     if bool(config.depth) != (planes != ("image",)):
         raise UserError(f"--depth: this network sees {' and '.join(planes)}; " + (
             "leave it out" if config.depth else "give the folder of the images' depth"))
-    second = card and card.geometric
+    second, segmenter = card.geometric if card else None, segment
+    segment = Inference(segment, config)
+    segment.check(card)
     images = find_images(config.images)
     targets = [_targets(config, name, second) for name in output_names(images)]
     _keep_inputs(images, targets)
@@ -102,7 +113,7 @@ def predict(config, segment, labels, progress=None, say=None, card=None):
             image = decode_photograph(read_bytes(path), path)
             seen = _with_planes(image, path, planes, config)
             mask, probabilities = segment(seen, config.probabilities)
-            geometric = segment.geometric(seen) if second else None
+            geometric = segmenter.geometric(seen) if second else None
         except UserError as error:
             result.failed.append((path, str(error)))
             if say:

@@ -4,16 +4,20 @@ import dataclasses
 import os
 from typing import Optional
 
+from mindfcn.config import PrepareConfig
 from mindfcn.data.context import context_labels, list_context
 from mindfcn.data.folder import list_folder
-from mindfcn.data.mindrecord import RecordSummary, count_records, write_records
+from mindfcn.data.mindrecord import RecordSummary, write_records
 from mindfcn.data.nyud import NYUD, list_nyud
+from mindfcn.data.record_files import count_records
 from mindfcn.data.rooms import draw_rooms
 from mindfcn.data.sample import SAMPLE, draw_sample_set
+from mindfcn.data.samples import Sample
 from mindfcn.data.sbd import trainaug
 from mindfcn.data.siftflow import GEOMETRIC, SIFTFLOW, list_siftflow
 from mindfcn.data.voc import list_voc
 from mindfcn.errors import UserError
+from mindfcn.hooks import Progress, Say
 from mindfcn.labels import VOC, LabelSet
 
 COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
@@ -35,7 +39,7 @@ class PrepareResult:
     val_path: Optional[str]
 
 
-def prepare(config, progress=None, say=None):
+def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> PrepareResult:
     """Fetch or draw what is wanted, list it, and write the records; what is complete already stays as it is.
 
     Args:
@@ -55,7 +59,7 @@ def prepare(config, progress=None, say=None):
         return _course(config)
     labels, train, val = list_samples(config, say)
     paths = record_paths(config)
-    summaries = []
+    summaries: list[RecordSummary] = []
     geometric = GEOMETRIC if config.source == "siftflow" else None
     for path, samples in zip(paths, (train, val)):
         summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress,
@@ -64,7 +68,7 @@ def prepare(config, progress=None, say=None):
         say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
-    return PrepareResult(*summaries, labels, *paths)
+    return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
 
 
 def record_paths(config):
@@ -72,7 +76,7 @@ def record_paths(config):
     return [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
 
 
-def list_samples(config, say=None):
+def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[LabelSet, list[Sample], list[Sample]]:
     """The labels and both splits of a source, drawing the sample set where it is wanted.
 
     No validation image is among the training samples, whatever the lists say.

@@ -1,6 +1,8 @@
 """The verb train: settings in, a trained network and its run directory out."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 from typing import Optional
@@ -9,7 +11,7 @@ import mindspore as ms
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import flat
+from mindfcn.config import TrainConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
@@ -18,8 +20,9 @@ from mindfcn.engine.evaluate import EvalResult, evaluate_network, network_text, 
 from mindfcn.engine.precision import compute_in
 from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
 from mindfcn.engine.run_dir import RunDir
-from mindfcn.engine.step import TrainStep, freeze, loss_scaler, optimiser
+from mindfcn.engine.step import TrainStep, WeightAverage, freeze, loss_function, loss_scaler, optimiser
 from mindfcn.errors import UserError
+from mindfcn.hooks import Progress, Say, Show
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.losses import CrossEntropy, JointLoss
 from mindfcn.models import layers
@@ -53,7 +56,8 @@ class TrainResult:
     epoch: int
 
 
-def train(config, show=None, progress=None, say=None):
+def train(config: TrainConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
+          say: Optional[Say] = None) -> TrainResult:
     """Train as the settings say; make the records first where they are missing.
 
     Of several processes, each trains on its share of the records and evaluates its share of the images; the first one
@@ -62,7 +66,8 @@ def train(config, show=None, progress=None, say=None):
     Args:
         config: TrainConfig.
         show: function (step, epoch, loss, learning rate, images per second), told of every step; its attribute
-            `begin` is called with (steps per epoch, epochs, first step).
+            `begin` is called with (steps per epoch, epochs, first step), and `evaluated`, where it has one, with
+            (step, {metric: value}). LiveCurve() draws curves in a notebook.
         progress: wraps an iterable and its length.
         say: function (line of text).
 
@@ -74,30 +79,43 @@ def train(config, show=None, progress=None, say=None):
     """
     check_settings(config)
     device = runtime.set_up(config.device, config.seed)
-    if config.model.geometric and config.optim.loss == "mean" and runtime.rank_size() > 1:
+    if config.model.geometric and config.optim.loss != "sum" and runtime.rank_size() > 1:
         raise UserError("--model.geometric on several devices needs --optim.loss sum: means of two heads do not add up")
     writes = runtime.rank() == 0
     if not say or not writes:
         say = _silent
-    train_path, val_path, labels = find_records(config.data, progress, say)
-    run_dir = RunDir(config.run_dir, config.keep)
+    run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
+    with contextlib.ExitStack() as stack:
+        with runtime.together():
+            if writes:
+                for leftover in stack.enter_context(run_dir.hold()):
+                    say(f"removed {leftover}, which a killed run had not completed")
+            goes_on = config.resume and run_dir.can_resume()
+        if config.resume and not goes_on:
+            say(f"nothing to resume in {run_dir.path} yet: this begins at the first step")
+        return train_in(run_dir, config, goes_on, device, writes, show, progress, say)
 
+
+def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
+    """Train in a run directory that this process holds, from its last checkpoint or from the beginning."""
+    train_path, val_path, labels = find_records(config.data, progress, say)
     dtype, scaler = loss_scaler(config.optim, device)
-    net, card = build(config, labels, val_path, say)
+    net, card = build(config, labels, val_path, say, goes_on)
     train_set = training_set(config, train_path, labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     compute_in(net, dtype)
     weights = class_weights(config.optim, train_set, card, say)
-    loss = CrossEntropy(labels.ignore_label, config.optim.loss, config.optim.keep_cells, seed=config.seed,
-                        class_weights=weights)
+    loss = loss_function(config.optim, labels.ignore_label, config.seed, weights)
     if card.geometric:
-        loss = JointLoss(loss, CrossEntropy(card.geometric.ignore_label, config.optim.loss), len(labels))
+        reduction = "sum" if config.optim.loss == "sum" else "mean"
+        loss = JointLoss(loss, CrossEntropy(card.geometric.ignore_label, reduction), len(labels))
     draw_apart(net, loss)
-    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen)
+    average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
+    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average)
     with runtime.together():
-        if config.resume:
-            resume(run_dir, net, card, step, train_set, config)
+        if goes_on:
+            resume(run_dir, net, card, step, train_set, config, say)
         elif writes:
             run_dir.begin(config)
     val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess, rank=runtime.rank(),
@@ -105,7 +123,7 @@ def train(config, show=None, progress=None, say=None):
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
-    with Signals() as signals:
+    with Signals() as signals, contextlib.closing(run_dir):
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
         keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
@@ -140,6 +158,10 @@ def check_settings(config):
              ("optim.warmup_epochs", optim.warmup_epochs, optim.warmup_epochs >= 0, "at least 0"),
              ("optim.accumulate", optim.accumulate, optim.accumulate >= 1, "at least 1"),
              ("optim.head_lr", optim.head_lr, optim.head_lr > 0, "above 0"),
+             ("optim.hard_pixels", optim.hard_pixels, optim.hard_pixels >= 1, "at least 1"),
+             ("optim.focal_gamma", optim.focal_gamma, optim.focal_gamma == 0 or 1 <= optim.focal_gamma < math.inf,
+              "at least 1, or 0"),
+             ("optim.ema", optim.ema, 0 <= optim.ema < 1, "in 0..1 (1 excluded)"),
              ("optim.keep_cells", optim.keep_cells, 0 < optim.keep_cells <= 1, "in 0..1 (0 excluded)"),
              ("augment.crop_size", augment.crop_size, 0 <= augment.crop_size <= 8192, "in 1..8192, or 0"),
              ("augment.min_scale", augment.min_scale, 0 < augment.min_scale <= augment.max_scale,
@@ -148,6 +170,10 @@ def check_settings(config):
              ("augment.batch_size", augment.batch_size, augment.batch_size >= 1, "at least 1"),
              ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
               "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
+             ("augment.photometric", augment.photometric, 0 <= augment.photometric <= 1, "in 0..1"),
+             ("augment.max_class_share", augment.max_class_share, 0 < augment.max_class_share <= 1,
+              "in 0..1 (0 excluded)"),
+             ("augment.crop_tries", augment.crop_tries, augment.crop_tries >= 1, "at least 1"),
              ("augment.workers", augment.workers, augment.workers >= 1, "at least 1"),
              ("model.dropout", model.dropout, 0 <= (model.dropout or 0) < 1, "in 0..1 (1 excluded)"),
              ("model.width", model.width, model.width is None or 0 < model.width <= 4, "above 0 and at most 4"),
@@ -161,6 +187,9 @@ def check_settings(config):
     for name, value, fine, bound in rules:
         if not fine:
             raise UserError(f"--{name} {value}: must be {bound}")
+    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "
+                        "or leave it out")
 
 
 def find_records(data, progress, say):
@@ -201,6 +230,8 @@ def training_set(config, path, labels, preprocess):
     augment = config.augment
     return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
                       max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
+                      photometric=augment.photometric, max_class_share=augment.max_class_share,
+                      crop_tries=augment.crop_tries,
                       ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
                       seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size(),
                       geometric=config.model.geometric)
@@ -224,8 +255,8 @@ def draw_apart(net, loss):
             cell.seed += RANK_SEEDS * runtime.rank()
 
 
-def build(config, labels, val_path, say):
-    """(network with its first weights, Card)."""
+def build(config, labels, val_path, say, goes_on=False):
+    """(network with its first weights, Card); without pretrained weights where a checkpoint's will follow."""
     model = config.model
     options = {"geometry": None if model.geometry == "padded" else model.geometry, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
@@ -239,7 +270,7 @@ def build(config, labels, val_path, say):
     card = Card({"name": config.model.name, **options}, labels,
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
-    if config.model.pretrained and not config.resume:
+    if config.model.pretrained and not goes_on:
         if model.pretrained_hha:
             report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
         else:
@@ -301,16 +332,13 @@ def start_from(net, path, card, convention="auto"):
     return report, saved.preprocess if saved.preprocess.modality == modality else saved.preprocess.to(modality)
 
 
-def resume(run_dir, net, card, step, train_set, config):
+def resume(run_dir, net, card, step, train_set, config, say):
     """Put network, optimiser, data and card back to where the last checkpoint was written.
 
     Raises:
-        UserError: there is no checkpoint, or it is of other settings.
+        UserError: no checkpoint can be read, or it is of other settings.
     """
-    if not os.path.exists(run_dir.last):
-        raise UserError(f"nothing to resume: {run_dir.last} is not there; start without --resume "
-                        "(with --overwrite if a run failed there)")
-    weights, saved, state = load_checkpoint(run_dir.last)
+    weights, saved, state = newest_checkpoint(run_dir, say)
     if network(saved) != network(card) or saved.labels != card.labels:
         raise UserError(f"{run_dir.last} is of another network or data set ({saved.model['name']}, "
                         f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
@@ -331,11 +359,24 @@ def resume(run_dir, net, card, step, train_set, config):
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
     step.batches = saved.training["step"]
-    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches),
+    say(f"going on after step {step.batches} of {run_dir.path}")
+    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, say),
                      "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
+
+
+def newest_checkpoint(run_dir, say):
+    """What `load_checkpoint` says of the newest checkpoint that is whole. Raises UserError where none is."""
+    first = None
+    for path in run_dir.checkpoints():
+        try:
+            return load_checkpoint(path)
+        except UserError as error:
+            first = first or error
+            say(f"{error}; looking for an older checkpoint")
+    raise first
 
 
 def network(card):
@@ -344,12 +385,18 @@ def network(card):
     return {**given, "skip_scales": card.skip_scales}
 
 
-def best_so_far(path, step):
+def best_so_far(path, step, say):
     """Epoch and metrics of best.ckpt by its own card, since last.ckpt is written before its epoch is evaluated.
 
-    Empty where there is none, or where it is of a later step, which a resumed run forgets.
+    Empty where there is none, where it is damaged, or where it is of a later step, which a resumed run forgets.
     """
-    training = load_checkpoint(path)[1].training if os.path.exists(path) else {}
+    if not os.path.exists(path):
+        return {}
+    try:
+        training = load_checkpoint(path)[1].training
+    except UserError as error:
+        say(f"{error}; the next evaluation writes it anew")
+        return {}
     return training.get("best", {}) if training.get("step", math.inf) <= step else {}
 
 
@@ -387,7 +434,9 @@ def final_evaluation(run_dir, keeper, best):
     runtime.pynative_mode()
     evaluation = keeper.best or evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels),
                                                  keeper.progress, lambda: keeper.signals.received,
-                                                 keeper.card.labels.excluded_numbers())
+                                                 keeper.card.labels.background,
+                                                 keeper.card.labels.excluded_numbers(),
+                                                 keeper.segmenter.geometric if keeper.card.geometric else None)
     if evaluation is None or not keeper.writes:
         return None
     page = dataclasses.replace(keeper.page, curves=run_dir.draw_curves())

@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from mindfcn.models import layers
-from mindfcn.models.geometry import map_geometries
+from mindfcn.models.geometry import Geometry, map_geometries
 
 # channels of conv1 to conv5, and groups of conv2, conv4 and conv5
 FORMS = {"caffe": ((96, 256, 384, 384, 256), 2), "torchvision": ((64, 192, 384, 256, 256), 1)}
@@ -30,8 +30,8 @@ class AlexNet(nn.Cell):
     blocks = tuple(f"conv{number}" for number in range(1, 8))
     has_bias = True
 
-    def __init__(self, form="torchvision", fc_width=4096, dropout=0.5, width=1.0, geometry="padded",
-                 in_channels=3):
+    def __init__(self, form: str = "torchvision", fc_width: int = 4096, dropout: float = 0.5, width: float = 1.0,
+                 geometry: str = "padded", in_channels: int = 3) -> None:
         super().__init__()
         channels, groups = FORMS[form]
         c1, c2, c3, c4, c5 = (groups * max(1, round(width * count / groups)) for count in channels)
@@ -60,11 +60,11 @@ class AlexNet(nn.Cell):
         fc7 = self.drop7(self.conv7(fc6))
         return {"pool3": pool1, "pool4": pool2, "fc7": fc7}
 
-    def geometries(self):
+    def geometries(self) -> dict[str, Geometry]:
         """{map: Geometry} of its maps."""
         return map_geometries(self.paths())
 
-    def paths(self):
+    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
         """{map: layers from the map before}: how the maps follow from one another."""
         return {"pool3": (self.conv1, self.pool1),
                 "pool4": (self.norm, self.conv2, self.pool2),

@@ -15,7 +15,7 @@ ELEMENTWISE = (nn.Identity, nn.Dropout, layers.Dropout, layers.Scale, nn.ReLU, n
                nn.SiLU, nn.HSwish, nn.Sigmoid, nn.Tanh)
 
 
-def dense_to_conv(dense, height=1, width=1):
+def dense_to_conv(dense: nn.Dense, height: int = 1, width: int = 1) -> nn.Cell:
     """The convolution that equals a dense layer on flattened maps of one size, and slides over larger ones.
 
     Args:
@@ -38,7 +38,7 @@ def dense_to_conv(dense, height=1, width=1):
     return _take_weights(conv, dense, weight)
 
 
-def conv_to_dense(conv):
+def conv_to_dense(conv: nn.Conv2d) -> nn.Dense:
     """The dense layer that equals a convolution on maps of its kernel's size, flattened in the order C, H, W.
 
     Returns:
@@ -56,7 +56,7 @@ def conv_to_dense(conv):
     return _take_weights(dense, conv, weight)
 
 
-def convolutionalise(classifier, input_size, channels=3):
+def convolutionalise(classifier: nn.Cell, input_size: int, channels: int = 3) -> nn.Cell:
     """A classifier as the fully convolutional network with the same weights, parameter names and places of cells.
 
     Flatten becomes Identity. The first dense layer after it becomes a convolution with a kernel of the flattened map's
@@ -77,7 +77,7 @@ def convolutionalise(classifier, input_size, channels=3):
     """
     height, width = np.broadcast_to(input_size, 2)
     net = copy.deepcopy(classifier).set_train(False)
-    x, flattened = ms.Tensor(np.zeros((1, channels, height, width), np.float32)), None
+    x, flattened = ms.Tensor(np.zeros((1, channels, height, width), np.float32)), (1, 1)
     for parent, index, cell in _leaves(net):
         if x.ndim == 4 and isinstance(cell, nn.Flatten):
             flattened = x.shape[2:]

@@ -2,11 +2,12 @@
 
 import inspect
 from functools import partial
+from typing import Any, Callable
 
 from mindfcn.errors import UserError
 from mindfcn.models.alexnet import AlexNet
 from mindfcn.models.backbone import MindCV
-from mindfcn.models.fcn import FCN8s, FCN16s, FCN32s
+from mindfcn.models.fcn import FCN, FCN8s, FCN16s, FCN32s
 from mindfcn.models.fusion import TwoStreams
 from mindfcn.models.googlenet import GoogLeNet
 from mindfcn.models.vgg import VGG16
@@ -14,21 +15,24 @@ from mindfcn.preprocess import MODALITIES
 from mindfcn.weights.importers import AT_ONCE
 from mindfcn.weights.surgery import load_trunk
 
-HEADS = {"fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s,
-         # all streams trained at once, with the paper's factors
-         "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
-         # only the score layer trains
-         "fcn32s_fixed": FCN32s}
-TRUNKS = {"vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
-          "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
-          "googlenet": GoogLeNet}
+HEADS: dict[str, Callable[..., Any]] = {
+    "fcn32s": FCN32s, "fcn16s": FCN16s, "fcn8s": FCN8s,
+    # all streams trained at once, with the paper's factors
+    "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
+    # only the score layer trains
+    "fcn32s_fixed": FCN32s}
+TRUNKS: dict[str, Callable[..., Any]] = {
+    "vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
+    "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
+    "googlenet": GoogLeNet}
 MODELS = sorted(f"{head}_{trunk}" for head in HEADS for trunk in TRUNKS)
 LIBRARY = "mindcv_"
 HEAD_OPTIONS = ("upsampling", "skip_scales", "geometric")
 EARLY, LATE = "rgbd", "rgb_hha"
 
 
-def create_model(name="fcn8s_vgg16_bn", num_classes=21, pretrained="", modality="rgb", **options):
+def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "", modality: str = "rgb",
+                 **options: Any) -> FCN:
     """The network `name` for `num_classes` classes.
 
     Args:

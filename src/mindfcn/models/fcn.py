@@ -5,6 +5,8 @@ They stand on any trunk: a cell that returns maps by the names of VGG16's at str
 score layers `has_bias`, and by `geometries()` where each map lies on the image.
 """
 
+import math
+
 from mindspore import nn, ops
 
 from mindfcn.models import layers
@@ -85,6 +87,21 @@ class FCN(nn.Cell):
         if geometric:
             self.geometric = FCNHead(geometric, self.trunk, self.skips, upsampling, skip_scales)
             self.geometric.update_parameters_name("geometric.")
+
+    @property
+    def stride(self):
+        """Pixels by which an image must be shifted for its cells to fall on cells again."""
+        return math.lcm(self.trunk.multiple, int(self.trunk.geometries()["fc7"].stride))
+
+    @property
+    def reach(self):
+        """Pixels to each side beyond which nothing changes an output pixel.
+
+        Half of fc7's receptive field, and what each upsampling adds: it looks less than one of its cells far.
+        """
+        at = self.trunk.geometries()
+        upsampled = ("fc7", "pool4", "pool3")[:self.skips + 1]
+        return math.ceil(at["fc7"].field / 2 + sum(at[name].stride for name in upsampled))
 
     def construct(self, image):
         height, width = image.shape[2:]

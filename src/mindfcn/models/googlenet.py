@@ -3,7 +3,7 @@
 from mindspore import nn, ops
 
 from mindfcn.models import layers
-from mindfcn.models.geometry import map_geometries
+from mindfcn.models.geometry import Geometry, map_geometries
 
 # channels of 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection: table 1 of the GoogLeNet paper
 MODULES = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
@@ -58,7 +58,8 @@ class GoogLeNet(nn.Cell):
     blocks = ("conv1", "conv2", *(f"inception_{name}" for name in MODULES))
     has_bias = True
 
-    def __init__(self, dropout=0.4, width=1.0, geometry="padded", in_channels=3):
+    def __init__(self, dropout: float = 0.4, width: float = 1.0, geometry: str = "padded",
+                 in_channels: int = 3) -> None:
         super().__init__()
         c64, c192 = (max(1, round(width * channels)) for channels in (64, 192))
         paper = geometry == "paper"
@@ -87,11 +88,11 @@ class GoogLeNet(nn.Cell):
         inception5 = self.inception_5b(self.inception_5a(self.pool4(inception4)))
         return {"pool3": inception3, "pool4": inception4, "fc7": self.drop(inception5)}
 
-    def geometries(self):
+    def geometries(self) -> dict[str, Geometry]:
         """{map: Geometry} of its maps."""
         return map_geometries(self.paths())
 
-    def paths(self):
+    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
         """{map: layers from the map before}: how the maps follow from one another."""
         return {"pool3": (self.conv1, self.pool1, self.norm, self.conv2, self.norm, self.pool2,
                           self.inception_3a, self.inception_3b),

@@ -7,6 +7,7 @@ multiply. The result equals shift-and-stitch (`mindfcn.dense.shift_and_stitch`) 
 """
 
 import collections
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -92,7 +93,7 @@ def rarefied_kernel(weight, stride):
     return rare
 
 
-def rarefy(net, output_stride=1, image_size=256):
+def rarefy(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Cell:
     """Give a network a finer output stride: strides beyond it become dilations of the layers behind.
 
     The network is changed in place; parameters keep their names, shapes and values. Every (old stride /
@@ -114,7 +115,7 @@ def rarefy(net, output_stride=1, image_size=256):
         ValueError: the strides cannot be measured at this size, do not divide, or one cell is used at several strides;
             a layer that cannot be dilated.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for name, cell, size, before in input_strides(net, image_size):
         own = _pair(cell.stride)
         steps = [_step(*axis, output_stride, name) for axis in zip(before, own)]

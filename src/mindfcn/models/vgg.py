@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from mindfcn.models import layers
-from mindfcn.models.geometry import map_geometries
+from mindfcn.models.geometry import Geometry, map_geometries
 
 
 class VGG16(nn.Cell):
@@ -25,7 +25,8 @@ class VGG16(nn.Cell):
 
     blocks = tuple(f"conv{number}" for number in range(1, 8))
 
-    def __init__(self, batch_norm=True, fc_width=4096, dropout=0.5, width=1.0, geometry="padded", in_channels=3):
+    def __init__(self, batch_norm: bool = True, fc_width: int = 4096, dropout: float = 0.5, width: float = 1.0,
+                 geometry: str = "padded", in_channels: int = 3) -> None:
         super().__init__()
         c64, c128, c256, c512 = (max(1, round(width * channels)) for channels in (64, 128, 256, 512))
         paper = geometry == "paper"
@@ -54,11 +55,11 @@ class VGG16(nn.Cell):
         fc7 = self.drop7(self.conv7(fc6))
         return {"pool3": pool3, "pool4": pool4, "fc7": fc7}
 
-    def geometries(self):
+    def geometries(self) -> dict[str, Geometry]:
         """{map: Geometry} of its maps."""
         return map_geometries(self.paths())
 
-    def paths(self):
+    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
         """{map: layers from the map before}: how the maps follow from one another."""
         return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.conv3, self.pool3),
                 "pool4": (self.conv4, self.pool4),

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path
+from mindfcn.labels import LabelSet
 
 INK, PAPER, FRAME = (30, 30, 30), (255, 255, 255), (120, 120, 120)
 CJK_FAMILIES = re.compile(
@@ -43,7 +44,8 @@ def write_palette_png(path, mask, labels):
         file.write(encoded)
 
 
-def overlay(image, mask, labels, alpha=0.5, show_ignore=False):
+def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSet, alpha: float = 0.5,
+            show_ignore: bool = False) -> np.ndarray:
     """Tint a photograph with the class colours; outlines are stronger, the background (class 0) stays as it is.
 
     Args:
@@ -73,7 +75,8 @@ def overlay(image, mask, labels, alpha=0.5, show_ignore=False):
     return picture
 
 
-def overlay_with_legend(image, mask, labels, alpha=0.5, show_ignore=False):
+def overlay_with_legend(image: np.ndarray, mask: np.ndarray, labels: LabelSet, alpha: float = 0.5,
+                        show_ignore: bool = False) -> np.ndarray:
     """An overlay with a legend below: the classes found, their colours and their shares of the pixels in %.
 
     Ignored pixels do not count in the shares. A picture too small to see is enlarged by a whole factor.
@@ -92,7 +95,8 @@ def overlay_with_legend(image, mask, labels, alpha=0.5, show_ignore=False):
     return _stack([picture, _legend(entries, picture.shape[1], size)])
 
 
-def side_by_side(image, truth, prediction, labels, title=""):
+def side_by_side(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelSet,
+                 title: str = "") -> np.ndarray:
     """Photograph, true mask and predicted mask in a row, with headings, a title and a legend.
 
     Large photographs are reduced to 800 pixels a panel, tiny ones enlarged by a whole factor.
@@ -195,8 +199,11 @@ def write_picture(path, picture):
     """
     picture = Image.fromarray(picture)
     picture.thumbnail((LONGEST_JPEG_SIDE, LONGEST_JPEG_SIDE))
-    with atomic_path(path) as temporary:
-        picture.save(temporary, "JPEG", quality=92)
+    # Into a file, Pillow's encoder takes no notice of a write that a full disk cuts short.
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(buffer.getbuffer())
 
 
 @functools.lru_cache(maxsize=1024)

@@ -23,6 +23,8 @@ from mindfcn.report.masks import class_name, display_name, encode_palette_png, f
 from mindfcn.report.plots import MOST_NUMBERED_CLASSES, by_step, row_percent, smooth
 
 REPORT = "report.html"
+# The layer beneath all masks.
+PHOTOGRAPH = "photograph"
 SIDE, MOST_BYTES = 512, 4 * 2 ** 20
 # Points of a curve, classes named beneath a picture, and confusions named beneath the matrix.
 MOST_POINTS, MOST_CHIPS, MOST_CONFUSIONS = 800, 12, 5
@@ -55,6 +57,8 @@ class Page:
         facts: {name: text} beneath the title.
         notes: sentences beneath the facts.
         matrix: ConfusionMatrix.
+        sizes: {size: {"mean IoU", "mean pixel accuracy", "objects"}}, as ObjectSizes.compute gives it.
+        trimap: mean IoU, 0..1, in bands of 1, 2, ... pixels around boundaries.
         curves: (training rows, evaluation rows), as `save_curves` takes them.
         scores: {name: mean IoU, 0..1} of several networks.
         table: (header, [(cells, whether the row is beside the point)]).
@@ -67,6 +71,8 @@ class Page:
     facts: dict = dataclasses.field(default_factory=dict)
     notes: list = dataclasses.field(default_factory=list)
     matrix: Any = None
+    sizes: dict = dataclasses.field(default_factory=dict)
+    trimap: Any = ()
     curves: tuple = ((), ())
     scores: dict = dataclasses.field(default_factory=dict)
     table: Optional[tuple] = None
@@ -79,8 +85,8 @@ def write_page(page):
     galleries, left_out = _fitting(page.galleries)
     write_text(page.path, _template().render(
         page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
-        confusion=page.matrix and _confusion(page), panels=_panels(*page.curves), galleries=galleries,
-        left_out=left_out))
+        confusion=page.matrix and _confusion(page), sizes=_sizes(page), trimap=_trimap(page),
+        panels=_panels(*page.curves), galleries=galleries, left_out=left_out))
 
 
 def picture(name, image, masks, labels, note="", iou=None):
@@ -89,7 +95,7 @@ def picture(name, image, masks, labels, note="", iou=None):
     Args:
         name: file name
         image: (H, W, 3) uint8 RGB
-        masks: {heading: (H, W) uint8 class numbers}
+        masks: {heading: (H, W) uint8 class numbers}; no heading is PHOTOGRAPH
         labels: LabelSet
         note: what to say of it
         iou: (n,) class IoUs in this image, 0..1 or NaN; None where there is no single one
@@ -103,7 +109,7 @@ def picture(name, image, masks, labels, note="", iou=None):
     height, width = image.shape[:2]
     factor = min(1, SIDE / max(height, width))
     size = max(1, round(factor * width)), max(1, round(factor * height))
-    layers = {"photograph": data_uri("jpeg", _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA)))}
+    layers = {PHOTOGRAPH: data_uri("jpeg", _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA)))}
     for heading, mask in masks.items():
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         layers[heading] = data_uri("png", encode_palette_png(mask, labels))
@@ -169,7 +175,25 @@ def _drawn(percent):
     return data_uri("png", buffer.getvalue())
 
 
+def _sizes(page):
+    """[(size, which areas, objects, IoU %, accuracy %)]; None where there are no such objects."""
+    limits = {"small": "below 32²", "medium": "32² to 96²", "large": "above 96²"}
+    return [(size, limits[size], row["objects"], _percent(row["mean IoU"]), _percent(row["mean pixel accuracy"]))
+            for size, row in page.sizes.items()]
+
+
 # ------------------------------------------------------------------------------------------------- curves
+
+def _trimap(page):
+    """The panel of the mean IoU near boundaries, in %, beside that of all pixels; None where there is none."""
+    bands = 100 * np.array(page.trimap, np.float64)
+    if not np.isfinite(bands).any():
+        return None
+    widths = np.arange(1, len(bands) + 1)
+    whole = np.full(len(bands), 100 * page.matrix.mean_iou())
+    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), whole=True),
+                  [("all pixels", "faint", widths, whole), ("in the band", "c1 dotted", widths, bands)])
+
 
 def _panels(train, evals):
     """Panels of curves for the template, in the order and from the rows of `save_curves`."""

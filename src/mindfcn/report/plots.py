@@ -25,11 +25,16 @@ def save_curves(path, train, evals):
     Raises:
         UserError: there is no row at all, or the file cannot be written.
     """
+    if not train and not evals:
+        raise UserError(f"{path}: no training step and no evaluation is logged yet; train first, then draw the curves")
+    _save(curves(train, evals), path)
+
+
+def curves(train, evals):
+    """The matplotlib Figure that `save_curves` writes; at least one of the two lists has a row."""
     train, evals = by_step(train), by_step(evals)
     panels = [(_draw_loss, train), (_draw_rate, train)] if train else []
     panels += [(_draw_metrics, evals)] if evals else []
-    if not panels:
-        raise UserError(f"{path}: no training step and no evaluation is logged yet; train first, then draw the curves")
     figure = _figure((8, 1 + 2.4 * len(panels)))
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axis, (draw, rows) in zip(axes, panels):
@@ -37,7 +42,7 @@ def save_curves(path, train, evals):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("step")
-    _save(figure, path)
+    return figure
 
 
 def save_confusion(path, matrix, labels):
@@ -96,6 +101,30 @@ def save_class_bars(path, iou, labels):
         mean = 100 * np.nanmean(iou)
         axis.axvline(mean, color="0.3", linestyle="--", linewidth=1, zorder=0)
         axis.set_title(f"mean IoU {mean:.2f} %", fontsize=10)
+    _save(figure, path)
+
+
+def save_trimap(path, bands, whole):
+    """Draw the mean IoU near boundaries over the width of the band around them, and that of all pixels as a line.
+
+    Args:
+        path: PNG file to write
+        bands: (n,) mean IoU, 0..1 or NaN, in bands of 1 to n pixels
+        whole: mean IoU of all pixels, 0..1 or NaN
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    figure = _figure((6, 3.6))
+    axis = figure.subplots()
+    widths = np.arange(1, len(bands) + 1)
+    axis.plot(widths, 100 * np.asarray(bands), marker="o", markersize=4, linewidth=1.6, label="near boundaries")
+    if np.isfinite(whole):
+        axis.axhline(100 * whole, color="0.3", linestyle="--", linewidth=1, label=f"all pixels, {100 * whole:.1f} %")
+    axis.set(xlabel="pixels on either side of the boundary", ylabel="mean IoU, %", xticks=widths)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 

@@ -1,5 +1,7 @@
-"""Results as aligned plain text, for terminals and log files."""
+"""Results as aligned plain text, for terminals and log files, and as CSV."""
 
+import csv
+import io
 import unicodedata
 
 import numpy as np
@@ -44,6 +46,14 @@ def text_table(header, rows):
     right = [len(lines) > 1 and all(map(_is_number, column[1:])) for column in zip(*lines)]
     texts = ["  ".join(map(_align, line, widths, right)).rstrip() for line in lines]
     return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
+
+
+def csv_text(header, rows):
+    """The table for programs: lines of comma-separated cells; NaN and `-` become empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header, *([("" if cell == ABSENT or cell != cell else cell) for cell in row] for row in rows)])
+    return text.getvalue()
 
 
 def _percent(value):

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import time
+from typing import Any
 
 import cv2
 import numpy as np
@@ -131,7 +132,8 @@ def create_app(segment, card, worker, config):
               responses={200: {"content": {PNG: {}}, "description": "Classes, areas and mask; of Accept: image/png the "
                                                                     "mask alone"},
                          **problems(400, 403, 408, 413, 422, 503)})
-    async def predict(request: Request, image: UploadFile = File(description="JPEG, PNG, BMP, TIFF or WebP")):  # noqa: B008
+    async def predict(request: Request,
+                      image: UploadFile = File(description="JPEG, PNG, BMP, TIFF or WebP")) -> Any:  # noqa: B008
         """Segment a photograph. It is turned upright as its EXIF tag says."""
         data = await image.read()
         if len(data) > limits.bytes:

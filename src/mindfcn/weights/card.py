@@ -2,15 +2,25 @@
 
 import dataclasses
 import json
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import COURSE, Preprocess
+from mindfcn.preprocess import COURSE, MODALITIES, Preprocess
 from mindfcn.weights.importers import AT_ONCE
 
 # Its name among the entries of a file.
 CARD = "mindfcn_card"
+# Options of a network: what they are, and what they may be. None stands for the default.
+_OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "width": ((int, float), lambda value: 0 < value <= 4),
+    "fc_width": (int, lambda value: 1 <= value <= 2 ** 16),
+    "skip_scales": (list, lambda value: [type(one) in (int, float) for one in value] == [True, True]),
+    "geometry": (str, bool), "output_stride": (int, lambda value: 1 <= value <= 32),
+    "modality": (str, lambda value: value in MODALITIES), "geometric": (int, lambda value: 1 <= value <= 255),
+    "upsampling": (str, bool), "dropout": ((int, float), lambda value: 0 <= value < 1)}
 
 
 @dataclasses.dataclass
@@ -39,22 +49,36 @@ class Card:
         """The fixed factors on pool4 and pool3: as given, or those of the network's name."""
         return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
 
-    def to_json(self):
+    def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
                            "preprocess": self.preprocess.to_dict(), "records": self.records,
                            "training": self.training, "metrics": self.metrics,
                            **({"geometric": self.geometric.to_dict()} if self.geometric else {})}, ensure_ascii=True)
 
+    def check(self) -> None:
+        """Raise ValueError where an entry is of another kind, or a network would be of any size."""
+        for name, (kind, fine) in _OPTIONS.items():
+            value = self.model.get(name)
+            if value is not None and not (isinstance(value, kind) and fine(value)):
+                raise ValueError(name)
+        texts, dicts = (self.model["name"], self.records), (self.training, self.metrics)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(entry, dict) for entry in dicts):
+            raise ValueError
+        if set(self.model) - {"name", *_OPTIONS}:
+            raise ValueError("options")
+
     @classmethod
-    def from_json(cls, text, where):
+    def from_json(cls, text: str, where: FilePath) -> "Card":
         """Read `to_json`'s line; `where` is the file for messages."""
         try:
             entries = json.loads(text)
-            return cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
+            card = cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
                        Preprocess(**entries["preprocess"]), entries["records"], entries["training"],
                        # Older checkpoints have none.
                        entries.get("metrics", {}),
                        LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None)
-        except (ValueError, KeyError, TypeError):
+            card.check()
+            return card
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{where}: its card cannot be read; the file is damaged or of a newer release") from None

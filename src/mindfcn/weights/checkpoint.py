@@ -4,13 +4,16 @@ One .ckpt file, written under its name only when complete. The weights carry the
 carries the prefix `training.`; the card is JSON text. Programs that know only the weights can read the file as well.
 """
 
-import contextlib
 import os
+from typing import Optional
 
 import mindspore as ms
+import numpy as np
+from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path
+from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import CAFFE
 from mindfcn.weights.card import CARD, Card
@@ -20,7 +23,7 @@ from mindfcn.weights.readers import read_checkpoint
 STATE = "training."
 
 
-def save_checkpoint(path, net, card, state=None):
+def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[dict[str, ms.Parameter]] = None) -> None:
     """Write weights, card and, to train on from, `state`: a dict of name -> Parameter. Atomic.
 
     Raises:
@@ -36,13 +39,10 @@ def save_checkpoint(path, net, card, state=None):
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from None
-        finally:
-            # MindSpore writes here first, and leaves it where it fails.
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.splitext(temporary)[0] + ".tmp")
 
 
-def load_checkpoint(path, default_model=None):
+def load_checkpoint(path: FilePath,
+                    default_model: Optional[str] = None) -> tuple[dict[str, np.ndarray], Card, dict[str, np.ndarray]]:
     """Read a checkpoint, or a published FCN under Caffe's layer names, whose weights are renamed to ours.
 
     Args:

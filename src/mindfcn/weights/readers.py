@@ -237,8 +237,9 @@ class _Zip:
 
 def _read_npz(data):
     archive = _Zip(data)
-    names = [name for name in archive.names if name.endswith(".npy")]
-    return {name[:-len(".npy")]: _read_npy(archive.read(name), name) for name in names}, {}
+    if strangers := [name for name in archive.names if not name.endswith(".npy")]:
+        raise _Refused(f"holds {strangers[0][:60]!r}, which numpy.savez does not write; fetch it again")
+    return {name[:-len(".npy")]: _read_npy(archive.read(name), name) for name in archive.names}, {}
 
 
 def _read_npy(data, name):

@@ -1,12 +1,14 @@
 """Weights into a network, with an account of every one of them."""
 
 import dataclasses
-from typing import Optional
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
 from mindfcn.preprocess import CONVENTIONS, Preprocess
 from mindfcn.weights.importers import fold_bias, to_bgr, trunk_names
 from mindfcn.weights.readers import read_weights
@@ -16,6 +18,9 @@ DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore", "geometric.")
 # What the names of the two streams' layers begin with (late fusion).
 STREAMS = ("color.", "hha.")
+HEAD = ("score", "upscore")
+# A file of weights, or {name: array}.
+Weights = Union[FilePath, dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass
@@ -79,7 +84,7 @@ def joined(reports):
     return first
 
 
-def load_trunk(net, source, convention="auto", where=None):
+def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: Optional[FilePath] = None) -> LoadReport:
     """Fill a network's trunk from a classifier of the same architecture, of any known origin (see `trunk_names`).
 
     VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become the
@@ -102,7 +107,7 @@ def load_trunk(net, source, convention="auto", where=None):
     Raises:
         UserError: not the network's architecture, or a convolution of another shape.
     """
-    where = where or _name(source)
+    where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     streams = {}
     for name, parameter in trunk_parameters(net).items():
@@ -155,7 +160,8 @@ def _add_depth(weights, parameters, report):
 load_vgg16 = load_trunk
 
 
-def load_stage(net, source, where=None, same_classes=True):
+def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
+               same_classes: bool = True) -> LoadReport:
     """Start a network from a whole one on the same trunk: FCN-16s from 32s, 8s from 16s, or the same for other classes.
 
     What has the same name and shape moves. A score layer that is new keeps its zeros, a new upsampling its bilinear
@@ -174,7 +180,7 @@ def load_stage(net, source, where=None, same_classes=True):
     Raises:
         UserError: another trunk, or one of another width.
     """
-    where = where or _name(source)
+    where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
@@ -228,7 +234,7 @@ def load_streams(net, color, hha, where, same_classes=True):
     return report
 
 
-def load_weights(net, source, where=None):
+def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None) -> LoadReport:
     """Fill a whole network from weights under its own names; all must be there and fit.
 
     Args:
@@ -242,7 +248,7 @@ def load_weights(net, source, where=None):
     Raises:
         UserError: another architecture, another class count, or weights missing.
     """
-    where = where or _name(source)
+    where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}

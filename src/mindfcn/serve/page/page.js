@@ -89,6 +89,8 @@ function draw() {
   const {photograph, answer, visible} = shown;
   canvas.width = answer.width;
   canvas.height = answer.height;
+  // As large as there is room for, small photographs, too.
+  canvas.style.width = `min(100%, ${78 * answer.width / answer.height}vh)`;
   const context = canvas.getContext("2d");
   // A format that the browser does not show, such as TIFF, leaves the mask on grey.
   context.fillStyle = "#808080";

@@ -1,0 +1,198 @@
+"""Files of every kind, cut off and with bytes changed, by the thousand: refused in one line, or read as they were.
+
+What a format without checksums (JPEG, .safetensors, .caffemodel, text, ...) says instead cannot be told from the
+truth; there only crashes, hangs, memory and messages count. With --long ten times as many cases; the counts are printed
+at the end.
+"""
+
+import os
+import pathlib
+import shutil
+
+import mindspore as ms
+import numpy as np
+import pytest
+import scipy.io
+from damage import Reader, damaged, helper, try_damaged
+from PIL import Image
+
+from mindfcn.data.mindrecord import write_records
+from mindfcn.data.sample import SAMPLE, draw_sample_set
+from mindfcn.data.voc import list_voc
+from mindfcn.dense.exported import sealed
+from mindfcn.errors import UserError
+from mindfcn.weights.card import Card
+from mindfcn.weights.checkpoint import save_checkpoint
+
+HERE = pathlib.Path(__file__).parent
+# What writes PyTorch's files without PyTorch, and Caffe's without Caffe.
+save = helper("weights/test_readers").save
+Caffe = helper("weights/caffe_files").Caffe
+
+
+@pytest.fixture(scope="module")
+def reader():
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+def damage_line(name, found):
+    """A line of figures."""
+    return (f"damaged {name}: {sum(found.values())} cases, {found['refused']} refused, {found['same']} read as they "
+            f"were, {found['other']} as something else")
+
+
+@pytest.fixture
+def cases(request):
+    """Function: how many cases to try, ten times as many with --long."""
+    return lambda count: count * (10 if request.config.getoption("--long") else 1)
+
+
+@pytest.fixture
+def attempt(reader, tmp_path, request, cases, figures):
+    """Function that tries damaged copies of a file (see `damage.try_damaged`) and notes what became of them."""
+    def run(kind, path, count, **options):
+        number = len(os.listdir(tmp_path))
+        seed = f"{request.node.name} {number}"
+        found = try_damaged(reader, kind, path, tmp_path / str(number), cases(count), seed, **options)
+        figures.append(damage_line(f"{request.node.name[5:]}", found))
+        return found
+    return run
+
+
+@pytest.fixture(scope="module")
+def mask():
+    random = np.random.default_rng(3)
+    mask = np.kron(random.integers(0, len(SAMPLE), (6, 7)), np.ones((4, 4), int)).astype(np.uint8)
+    mask[9:11] = 255
+    return mask
+
+
+@pytest.fixture(scope="module")
+def photo():
+    random = np.random.default_rng(4)
+    return Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8)).resize((40, 30), Image.BICUBIC)
+
+
+@pytest.mark.parametrize("suffix, checked", [(".png", True), (".jpg", False), (".webp", False), (".bmp", False),
+                                             (".tif", False)])
+def test_photographs(attempt, photo, tmp_path_factory, suffix, checked):
+    path = tmp_path_factory.mktemp("photo") / f"photo{suffix}"
+    photo.save(path)
+    found = attempt("photograph", path, 150 if suffix in (".png", ".jpg") else 60, checked=checked)
+    assert found["refused"] > 0.3 * sum(found.values())
+
+
+@pytest.mark.parametrize("suffix, mode, checked", [(".png", "P", True), (".png", "L", True), (".png", "RGB", True),
+                                                   (".gif", "P", False), (".bmp", "L", False), (".tif", "L", False)])
+def test_masks(attempt, mask, tmp_path_factory, suffix, mode, checked):
+    image = Image.fromarray(SAMPLE.colourise(mask) if mode == "RGB" else mask)
+    if mode == "P":
+        image.putpalette(SAMPLE.palette().ravel().tolist())
+    path = tmp_path_factory.mktemp("mask") / f"mask{suffix}"
+    image.save(path)
+    found = attempt("mask", path, 100 if checked else 60, checked=checked)
+    assert found["refused"] > 0.3 * sum(found.values())
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_mat_files(attempt, mask, tmp_path_factory, compressed):
+    path = tmp_path_factory.mktemp("mat") / "mask.mat"
+    boundary = scipy.sparse.csc_matrix(np.eye(3))
+    scipy.io.savemat(path, {"GTcls": {"Segmentation": mask, "Boundaries": boundary}}, do_compression=compressed)
+    attempt("mat", path, 120, checked=compressed)
+
+
+def test_lists(sample_records, tmp_path, cases, figures):
+    """A list has no checksum: what is left of it must be good names of files that are there."""
+    root = tmp_path / "drawn"
+    shutil.copytree(sample_records / "source", root)
+    path = next(root.rglob("train.txt"))
+    known = {line.strip() for line in path.read_text().splitlines()}
+    found = {"refused": 0, "same": 0, "other": 0}
+    for how, data in damaged(path.read_bytes(), cases(150), "list"):
+        path.write_bytes(data)
+        try:
+            names = [sample.name for sample in list_voc(root, "train")]
+        except UserError as error:
+            assert "\n" not in str(error) and str(root) in str(error), how
+            found["refused"] += 1
+        else:
+            # one digit for another may name a photograph of the validation list
+            assert names and len(set(names)) == len(names) and len(set(names) - known) <= 3, how
+            found["same" if set(names) == known else "other"] += 1
+    figures.append(damage_line("lists", found))
+
+
+# ----------------------------------------------------------------------------------------------------- records
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Folder of one small MindRecord with its index and its manifest."""
+    folder = tmp_path_factory.mktemp("written")
+    draw_sample_set(folder / "set", 5, 32, 1)
+    write_records(list_voc(folder / "set", "train"), folder / "records" / "train.mindrecord", SAMPLE)
+    return folder / "records"
+
+
+@pytest.mark.parametrize("spoil", ["", ".db", ".json"])
+def test_records(attempt, written, spoil):
+    attempt("records", written / "train.mindrecord", 45, spoil=spoil)
+
+
+@pytest.mark.parametrize("spoil", ["", ".db"])
+def test_records_without_a_manifest(attempt, written, tmp_path_factory, spoil):
+    """As the course publishes them: nothing tells whether the bytes are right, but nothing ends the process."""
+    folder = tmp_path_factory.mktemp("foreign")
+    for suffix in ("", ".db"):
+        shutil.copy(written / f"train.mindrecord{suffix}", folder)
+    attempt("records", folder / "train.mindrecord", 45, spoil=spoil, checked=False)
+
+
+# ------------------------------------------------------------------------------------------------ weights, networks
+
+def arrays():
+    random = np.random.default_rng(3)
+    return {"conv1.0.weight": random.standard_normal((4, 3, 3, 3)).astype(np.float32),
+            "conv1.0.bias": random.standard_normal(4).astype(np.float32),
+            "count": np.arange(6, dtype=np.int64).reshape(3, 2)}
+
+
+@pytest.mark.parametrize("suffix, checked", [(".ckpt", False), (".safetensors", False), (".npz", True),
+                                             (".pth", True)])
+def test_weights(attempt, tmp_path_factory, suffix, checked):
+    """Both kinds of zip files carry checksums; a published .ckpt or .safetensors file has none."""
+    path = save(str(tmp_path_factory.mktemp("weights") / f"weights{suffix}"), arrays())
+    attempt("weights", path, 150, checked=checked)
+
+
+def test_caffemodels(attempt, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "net.caffemodel"
+    path.write_bytes(Caffe().net({name: array for name, array in arrays().items() if name != "count"}))
+    attempt("weights", path, 150, checked=False)
+
+
+def test_checkpoints(attempt, tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "own.ckpt"
+    state = {"step": ms.Parameter(ms.Tensor(np.arange(3, dtype=np.float32)), name="step")}
+    save_checkpoint(path, tiny("fcn32s_vgg16"), Card({"name": "fcn32s_vgg16"}, SAMPLE), state)
+    attempt("checkpoint", path, 100)
+
+
+def test_onnx_files(attempt, colour_net, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    path.write_bytes(sealed(pathlib.Path(colour_net).read_bytes()))
+    attempt("onnx", path, 100)
+
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+def test_labels_files(attempt, tmp_path_factory):
+    path = tmp_path_factory.mktemp("labels") / "labels.yaml"
+    SAMPLE.save(path)
+    attempt("labels", path, 150, checked=False)
+
+
+def test_settings_files(attempt):
+    attempt("settings", HERE.parents[1] / "configs" / "own_data.yaml", 40, checked=False)

@@ -1,0 +1,64 @@
+"""Numbers that overflow stop a run at the step where they arise, before they reach a checkpoint."""
+
+import csv
+import os
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn, ops
+
+from mindfcn import runtime
+from mindfcn.cli import main
+from mindfcn.config import OptimConfig
+from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.models import layers
+
+
+class Net(nn.Cell):
+    """Two convolutions and no rectifier between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = layers.conv(3, 4, 3, bias=True)
+        self.score_fr = layers.conv(4, 3, 1, bias=True)
+
+    def construct(self, image):
+        return self.score_fr(self.conv1(image))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_that_overflow_are_noticed_in_their_own_step(accumulate):
+    """The loss is finite: only the step after it would show what happened, or the one after the checkpoint."""
+    runtime.set_up("CPU", 1)
+    runtime.graph_mode()
+    net = Net()
+    step = TrainStep(net, optimiser(net, OptimConfig(lr=0.1, accumulate=accumulate), 8)[0], accumulate=accumulate)
+    step.set_train()
+    random = np.random.default_rng(1)
+    labels = ms.Tensor(random.integers(0, 3, (2, 16, 16)).astype(np.int32))
+    image = random.random((2, 3, 16, 16), np.float32)
+    for _ in range(2):
+        assert np.isfinite(float(step(ms.Tensor(image), labels)))
+        assert step.spoilt.asnumpy() == 0 and step.unfinite() == []
+    # Zeros hide the size of the image from the loss, but not from their own gradient.
+    net.conv1.weight.set_data(ops.zeros_like(net.conv1.weight))
+    net.score_fr.weight.set_data(net.score_fr.weight * 1000)
+    assert np.isfinite(float(step(ms.Tensor(image * np.float32(1e38)), labels)))
+    assert np.isnan(step.spoilt.asnumpy())
+    assert any(name.endswith("conv1.weight") for name in step.unfinite())
+
+
+def test_an_update_that_overflows_never_reaches_a_checkpoint(sample_records, tmp_path, capfd):
+    """One step an epoch: the checkpoint would follow at once."""
+    status = main(["train", "--device", "CPU", "--run_dir", str(tmp_path), "--data.records",
+                   str(sample_records / "records"), "--model.name", "fcn32s_alexnet", "--model.width", "0.0625",
+                   "--model.fc_width", "16", "--augment.crop_size", "32", "--augment.batch_size", "12",
+                   "--optim.epochs", "2", "--optim.lr", "1e39", "--optim.schedule", "constant"])
+    error = capfd.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert status == 1
+    assert error.startswith("mindfcn train: the loss is 1.9") and "at step 1 (epoch 1)" in error
+    assert error.count("sample_0") == 12 and ".weight" in error and "overflowed" in error
+    assert not os.path.exists(tmp_path / "checkpoints")
+    with open(tmp_path / "log.csv", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == []

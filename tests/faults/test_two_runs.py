@@ -1,0 +1,220 @@
+"""One run directory, one process; and what a dead process left is taken over."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from killing import SOURCE, alive, command, leftovers
+
+from mindfcn.config import TrainConfig
+from mindfcn.engine.callbacks import Signals
+from mindfcn.engine.run_dir import RunDir
+from mindfcn.errors import UserError
+from mindfcn.files import append_text, atomic_path, held, remove_leftovers, write_text
+from mindfcn.weights.checkpoint import load_checkpoint
+
+# Holds a lock, says so, and waits to be killed.
+HOLDER = """
+import sys, time
+from mindfcn.files import {name}
+with {call} as inside:
+    open(sys.argv[1] + "/ready", "w").close()
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def holder(folder, name, call):
+    """A process inside a context of mindfcn.files; killed in the end."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER.format(name=name, call=call), str(folder)],
+                          env={**os.environ, "PYTHONPATH": SOURCE}) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (folder / "ready").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.remove(folder / "ready")
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_second_run_is_refused_and_names_the_first(server, whole, tmp_path):
+    common, digests, _ = whole("train")
+    words = command("train", common, tmp_path)
+    first = server.start(*words)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "run.lock").exists() and alive(first) and time.monotonic() < deadline:
+        time.sleep(1e-3)
+    time.sleep(0.1)
+    for options in ([], ["--resume"], ["--overwrite"]):
+        status, text = server.run(*words, *options)
+        assert status == 1
+        assert text.strip().startswith(f"mindfcn train: run directory {tmp_path}/run is in use by process {first} on ")
+        assert text.strip().endswith("wait for it to end, or choose another folder")
+    assert server.end(first)[0] == 0
+    assert server.look(tmp_path)["digests"] == digests and leftovers(tmp_path) == []
+
+
+def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
+    lock = tmp_path / "run.lock"
+    with holder(tmp_path, "held", 'held(sys.argv[1] + "/run.lock", "folder x")') as process:
+        with pytest.raises(UserError, match=f"folder x is in use by process {process.pid} on .* since"):
+            with held(lock, "folder x"):
+                pass
+        process.kill()
+        process.wait()
+        assert lock.exists()
+        with held(lock, "folder x") as there:
+            assert there() and f"process {os.getpid()} on" in lock.read_text()
+            os.rename(lock, tmp_path / "moved")
+            assert not there()
+    os.rename(tmp_path / "moved", lock)
+    with held(lock, "folder x"):
+        pass
+    assert not lock.exists()
+
+
+def test_two_threads_write_one_file_one_after_the_other(tmp_path):
+    """Each time the file is one of the two texts, whole."""
+    path, wrong = tmp_path / "file.txt", []
+
+    def write(letter):
+        for _ in range(40):
+            with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                for _ in range(20):
+                    file.write(letter * 100)
+                    file.flush()
+            text = path.read_text(encoding="utf-8")
+            if len(text) != 2000 or len(set(text)) != 1:
+                wrong.append(text)
+
+    threads = [threading.Thread(target=write, args=letter) for letter in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    with holder(tmp_path, "atomic_path", 'atomic_path(sys.argv[1] + "/deep/name.txt")') as process:
+        assert remove_leftovers(tmp_path) == []
+        process.kill()
+        process.wait()
+        left = [str(tmp_path / "deep" / ".partial-name.txt")]
+        assert leftovers(tmp_path) == left and remove_leftovers(tmp_path) == left
+    # As older releases left them.
+    (tmp_path / ".partial-x8sk-epoch-0001.ckpt").write_text("cut")
+    assert len(remove_leftovers(tmp_path)) == 1 and leftovers(tmp_path) == []
+
+
+def test_a_file_stays_as_it_was_where_its_writer_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(KeyError), atomic_path(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write("ne")
+        raise KeyError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_what_cannot_be_appended_is_told(tmp_path):
+    with pytest.raises(UserError, match="/dev/full: No space left on device; free some space"):
+        append_text("/dev/full", "row\n")
+
+
+def begun(path, steps=0):
+    """A run directory with the log of some steps, two an epoch, and no checkpoint."""
+    run = RunDir(str(path))
+    run.begin(TrainConfig(run_dir=str(path)))
+    run.add_steps([[step, (step + 1) // 2, "1.0", "0.1", "9.9"] for step in range(1, steps + 1)])
+    return run
+
+
+def test_only_a_run_that_had_no_checkpoint_yet_begins_again(tmp_path):
+    assert not RunDir(str(tmp_path / "none")).can_resume()
+    assert not begun(tmp_path / "begun").can_resume()
+    assert not begun(tmp_path / "first-epoch", 2).can_resume()
+    with pytest.raises(UserError, match=r"last.ckpt is gone, but .*log.csv tells of 3 steps"):
+        begun(tmp_path / "lost", 3).can_resume()
+
+
+@pytest.mark.parametrize("cut", ["4", "4,2", "4,2,1.0,0.1", "4,2,1.0,0.1,9."])
+def test_a_row_that_was_cut_is_forgotten(tmp_path, cut):
+    """Cut after the first digit, 40 would be 4, a step of the past."""
+    run = begun(tmp_path, 3)
+    whole = (tmp_path / "log.csv").read_text()
+    with open(run.log, "a", encoding="utf-8") as file:
+        file.write(cut)
+    run.rewind(99)
+    assert (tmp_path / "log.csv").read_text() == whole
+
+
+def test_deleting_an_earlier_run_is_ended_after_a_kill(tmp_path):
+    """Half of an earlier run is no run to go on with."""
+    run = begun(tmp_path, 2)
+    os.makedirs(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("of the earlier run")
+    os.makedirs(tmp_path / ".partial-forgetting")
+    assert run.can_resume()
+    with run.hold():
+        assert not run.can_resume()
+        assert sorted(os.listdir(tmp_path)) == ["run.lock", "versions.json"]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(server, whole, tmp_path):
+    common, digests, _ = whole("train")
+    words = command("train", common, tmp_path)
+    assert server.run(*words)[0] == 0
+    for name in ("last", "best"):
+        with open(tmp_path / "run" / "checkpoints" / f"{name}.ckpt", "r+b") as file:
+            file.seek(2000)
+            file.write(b"\0" * 64)
+    status, text = server.run(*words, "--resume")
+    assert status == 0, text
+    assert "last.ckpt" in text and "looking for an older checkpoint" in text and "going on after step 3" in text
+    found = server.look(tmp_path)["digests"]
+    # What their cards tell of the best epoch until then was lost with best.ckpt.
+    differ = {f"run/checkpoints/{name}.ckpt" for name in ("last", "epoch-0002")}
+    assert {name: found[name] for name in found.keys() - differ} == {
+        name: digests[name] for name in digests.keys() - differ}
+    one, other = (load_checkpoint(folder / "run" / "checkpoints" / "last.ckpt")[::2]
+                  for folder in (tmp_path, common / "train"))
+    assert all(mine[name].tobytes() == theirs[name].tobytes() for mine, theirs in zip(one, other) for name in theirs)
+
+
+def test_a_closed_terminal_is_a_signal_unless_it_is_ignored():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.agreed() == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.agreed() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_evaluation_that_is_not_complete_has_no_metrics(server, whole, tmp_path):
+    """metrics.json of an earlier evaluation would speak for files of this one."""
+    words = command("eval", whole("eval")[0], tmp_path)
+    assert server.run(*words)[0] == 0
+    done = tmp_path / "evaluation" / "metrics.json"
+    assert json.loads(done.read_text())["images"] == 3
+    pid = server.start(*words)
+    deadline = time.monotonic() + 300
+    while done.exists() and alive(pid) and time.monotonic() < deadline:
+        time.sleep(2e-4)
+    os.kill(pid, signal.SIGKILL)
+    server.end(pid)
+    assert not done.exists()
+    assert server.run(*words)[0] == 0
+    assert server.look(tmp_path)["digests"] == whole("eval")[1] and leftovers(tmp_path) == []
