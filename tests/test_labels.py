@@ -105,3 +105,16 @@ def test_the_same_checks_without_a_file():
                              (((), ()), "0 classes")):
         with pytest.raises(UserError, match=words):
             LabelSet(*arguments)
+
+
+def test_excluded_classes_go_into_the_file_and_back(tmp_path):
+    labels = LabelSet(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), excluded=("c", "a"))
+    labels.save(tmp_path / "labels.yaml")
+    assert LabelSet.load(tmp_path / "labels.yaml") == labels and labels.excluded_numbers() == [2, 0]
+    assert "excluded" not in VOC.to_dict()
+    (tmp_path / "labels.yaml").write_text("names: [a, b]\nexcluded: [c]\n")
+    with pytest.raises(UserError, match="the excluded class 'c' is not among the names"):
+        LabelSet.load(tmp_path / "labels.yaml")
+    (tmp_path / "labels.yaml").write_text("names: [a, b]\nexcluded: c\n")
+    with pytest.raises(UserError, match="`excluded` must be a list"):
+        LabelSet.load(tmp_path / "labels.yaml")

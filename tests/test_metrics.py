@@ -200,6 +200,21 @@ def test_each_metric_alone_as_in_the_course(name, cls):
     assert metric.eval() == pytest.approx(expected.compute()[name], rel=1e-12), "classes instead of logits"
 
 
+def test_excluded_classes_are_in_no_mean():
+    """SIFT Flow's protocol: a class that no image of the test has is left out, even where it is predicted."""
+    truth, prediction = np.array([0, 0, 1, 1, 1, 3]), np.array([0, 2, 1, 1, 0, 3])
+    matrix = ConfusionMatrix(4, excluded=[2])
+    matrix.update(prediction, truth)
+    # Class 2 is predicted once: with it, its IoU 0 would count among four.
+    assert matrix.mean_iou() == pytest.approx((1 / 3 + 2 / 3 + 1) / 3)
+    assert matrix.mean_pixel_accuracy() == pytest.approx((1 / 2 + 2 / 3 + 1) / 3)
+    assert matrix.pixel_accuracy() == pytest.approx(4 / 6)
+    plain = ConfusionMatrix(4)
+    plain.update(prediction, truth)
+    assert plain.mean_iou() == pytest.approx((1 / 3 + 2 / 3 + 0 + 1) / 4)
+    assert matrix.frequency_weighted_iou() == plain.frequency_weighted_iou()
+
+
 # ------------------------------------------------------------------------------------------------- boundaries, sizes
 
 def blocks(seed, height=40, width=50, classes=3):

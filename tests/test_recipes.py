@@ -12,7 +12,8 @@ from mindfcn.models.factory import split_name
 
 RECIPES = {path.stem: path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
            if "run_dir" in yaml.safe_load(path.read_text(encoding="utf-8"))}
-PIXELS = 500 * 375
+# Of a photograph of each source.
+PIXELS = {"voc": 500 * 375, "context": 500 * 375, "nyud": 425 * 560, "siftflow": 256 * 256}
 
 
 def settings(name):
@@ -24,8 +25,7 @@ def test_a_recipe_can_be_run(name):
     config = settings(name)
     check_settings(config)
     split_name(config.model.name)
-    source = config.model.pretrained
-    if source.startswith("runs/"):
+    for source in filter(lambda path: path.startswith("runs/"), (config.model.pretrained, config.model.pretrained_hha)):
         before = settings(pathlib.Path(source).parts[1])
         assert source == f"{before.run_dir}/checkpoints/last.ckpt"
         assert (config.model.geometry, config.model.preprocess) == (before.model.geometry, before.model.preprocess)
@@ -49,9 +49,10 @@ def test_deconvnets_stages_are_of_one_network(prefix):
 
 def test_summed_recipes_tell_the_rate_of_the_mean():
     summed = [name for name in RECIPES if settings(name).optim.loss == "sum"]
-    assert len(summed) == 6
+    assert len(summed) == 16
     for name in summed:
         config, text = settings(name), RECIPES[name].read_text(encoding="utf-8")
-        assert f"it is {config.optim.lr * PIXELS:.1e}".replace("e-0", "e-") in text
-        assert f"decay of {config.optim.weight_decay / PIXELS:.1e}".replace("e-0", "e-") in text
+        pixels = PIXELS[config.data.source]
+        assert f"it is {config.optim.lr * pixels:.1e}".replace("e-0", "e-") in text
+        assert f"decay of {config.optim.weight_decay / pixels:.1e}".replace("e-0", "e-") in text
         assert config.augment.crop_size == 0 and config.optim.schedule == "constant"

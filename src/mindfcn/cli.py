@@ -393,6 +393,8 @@ def _show(result):
     say(f"{result.images} images{speed}")
     for name, value in result.metrics.items():
         say(f"{name:24} {value:.4f}")
+    for name, value in (result.geometric or {}).items():
+        say(f"{'geometric ' + name:24} {value:.4f}")
     say(f"written to  {result.out}")
 
 
@@ -407,7 +409,7 @@ def _tune_crf(config):
 def _predict(config):
     from mindfcn.engine.predict import open_segmenter, predict
     segment, card = open_segmenter(config)
-    result = predict(config, segment, card.labels, say=say)
+    result = predict(config, segment, card.labels, say=say, card=card)
     for written in result.written:
         say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")
     if result.failed:

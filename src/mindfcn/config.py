@@ -14,15 +14,20 @@ class PrepareConfig:
 
     Args:
         records: folder the records are written to
-        source: where photographs and masks come from: drawn by the program, a VOC folder (with SBD if `sbd` is
-            given), or your own folder (`images/`, `masks/`, `labels.yaml`)
-        root: folder of the source: drawn to (sample), holding JPEGImages/ or VOCdevkit (voc), holding images/
-            and masks/ (folder)
+        source: where photographs and masks come from: drawn by the program (sample; rooms, with depth), a VOC folder
+            (with SBD if `sbd` is given), your own folder (`images/`, `masks/`, `labels.yaml`), NYUDv2, SIFT Flow or
+            PASCAL-Context
+        root: folder of the source: drawn to (sample, rooms), holding JPEGImages/ or VOCdevkit (voc), holding images/
+            and masks/ (folder), or of the data set's files (nyud, siftflow, context; see docs/modalities.md)
+        voc: PASCAL-Context: folder of VOC2010
+        classes: PASCAL-Context: 59 or 33, without background
         year: VOC year, to find VOCdevkit/VOC<year>
         sbd: SBD folder (benchmark_RELEASE or its dataset/); its images join the training records
         sbd_splits: SBD lists to take
-        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder)
-        val_split: list of the validation images; an image in it never enters the training records
+        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder); trainval
+            in the published protocols of nyud and siftflow
+        val_split: list of the validation images; an image in it never enters the training records; test in those
+            protocols
         val_fraction: folder without lists: share of the images held out for validation, 0..1
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
         mask_encoding: how masks of your own folder hold classes
@@ -35,13 +40,15 @@ class PrepareConfig:
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
         overwrite: write again records that are already complete
         download: fetch a source first: voc2012 and sbd into `root`/`sbd`, course (ready MindRecord) into `records`
-        samples: sample set: images to draw for training and validation together
-        size: sample set: longer side in pixels
-        seed: sample set: the same seed draws the same pixels
+        samples: sample, rooms: images to draw for training and validation together
+        size: sample, rooms: longer side in pixels
+        seed: sample, rooms: the same seed draws the same pixels
     """
     records: str = "data/records/sample"
-    source: Literal["sample", "voc", "folder"] = "sample"
+    source: Literal["sample", "rooms", "voc", "folder", "nyud", "siftflow", "context"] = "sample"
     root: str = "data/sample"
+    voc: str = ""
+    classes: Literal[59, 33] = 59
     year: int = 2012
     sbd: str = ""
     sbd_splits: list[str] = field(default_factory=lambda: ["train", "val"])
@@ -158,7 +165,12 @@ class ModelConfig:
         output_stride: mindcv trunks: 16 or 8 replaces strides beyond it by dilation; 32 if not given
         pretrained: weights of the trunk (.ckpt .pth .safetensors .npz .caffemodel) or a whole checkpoint to start from;
             random if empty
-        preprocess: normalisation of the images; auto is what the names of the pretrained weights say
+        preprocess: normalisation of the images; auto is what the names of the pretrained weights say; nyud and siftflow
+            subtract those data sets' mean colours, as the released nets do
+        modality: what the network sees: colours; rgbd, colours and depth in one trunk (early fusion); hha, made from
+            depth; rgb_hha, a trunk for each, their scores averaged (late fusion)
+        pretrained_hha: rgb_hha: weights or checkpoint that its HHA stream starts from; those of `pretrained` if empty
+        geometric: a second head for the records' geometric classes (siftflow); the losses are added
     """
     name: str = "fcn8s_vgg16_bn"
     geometry: Literal["padded", "paper"] = "padded"
@@ -171,7 +183,10 @@ class ModelConfig:
     skip_scales: Optional[tuple[float, float]] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
-    preprocess: Literal["auto", "course", "caffe"] = "auto"
+    preprocess: Literal["auto", "course", "caffe", "nyud", "siftflow"] = "auto"
+    modality: Literal["rgb", "rgbd", "hha", "rgb_hha"] = "rgb"
+    pretrained_hha: str = ""
+    geometric: bool = False
 
 
 @dataclasses.dataclass
@@ -363,6 +378,9 @@ class PredictConfig:
         aggregate: how the windows' scores become one map
         ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
+        depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
+        camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
+            not given, cropped for 425x560 pixels
         scales: sizes at which the network sees each photograph; probabilities are averaged
         flip: it also sees them mirrored; probabilities are averaged
         window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
@@ -386,6 +404,8 @@ class PredictConfig:
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
+    depth: str = ""
+    camera: Optional[tuple[float, float, float, float]] = None
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
     window: int = 0

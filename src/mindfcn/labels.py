@@ -30,10 +30,12 @@ class LabelSet:
         names: class names; a class's place in the tuple is its number in the masks.
         colours: one (R, G, B) of 0..255 per class.
         ignore_label: the number of pixels that count neither in the loss nor in the metrics.
+        excluded: names of classes that means over classes leave out, as the data set's protocol says.
     """
     names: tuple
     colours: tuple
     ignore_label: int = 255
+    excluded: tuple = ()
 
     def __post_init__(self):
         if not all(isinstance(name, (str, int, float)) for name in self.names):
@@ -60,9 +62,17 @@ class LabelSet:
                 raise UserError(f"labels: colour {list(colour)} of {name!r} must be three numbers of 0..255")
         if type(self.ignore_label) is not int or not len(names) <= self.ignore_label <= 255:
             raise UserError(f"labels: ignore label {self.ignore_label!r} must be a number from {len(names)} to 255")
+        object.__setattr__(self, "excluded", tuple(str(name) for name in self.excluded))
+        for name in self.excluded:
+            if name not in names:
+                raise UserError(f"labels: the excluded class {name!r} is not among the names")
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def excluded_numbers(self) -> list[int]:
+        """Numbers of the excluded classes."""
+        return [self.names.index(name) for name in self.excluded]
 
     @property
     def background(self) -> Optional[int]:
@@ -82,7 +92,7 @@ class LabelSet:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, as written to YAML and into checkpoints."""
         return {"names": list(self.names), "colours": [list(colour) for colour in self.colours],
-                "ignore_label": self.ignore_label}
+                "ignore_label": self.ignore_label, **({"excluded": list(self.excluded)} if self.excluded else {})}
 
     def save(self, path: FilePath) -> None:
         """Write the labels file that `load` reads: YAML, or JSON where the name ends in .json."""
@@ -94,19 +104,22 @@ class LabelSet:
 
     @classmethod
     def from_dict(cls, entries: Any, where: FilePath) -> "LabelSet":
-        """Check and take over `names`, and optionally `colours` and `ignore_label`; `where` is for the message."""
+        """Check and take over `names` and optionally `colours`, `ignore_label`, `excluded`; `where` is for messages."""
         if not isinstance(entries, dict) or not isinstance(entries.get("names"), list):
             raise UserError(f"{where}: expected a mapping with a list `names`; see docs/own_data.md")
-        unknown = set(entries) - {"names", "colours", "ignore_label"}
+        unknown = set(entries) - {"names", "colours", "ignore_label", "excluded"}
         if unknown:
             raise UserError(f"{where}: unknown key {sorted(map(str, unknown))[0]!r}; "
-                            "known are names, colours, ignore_label")
+                            "known are names, colours, ignore_label, excluded")
         names = entries["names"]
         colours = entries.get("colours", voc_palette()[:len(names)].tolist())
         if not isinstance(colours, list):
             raise UserError(f"{where}: `colours` must be a list of [R, G, B]")
+        excluded = entries.get("excluded", [])
+        if not isinstance(excluded, list):
+            raise UserError(f"{where}: `excluded` must be a list of class names")
         try:
-            return cls(tuple(names), tuple(colours), entries.get("ignore_label", 255))
+            return cls(tuple(names), tuple(colours), entries.get("ignore_label", 255), tuple(excluded))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 

@@ -221,3 +221,24 @@ def log_probabilities(logits):
     identity = ops.broadcast_to(ops.eye(classes, classes, ms.float32), (images, classes, classes))
     scores = ops.BatchMatMul(transpose_a=True)(scores, identity).reshape(-1, classes)
     return ops.log_softmax(scores, -1)
+
+
+class JointLoss(nn.Cell):
+    """The sum of the losses of two heads (SIFT Flow: both with weight 1).
+
+    Args:
+        semantic, geometric: CrossEntropy of each head, of the same reduction.
+        classes: classes of the first head.
+
+    Inputs: logits (N, classes + geometric classes, H, W) float, labels (N, 2, H, W) int32.
+    Outputs: () float32.
+    """
+
+    def __init__(self, semantic, geometric, classes):
+        super().__init__()
+        self.semantic, self.geometric, self.classes = semantic, geometric, classes
+        self.reduction = semantic.reduction
+
+    def construct(self, logits, labels):
+        return (self.semantic(logits[:, :self.classes], labels[:, 0])
+                + self.geometric(logits[:, self.classes:], labels[:, 1]))

@@ -8,10 +8,13 @@ With n_ij pixels of class i predicted as j and t_i = sum_j n_ij:
 
 Absent classes: MPA leaves out classes without true pixels, mean IoU leaves out classes that are neither in the truth
 nor predicted; a class that is predicted but not in the truth counts with IoU 0. With no pixel at all, all four are NaN.
+Classes that a data set's protocol excludes are in neither mean, predicted or not.
 
 Two more measures see what these hide: `Trimap` looks at the pixels near the true boundaries, `ObjectSizes` at small,
 medium and large objects by themselves.
 """
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -35,10 +38,15 @@ class ConfusionMatrix:
     """Pixel counts, (n, n) int64: rows are true classes, columns predicted ones.
 
     Pixels whose true label is not a class (the ignore label among them) do not count.
+
+    Args:
+        num_classes: classes.
+        excluded: numbers of classes that both means leave out.
     """
 
-    def __init__(self, num_classes: int = 21) -> None:
+    def __init__(self, num_classes: int = 21, excluded: Sequence[int] = ()) -> None:
         self.num_classes = num_classes
+        self.kept = np.setdiff1d(np.arange(num_classes), excluded)
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def clear(self) -> None:
@@ -84,11 +92,11 @@ class ConfusionMatrix:
 
     def mean_pixel_accuracy(self) -> float:
         """Mean of the class accuracies."""
-        return _nanmean(self.class_accuracies())
+        return _nanmean(self.class_accuracies()[self.kept])
 
     def mean_iou(self) -> float:
         """Mean of the class IoUs."""
-        return _nanmean(self.class_ious())
+        return _nanmean(self.class_ious()[self.kept])
 
     def frequency_weighted_iou(self) -> float:
         """Class IoUs weighted by the classes' shares of true pixels."""

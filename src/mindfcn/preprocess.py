@@ -2,24 +2,76 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+# What the networks see: the planes of an input, in the order of its channels, and the channels of each plane.
+MODALITIES = {"rgb": ("image",), "rgbd": ("image", "depth"), "hha": ("hha",), "rgb_hha": ("image", "hha")}
+CHANNELS = {"image": 3, "depth": 1, "hha": 3}
+COUNTS = {3: "three", 4: "four", 6: "six"}
+# NYUDv2's means (the released nets'): of HHA in its order of channels, and of ln(depth in mm).
+MEANS = {"hha": (132.431, 94.076, 118.477), "depth": (7.844,)}
+# What those planes are divided by where colours are divided, too: about their deviations in rooms.
+DEVIATIONS = {"hha": (57.0, 57.0, 57.0), "depth": (0.5,)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Channel order, mean and standard deviation, on the 0..255 scale and in that order."""
+    """Normalisation of an input, channel by channel.
+
+    Attributes:
+        order: "BGR" or "RGB", the colour channels of its photograph; HHA has one order: disparity, height, angle.
+        mean, std: of colours and HHA on the 0..255 scale, of depth that of ln(mm); a number for each channel.
+        modality: one of MODALITIES.
+    """
     order: str = "BGR"
     mean: Sequence[float] = (103.53, 116.28, 123.675)
     std: Sequence[float] = (57.375, 57.120, 58.395)
+    modality: str = "rgb"
 
     def __post_init__(self):
         if self.order not in ("BGR", "RGB"):
             raise ValueError(f"order must be BGR or RGB, not {self.order!r}")
+        if self.modality not in MODALITIES:
+            raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, not {self.modality!r}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite(self.mean + self.std).all() or 0 in self.std:
-            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std none of them 0")
+        count = self.channels
+        if (len(self.mean) != count or len(self.std) != count or not np.isfinite(self.mean + self.std).all()
+                or 0 in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} must be {COUNTS.get(count, count)} numbers each, "
+                             "std none of them 0")
+
+    @property
+    def planes(self) -> tuple:
+        """Names of the planes it normalises, in their order."""
+        return MODALITIES[self.modality]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the normalised input."""
+        return sum(CHANNELS[plane] for plane in self.planes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written into checkpoints; without the modality of colours, as earlier ones are."""
+        entries = dataclasses.asdict(self)
+        if self.modality == "rgb":
+            del entries["modality"]
+        return entries
+
+    def to(self, modality: str) -> "Preprocess":
+        """This record of colour images, as one of another modality: the same colours, NYUDv2's means of the rest.
+
+        Depth and HHA are divided by their deviations where the colours are.
+        """
+        divides = self.std != (1, 1, 1)
+        mean: list[float] = []
+        std: list[float] = []
+        for plane in MODALITIES[modality]:
+            mean += self.mean if plane == "image" else MEANS[plane]
+            std += self.std if plane == "image" else DEVIATIONS[plane] if divides else [1] * CHANNELS[plane]
+        return Preprocess(self.order, mean, std, modality)
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 BGR, as OpenCV reads it -> (H, W, 3) float32 in this record's order."""
@@ -41,5 +93,8 @@ COURSE = Preprocess()
 TORCHVISION = Preprocess("RGB", COURSE.mean[::-1], COURSE.std[::-1])
 # The published Caffe networks subtract the mean colour and do not divide.
 CAFFE = Preprocess("BGR", (104.00699, 116.66877, 122.67892), (1, 1, 1))
+# The released nets for NYUDv2 and SIFT Flow subtract the mean colour of those data sets.
+NYUD = Preprocess("BGR", (116.190, 97.203, 92.318), (1, 1, 1))
+SIFTFLOW = Preprocess("BGR", (114.578, 115.294, 108.353), (1, 1, 1))
 # The records that settings can name.
-CONVENTIONS = {"course": COURSE, "caffe": CAFFE}
+CONVENTIONS = {"course": COURSE, "caffe": CAFFE, "nyud": NYUD, "siftflow": SIFTFLOW}

@@ -267,7 +267,8 @@ def test_progress_sees_every_sample(samples, tmp_path):
     ids=["one lost", "one twice", "one instead of another", "names swapped", "mask changed", "one bit flipped"])
 def test_records_that_read_back_otherwise_are_not_published(samples, tmp_path, monkeypatch, change):
     real = mindrecord.read_records
-    monkeypatch.setattr(mindrecord, "read_records", lambda path: change(list(real(path))))
+    monkeypatch.setattr(mindrecord, "read_records",
+                        lambda path, extras: change(list(real(path, extras))))
     with pytest.raises(UserError, match="records read back"):
         write_records(samples[:4], tmp_path / "a", SAMPLE)
     assert not any(tmp_path.iterdir())
@@ -275,5 +276,5 @@ def test_records_that_read_back_otherwise_are_not_published(samples, tmp_path, m
 
 def test_the_order_in_which_shards_are_read_back_does_not_matter(samples, tmp_path, monkeypatch):
     real = mindrecord.read_records
-    monkeypatch.setattr(mindrecord, "read_records", lambda path: list(real(path))[::-1])
+    monkeypatch.setattr(mindrecord, "read_records", lambda path, extras: list(real(path, extras))[::-1])
     assert write_records(samples[:4], tmp_path / "a", SAMPLE).written == 4

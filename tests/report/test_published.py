@@ -37,3 +37,14 @@ def test_every_row_is_of_a_network_there_is():
 
 def test_a_network_nobody_published_has_no_row():
     assert published("fcn16s_vgg16_bn") == ()
+
+
+def test_other_data_sets_have_their_own_rows():
+    """The conference paper's tables 4 to 6."""
+    row, = published("fcn32s_vgg16", 40, "rgb_hha")
+    assert (row.source, row.split, row.metrics) == ("CVPR 2015 table 4", "NYUDv2 test", (64.3, 44.9, 32.8, 48.0))
+    assert [published("fcn32s_vgg16", 40, kind)[0].metrics[2] for kind in ("rgb", "rgbd", "hha")] == [29.2, 30.5, 24.2]
+    assert published("fcn8s_vgg16", 40, "rgb") == ()
+    assert published("fcn16s_vgg16", 33)[0].metrics == (85.2, 51.7, 39.5, 76.1)
+    assert [published(f"fcn{stride}_vgg16", 60)[0].metrics[2] for stride in ("32s", "16s", "8s")] == [31.8, 34.8, 35.1]
+    assert [published(f"fcn{stride}_vgg16", 34)[0].metrics[2] for stride in ("32s", "16s", "8s")] == [50.4, 53.4, 53.5]

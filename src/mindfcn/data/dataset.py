@@ -15,8 +15,8 @@ from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.mindrecord import FAILURES, first_line, read_manifest
-from mindfcn.data.record_files import count_records, record_files
-from mindfcn.data.samples import check_numbers, decode_image, decode_mask, in_threads
+from mindfcn.data.record_files import count_records, record_columns, record_files
+from mindfcn.data.samples import check_numbers, decode_image, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
 from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
@@ -41,13 +41,15 @@ class SegDataset:
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
         photometric: strength of random colour changes of training crops, 0..1; see `transforms.recolour`.
         max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
-        preprocess: normalisation that belongs to the weights.
+        preprocess: normalisation that belongs to the weights; its modality says which planes are read.
+        geometric: whether the second mask is read, too; labels are (N, 2, H, W) then.
         first_epoch, skip_batches: where a resumed run goes on.
         rank, rank_size: this device and the number of devices that share the records.
         most: take so many records only, evenly spread over all; 0 takes all.
 
     Raises:
-        UserError: no such records, fewer than one batch of them, or settings that cannot be.
+        UserError: no such records, records without a plane that the network sees, fewer than one batch of them, or
+            settings that cannot be.
     """
 
     def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
@@ -56,7 +58,7 @@ class SegDataset:
                  num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
                  max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
                  preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
-                 rank_size: int = 1, most: int = 0) -> None:
+                 rank_size: int = 1, most: int = 0, geometric: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -65,9 +67,14 @@ class SegDataset:
             raise UserError(f"batch size {batch_size}: crop size 0 takes whole photographs, which differ in size; "
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
+        self.geometric = geometric
         self.files = record_files(data_file)
         # `prepare` has looked at every mask; others may hold anything.
         self.looked_at = read_manifest(data_file) is not None
+        lacking = [column for column in self.columns if column not in record_columns(data_file)]
+        if lacking:
+            raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
+                            "labels needs; prepare records of a source that has it")
         count = count_records(data_file)
         self.taken = spread(count, most) if most else range(count)
         self.count = len(self.taken)
@@ -92,6 +99,12 @@ class SegDataset:
         if training and self.steps_per_epoch == 0:
             raise UserError(f"{data_file} holds {self.count} records, fewer than one batch of {batch_size} on each of "
                             f"{rank_size} device(s); use a smaller batch size")
+
+    @property
+    def columns(self) -> list[str]:
+        """The records' columns that a batch is made from."""
+        planes = ["data" if plane == "image" else plane for plane in self.preprocess.planes]
+        return [*planes, "label", *(["geometric"] if self.geometric else [])]
 
     @property
     def steps_per_epoch(self):
@@ -119,6 +132,22 @@ class SegDataset:
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
             yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
+
+    def examples(self, records: Iterable[int]) -> Iterator[tuple]:
+        """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
+        of some records, by their numbers.
+        """
+        records = [int(record) for record in records]
+        columns = list(dict.fromkeys(["file_name", "data", *self.columns]))
+        for name, *row in self._read(columns, records) if records else ():
+            row = dict(zip(columns[1:], (part.tobytes() for part in row)))
+            photograph = decode_image(row["data"], str(name))
+            image = {plane: decode_plane(plane, row[plane], f"{name}'s {plane}") for plane in self.preprocess.planes
+                     if plane != "image"}
+            mask, *second = (decode_mask(row[column], f"{name}'s mask") for column in self.columns
+                             if column in ("label", "geometric"))
+            seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
+            yield str(name), photograph, seen, mask, *(second or [None])
 
     def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, those of other devices among them."""
@@ -148,10 +177,10 @@ class SegDataset:
         Returns:
             image (3, crop, crop) float32 normalised, label (crop, crop) int32.
         """
-        return self._crop(image, label, random) if self.crop_size else self._native(image, label)
+        return self._crop((image, label), random) if self.crop_size else self._native(image, label)
 
     def get_dataset(self) -> ds.Dataset:
-        """The pipeline of (data, label) batches: float32 (N, 3, H, W) and int32 (N, H, W)."""
+        """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
             return self._evaluation_dataset(self._native).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
@@ -160,50 +189,67 @@ class SegDataset:
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
-    def photographs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The records that this device evaluates: (H, W, 3) uint8 BGR and mask (H, W) uint8 of each, in their order."""
+    def photographs(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """The records that this device evaluates: (H, W, 3) uint8 BGR, or planes as `to_input` takes them, and mask
+        (H, W) uint8, or (H, W, 2), of each, in their order.
+        """
         with self._reading(), runtime.user_errors():
-            yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+            if self.preprocess.modality == "rgb":
+                yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+            else:
+                # Planes have no place in MindSpore's columns.
+                rows = self._rows(self.columns, None if self.rank_size == 1 else self._share())
+                for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                    yield self._decode(*row)
 
     def _evaluation_dataset(self, read):
-        dataset = self._rows(["data", "label"], None if self.rank_size == 1 else self._share())
-        return dataset.map(read, ["data", "label"], ["data", "label"], num_parallel_workers=self.num_parallel_calls)
+        dataset = self._rows(self.columns, None if self.rank_size == 1 else self._share())
+        return dataset.map(read, self.columns, ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
     def _share(self):
         """The records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
-    def _native(self, image, label):
-        image, label = self._decode(image, label)
+    def _native(self, *row):
+        image, label = self._decode(*row)
+        label = np.moveaxis(label, -1, 0) if label.ndim == 3 else label
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
-        """(data, label) of a batch of (number, image, label) rows."""
+        """(data, label) of a batch of (number, columns ...) rows."""
         if self.crop_size == 0:
             (_, *row), = rows
             return tuple(array[None] for array in self._native(*row))
         side = self.crop_size
-        data, label = np.empty((len(rows), 3, side, side), np.float32), np.empty((len(rows), side, side), np.int32)
+        data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
+        label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
         # Each crop's seed is its own, so the number of threads and their timing change nothing.
         for (record, *row), *out in zip(rows, data, label):
-            self._crop(*row, np.random.RandomState([self.seed, epoch, record]), out)
+            self._crop(row, np.random.RandomState([self.seed, epoch, record]), out)
         return data, label
 
-    def _crop(self, image, label, random, out=None):
-        image, label = self._decode(image, label)
+    def _crop(self, row, random, out=None):
+        image, label = self._decode(*row)
         return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
                                   self.preprocess, self.ignore_label, self.flip, out, self.photometric,
                                   self.max_class_share, self.crop_tries)
 
-    def _decode(self, image, label):
-        image = decode_image(image.tobytes(), f"an image in {self.files[0]}")
-        label = decode_mask(label.tobytes(), f"a mask in {self.files[0]}")
-        if image.shape[:2] != label.shape:
-            raise UserError(f"an image in {self.files[0]} is {image.shape[1]}x{image.shape[0]} pixels but its mask "
-                            f"{label.shape[1]}x{label.shape[0]}; prepare the records again")
+    def _decode(self, *row):
+        """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
+        planes, source = self.preprocess.planes, self.files[0]
+        image = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
+                 for plane, data in zip(planes, row)}
+        masks = [decode_mask(label.tobytes(), f"a mask in {source}") for label in row[len(planes):]]
+        height, width = masks[0].shape
+        for array in (*image.values(), *masks):
+            if array.shape[:2] != (height, width):
+                raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "
+                                f"{width}x{height}; prepare the records again")
         if not self.looked_at:
-            check_numbers(label, self.num_classes, self.ignore_label, f"in {self.files[0]}")
-        return image, label
+            check_numbers(masks[0], self.num_classes, self.ignore_label, f"in {source}")
+        if self.preprocess.modality == "rgb":
+            image = image["image"]
+        return image, np.stack(masks, -1) if self.geometric else masks[0]
 
     def _read(self, columns, records=None):
         with self._reading():
@@ -234,8 +280,8 @@ class _Epochs:
         epoch, skip = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
         order = self.dataset.order(epoch)[skip:].tolist()
-        rows = ((record, _bytes(image), _bytes(label))
-                for record, (image, label) in zip(order, self.dataset._read(["data", "label"], order)))
+        rows = ((record, *map(_bytes, row))
+                for record, row in zip(order, self.dataset._read(self.dataset.columns, order)))
         threads = self.dataset.num_parallel_calls
         ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -15,11 +15,12 @@ from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
 from mindfcn.data.record_files import load_manifest, record_files, shards_beside, signed_manifest
-from mindfcn.data.samples import check_complete, check_mask, decode_image, image_size
+from mindfcn.data.samples import check_complete, check_mask, decode_image, encode_plane, image_size
 from mindfcn.errors import UserError
 from mindfcn.files import empty_folder, partial_folder, read_bytes
 
-# The course's columns: the photograph as it was on disk, and a grey 8-bit PNG of class numbers.
+# The course's columns: the photograph as it was on disk, and a grey 8-bit PNG of class numbers. Samples with extras
+# have a column more for each, a PNG, too.
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
 BATCH = 16
 # JPEG quality of windows, which are encoded anew.
@@ -46,7 +47,7 @@ class RecordSummary:
     reused: bool = False
 
 
-def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None):
+def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None, geometric=None):
     """Write samples to MindRecord files that appear only when they are complete and read back bit by bit.
 
     Args:
@@ -57,6 +58,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         skip_bad: leave out bad pairs instead of stopping at the first.
         overwrite: write again what is complete already.
         progress: wraps an iterable of samples to show how far it is.
+        geometric: LabelSet of the samples' second mask, where they have one.
 
     Returns:
         RecordSummary. Complete records of the same samples, labels and shards are left as they are.
@@ -77,11 +79,11 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         if os.path.exists(os.path.join(folder, manifest_name)):
             _publish(folder, path)
         if not overwrite:
-            summary = _reuse(samples, path, labels, shards)
+            summary = _reuse(samples, path, labels, shards, geometric)
             if summary:
                 return summary
         empty_folder(folder)
-        rows = _Rows(samples, labels, skip_bad, progress)
+        rows = _Rows(samples, labels, skip_bad, progress, geometric)
         try:
             files = _write(rows, os.path.join(folder, os.path.basename(path)), shards)
             _verify(rows, files)
@@ -93,8 +95,10 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         return RecordSummary(rows.written, rows.skipped)
 
 
-def read_records(path):
+def read_records(path, extras=()):
     """Yield (file_name, data, label) of every record, in order: str, encoded photograph bytes, PNG bytes.
+
+    `extras` are columns whose bytes follow.
 
     Raises:
         UserError: as `record_files`, other columns, or a damaged file.
@@ -102,9 +106,9 @@ def read_records(path):
     files = record_files(path)
     try:
         # Unlike FileReader, it does not hold something of every record at once.
-        rows = MindDataset(files, columns_list=list(SCHEMA), shuffle=False, num_parallel_workers=1)
-        for name, data, label in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
-            yield str(name), data.tobytes(), label.tobytes()
+        rows = MindDataset(files, columns_list=[*SCHEMA, *extras], shuffle=False, num_parallel_workers=1)
+        for name, *parts in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            yield str(name), *(part.tobytes() for part in parts)
     except FAILURES as error:
         missing = re.search("column name: (.+) can not found", str(error))
         if missing:
@@ -129,8 +133,9 @@ def read_manifest(path):
 class _Rows:
     """Reads and checks samples one by one; remembers one checksum of all good ones and the reason of every bad one."""
 
-    def __init__(self, samples, labels, skip_bad, progress):
-        self.samples, self.labels, self.skip_bad = samples, labels, skip_bad
+    def __init__(self, samples, labels, skip_bad, progress, geometric):
+        self.samples, self.labels, self.skip_bad, self.geometric = samples, labels, skip_bad, geometric
+        self.columns = list(samples[0].extras)
         self.progress = progress or iter
         self.page_size = _page_size(samples)
         self.skipped, self.written, self.checksum = [], 0, 0
@@ -138,20 +143,20 @@ class _Rows:
     def __iter__(self):
         for sample in self.progress(self.samples):
             try:
-                row = _read_row(sample, self.labels, self.page_size)
+                row = _read_row(sample, self.labels, self.page_size, self.geometric)
             except UserError as error:
                 if not self.skip_bad:
                     raise UserError(f"{error}; or leave out bad pairs with --skip-bad") from None
                 self.skipped.append((_blamed(sample, str(error)), str(error)))
                 continue
             self.written += 1
-            self.checksum += _checksum(row["file_name"], row["data"], row["label"])
+            self.checksum += _checksum(*row.values())
             yield row
 
 
-def _read_row(sample, labels, page_size):
-    """One record: the photograph's bytes as they are, or a window as JPEG, and the checked mask as PNG."""
-    data = read_bytes(sample.image)
+def _read_row(sample, labels, page_size, geometric):
+    """One record: the photograph's bytes as they are, or a window as JPEG, the checked mask as PNG, then the extras."""
+    data = sample.read_image(sample.image)
     check_complete(data, sample.image)
     height, width = image_size(data, sample.image)
     mask = sample.read_label(sample.label)
@@ -164,10 +169,24 @@ def _read_row(sample, labels, page_size):
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
     # OpenCV's default is written in a third of this time but takes more than twice as long to read in every epoch.
     label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-    if len(data) + len(label) > page_size - 4096:
-        raise UserError(f"{sample.image} and its mask have {len(data) + len(label) >> 10} KiB; a record "
+    extras = {column: _read_extra(column, extra, (height, width), geometric)
+              for column, extra in sample.extras.items()}
+    size = len(data) + len(label) + sum(map(len, extras.values()))
+    if size > page_size - 4096:
+        raise UserError(f"{sample.image} and its mask have {size >> 10} KiB; a record "
                         f"holds at most {page_size - 4096 >> 10}")
-    return {"file_name": sample.name, "data": data, "label": label}
+    return {"file_name": sample.name, "data": data, "label": label, **extras}
+
+
+def _read_extra(column, extra, shape, geometric):
+    """A checked plane as PNG."""
+    plane = extra.read(extra.path)
+    if plane.shape[:2] != shape:
+        raise UserError(f"{column} of {extra.path} is {plane.shape[1]}x{plane.shape[0]} pixels but its photograph is "
+                        f"{shape[1]}x{shape[0]}; mend one")
+    if column == "geometric":
+        check_mask(plane, geometric, extra.path)
+    return encode_plane(column, plane)
 
 
 def _page_size(samples):
@@ -176,7 +195,7 @@ def _page_size(samples):
     It stays small if it can, because MindRecord holds the index of a whole page of names in memory, 2 kB for each.
     """
     # The mask is compressed anew, perhaps less than it was.
-    sizes = [(_size(sample.image) or 0) + 8 * (_size(sample.label) or 0) for sample in samples]
+    sizes = [sample.size or (_size(sample.image) or 0) + 8 * (_size(sample.label) or 0) for sample in samples]
     least = max(max(sizes) + 4096, sum(sizes) // MOST_PAGES)
     return min(max(SMALLEST_PAGE, 1 << least.bit_length()), LARGEST_PAGE)
 
@@ -188,7 +207,7 @@ def _blamed(sample, message):
 def _write(rows, path, shards):
     """Write all rows, BATCH at a time; returns the files."""
     writer = FileWriter(path, shards)
-    writer.add_schema(SCHEMA, "semantic segmentation")
+    writer.add_schema(SCHEMA | {column: {"type": "bytes"} for column in rows.columns}, "semantic segmentation")
     writer.set_page_size(rows.page_size)
     source = iter(rows)
     while batch := list(itertools.islice(source, BATCH)):
@@ -202,7 +221,7 @@ def _write(rows, path, shards):
 def _verify(rows, files):
     """Read everything back and compare: the rows of several shards come shard by shard."""
     found = checksum = 0
-    for row in read_records(files[0]):
+    for row in read_records(files[0], rows.columns):
         found += 1
         checksum += _checksum(*row)
     if (found, checksum) != (rows.written, rows.checksum):
@@ -210,9 +229,9 @@ def _verify(rows, files):
                         "or with other bytes; check the disk and prepare again")
 
 
-def _checksum(name, data, label):
+def _checksum(name, data, *pngs):
     """128 bits of one record; those of all are added up, so that their order does not matter."""
-    entry = repr((name, len(data), zlib.crc32(data), zlib.crc32(label)))
+    entry = repr((name, len(data), zlib.crc32(data), *map(zlib.crc32, pngs)))
     return int.from_bytes(hashlib.blake2b(entry.encode(), digest_size=16).digest(), "big")
 
 
@@ -220,7 +239,7 @@ def _write_manifest(rows, files, shards, path):
     parts = [part for file in files for part in (file, file + ".db")]
     manifest = signed_manifest({"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
                                 "fingerprint": _fingerprint(rows.samples), "contents": _contents(rows.samples),
-                                "skipped": rows.skipped}, parts)
+                                "skipped": rows.skipped, **_second(rows.geometric)}, parts)
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
@@ -252,7 +271,12 @@ def _publish(folder, path):
     os.replace(pending, manifest_path)
 
 
-def _reuse(samples, path, labels, shards):
+def _second(geometric):
+    """The manifest's entry of a second label set."""
+    return {"geometric": geometric.to_dict()} if geometric else {}
+
+
+def _reuse(samples, path, labels, shards, geometric):
     """The summary of complete records of these samples; None where there are none."""
     manifest = read_manifest(path)
     if manifest is None:
@@ -260,7 +284,8 @@ def _reuse(samples, path, labels, shards):
             raise UserError(f"{path} exists but is not complete or was not written here; "
                             "write it again with --overwrite or choose another folder")
         return None
-    if (manifest["labels"], manifest["shards"]) != (labels.to_dict(), shards):
+    if (manifest["labels"], manifest["shards"], manifest.get("geometric")) != (
+            labels.to_dict(), shards, _second(geometric).get("geometric")):
         raise UserError(f"{path} was written with other labels or shards; "
                         "write it again with --overwrite or choose another folder")
     # Files copied or unpacked anew have new times; then their contents decide.
@@ -275,7 +300,7 @@ def _fingerprint(samples):
     checksum = 0
     for sample in samples:
         entry = [sample.name, repr(sample.window)] if sample.window else [sample.name]
-        for path in (sample.image, sample.label):
+        for path in sample.paths:
             try:
                 status = os.stat(path)
                 entry += [status.st_size, status.st_mtime_ns]
@@ -286,16 +311,26 @@ def _fingerprint(samples):
 
 
 def _contents(samples):
-    """Names and contents of all files, as one number."""
-    checksum = 0
+    """Names and contents of all files, as one number; of a file that holds many samples, once."""
+    checksum, seen = 0, set()
     for sample in samples:
         entry = (sample.name, sample.window) if sample.window else sample.name
         checksum = zlib.crc32(repr(entry).encode(), checksum)
-        for path in (sample.image, sample.label):
-            try:
-                checksum = zlib.crc32(read_bytes(path), checksum)
-            except UserError:
-                checksum = zlib.crc32(b"missing", checksum)
+        for path in sample.paths:
+            if path not in seen:
+                checksum = _file_checksum(path, checksum)
+                seen.add(path)
+    return checksum
+
+
+def _file_checksum(path, checksum):
+    """The checksum so far with a file's bytes, a piece at a time."""
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 24):
+                checksum = zlib.crc32(piece, checksum)
+    except OSError:
+        checksum = zlib.crc32(b"missing", checksum)
     return checksum
 
 

@@ -70,6 +70,11 @@ def count_records(path):
     return sum(_query(file, "SELECT COUNT(*) FROM INDEXES") for file in record_files(path))
 
 
+def record_columns(path):
+    """Names of the columns of a data set. Raises UserError as `record_files` does."""
+    return list(read_header(record_files(path)[0])["schema"][0]["schema"])
+
+
 def shards_beside(path):
     """PATH0, PATH1, ... with as many digits each as MindRecord gives them."""
     folder, name = os.path.split(path)

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import os
+from collections.abc import Mapping
 from typing import Callable, Optional
 
 import cv2
@@ -26,9 +27,12 @@ class Sample:
 
     Attributes:
         name: unique in its list; the record's `file_name`.
-        image: path of the encoded photograph.
+        image: path of the encoded photograph, or of a file that holds it.
         label: path of the mask file.
         read_label: reads `label`: path -> (H, W) uint8 class numbers, the ignore label included.
+        read_image: reads `image`: path -> encoded bytes.
+        extras: what else a record of it holds, {column: Extra}; the same columns in all samples of a list.
+        size: bytes its record takes at most, where the sizes of its files do not tell.
         window: what of the two becomes the record, (image BGR, mask) -> the same; None takes all (`data.instances`).
         label_of_window: the class that a window was taken for; None without a window.
     """
@@ -36,8 +40,28 @@ class Sample:
     image: str
     label: str
     read_label: Callable[[str], np.ndarray]
+    read_image: Callable[[str], bytes] = read_bytes
+    extras: Mapping = dataclasses.field(default_factory=dict)
+    size: int = 0
     window: Optional[Callable] = None
     label_of_window: Optional[int] = None
+
+    @property
+    def paths(self):
+        """The files it is read from, each once."""
+        return list(dict.fromkeys((self.image, self.label, *(extra.path for extra in self.extras.values()))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A plane beside a photograph, of its size: `depth`, `hha`, or a second mask, `geometric`.
+
+    Attributes:
+        path: the file it is read from.
+        read: path -> (H, W) uint16 depth in mm, 0 where unknown; (H, W, 3) uint8 HHA; or (H, W) uint8 class numbers.
+    """
+    path: str
+    read: Callable[[str], np.ndarray]
 
 
 def decode_image(data, where):
@@ -118,6 +142,24 @@ def read_palette_mask(path):
     return np.array(mask)
 
 
+def encode_plane(column, plane):
+    """A plane as `Extra.read` gives it -> bytes of a PNG, in which HHA is (R, G, B), as in published files."""
+    plane = np.ascontiguousarray(plane[..., ::-1]) if column == "hha" else plane
+    return cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+
+
+def decode_plane(column, data, where):
+    """The counterpart of `encode_plane`; `where` names the record in messages. Raises UserError."""
+    if column == "image":
+        return decode_image(data, where)
+    plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    wanted = {"depth": (2, np.uint16), "hha": (3, np.uint8)}.get(column, (2, np.uint8))
+    if plane is None or (plane.ndim, plane.dtype) != wanted:
+        kind = {"depth": "16-bit grey", "hha": "8-bit RGB"}.get(column, "8-bit grey")
+        raise UserError(f"{where} is no {kind} PNG; prepare it again")
+    return plane[..., ::-1] if column == "hha" else plane
+
+
 def decode_mask(data, where):
     """Decode a record's mask, called `where` in messages: bytes of a PNG -> (H, W) uint8 numbers. Raises UserError."""
     mask = _decode(data, cv2.IMREAD_GRAYSCALE, where)
@@ -166,7 +208,7 @@ def check_present(samples, where):
             files[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         return name not in files[folder]
 
-    absent = [path for sample in samples for path in (sample.image, sample.label) if missing(path)]
+    absent = [path for sample in samples for path in sample.paths if missing(path)]
     if absent:
         raise UserError(f"{len(absent)} files of {where} are missing, first {absent[0]}; "
                         "complete the data set or use --skip-bad")

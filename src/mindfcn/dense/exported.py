@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -73,15 +73,19 @@ class OnnxSegmenter:
         self.card = Card.from_json(texts[CARD], path)
         self.preprocess = self.card.preprocess
 
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph of any size, (H, W, 3) uint8 BGR.
+    def __call__(self, image: Any, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Segment one photograph of any size, (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
 
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
         """
-        logits = self.logits(to_input(image, self.preprocess)[None])[0]
+        logits = self.logits(to_input(image, self.preprocess)[None])[0][:len(self.card.labels)]
         return argmax(logits), softmax(logits) if probabilities else None
 
+    def geometric(self, image: Any) -> np.ndarray:
+        """(H, W) uint8: the second head's classes of an image."""
+        return argmax(self.logits(to_input(image, self.preprocess)[None])[0][len(self.card.labels):])
+
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
+        """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
         return self.session.run(None, {"image": batch})[0]

@@ -10,6 +10,7 @@ from mindfcn.dense.tiling import Tiled
 from mindfcn.dense.tta import average_views
 from mindfcn.errors import UserError
 from mindfcn.logits import argmax
+from mindfcn.weights.card import Card
 
 
 class Inference:
@@ -22,6 +23,7 @@ class Inference:
 
     Attributes:
         plain: whether nothing is done but calling the segmenter.
+        whole: whether images are not cut into windows.
 
     Raises:
         UserError: settings that cannot be, or the CRF's package is missing.
@@ -34,9 +36,16 @@ class Inference:
         if config.window < 0 or config.overlap is not None and not config.window:
             raise UserError("--overlap: give --window, the side of the windows in pixels, too")
         self.segmenter = Tiled(segmenter, config.window, config.overlap) if config.window else segmenter
+        self.whole = not config.window
         self.scales, self.flip = tuple(config.scales), config.flip
         self.crf = crf_of(config.crf) if config.crf else None
         self.plain = self.scales == (1.0,) and not self.flip and self.crf is None
+
+    def check(self, card: Optional[Card]) -> None:
+        """Raise UserError where more than its own pass is asked of a network that sees depth or has two heads."""
+        if card and (card.preprocess.modality != "rgb" or card.geometric) and not (self.plain and self.whole):
+            raise UserError("--scales, --flip, --window and --crf are for networks of photographs with one head; leave "
+                            "them out")
 
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR, of any size.

@@ -1,6 +1,6 @@
 """The plain way from a network to a dense prediction: the whole image at once."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import cv2
 import mindspore as ms
@@ -29,7 +29,7 @@ class Segmenter:
     one for each padded size, so that images of a few pixels more or less share it. Any other network runs as it is.
 
     Args:
-        net: network from (N, 3, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
+        net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
             otherwise, call `refresh`.
         preprocess: the Preprocess record of its weights.
     """
@@ -44,17 +44,27 @@ class Segmenter:
         """Segment one photograph of any size.
 
         Args:
-            image: (H, W, 3) uint8 BGR.
+            image: (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
             probabilities: also give the softmax.
 
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
         """
-        logits = self.logits(to_input(image, self.preprocess)[None])[0]
+        logits, _ = self.split(self.logits(to_input(image, self.preprocess)[None])[0])
         return argmax(logits), softmax(logits) if probabilities else None
 
+    def geometric(self, image: Any) -> np.ndarray:
+        """(H, W) uint8: the second head's classes of an image."""
+        return argmax(self.split(self.logits(to_input(image, self.preprocess)[None])[0])[1])
+
+    def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Logits (classes, H, W) of one image -> (those of the classes, those of the second head or None)."""
+        if getattr(self.net, "geometric", None) is None:
+            return logits, None
+        return logits[:self.net.n_class], logits[self.net.n_class:]
+
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """(N, 3, H, W) float32, normalised -> logits (N, C, H, W) float32."""
+        """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
         side = getattr(self.net, "side", None)
         if side is None or batch.shape[2:] == (side, side):
             return self._logits(batch)

@@ -213,7 +213,9 @@ class Keeper(Callback):
     def _evaluate(self, epoch):
         mode = ms.get_context("mode")
         evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received, self.card.labels.background)
+                                      lambda: self.signals.received, self.card.labels.background,
+                                      self.card.labels.excluded_numbers(),
+                                      self.segmenter.geometric if self.card.geometric else None)
         ms.set_context(mode=mode)
         if evaluation is None:
             return
@@ -222,6 +224,8 @@ class Keeper(Callback):
             self.log.show.evaluated(self.step.batches, metrics)
         if self.say and self.writes:
             self.say(f"epoch {epoch}: {evaluation.matrix}")
+            if evaluation.geometric:
+                self.say(f"epoch {epoch}, geometric classes: {evaluation.geometric}")
         if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
             self.best = evaluation
             self.card.training["best"] = {"epoch": epoch, **metrics}

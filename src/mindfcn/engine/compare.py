@@ -14,7 +14,6 @@ from mindfcn import runtime
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset, spread
 from mindfcn.data.record_files import count_records
-from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, timed, typical
 from mindfcn.engine.networks import load_segmenter
@@ -58,6 +57,7 @@ class Row:
         parameters: numbers the network has learnt or been given.
         seconds: median time of the network for one image, measured alike for all rows.
         minutes: time in training steps, without evaluation; None for a loaded checkpoint.
+        classes, modality: of the network; they choose the published figures.
     """
     label: str
     name: str
@@ -67,6 +67,8 @@ class Row:
     parameters: int = 0
     seconds: float = 0.0
     minutes: typing.Optional[float] = None
+    classes: int = 0
+    modality: str = "rgb"
 
 
 @dataclasses.dataclass
@@ -178,6 +180,9 @@ def run_settings(config, variant, folder, above, where):
         config.train.model, name=variant.name, pretrained=pretrained))
     for dotted, value in variant.settings.items():
         run = with_setting(run, dotted, value, where)
+    if run.model.pretrained_hha in above:
+        # As `pretrained`, it may be the label of a variant above.
+        run = with_setting(run, "model.pretrained_hha", RunDir(above[run.model.pretrained_hha]).last, where)
     return run
 
 
@@ -226,7 +231,9 @@ def rehearse(runs, device, train_path, val_path, labels):
         check_settings(run)
         loss_scaler(run.optim, device)
         # Weights of a network that is still to be trained cannot be looked at.
-        model = dataclasses.replace(run.model, pretrained="") if source and not finished(source) else run.model
+        waits = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
+            run.model.pretrained_hha)
+        model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if waits else run.model
         net, card = build(dataclasses.replace(run, model=model), labels, val_path, lambda line: None)
         training_set(run, train_path, labels, card.preprocess)
         freeze(net, run.optim.freeze)
@@ -318,18 +325,21 @@ def look_at(rows, val_path, labels, path, progress):
     Returns the list of Pictures of those shown.
     """
     dataset = SegDataset(data_file=val_path, training=False)
-    samples = [(name, decode_image(image, name), truth)
-               for name, image, truth in dataset.samples(spread(dataset.count, TIMED))]
+    numbers = spread(dataset.count, TIMED)
+    samples = [(name, image, truth) for name, image, _, truth, _ in dataset.examples(numbers)]
     chosen = spread(len(samples), SHOWN)
     shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
     for row in progress(rows, len(rows)) if progress else rows:
-        segmenter, _ = load_segmenter(row.checkpoint, row.name)
+        segmenter, card = load_segmenter(row.checkpoint, row.name)
+        row.classes, row.modality = len(card.labels), card.preprocess.modality
         row.parameters = count_parameters(segmenter.net)
         masks, seconds = [], []
-        for _, image, _ in samples[:1] * WARM_UP + samples:
+        dataset.preprocess = segmenter.preprocess
+        inputs = [image for _, _, image, _, _ in dataset.examples(numbers)]
+        for image in inputs[:1] * WARM_UP + inputs:
             logits, taken = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
-            masks.append(argmax(logits[0]))
+            masks.append(argmax(segmenter.split(logits[0])[0]))
             seconds.append(taken)
         row.seconds = typical(seconds)
         for number, masks_shown in zip(chosen, shown):
@@ -355,7 +365,7 @@ def cells(rows, digits):
         lines.append([title, *(percent(100 * row.metrics[name], digits) for name in METRICS),
                       f"{row.parameters / 1e6:.2f}", f"{1000 * row.seconds:.1f}",
                       ABSENT if row.minutes is None else f"{row.minutes:.1f}", start])
-        for known in published(row.name):
+        for known in published(row.name, row.classes, row.modality):
             figures = [percent(value, 1) for value in known.metrics]
             lines.append([f"published: {known.source}, {known.split}", *figures, known.parameters or ABSENT,
                           known.milliseconds or ABSENT, ABSENT, ABSENT])

@@ -15,7 +15,6 @@ from mindfcn import runtime
 from mindfcn.config import EvalConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
-from mindfcn.data.samples import decode_image
 from mindfcn.dense.inference import Inference
 from mindfcn.engine.networks import combined, load_segmenter, network_text
 from mindfcn.errors import UserError
@@ -38,6 +37,8 @@ from mindfcn.report.tables import class_table, csv_text
 
 # The first passes of a process set up kernels and memory; their times do not count.
 WARM_UP = 2
+# sky, horizontal, vertical
+GEOMETRIC_CLASSES = 3
 
 
 @dataclasses.dataclass
@@ -51,6 +52,7 @@ class Evaluation:
         names: file names, in the records' order.
         scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
         seconds: median time from a photograph in memory to its mask.
+        geometric: ConfusionMatrix of the second head, or None.
     """
     matrix: ConfusionMatrix
     trimap: Trimap
@@ -58,6 +60,7 @@ class Evaluation:
     names: list
     scores: np.ndarray
     seconds: float
+    geometric: Optional[ConfusionMatrix] = None
 
     @property
     def metrics(self):
@@ -76,6 +79,7 @@ class EvalResult:
         images: images counted.
         protocol: "native" or "course".
         seconds: median time from a photograph in memory to its mask; None for the course's protocol.
+        geometric: the four metrics of the second head, or None.
     """
     metrics: dict
     table: str
@@ -83,9 +87,11 @@ class EvalResult:
     images: int
     protocol: str
     seconds: Optional[float] = None
+    geometric: Optional[dict] = None
 
 
-def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, background=None):
+def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, background=None, excluded=(),
+                     geometric=None):
     """Every image of an evaluation data set at native size, each pixel counted once.
 
     Where processes share the data set (its `rank_size` says so), each sees every `rank_size`-th record, and all return
@@ -98,6 +104,8 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, ba
         progress: wraps an iterable of batches and its length.
         stop: function, asked before each image; None is returned when it says true to any process.
         background: a class that has no objects (see ObjectSizes).
+        excluded: numbers of classes that means leave out.
+        geometric: function from an image to the second head's mask, where the data set has labels for it.
 
     Returns:
         Evaluation, or None.
@@ -108,19 +116,20 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, ba
     runtime.pynative_mode()
     shared = dataset.rank_size > 1
     with runtime.together() if shared else contextlib.nullcontext():
-        counters = ConfusionMatrix(num_classes), Trimap(num_classes), ObjectSizes(num_classes, background)
-        share, seconds, stopped = _evaluate_share(segment, dataset, counters, progress, stop)
+        counters = ConfusionMatrix(num_classes, excluded), Trimap(num_classes), ObjectSizes(num_classes, background)
+        second = ConfusionMatrix(GEOMETRIC_CLASSES)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, progress, stop, geometric, second)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
-    for counter in counters:
+    for counter in (*counters, second):
         counter.counts = add_up(counter.counts)
     scores = np.zeros(dataset.count)
     scores[dataset.rank::dataset.rank_size] = share
-    return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds))
+    return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds), second if geometric else None)
 
 
-def _evaluate_share(segment, dataset, counters, progress, stop):
+def _evaluate_share(segment, dataset, counters, progress, stop, geometric, second):
     """Count this process's records. Returns (their mean IoUs, seconds, whether it was stopped)."""
     matrix, *others = counters
     scores, seconds = [], []
@@ -129,6 +138,9 @@ def _evaluate_share(segment, dataset, counters, progress, stop):
         if stop and stop():
             return scores, seconds, True
         single = ConfusionMatrix(matrix.num_classes)
+        if geometric:
+            second.update(geometric(image), truth[..., 1])
+            truth = truth[..., 0]
         (mask, _), taken = timed(segment, image)
         single.counts = matrix.update(mask, truth)
         for other in others:
@@ -177,6 +189,7 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
     check_classes(records, card.labels, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)
+    segment.check(card)
     if config.protocol == "course" and (not segment.plain or config.window or config.images
                                          or config.proposals != "none" or config.ensemble):
         raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
@@ -194,8 +207,10 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
         return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
                          num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
-                         rank_size=runtime.rank_size(), most=config.images)
-    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background)
+                         rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
+    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
+                                  excluded=card.labels.excluded_numbers(),
+                                  geometric=segmenter.geometric if card.geometric else None)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
 
 
@@ -215,7 +230,9 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
     """
     matrix, labels = evaluation.matrix, page.labels
     table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
-    result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds)
+    second = evaluation.geometric
+    result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds,
+                        second and second.compute())
     if runtime.rank():
         return result
     # Two evaluations into one folder follow each other, or their files would mix.
@@ -240,6 +257,11 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
         page.matrix, page.sizes, page.trimap = matrix, sizes, bands
         page.facts |= {"images": f"{result.images:,}",
                        "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
+        if second:
+            page.facts |= {"geometric classes": str(second)}
+        if labels.excluded:
+            left_out = ", ".join(labels.excluded)
+            page.notes = [*page.notes, f"Means leave out {left_out}, as the data set's protocol does."]
         write_page(page)
         save_json(done, {
             "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
@@ -247,7 +269,10 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
             "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
             "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
             "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
-            "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist()))})
+            "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist())),
+            **({"geometric": {"metrics": second.compute(), "class IoU": second.class_ious().tolist(),
+                              "confusion matrix": second.counts.tolist()}} if second else {}),
+            **({"excluded": list(labels.excluded)} if labels.excluded else {})})
     return result
 
 
@@ -257,9 +282,8 @@ def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
     for old in glob.glob(os.path.join(glob.escape(folder), "[0-9][0-9]*_*.jpg")):
         os.remove(old)
     pictures = []
-    for place, (name, image, truth) in enumerate(dataset.samples(numbers), 1):
-        image = decode_image(image, name)
-        mask, _ = segment(image)
+    for place, (name, image, planes, truth, _) in enumerate(dataset.examples(numbers), 1):
+        mask, _ = segment(planes)
         image = np.ascontiguousarray(image[..., ::-1])
         note = f"mean IoU {100 * evaluation.scores[numbers[place - 1]]:.1f} %"
         write_picture(os.path.join(folder, f"{place:02d}_{_safe(name)}.jpg"),
@@ -273,6 +297,8 @@ def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
 def _course_protocol(config, segmenter, page, records, out):
     """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
     labels = page.labels
+    if segmenter.split(np.empty(0))[1] is not None:
+        raise UserError("--protocol course: the course's networks have one head; use the native protocol")
     dataset = SegDataset(data_file=records, batch_size=4, preprocess=segmenter.preprocess, seed=config.seed,
                          ignore_label=labels.ignore_label, num_classes=len(labels))
     runtime.pynative_mode()

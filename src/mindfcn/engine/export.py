@@ -26,6 +26,7 @@ from mindfcn.hooks import FilePath, Say
 from mindfcn.models import layers
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.folding import Folded
+from mindfcn.models.fusion import AveragedScore, TwoStreams
 from mindfcn.models.geometry import padding_of
 from mindfcn.weights.card import CARD, Card
 
@@ -83,11 +84,17 @@ def export(config: ExportConfig, say: Optional[Say] = None) -> ExportResult:
     runtime.pynative_mode()
     segmenter, card = load_segmenter(config.checkpoint, config.model, "float32")
     net = segmenter.net.set_train(False)
+    channels = card.preprocess.channels
+    if photographs and card.preprocess.modality != "rgb":
+        raise UserError(f"--photos: {config.checkpoint} sees {card.preprocess.modality}, which photographs do not "
+                        "hold; leave them out to compare on a random image")
     batches = (to_input(decode_photograph(read_bytes(path), path), card.preprocess)[None] for path in photographs)
     if config.format == "onnx":
-        return _export_onnx(config.out, net, card, batches if photographs else [_random_image(97, 131)], say)
+        return _export_onnx(config.out, net, card, batches if photographs else [_random_image(channels, 97, 131)],
+                            say)
     windows = (_window_of(batch, config.size) for batch in batches)
-    return _export_mindir(config.out, net, card, config.size, windows if photographs else [_random_image(*config.size)])
+    return _export_mindir(config.out, net, card, config.size, windows if photographs else [
+        _random_image(channels, *config.size)])
 
 
 def _export_onnx(path, net, card, batches, say):
@@ -99,7 +106,7 @@ def _export_onnx(path, net, card, batches, say):
             found, compared = None, 0
             if say:
                 say("not compared with MindSpore: the package onnxruntime is not installed")
-    return ExportResult(path, card, None, ("N", 3, "H", "W"), found, compared)
+    return ExportResult(path, card, None, ("N", net.in_channels, "H", "W"), found, compared)
 
 
 def _export_mindir(path, net, card, size, batches):
@@ -108,11 +115,11 @@ def _export_mindir(path, net, card, size, batches):
         cell = nn.GraphCell(ms.load(temporary))
         found, compared = _difference(path, net, lambda batch: cell(ms.Tensor(batch)).asnumpy(), batches)
         write_text(path + ".json", card.to_json() + "\n")
-    return ExportResult(path, card, path + ".json", (1, 3, *size), found, compared)
+    return ExportResult(path, card, path + ".json", (1, net.in_channels, *size), found, compared)
 
 
-def _random_image(height, width):
-    return np.random.default_rng(1).standard_normal((1, 3, height, width)).astype(np.float32)
+def _random_image(channels, height, width):
+    return np.random.default_rng(1).standard_normal((1, channels, height, width)).astype(np.float32)
 
 
 def _window_of(batch, size):
@@ -137,7 +144,7 @@ def _difference(path, net, logits, batches):
 
 
 def write_mindir(net, path, size):
-    """Write a network as MindIR for one image of `size` (height, width): (1, 3, H, W) -> logits (1, C, H, W) float32.
+    """Write a network as MindIR for one image of `size` (height, width): (1, C, H, W) -> logits (1, classes, H, W).
 
     Args:
         net: FCN32s, FCN16s or FCN8s on any trunk.
@@ -151,8 +158,9 @@ def write_mindir(net, path, size):
         # MindSpore's own convolutions: ours are laid out for this CPU.
         if isinstance(cell, layers.AlgorithmConv):
             vars(cell)["algorithm"] = None
+    image = ms.Tensor(np.zeros((1, net.in_channels, *size), np.float32))
     try:
-        ms.export(net, ms.Tensor(np.zeros((1, 3, *size), np.float32)), file_name=os.fspath(path), file_format="MINDIR")
+        ms.export(net, image, file_name=os.fspath(path), file_format="MINDIR")
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"MindSpore cannot write this network as MindIR: {reason}; use --format onnx") from None
@@ -163,8 +171,8 @@ def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> Non
 
     Args:
         net: FCN32s, FCN16s or FCN8s on one of the trunks that give their layers by `paths`.
-        path: file to write: input `image` (N, 3, H, W) float32, normalised, output `logits` (N, C, H, W) float32,
-            N, H and W from 1 up.
+        path: file to write: input `image` (N, C, H, W) float32, normalised, output `logits` (N, classes, H, W)
+            float32, N, H and W from 1 up; classes are those of all heads.
         card: Card that travels in the file's metadata; `predict` and `serve` need it.
 
     Raises:
@@ -182,19 +190,20 @@ def onnx_model(net):
     if isinstance(net, DeconvNet):
         raise UserError(f"DeconvNet's unpooling has no form for ONNX here; use --format mindir --size '[{net.side}, "
                         f"{net.side}]'")
-    if not hasattr(net.trunk, "paths"):
-        raise UserError(f"the trunk {type(net.trunk).__name__} does not tell its layers, so it cannot be exported; "
+    trunk = net.trunk.color if isinstance(net.trunk, TwoStreams) else net.trunk
+    if not hasattr(trunk, "paths"):
+        raise UserError(f"the trunk {type(trunk).__name__} does not tell its layers, so it cannot be exported; "
                         "use --format mindir, or a network on another trunk")
     net = Folded(net).net
     graph = Graph()
     sides = graph.sides("image")
-    maps, here = {}, graph.pad_to_multiple("image", sides, net.trunk.multiple)
-    for name, cells in net.trunk.paths().items():
-        here = maps[name] = graph.run(here, *cells)
-    logits = graph.head(net.head, maps)
+    maps = graph.maps(graph.pad_to_multiple("image", sides, net.trunk.multiple), net.trunk)
+    heads = [head for head in (net.head, net.geometric) if head is not None]
+    logits = [graph.head(head, maps) for head in heads]
+    logits = graph.add("Concat", *logits, axis=1) if len(logits) > 1 else logits[0]
     graph.crop(logits, net.head.offset, sides, "logits")
     graph.check_complete(net)
-    return graph.model(net.head.score_fr.out_channels)
+    return graph.model(net.in_channels, sum(head.score_fr.out_channels for head in heads))
 
 
 class Graph:
@@ -223,6 +232,21 @@ class Graph:
         self.weights.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
+    def maps(self, image, trunk):
+        """{name: map} of a trunk, or of two side by side."""
+        if isinstance(trunk, TwoStreams):
+            color = self.maps(self.channels(image, 0, trunk.split), trunk.color)
+            hha = self.maps(self.channels(image, trunk.split, trunk.in_channels), trunk.hha)
+            return {name: self.add("Concat", color[name], hha[name], axis=1) for name in color}
+        found, here = {}, image
+        for name, cells in trunk.paths().items():
+            here = found[name] = self.run(here, *cells)
+        return found
+
+    def channels(self, x, start, end):
+        """Some channels of a map."""
+        return self.add("Slice", x, [start], [end], [1])
+
     def run(self, x, *cells):
         """Layers one after another."""
         for cell in cells:
@@ -231,6 +255,10 @@ class Graph:
                 x = self.run(x, *cell.cell_list)
             elif hasattr(cell, "branches"):
                 x = self.add("Concat", *(self.run(x, *branch) for branch in cell.branches), axis=1)
+            elif isinstance(cell, AveragedScore):
+                scores = [self.layer(self.channels(x, start, start + cell.half), layer)
+                          for start, layer in ((0, cell.color), (cell.half, cell.hha))]
+                x = self.add("Mean", *scores)
             elif not isinstance(cell, PASSING):
                 x = self.layer(x, cell)
         return x
@@ -311,11 +339,11 @@ class Graph:
                 raise UserError(f"the trunk's paths leave out its layer {name}, so it cannot be exported to ONNX; take "
                                 "another trunk")
 
-    def model(self, classes):
+    def model(self, channels, classes):
         """The checked onnx.ModelProto."""
         helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
         graph = helper.make_graph(
-            self.nodes, "mindfcn", [helper.make_tensor_value_info("image", kind, ["N", 3, "H", "W"])],
+            self.nodes, "mindfcn", [helper.make_tensor_value_info("image", kind, ["N", channels, "H", "W"])],
             [helper.make_tensor_value_info("logits", kind, ["N", classes, "H", "W"])], self.weights)
         # The file format's version that goes with the operators': runtimes refuse newer ones than they know.
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8,

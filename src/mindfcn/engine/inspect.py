@@ -21,7 +21,6 @@ from mindfcn.data.samples import check_complete, check_mask, decode_image, decod
 from mindfcn.engine.evaluate import save_json
 from mindfcn.engine.prepare import list_samples
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
 from mindfcn.hooks import Progress
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.masks import contact_sheet, write_picture
@@ -321,7 +320,7 @@ def _open_data(config):
 
 
 def _read(sample):
-    return read_bytes(sample.image), sample.read_label(sample.label)
+    return sample.read_image(sample.image), sample.read_label(sample.label)
 
 
 def _record_paths(data):

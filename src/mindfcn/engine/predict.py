@@ -15,6 +15,7 @@ import numpy as np
 
 from mindfcn.config import PredictConfig, ServeConfig
 from mindfcn.data.folder import IMAGE_SUFFIXES
+from mindfcn.data.nyud import hha_of_file, read_depth
 from mindfcn.data.samples import check_complete, decode_image
 from mindfcn.dense.exported import OnnxSegmenter
 from mindfcn.dense.inference import Inference
@@ -35,8 +36,8 @@ class PredictResult:
     """What a prediction left behind.
 
     Attributes:
-        written: one dict per image with the paths `image`, `mask`, `overlay` and `probabilities`; None where the
-            settings did not ask for the file.
+        written: one dict per image with the paths `image`, `mask`, `overlay`, `probabilities` and `geometric`; None
+            where the settings did not ask for the file, or the network has no such head.
         failed: (path, reason) of the images without a prediction.
     """
     written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -77,7 +78,7 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
 
 
 def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
-            say: Optional[Say] = None) -> PredictResult:
+            say: Optional[Say] = None, card: Optional[Card] = None) -> PredictResult:
     """Segment every image that `config.images` names, and write what `config` asks for.
 
     An image that cannot be read is recorded as failed and the others go on.
@@ -89,34 +90,59 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
         labels: LabelSet of the masks
         progress: function (images done, images in all), called after each image
         say: function (line of text), told of each image that fails
+        card: Card of the network, where it sees more than colours or has a second head
 
     Returns:
         PredictResult.
 
     Raises:
-        UserError: no image is found, the folder cannot be written, a result would overwrite an input image, or
-            settings cannot be.
+        UserError: the network needs depth and `config.depth` is not given, or the other way round; no image is found,
+            the folder cannot be written, a result would overwrite an input image, or settings cannot be.
     """
+    planes = card.preprocess.planes if card else ("image",)
+    if bool(config.depth) != (planes != ("image",)):
+        raise UserError(f"--depth: this network sees {' and '.join(planes)}; " + (
+            "leave it out" if config.depth else "give the folder of the images' depth"))
+    second = card.geometric if card else None
+    segmenter: Any = segment
     segment = Inference(segment, config)
+    segment.check(card)
     images = find_images(config.images)
-    targets = [_targets(config, name) for name in output_names(images)]
+    targets = [_targets(config, name, second) for name in output_names(images)]
     _keep_inputs(images, targets)
     _open_folders(targets)
     result = PredictResult()
     for done, (path, target) in enumerate(zip(images, targets), 1):
         try:
             image = decode_photograph(read_bytes(path), path)
-            mask, probabilities = segment(image, config.probabilities)
+            seen = _with_planes(image, path, planes, config)
+            mask, probabilities = segment(seen, config.probabilities)
+            geometric = segmenter.geometric(seen) if second else None
         except UserError as error:
             result.failed.append((path, str(error)))
             if say:
                 say(f"left out: {error}")
         else:
             _write(target, image, mask, probabilities, labels)
+            if second:
+                write_palette_png(target["geometric"], geometric, second)
             result.written.append({"image": path, **target})
         if progress:
             progress(done, len(images))
     return result
+
+
+def _with_planes(image, path, planes, config):
+    """A photograph, or its planes as `to_input` takes them. Raises UserError where its depth is missing or differs."""
+    if planes == ("image",):
+        return image
+    source = os.path.join(config.depth, _stem(path) + ".png")
+    depth = read_depth(source)
+    if depth.shape != image.shape[:2]:
+        raise UserError(f"{source} is {depth.shape[1]}x{depth.shape[0]} pixels but {path} is "
+                        f"{image.shape[1]}x{image.shape[0]}; mend one")
+    readers = {"image": lambda: image, "depth": lambda: depth, "hha": lambda: hha_of_file(source, config.camera)}
+    return {plane: readers[plane]() for plane in planes}
 
 
 def decode_photograph(data, where):
@@ -206,13 +232,14 @@ def _numbered(name, taken):
     return f"{name}_{number}"
 
 
-def _targets(config, name):
-    """The files to write for one image: {mask, overlay, probabilities: path or None}."""
+def _targets(config, name, second):
+    """The files to write for one image: {mask, overlay, probabilities, geometric: path or None}."""
     masks = os.path.join(config.out, VOC_FOLDER) if config.voc_names else config.out
     return {
         "mask": os.path.join(masks, name + ".png"),
         "overlay": os.path.join(config.out, name + "_overlay.jpg") if config.overlay else None,
         "probabilities": os.path.join(config.out, name + ".npz") if config.probabilities else None,
+        "geometric": os.path.join(config.out, name + "_geometric.png") if second else None,
     }
 
 

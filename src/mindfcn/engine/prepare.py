@@ -5,14 +5,18 @@ import os
 from typing import Optional
 
 from mindfcn.config import PrepareConfig
+from mindfcn.data.context import context_labels, list_context
 from mindfcn.data.folder import list_folder
 from mindfcn.data.instances import window_samples
 from mindfcn.data.mindrecord import RecordSummary, write_records
+from mindfcn.data.nyud import NYUD, list_nyud
 from mindfcn.data.proposals import check_installed
 from mindfcn.data.record_files import count_records
+from mindfcn.data.rooms import draw_rooms
 from mindfcn.data.sample import SAMPLE, draw_sample_set
 from mindfcn.data.samples import Sample
 from mindfcn.data.sbd import trainaug
+from mindfcn.data.siftflow import GEOMETRIC, SIFTFLOW, list_siftflow
 from mindfcn.data.voc import list_voc
 from mindfcn.errors import UserError
 from mindfcn.hooks import Progress, Say
@@ -60,8 +64,10 @@ def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Opt
         train = windows(config, train, labels, progress, say)
     paths = record_paths(config)
     summaries: list[RecordSummary] = []
+    geometric = GEOMETRIC if config.source == "siftflow" else None
     for path, samples in zip(paths, (train, val)):
-        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress)
+        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress,
+                                geometric)
         done = "complete already" if summary.reused else "written"
         say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
@@ -104,7 +110,7 @@ def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[Labe
     Raises:
         UserError: no such source, or nothing is left for training.
     """
-    labels, train, val = {"sample": _sample, "voc": _voc, "folder": _folder}[config.source](config)
+    labels, train, val = SOURCES[config.source](config)
     held_out = {sample.name for sample in val}
     kept = [sample for sample in train if sample.name not in held_out]
     if not kept:
@@ -147,6 +153,36 @@ def _sample(config):
     return SAMPLE, list_voc(config.root, "train"), list_voc(config.root, "val")
 
 
+def _rooms(config):
+    draw_rooms(config.root, config.samples, config.size, config.seed)
+    return _nyud(config)
+
+
+def _nyud(config):
+    return NYUD, *(list_nyud(config.root, split, not config.skip_bad)
+                   for split in _splits(config, "its own 40 classes"))
+
+
+def _siftflow(config):
+    return SIFTFLOW, *(list_siftflow(config.root, split, not config.skip_bad)
+                       for split in _splits(config, "its own 33 classes"))
+
+
+def _context(config):
+    if not config.voc:
+        raise UserError("PASCAL-Context's photographs are VOC 2010's; give their folder with --voc")
+    return context_labels(config.root, config.classes), *(
+        list_context(config.root, config.voc, split, config.classes, not config.skip_bad)
+        for split in _splits(config, "its own classes"))
+
+
+def _splits(config, own):
+    """Names of both lists of a data set that knows its classes."""
+    if config.labels:
+        raise UserError(f"{config.source} has {own}; leave `labels` empty")
+    return config.train_split, config.val_split
+
+
 def _voc(config):
     labels = LabelSet.load(config.labels) if config.labels else VOC
     check = not config.skip_bad
@@ -177,3 +213,7 @@ def _save_labels(labels, path):
         except UserError:
             pass
     labels.save(path)
+
+
+SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "nyud": _nyud, "siftflow": _siftflow,
+           "context": _context}

@@ -11,8 +11,9 @@ from mindfcn.engine.precision import layer_type
 from mindfcn.errors import UserError
 from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
 from mindfcn.schedules import learning_rates
+from mindfcn.weights.surgery import block_of, stream_of
 
-HEADS = ("conv6", "conv7", "score", "upscore", "deconv")
+HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.")
 UNDECAYED = (".bias", ".gamma", ".beta")
 MOVING = (".moving_mean", ".moving_variance")
 
@@ -31,7 +32,7 @@ def freeze(net, last):
         raise UserError(f"--optim.freeze {last}: the trunk has no such block; it has {', '.join(blocks)}")
     frozen = blocks[:blocks.index(last) + 1] if last else ()
     for parameter in net.trunk.get_parameters():
-        if parameter.name.split(".")[0] in frozen:
+        if block_of(parameter.name) in frozen:
             parameter.requires_grad = False
     return [cell for _, cell in net.cells_and_names()
             if isinstance(cell, nn.BatchNorm2d) and not cell.gamma.requires_grad]
@@ -45,8 +46,9 @@ def optimiser(net, config, steps_per_epoch):
                            round(config.warmup_epochs * steps_per_epoch / config.accumulate))
     groups = {}
     for parameter in net.trainable_params():
+        bare = parameter.name.removeprefix(stream_of(parameter.name))
         paper = config.paper_biases and parameter.name.endswith(UNDECAYED)
-        factor = (config.head_lr if parameter.name.startswith(HEADS) else 1.0) * (2.0 if paper else 1.0)
+        factor = (config.head_lr if bare.startswith(HEADS) else 1.0) * (2.0 if paper else 1.0)
         decay = 0.0 if paper else config.weight_decay
         groups.setdefault((factor, decay), []).append(parameter)
     return Momentum([{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
@@ -165,7 +167,7 @@ class TrainStep(nn.Cell):
     Args:
         net: the network.
         update: optimiser.
-        loss: CrossEntropy; the mean over all labelled pixels if not given.
+        loss: CrossEntropy or JointLoss; the mean over all labelled pixels if not given.
         scaler: loss scaler for float16, or None. Steps whose gradients overflow are skipped.
         accumulate: batches whose gradients are averaged into one update.
         frozen: cells that stay out of training mode, so that their normalisation keeps its moving averages.

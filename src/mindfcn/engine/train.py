@@ -26,13 +26,13 @@ from mindfcn.engine.step import TrainStep, WeightAverage, freeze, loss_function,
 from mindfcn.errors import UserError
 from mindfcn.hooks import Progress, Say, Show
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.losses import CrossEntropy
+from mindfcn.losses import CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import DECONVNET, create_model, split_name
-from mindfcn.preprocess import CONVENTIONS, COURSE
+from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
 from mindfcn.report.page import Page
 from mindfcn.weights.checkpoint import Card, load_checkpoint
-from mindfcn.weights.surgery import load_stage, load_trunk, load_weights
+from mindfcn.weights.surgery import load_stage, load_streams, load_trunk, load_weights
 
 # Between the seeds of one process and the next: more than there are seeds in a network.
 RANK_SEEDS = 1000
@@ -82,6 +82,8 @@ def train(config: TrainConfig, show: Optional[Show] = None, progress: Optional[P
     """
     check_settings(config)
     device = runtime.set_up(config.device, config.seed)
+    if config.model.geometric and config.optim.loss != "sum" and runtime.rank_size() > 1:
+        raise UserError("--model.geometric on several devices needs --optim.loss sum: means of two heads do not add up")
     writes = runtime.rank() == 0
     if not say or not writes:
         say = _silent
@@ -108,6 +110,9 @@ def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
     compute_in(net, dtype)
     weights = class_weights(config.optim, train_set, card, say)
     loss = loss_function(config.optim, labels.ignore_label, config.seed, weights)
+    if card.geometric:
+        reduction = "sum" if config.optim.loss == "sum" else "mean"
+        loss = JointLoss(loss, CrossEntropy(card.geometric.ignore_label, reduction), len(labels))
     draw_apart(net, loss)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average)
@@ -118,7 +123,7 @@ def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
             run_dir.begin(config)
     val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess,
                          num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
-                         rank_size=runtime.rank_size()) if val_path else None
+                         rank_size=runtime.rank_size(), geometric=bool(card.geometric)) if val_path else None
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
@@ -185,6 +190,10 @@ def check_settings(config):
              ("optim.recalibrate", optim.recalibrate, optim.recalibrate >= 0, "at least 0"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which averages the statistics as well"),
+             ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
+              and model.pretrained, "left out but for --model.modality rgb_hha with --model.pretrained"),
+             ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
+              "1 with --model.geometric"),
              ("eval_every", config.eval_every, config.eval_every >= 0, "at least 0"),
              ("keep", config.keep, config.keep >= 1, "at least 1")]
     if model.name == DECONVNET:
@@ -232,14 +241,18 @@ def has_records(path):
 
 
 def training_set(config, path, labels, preprocess):
-    """The SegDataset of the training, on this process's share of the records."""
+    """The SegDataset of the training, on this process's share of the records.
+
+    Raises UserError where the records lack what the network sees or tells.
+    """
     augment = config.augment
     return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
                       max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
                       photometric=augment.photometric, max_class_share=augment.max_class_share,
                       crop_tries=augment.crop_tries,
                       ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
-                      seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size())
+                      seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size(),
+                      geometric=config.model.geometric)
 
 
 def class_weights(optim, train_set, card, say):
@@ -266,18 +279,53 @@ def build(config, labels, val_path, say, goes_on=False):
     options = {"geometry": None if model.geometry == "padded" else model.geometry, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
                "skip_scales": model.skip_scales and list(model.skip_scales), "side": model.side,
-               "decoder_width": model.decoder_width}
+               "decoder_width": model.decoder_width,
+               "modality": None if model.modality == "rgb" else model.modality}
+    geometric = second_labels(val_path) if model.geometric else None
+    options |= {"geometric": geometric and len(geometric)}
     options = {name: value for name, value in options.items() if value is not None}
     # These two change nothing in a trained network.
     passing = {"dropout": model.dropout, "upsampling": None if model.upsampling == "bilinear" else model.upsampling}
     net = create_model(model.name, len(labels), **options,
                        **{name: value for name, value in passing.items() if value is not None})
-    card = Card({"name": config.model.name, **options}, labels, CONVENTIONS.get(model.preprocess, COURSE),
-                val_path or "", {"settings": dataclasses.asdict(config)})
+    card = Card({"name": config.model.name, **options}, labels,
+                CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
+                {"settings": dataclasses.asdict(config)}, geometric=geometric)
     if config.model.pretrained and not goes_on:
-        report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
+        if model.pretrained_hha:
+            report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
+        else:
+            report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
         say(str(report))
     return net, card
+
+
+def second_labels(path):
+    """LabelSet of the records' geometric classes. Raises UserError where they have none."""
+    manifest = path and read_manifest(path)
+    if not manifest or "geometric" not in manifest:
+        raise UserError(f"--model.geometric: {path or 'these records'} hold no geometric classes; prepare records with "
+                        "--source siftflow")
+    return LabelSet.from_dict(manifest["geometric"], path)
+
+
+def start_streams(net, color, hha, card, convention="auto"):
+    """Fill a network of late fusion from two trained ones, of colour and of HHA (see `load_streams`).
+
+    Returns and raises as `start_from` does.
+    """
+    (weights, saved, _), (others, second, _) = (load_checkpoint(path, card.model["name"]) for path in (color, hha))
+    for path, found, modality in ((color, saved, "rgb"), (hha, second, "hha")):
+        if "score_fr.weight" not in (weights if path == color else others) or found.preprocess.modality != modality:
+            raise UserError(f"{path} is no checkpoint of a network of {modality}; train one with --model.modality "
+                            f"{modality}, or give --model.pretrained alone to fill both streams alike")
+    same = saved.labels.names == second.labels.names == card.labels.names
+    report = load_streams(net, weights, others, (color, hha), same)
+    if convention != "auto":
+        return report, CONVENTIONS[convention].to("rgb_hha")
+    parts = (saved.preprocess, second.preprocess)
+    return report, Preprocess(saved.preprocess.order, sum((part.mean for part in parts), ()),
+                              sum((part.std for part in parts), ()), "rgb_hha")
 
 
 def start_from(net, path, card, convention="auto"):
@@ -291,14 +339,18 @@ def start_from(net, path, card, convention="auto"):
         UserError: weights of another trunk, or skip layers that were trained behind other factors.
     """
     weights, saved, _ = load_checkpoint(path, card.model["name"])
+    modality = card.preprocess.modality
     if not any(name.startswith("score") for name in weights):
         report = load_trunk(net, weights, convention, path)
-        return report, report.preprocess
+        return report, report.preprocess.to(modality)
     report = load_stage(net, weights, path, saved.labels.names == card.labels.names)
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
         raise UserError(f"{path}: its skip layers were trained behind the factors {saved.skip_scales}, here they are "
                         f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
-    return report, CONVENTIONS.get(convention, saved.preprocess)
+    if convention != "auto":
+        return report, CONVENTIONS[convention].to(modality)
+    # Weights of colours may begin a network that sees depth.
+    return report, saved.preprocess if saved.preprocess.modality == modality else saved.preprocess.to(modality)
 
 
 def resume(run_dir, net, card, step, train_set, config, say):
@@ -403,7 +455,9 @@ def final_evaluation(run_dir, keeper, best):
     runtime.pynative_mode()
     evaluation = keeper.best or evaluate_network(keeper.segmenter, keeper.val, len(keeper.card.labels),
                                                  keeper.progress, lambda: keeper.signals.received,
-                                                 keeper.card.labels.background)
+                                                 keeper.card.labels.background,
+                                                 keeper.card.labels.excluded_numbers(),
+                                                 keeper.segmenter.geometric if keeper.card.geometric else None)
     if evaluation is None or not keeper.writes:
         return None
     page = dataclasses.replace(keeper.page, curves=run_dir.draw_curves())

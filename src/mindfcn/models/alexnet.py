@@ -20,8 +20,9 @@ class AlexNet(nn.Cell):
         width: factor on the channels of conv1 to conv5, for small machines.
         geometry: "padded" keeps sizes by padding, for images of sides in multiples of 32; "paper" pads the image by
             100 and fc6 by nothing, and takes any size.
+        in_channels: channels of the image.
 
-    Inputs: (N, 3, H, W) float32.
+    Inputs: (N, in_channels, H, W) float32.
     Outputs: {"pool3": pool1 (N, 96, H/8, W/8), "pool4": pool2 (N, 256, H/16, W/16),
         "fc7": (N, fc_width, H/32, W/32)} of the geometry "padded".
     """
@@ -30,14 +31,15 @@ class AlexNet(nn.Cell):
     has_bias = True
 
     def __init__(self, form: str = "torchvision", fc_width: int = 4096, dropout: float = 0.5, width: float = 1.0,
-                 geometry: str = "padded") -> None:
+                 geometry: str = "padded", in_channels: int = 3) -> None:
         super().__init__()
         channels, groups = FORMS[form]
         c1, c2, c3, c4, c5 = (groups * max(1, round(width * count / groups)) for count in channels)
         paper = geometry == "paper"
         self.multiple = 1 if paper else 32
+        self.in_channels = in_channels
         self.channels = {"pool3": c1, "pool4": c2, "fc7": fc_width}
-        self.conv1 = layers.conv_block(3, c1, (11,), stride=4, padding=100 if paper else 5)
+        self.conv1 = layers.conv_block(in_channels, c1, (11,), stride=4, padding=100 if paper else 5)
         self.conv2 = layers.conv_block(c1, c2, (5,), group=groups)
         self.conv3 = layers.conv_block(c2, c3, (3,))
         self.conv4 = layers.conv_block(c3, c4, (3,), group=groups)

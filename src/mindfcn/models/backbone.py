@@ -30,6 +30,7 @@ class MindCV(nn.Cell):
 
     multiple = 32
     has_bias = True
+    in_channels = 3
 
     def __init__(self, name, output_stride=32):
         super().__init__(auto_prefix=False)

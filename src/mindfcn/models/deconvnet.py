@@ -131,6 +131,8 @@ class DeconvNet(nn.Cell):
         side: pixels.
     """
 
+    in_channels = 3
+
     def __init__(self, n_class: int = 21, trunk: Optional[Encoder] = None, decoder_width: float = 1.0) -> None:
         # Without prefixes for trunk and head, as in the FCNs.
         super().__init__(auto_prefix=False)

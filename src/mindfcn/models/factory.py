@@ -9,8 +9,10 @@ from mindfcn.models.alexnet import AlexNet
 from mindfcn.models.backbone import MindCV
 from mindfcn.models.deconvnet import DeconvNet, Encoder
 from mindfcn.models.fcn import FCN, FCN8s, FCN16s, FCN32s
+from mindfcn.models.fusion import TwoStreams
 from mindfcn.models.googlenet import GoogLeNet
 from mindfcn.models.vgg import VGG16
+from mindfcn.preprocess import MODALITIES
 from mindfcn.weights.importers import AT_ONCE
 from mindfcn.weights.surgery import load_trunk
 
@@ -29,9 +31,10 @@ TRUNKS: dict[str, Callable[..., Any]] = {
 DECONVNET = "deconvnet_vgg16"
 MODELS = sorted([DECONVNET, *(f"{head}_{trunk}" for head in HEADS if head != "deconvnet" for trunk in TRUNKS)])
 LIBRARY = "mindcv_"
+EARLY, LATE = "rgbd", "rgb_hha"
 
 
-def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "",
+def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "", modality: str = "rgb",
                  **options: Any) -> Union[FCN, DeconvNet]:
     """The network `name` for `num_classes` classes.
 
@@ -40,8 +43,10 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
         num_classes: classes.
         pretrained: file of a classifier's weights for the trunk. `load_trunk` does the same, and its report says how
             the images must be normalised: Caffe's weights want CAFFE.
-        options: of the head (`upsampling`, `skip_scales`; DeconvNet `decoder_width`) and of the trunk (`geometry`,
-            `width`, `fc_width`, `dropout`, `output_stride`; DeconvNet `side`; as it has them).
+        modality: what the network sees: rgb; rgbd, four channels into one trunk (early fusion); hha; rgb_hha, a trunk
+            for each, their scores averaged (late fusion).
+        options: of the head (`upsampling`, `skip_scales`, `geometric`; DeconvNet `decoder_width`) and of the trunk
+            (`geometry`, `width`, `fc_width`, `dropout`, `output_stride`; DeconvNet `side`; as it has them).
 
     Raises:
         UserError: no network has that name, it has no such option, or the weights are of another trunk.
@@ -51,17 +56,25 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     of_trunk = [option for option in inspect.signature(make).parameters if option not in getattr(make, "keywords", {})]
     of_head = [option for option in inspect.signature(HEADS[head]).parameters
                if option not in ("n_class", "trunk", "options")]
+    if modality not in MODALITIES:
+        raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
+    if modality == EARLY and "in_channels" not in of_trunk:
+        raise UserError(f"{name} takes images of three channels; for rgbd choose one of {', '.join(TRUNKS)}")
+    if modality == LATE and name == DECONVNET:
+        raise UserError(f"{name} sees one stream; for rgb_hha choose one of {', '.join(TRUNKS)}")
     for option in options:
         if option not in (*of_trunk, *of_head):
             raise UserError(f"{name} has no option {option}; it has {', '.join([*of_trunk, *of_head])}")
     head_options = {option: options.pop(option) for option in of_head if option in options}
     try:
-        net = HEADS[head](num_classes, make(**options), **head_options)
+        channels = {"in_channels": 4} if modality == EARLY else {}
+        trunk = TwoStreams(make(**options), make(**options)) if modality == LATE else make(**options, **channels)
+        net = HEADS[head](num_classes, trunk, **head_options)
     except ValueError as error:
         raise UserError(f"{name}: {error}; take another trunk or output stride") from None
     if head == "fcn32s_fixed":
         for parameter in net.get_parameters():
-            parameter.requires_grad = parameter.name.startswith("score_fr")
+            parameter.requires_grad = parameter.name.removeprefix("geometric.").startswith("score_fr")
     if pretrained:
         load_trunk(net, pretrained)
     return net

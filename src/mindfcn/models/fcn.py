@@ -1,8 +1,8 @@
 """FCN-32s, 16s and 8s: coarse scores, upsampled and summed with finer ones (Long et al. 2015, section 4, figure 3).
 
 They stand on any trunk: a cell that returns maps by the names of VGG16's at strides 8, 16 and 32, `pool3`, `pool4` and
-`fc7`, and says their `channels`, the `multiple` its images' sides must be of, whether score layers `has_bias`, and by
-`geometries()` where each map lies on the image.
+`fc7`, and says their `channels`, the `in_channels` of its images, the `multiple` its images' sides must be of, whether
+score layers `has_bias`, and by `geometries()` where each map lies on the image.
 """
 
 import math
@@ -10,6 +10,7 @@ import math
 from mindspore import nn, ops
 
 from mindfcn.models import layers
+from mindfcn.models.fusion import score
 from mindfcn.models.geometry import Geometry, alignment
 from mindfcn.models.vgg import VGG16
 
@@ -32,16 +33,16 @@ class FCNHead(nn.Cell):
         super().__init__()
         self.skips = skips
         at = trunk.geometries()
-        self.score_fr = layers.score(trunk.channels["fc7"], num_classes, trunk.has_bias)
+        self.score_fr = score(trunk, "fc7", num_classes)
         fused = at["fc7"]
         if skips >= 1:
             self.upscore2, self.offset2, fused = upsample(num_classes, fused, at["pool4"], trunk, upsampling)
             self.scale_pool4 = layers.Scale(skip_scales[0])
-            self.score_pool4 = layers.score(trunk.channels["pool4"], num_classes, trunk.has_bias)
+            self.score_pool4 = score(trunk, "pool4", num_classes)
         if skips == 2:
             self.upscore_pool4, self.offset4, fused = upsample(num_classes, fused, at["pool3"], trunk, upsampling)
             self.scale_pool3 = layers.Scale(skip_scales[1])
-            self.score_pool3 = layers.score(trunk.channels["pool3"], num_classes, trunk.has_bias)
+            self.score_pool3 = score(trunk, "pool3", num_classes)
         final, self.offset, _ = upsample(num_classes, fused, Geometry(), trunk,
                                          upsampling.replace("final_fixed", "fixed"))
         setattr(self, ("upscore", "upscore16", "upscore8")[skips], final)
@@ -66,19 +67,26 @@ class FCN(nn.Cell):
         n_class: classes.
         trunk: the trunk; None is the course's VGG16 with batch normalisation, made with `options`.
         upsampling, skip_scales: see FCNHead.
+        geometric: classes of a second head on the same trunk (SIFT Flow: Long et al. 2015, section 5); 0 is none.
         options: of VGG16, where `trunk` is None.
 
-    Inputs: (N, 3, H, W) float32, normalised, any H and W from 1 up.
-    Outputs: logits (N, n_class, H, W) float32.
+    Inputs: (N, C, H, W) float32, normalised, any H and W from 1 up; C is the trunk's `in_channels`.
+    Outputs: logits (N, n_class + geometric, H, W) float32.
     """
 
     skips = 0
 
-    def __init__(self, n_class=21, trunk=None, upsampling="bilinear", skip_scales=(1.0, 1.0), **options):
+    def __init__(self, n_class=21, trunk=None, upsampling="bilinear", skip_scales=(1.0, 1.0), geometric=0, **options):
         # Without prefixes for trunk and head, the parameters are called as in the official checkpoints.
         super().__init__(auto_prefix=False)
         self.trunk = trunk or VGG16(**options)
+        self.in_channels = self.trunk.in_channels
+        self.n_class = n_class
         self.head = FCNHead(n_class, self.trunk, self.skips, upsampling, skip_scales)
+        self.geometric = None
+        if geometric:
+            self.geometric = FCNHead(geometric, self.trunk, self.skips, upsampling, skip_scales)
+            self.geometric.update_parameters_name("geometric.")
 
     @property
     def stride(self):
@@ -97,7 +105,10 @@ class FCN(nn.Cell):
 
     def construct(self, image):
         height, width = image.shape[2:]
-        logits = self.head(self.trunk(pad_to_multiple(image, self.trunk.multiple)))
+        maps = self.trunk(pad_to_multiple(image, self.trunk.multiple))
+        logits = self.head(maps)
+        if self.geometric is not None:
+            logits = ops.concat((logits, self.geometric(maps)), 1)
         top = self.head.offset
         if logits.shape[2:] == (height, width) and top == 0:
             return logits

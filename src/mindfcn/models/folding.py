@@ -102,7 +102,7 @@ def _logits(net):
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
-        image = np.random.default_rng(1).standard_normal((1, 3, SIDE, SIDE))
+        image = np.random.default_rng(1).standard_normal((1, getattr(net, "in_channels", 3), SIDE, SIDE))
         return net(ms.Tensor(image.astype(np.float32)))
     finally:
         ms.set_context(mode=mode)

@@ -48,8 +48,9 @@ class GoogLeNet(nn.Cell):
         width: factor on all channels, for small machines.
         geometry: "padded" keeps sizes by padding, for images of sides in multiples of 32; "paper" pads the image by
             100 and takes any size.
+        in_channels: channels of the image.
 
-    Inputs: (N, 3, H, W) float32.
+    Inputs: (N, in_channels, H, W) float32.
     Outputs: {"pool3": inception_3b (N, 480, H/8, W/8), "pool4": inception_4e (N, 832, H/16, W/16),
         "fc7": inception_5b (N, 1024, H/32, W/32)} of the geometry "padded".
     """
@@ -57,12 +58,14 @@ class GoogLeNet(nn.Cell):
     blocks = ("conv1", "conv2", *(f"inception_{name}" for name in MODULES))
     has_bias = True
 
-    def __init__(self, dropout: float = 0.4, width: float = 1.0, geometry: str = "padded") -> None:
+    def __init__(self, dropout: float = 0.4, width: float = 1.0, geometry: str = "padded",
+                 in_channels: int = 3) -> None:
         super().__init__()
         c64, c192 = (max(1, round(width * channels)) for channels in (64, 192))
         paper = geometry == "paper"
         self.multiple = 1 if paper else 32
-        self.conv1 = layers.conv_block(3, c64, (7,), stride=2, padding=100 if paper else 3)
+        self.in_channels = in_channels
+        self.conv1 = layers.conv_block(in_channels, c64, (7,), stride=2, padding=100 if paper else 3)
         self.conv2 = nn.SequentialCell(*layers.conv_block(c64, c64, (1,)).cell_list,
                                        *layers.conv_block(c64, c192, (3,)).cell_list)
         channels = c192

@@ -14,10 +14,11 @@ class VGG16(nn.Cell):
         fc_width: channels of fc6 and fc7.
         dropout: share of their activations dropped in training (the paper's form).
         width: factor on the channels of conv1 to conv5, for small machines; 1 is VGG16.
+        in_channels: channels of the image.
         geometry: "padded" keeps sizes by padding, for images of sides in multiples of 32; "paper" pads the image by
             100 and fc6 by nothing, and takes any size.
 
-    Inputs: (N, 3, H, W) float32.
+    Inputs: (N, in_channels, H, W) float32.
     Outputs: {"pool3": (N, 256, H/8, W/8), "pool4": (N, 512, H/16, W/16), "fc7": (N, fc_width, H/32, W/32)} of the
         geometry "padded".
     """
@@ -25,14 +26,15 @@ class VGG16(nn.Cell):
     blocks = tuple(f"conv{number}" for number in range(1, 8))
 
     def __init__(self, batch_norm: bool = True, fc_width: int = 4096, dropout: float = 0.5, width: float = 1.0,
-                 geometry: str = "padded") -> None:
+                 geometry: str = "padded", in_channels: int = 3) -> None:
         super().__init__()
         c64, c128, c256, c512 = (max(1, round(width * channels)) for channels in (64, 128, 256, 512))
         paper = geometry == "paper"
         self.multiple = 1 if paper else 32
         self.has_bias = not batch_norm
+        self.in_channels = in_channels
         self.channels = {"pool3": c256, "pool4": c512, "fc7": fc_width}
-        self.conv1 = layers.conv_block(3, c64, (3, 3), batch_norm, padding=100 if paper else 1)
+        self.conv1 = layers.conv_block(in_channels, c64, (3, 3), batch_norm, padding=100 if paper else 1)
         self.conv2 = layers.conv_block(c64, c128, (3, 3), batch_norm)
         self.conv3 = layers.conv_block(c128, c256, (3, 3, 3), batch_norm)
         self.conv4 = layers.conv_block(c256, c512, (3, 3, 3), batch_norm)

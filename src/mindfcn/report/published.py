@@ -5,7 +5,7 @@ validation, 500x500 pixels, Tesla K40c; its AlexNet is Caffe's) and table 2 (seg
 are not in SBD's training list). Released nets: mean IoU in the README of the authors' Caffe models, of the journal
 version's training. ICCV 2015: Noh, Hong, Han, "Learning Deconvolution Network for Semantic Segmentation": by proposals,
 without CRF, trained on VOC 2012 and SBD, their validation images among them. Model zoo: MindSpore's FCN-8s with batch
-normalisation, single scale, no flip.
+normalisation, single scale, no flip. CVPR 2015 tables 4 (NYUDv2, 40 classes), 5 (SIFT Flow) and 6 (PASCAL-Context).
 """
 
 import dataclasses
@@ -57,6 +57,28 @@ _PUBLISHED = {
 }
 
 
-def published(name):
-    """Tuple of the Published rows of a network's name; empty where nothing is published of it."""
+# Of other data sets, by the number of classes, and for rooms by what the network sees.
+_NYUD = {("fcn32s_vgg16", "rgb"): (60.0, 42.2, 29.2, 43.9), ("fcn32s_vgg16", "rgbd"): (61.5, 42.4, 30.5, 45.5),
+         ("fcn32s_vgg16", "hha"): (57.1, 35.2, 24.2, 40.4), ("fcn32s_vgg16", "rgb_hha"): (64.3, 44.9, 32.8, 48.0),
+         ("fcn16s_vgg16", "rgb_hha"): (65.4, 46.1, 34.0, 49.5)}
+_OTHERS = {33: {"fcn16s_vgg16": ("table 5", "SIFT Flow", (85.2, 51.7, 39.5, 76.1))},
+           60: {"fcn32s_vgg16": ("table 6", "PASCAL-Context val, 59 classes", (63.8, 42.7, 31.8, 48.3)),
+                "fcn16s_vgg16": ("table 6", "PASCAL-Context val, 59 classes", (65.7, 46.2, 34.8, 50.7)),
+                "fcn8s_vgg16": ("table 6", "PASCAL-Context val, 59 classes", (65.9, 46.5, 35.1, 51.0))},
+           34: {"fcn32s_vgg16": ("table 6", "PASCAL-Context val, 33 classes", (69.8, 65.1, 50.4, 54.9)),
+                "fcn16s_vgg16": ("table 6", "PASCAL-Context val, 33 classes", (71.8, 68.0, 53.4, 57.5)),
+                "fcn8s_vgg16": ("table 6", "PASCAL-Context val, 33 classes", (71.8, 67.6, 53.5, 57.7))}}
+
+
+def published(name, classes=21, modality="rgb"):
+    """Tuple of the Published rows of a network's name on a data set of so many classes; empty where there are none.
+
+    Of 40 classes, rooms, they are of NYUDv2; other numbers than those of the paper's data sets get VOC's.
+    """
+    if classes == 40:
+        metrics = _NYUD.get((name, modality))
+        return (Published("CVPR 2015 table 4", "NYUDv2 test", metrics),) if metrics else ()
+    if classes in _OTHERS:
+        row = _OTHERS[classes].get(name)
+        return (Published(f"CVPR 2015 {row[0]}", row[1], row[2]),) if row else ()
     return _PUBLISHED.get(name, ())

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import dataclasses
 import io
 import math
 import os
@@ -126,7 +125,7 @@ def create_app(segment, card, worker, config):
         """The network, its classes, and what it takes."""
         return Model(name=card.model["name"],
                      classes=[named(number, card.labels) for number in range(len(card.labels))],
-                     preprocess=dataclasses.asdict(card.preprocess), limits=limits,
+                     preprocess=card.preprocess.to_dict(), limits=limits,
                      metrics={name: value for name, value in card.metrics.items() if math.isfinite(value)})
 
     @app.post("/api/predict", response_model=Prediction,

@@ -43,6 +43,9 @@ def serve(config, say=None):
             contextlib.closing(Worker(config.queue)) as worker:
         # MindSpore is set up in the thread that will use it.
         segment, card = worker.submit(open_segmenter, config).result()
+        if card.preprocess.modality != "rgb":
+            raise UserError(f"{config.checkpoint} sees {card.preprocess.modality}, and the page takes photographs "
+                            "alone; use mindfcn predict with --depth")
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
                                  limit_concurrency=config.queue + CONNECTIONS, timeout_graceful_shutdown=GRACE)
         if not is_loopback(config.host):

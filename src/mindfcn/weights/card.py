@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 from mindfcn.errors import UserError
 from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import COURSE, Preprocess
+from mindfcn.preprocess import COURSE, MODALITIES, Preprocess
 from mindfcn.weights.importers import AT_ONCE
 
 # Its name among the entries of a file.
@@ -19,6 +19,9 @@ _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "fc_width": (int, lambda value: 1 <= value <= 2 ** 16),
     "skip_scales": (list, lambda value: [type(one) in (int, float) for one in value] == [True, True]),
     "geometry": (str, bool), "output_stride": (int, lambda value: 1 <= value <= 32),
+    "side": (int, lambda value: 32 <= value <= 4096 and value % 32 == 0),
+    "decoder_width": ((int, float), lambda value: 0 < value <= 1),
+    "modality": (str, lambda value: value in MODALITIES), "geometric": (int, lambda value: 1 <= value <= 255),
     "upsampling": (str, bool), "dropout": ((int, float), lambda value: 0 <= value < 1)}
 
 
@@ -33,6 +36,7 @@ class Card:
         records: the validation records of its run.
         training: epoch and step at which it was saved, the best metrics until then, and the settings of the run.
         metrics: the four metrics of these very weights on `records`, by name; empty where they were not evaluated.
+        geometric: classes of its second head, or None.
     """
     model: dict
     labels: LabelSet = VOC
@@ -40,6 +44,7 @@ class Card:
     records: str = ""
     training: dict = dataclasses.field(default_factory=dict)
     metrics: dict = dataclasses.field(default_factory=dict)
+    geometric: Optional[LabelSet] = None
 
     @property
     def skip_scales(self):
@@ -49,8 +54,9 @@ class Card:
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
-                           "preprocess": dataclasses.asdict(self.preprocess), "records": self.records,
-                           "training": self.training, "metrics": self.metrics}, ensure_ascii=True)
+                           "preprocess": self.preprocess.to_dict(), "records": self.records,
+                           "training": self.training, "metrics": self.metrics,
+                           **({"geometric": self.geometric.to_dict()} if self.geometric else {})}, ensure_ascii=True)
 
     def check(self) -> None:
         """Raise ValueError where an entry is of another kind, or a network would be of any size."""
@@ -72,7 +78,8 @@ class Card:
             card = cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
                        Preprocess(**entries["preprocess"]), entries["records"], entries["training"],
                        # Older checkpoints have none.
-                       entries.get("metrics", {}))
+                       entries.get("metrics", {}),
+                       LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None)
             card.check()
             return card
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

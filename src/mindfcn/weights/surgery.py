@@ -15,7 +15,9 @@ from mindfcn.weights.readers import read_weights
 
 # Layers that only a classifier of the full width can fill.
 DENSE = ("conv6.", "conv7.")
-HEAD = ("score", "upscore")
+HEAD = ("score", "upscore", "geometric.")
+# What the names of the two streams' layers begin with (late fusion).
+STREAMS = ("color.", "hha.")
 # A file of weights, or {name: array}.
 Weights = Union[FilePath, dict[str, np.ndarray]]
 
@@ -60,9 +62,25 @@ class LoadReport:
                    + (f", {len(self.anew)} begun anew for other classes" if self.anew else ""))
         return "\n".join([summary] + [f"  {name:{width}}  {what}" for name, what in self.rows()])
 
+    def put_before_names(self, stream):
+        """Tell the network's names with the stream that they are of."""
+        for kind in ("loaded", "missing", "anew"):
+            setattr(self, kind, [stream + name for name in getattr(self, kind)])
+        for kind in ("converted", "clashes"):
+            setattr(self, kind, [(stream + name, *rest) for name, *rest in getattr(self, kind)])
+
     def summary(self):
         """The first line of the table."""
         return str(self).splitlines()[0]
+
+
+def joined(reports):
+    """One LoadReport of a network's streams, filled from the same file."""
+    first, *others = reports
+    for report in others:
+        for kind in ("loaded", "converted", "missing", "clashes", "anew"):
+            setattr(first, kind, getattr(first, kind) + getattr(report, kind))
+    return first
 
 
 def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: Optional[FilePath] = None) -> LoadReport:
@@ -70,14 +88,16 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
 
     VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become the
     convolutions conv6 and conv7 where the network has their full width. Weights without normalisation also fill a
-    network with it: a bias moves into the moving mean.
+    network with it: a bias moves into the moving mean. Of a network for colour and depth, the first layer's filters for
+    depth become the mean of its filters for colours; of one for colour and HHA, both streams are filled alike.
 
     Args:
         net: a network with a `trunk`, or a trunk.
         source: .ckpt, .pth, .safetensors, .npz or .caffemodel file, or the dict read from one.
-        convention: what the weights expect of their images: "auto", as their names say; "course" or "caffe" overrules
-            it, for files such as vgg16_from_caffe.pth, whose names are torchvision's. The network takes BGR images in
-            every case: the channels of the first layer are swapped where they are not.
+        convention: what the weights expect of their images: "auto", as their names say; "course", or Caffe's with its
+            mean colour or a data set's, "caffe", "nyud" or "siftflow", overrules it, for files such as
+            vgg16_from_caffe.pth, whose names are torchvision's. The network takes BGR images in every case: the
+            channels of the first layer are swapped where they are not.
         where: name of the file for messages.
 
     Returns:
@@ -88,7 +108,16 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
-    parameters = trunk_parameters(net)
+    streams: dict[str, dict] = {}
+    for name, parameter in trunk_parameters(net).items():
+        streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
+    reports = [_fill_trunk(parameters, weights, convention, where, stream)
+               for stream, parameters in streams.items()]
+    return joined(reports)
+
+
+def _fill_trunk(parameters, weights, convention, where, stream):
+    """LoadReport of one trunk, {bare name: Parameter}."""
     try:
         renamed, pairs, preprocess = trunk_names(weights, parameters)
     except UserError as error:
@@ -98,10 +127,11 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
     report.unexpected = [name for name in weights if name not in taken]
     report.converted = [(ours, f"{theirs} {weights[theirs].shape}") for theirs, ours in pairs
                         if weights[theirs].shape != renamed[ours].shape]
-    if preprocess.order == "RGB" and convention != "caffe":
+    if preprocess.order == "RGB" and convention not in ("caffe", "nyud", "siftflow"):
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
+    _add_depth(renamed, parameters, report)
     if "conv1.1.gamma" in parameters and "conv1.0.bias" not in parameters:
         renamed = _biases_to_means(renamed, report)
     wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
@@ -110,7 +140,19 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
         raise UserError(f"{where}: {wrong} is {renamed[wrong].shape}, the network's is {parameters[wrong].shape}; "
                         "give weights of the same architecture and width")
     _assign(parameters, renamed, report)
+    report.put_before_names(stream)
     return report
+
+
+def _add_depth(weights, parameters, report):
+    """Of a first layer that sees depth, too, let the filters for it be the mean of those for colours."""
+    for name, parameter in parameters.items():
+        if parameter.ndim == 4 and name in weights:
+            ours, theirs = parameter.shape, weights[name].shape
+            if ours[1] == 4 and theirs == (ours[0], 3, *ours[2:]):
+                weights[name] = np.concatenate([weights[name], weights[name].mean(1, keepdims=True)], 1)
+                report.converted.append((name, "depth: the mean of the filters for colours"))
+            return
 
 
 # the name before there were other trunks
@@ -141,6 +183,8 @@ def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
+    report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
+    _add_depth(weights, parameters, report)
     foreign = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
     if foreign:
         side = "has" if foreign[0] in weights else "lacks"
@@ -149,10 +193,43 @@ def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
     for name in weights:
         if not name.startswith(HEAD) and parameters[name].shape != weights[name].shape:
             raise UserError(_shape_message(where, name, parameters[name].shape, weights[name].shape))
-    report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
     if not same_classes:
         report.anew = [name for name in parameters if name.startswith(HEAD) and name in weights]
     _assign({name: entry for name, entry in parameters.items() if name not in report.anew}, weights, report)
+    return report
+
+
+def load_streams(net, color, hha, where, same_classes=True):
+    """Start a network of late fusion from two trained ones, for colour and for HHA, on the same trunk.
+
+    Trunks and score layers of both move; the upsampling is that of the network for colour.
+
+    Args:
+        net: the network, on TwoStreams.
+        color, hha: dicts under the names of our networks.
+        where: (name of the file of `color`, of `hha`) for messages.
+        same_classes: as for `load_stage`.
+
+    Returns:
+        LoadReport.
+
+    Raises:
+        UserError: another trunk, or one of another width.
+    """
+    merged, left = {}, []
+    for stream, weights in zip(STREAMS, (color, hha)):
+        for name, weight in weights.items():
+            if name.startswith("score"):
+                layer, _, kind = name.rpartition(".")
+                merged[f"{layer}.{stream}{kind}"] = weight
+            elif not name.startswith(HEAD):
+                merged[stream + name] = weight
+            elif stream == STREAMS[0]:
+                merged[name] = weight
+            else:
+                left.append(f"{where[1]}: {name}")
+    report = load_stage(net, merged, " + ".join(where), same_classes)
+    report.unexpected += left
     return report
 
 
@@ -197,7 +274,17 @@ def is_state(name):
 def trunk_parameters(net):
     """{name: Parameter} of the trunk of a network, or of a trunk."""
     blocks = getattr(net, "trunk", net).blocks
-    return {name: parameter for name, parameter in _parameters(net).items() if name.split(".")[0] in blocks}
+    return {name: parameter for name, parameter in _parameters(net).items() if block_of(name) in blocks}
+
+
+def stream_of(name):
+    """The part of a parameter's name that tells its stream; empty where there is one stream."""
+    return next((stream for stream in STREAMS if name.startswith(stream)), "")
+
+
+def block_of(name):
+    """The block of a trunk that a parameter is in, by its name."""
+    return name.removeprefix(stream_of(name)).split(".")[0]
 
 
 def _parameters(net):

@@ -1,0 +1,69 @@
+"""Late fusion of colour and HHA: two whole networks, whose scores are averaged (Long et al. 2015, section 5, NYUDv2).
+
+The two trunks stand side by side as one, whose maps are theirs, one after another; score layers take each its own half
+and average (`AveragedScore`). Everything behind the scores is linear and done once.
+"""
+
+from mindspore import nn, ops
+
+from mindfcn.models import layers
+
+# Between the seeds of the two streams' dropout.
+STREAM_SEEDS = 100
+
+
+class TwoStreams(nn.Cell):
+    """Two trunks of the same kind, for colour and for HHA.
+
+    Args:
+        color, hha: the trunks.
+
+    Inputs: (N, 6, H, W) float32: the photograph, then HHA.
+    Outputs: the trunks' maps, {"pool3": (N, 2 C, H/8, W/8), ...}, colour first.
+    """
+
+    def __init__(self, color, hha):
+        super().__init__()
+        self.color, self.hha = color, hha
+        self.split = color.in_channels
+        self.in_channels = color.in_channels + hha.in_channels
+        self.multiple, self.has_bias, self.blocks = color.multiple, color.has_bias, color.blocks
+        self.channels = {name: 2 * channels for name, channels in color.channels.items()}
+        for _, cell in hha.cells_and_names():
+            if isinstance(cell, layers.Dropout):
+                cell.seed += STREAM_SEEDS
+
+    def construct(self, image):
+        color, hha = self.color(image[:, :self.split]), self.hha(image[:, self.split:])
+        return {"pool3": ops.concat((color["pool3"], hha["pool3"]), 1),
+                "pool4": ops.concat((color["pool4"], hha["pool4"]), 1),
+                "fc7": ops.concat((color["fc7"], hha["fc7"]), 1)}
+
+    def geometries(self):
+        """{map: Geometry} of its maps."""
+        return self.color.geometries()
+
+
+class AveragedScore(nn.Cell):
+    """The mean of the scores of two streams: (N, 2 C, H, W) -> (N, classes, H, W).
+
+    Args:
+        channels: of both streams' maps together.
+        classes: channels of the result.
+        bias: whether the score layers have one.
+    """
+
+    def __init__(self, channels, classes, bias):
+        super().__init__()
+        self.half, self.out_channels = channels // 2, classes
+        self.color = layers.score(self.half, classes, bias)
+        self.hha = layers.score(self.half, classes, bias)
+
+    def construct(self, maps):
+        return 0.5 * self.color(maps[:, :self.half]) + 0.5 * self.hha(maps[:, self.half:])
+
+
+def score(trunk, name, classes):
+    """The score layer on a trunk's map."""
+    layer = AveragedScore if isinstance(trunk, TwoStreams) else layers.score
+    return layer(trunk.channels[name], classes, trunk.has_bias)
