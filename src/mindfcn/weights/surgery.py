@@ -18,7 +18,6 @@ DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore", "geometric.")
 # What the names of the two streams' layers begin with (late fusion).
 STREAMS = ("color.", "hha.")
-HEAD = ("score", "upscore")
 # A file of weights, or {name: array}.
 Weights = Union[FilePath, dict[str, np.ndarray]]
 
