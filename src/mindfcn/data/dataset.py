@@ -235,8 +235,8 @@ class SegDataset:
     def _decode(self, *row):
         """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
         planes, source = self.preprocess.planes, self.files[0]
-        image: Any = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
-                      for plane, data in zip(planes, row)}
+        image = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
+                 for plane, data in zip(planes, row)}
         masks = [decode_mask(label.tobytes(), f"a mask in {source}") for label in row[len(planes):]]
         height, width = masks[0].shape
         for array in (*image.values(), *masks):

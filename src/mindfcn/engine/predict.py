@@ -100,7 +100,8 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
     if bool(config.depth) != (planes != ("image",)):
         raise UserError(f"--depth: this network sees {' and '.join(planes)}; " + (
             "leave it out" if config.depth else "give the folder of the images' depth"))
-    second, segmenter = card.geometric if card else None, segment
+    second: Optional[LabelSet] = card.geometric if card else None
+    segmenter: Any = segment
     segment = Inference(segment, config)
     segment.check(card)
     images = find_images(config.images)

@@ -1,7 +1,7 @@
 """Weights into a network, with an account of every one of them."""
 
 import dataclasses
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -108,7 +108,7 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
-    streams = {}
+    streams: dict[str, dict[str, Any]] = {}
     for name, parameter in trunk_parameters(net).items():
         streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
     reports = [_fill_trunk(parameters, weights, convention, where, stream)
