@@ -14,9 +14,9 @@ import numpy as np
 from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import FAILURES, first_line
+from mindfcn.data.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.record_files import count_records, record_files
-from mindfcn.data.samples import decode_image, decode_mask, in_threads
+from mindfcn.data.samples import check_numbers, decode_image, decode_mask, in_threads
 from mindfcn.errors import UserError
 from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
@@ -66,6 +66,8 @@ class SegDataset:
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.files = record_files(data_file)
+        # `prepare` has looked at every mask; others may hold anything.
+        self.looked_at = read_manifest(data_file) is not None
         count = count_records(data_file)
         self.taken = spread(count, most) if most else range(count)
         self.count = len(self.taken)
@@ -199,6 +201,8 @@ class SegDataset:
         if image.shape[:2] != label.shape:
             raise UserError(f"an image in {self.files[0]} is {image.shape[1]}x{image.shape[0]} pixels but its mask "
                             f"{label.shape[1]}x{label.shape[0]}; prepare the records again")
+        if not self.looked_at:
+            check_numbers(label, self.num_classes, self.ignore_label, f"in {self.files[0]}")
         return image, label
 
     def _read(self, columns, records=None):

@@ -11,7 +11,8 @@ from mindfcn import runtime
 from mindfcn.config import TuneCrfConfig
 from mindfcn.data.dataset import SegDataset
 from mindfcn.dense.crf import CRF, crf_of, permutohedral
-from mindfcn.engine.evaluate import check_classes, load_segmenter
+from mindfcn.engine.evaluate import check_classes
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.files import write_text
 from mindfcn.hooks import Progress, Say
