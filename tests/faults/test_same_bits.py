@@ -21,7 +21,7 @@ name, options = sys.argv[1], eval(sys.argv[2])
 runtime.set_up("CPU", 1)
 net = create_model(name, 5, **options)
 step = TrainStep(net, optimiser(net, OptimConfig(lr=0.05, paper_biases=True), 10)[0],
-                 CrossEntropy(255, keep_cells=0.75, seed=1, class_weights=[1.0, 2.0, 0.5, 1.0, 3.0]))
+                 CrossEntropy(255, keep=0.75, seed=1, class_weights=[1.0, 2.0, 0.5, 1.0, 3.0]))
 runtime.graph_mode()
 step.set_train()
 random = np.random.default_rng(1)

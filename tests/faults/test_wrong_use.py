@@ -164,7 +164,7 @@ def test_a_list_in_utf_16(run, tmp_path):
 # -------------------------------------------------------------------------------------------------------- paths
 
 @pytest.mark.parametrize("folder", ["mit Leerzeichen", "Größe 図 данные", "a'b\"c;$(x)`y`", "[set] {1} *?", "#%3f&=+",
-                                    "x" * 200, os.path.join(*["deep" * 20] * 12)],
+                                    "x" * 200, os.path.join(*["deep" * 15] * 4)],
                          ids=["spaces", "scripts", "shell", "glob", "uri", "long name", "long path"])
 def test_folders_of_any_name(run, tmp_path, checkpoint, folder):
     root = own_set(tmp_path / folder / "own")
@@ -178,6 +178,12 @@ def test_folders_of_any_name(run, tmp_path, checkpoint, folder):
     status, told, _ = run("predict", "--checkpoint", net, "--out", tmp_path / folder / "out", root / "images",
                           "--device", "CPU")
     assert status == 0 and len(list((tmp_path / folder / "out").iterdir())) == 12, told
+
+
+def test_a_path_too_long_for_an_index(run, tmp_path):
+    root = own_set(tmp_path / os.path.join(*["deep" * 20] * 12))
+    status, told, _ = prepare_own(run, root, root / "rec")
+    assert status == 1 and "too long a path" in told and not (root / "rec").exists()
 
 
 def test_a_name_too_long_for_its_results(run, tmp_path, colour_net):

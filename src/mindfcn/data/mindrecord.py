@@ -15,14 +15,18 @@ from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
 from mindfcn.data.record_files import load_manifest, record_files, shards_beside, signed_manifest
-from mindfcn.data.samples import check_complete, check_mask, image_size
+from mindfcn.data.samples import check_complete, check_mask, decode_image, image_size
 from mindfcn.errors import UserError
 from mindfcn.files import empty_folder, partial_folder, read_bytes
 
 # The course's columns: the photograph as it was on disk, and a grey 8-bit PNG of class numbers.
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
 BATCH = 16
+# JPEG quality of windows, which are encoded anew.
+WINDOW_QUALITY = 95
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 18, 1 << 28
+# Bytes of a path that SQLite opens: 512, less what it adds to the name.
+LONGEST_INDEX = 504
 # Their addresses stand in a header of limited size.
 MOST_PAGES = 1 << 14
 FAILURES = (RuntimeError, ValueError, TypeError, MindRecordException)
@@ -66,6 +70,9 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
     if type(shards) is not int or not 1 <= shards <= 1000:
         raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
     manifest_name = os.path.basename(path) + ".json"
+    index = os.path.join(os.path.dirname(path), f".partial-{os.path.basename(path)}", f"{os.path.basename(path)}000.db")
+    if len(os.fsencode(index)) > LONGEST_INDEX:
+        raise UserError(f"{path} is too long a path for the index of a MindRecord; choose a shorter folder")
     with partial_folder(path, finished=manifest_name) as folder:
         if os.path.exists(os.path.join(folder, manifest_name)):
             _publish(folder, path)
@@ -143,7 +150,7 @@ class _Rows:
 
 
 def _read_row(sample, labels, page_size):
-    """One record: the photograph's bytes as they are and the checked mask as PNG."""
+    """One record: the photograph's bytes as they are, or a window as JPEG, and the checked mask as PNG."""
     data = read_bytes(sample.image)
     check_complete(data, sample.image)
     height, width = image_size(data, sample.image)
@@ -152,6 +159,9 @@ def _read_row(sample, labels, page_size):
         raise UserError(f"mask {sample.label} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph "
                         f"{sample.image} is {width}x{height}; mend one")
     check_mask(mask, labels, sample.label)
+    if sample.window:
+        image, mask = sample.window(decode_image(data, sample.image), mask)
+        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
     # OpenCV's default is written in a third of this time but takes more than twice as long to read in every epoch.
     label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
     if len(data) + len(label) > page_size - 4096:
@@ -264,7 +274,7 @@ def _fingerprint(samples):
     """Names, sizes and times of all files, as one number."""
     checksum = 0
     for sample in samples:
-        entry = [sample.name]
+        entry = [sample.name, repr(sample.window)] if sample.window else [sample.name]
         for path in (sample.image, sample.label):
             try:
                 status = os.stat(path)
@@ -279,7 +289,8 @@ def _contents(samples):
     """Names and contents of all files, as one number."""
     checksum = 0
     for sample in samples:
-        checksum = zlib.crc32(repr(sample.name).encode(), checksum)
+        entry = (sample.name, sample.window) if sample.window else sample.name
+        checksum = zlib.crc32(repr(entry).encode(), checksum)
         for path in (sample.image, sample.label):
             try:
                 checksum = zlib.crc32(read_bytes(path), checksum)

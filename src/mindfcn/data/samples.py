@@ -5,7 +5,7 @@ import dataclasses
 import io
 import itertools
 import os
-from typing import Callable
+from typing import Callable, Optional
 
 import cv2
 import numpy as np
@@ -29,11 +29,15 @@ class Sample:
         image: path of the encoded photograph.
         label: path of the mask file.
         read_label: reads `label`: path -> (H, W) uint8 class numbers, the ignore label included.
+        window: what of the two becomes the record, (image BGR, mask) -> the same; None takes all (`data.instances`).
+        label_of_window: the class that a window was taken for; None without a window.
     """
     name: str
     image: str
     label: str
     read_label: Callable[[str], np.ndarray]
+    window: Optional[Callable] = None
+    label_of_window: Optional[int] = None
 
 
 def decode_image(data, where):

@@ -12,7 +12,7 @@ from mindfcn.errors import UserError
 from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
 from mindfcn.schedules import learning_rates
 
-HEADS = ("conv6", "conv7", "score", "upscore")
+HEADS = ("conv6", "conv7", "score", "upscore", "deconv")
 UNDECAYED = (".bias", ".gamma", ".beta")
 MOVING = (".moving_mean", ".moving_variance")
 

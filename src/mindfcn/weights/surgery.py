@@ -102,7 +102,7 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
-    if "conv1.1.gamma" in parameters:
+    if "conv1.1.gamma" in parameters and "conv1.0.bias" not in parameters:
         renamed = _biases_to_means(renamed, report)
     wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
                   and parameter.shape != renamed[name].shape), None)
