@@ -26,17 +26,21 @@ from mindspore import nn
 from scipy import sparse
 
 from mindfcn import runtime
+from mindfcn.data import proposals
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
-from mindfcn.engine.evaluate import load_segmenter
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.metrics import ConfusionMatrix
+from mindfcn.models.fcn import FCN
 
 # Mean IoU % on the test sets of VOC 2011 and 2012, and seconds per image, as published (Long et al. 2015, table 3).
 PUBLISHED = (("R-CNN", "47.9 / -", "-"), ("SDS", "52.6 / 51.6", "~50"), ("FCN-8s", "62.7 / 62.2", "~0.175"))
 KINDS = {"full": slice(0, 1), "fg": slice(1, 2), "full+fg": slice(0, 2)}
 SEGMENTS = 150
+# Smallest side of a proposed box, pixels.
+LEAST_SIDE = 16
 THRESHOLDS = np.arange(0.05, 0.8, 0.05)
 
 
@@ -91,11 +95,11 @@ def merged(image, cut, count):
 
 
 def inside(boxes, cut):
-    """Boxes (N, 4) int x, y, width, height -> (N, S) bool: the segments that lie in each by more than half."""
+    """Boxes (N, 4) int left, top, right, bottom -> (N, S) bool: the segments that lie in each by more than half."""
     number = cut.max() + 1
     areas, held = np.bincount(cut.ravel(), minlength=number), []
-    for x, y, width, height in boxes:
-        held.append(np.bincount(cut[y:y + height, x:x + width].ravel(), minlength=number) > areas / 2)
+    for left, top, right, bottom in boxes:
+        held.append(np.bincount(cut[top:bottom, left:right].ravel(), minlength=number) > areas / 2)
     return np.array(held, bool).reshape(-1, number)
 
 
@@ -105,8 +109,11 @@ def propose(image, kind, count):
     if kind == "merged":
         held = merged(image, cut, count)
     else:
-        from mindfcn.dense import proposals
-        held = inside(np.asarray(proposals.propose(image, kind, count)), cut)
+        boxes = proposals.propose(image, kind, 10 ** 6, LEAST_SIDE)
+        if kind == "selective_search":
+            # The largest come first; small things need small ones.
+            boxes = boxes[np.unique(np.linspace(0, len(boxes) - 1, count).round().astype(int))] if len(boxes) else boxes
+        held = inside(boxes[:count], cut)
     return [region for region in (flags[cut] for flags in held) if region.any()]
 
 
@@ -129,18 +136,19 @@ def overlaps(regions, parts, classes):
     return found
 
 
-def paste(regions, scores, threshold):
+def paste(regions, scores, threshold, shape):
     """Paint regions over one another in ascending order of their scores.
 
     Args:
         regions: list of (H, W) bool.
         scores: (N, C) float, of the classes; that of background (0) is not read.
         threshold: regions whose best score is below it are left out.
+        shape: H, W.
 
     Returns:
         (H, W) uint8 class numbers, 0 where nothing is pasted.
     """
-    mask = np.zeros(regions[0].shape, np.uint8)
+    mask = np.zeros(shape, np.uint8)
     best, classes = scores[:, 1:].max(1), 1 + scores[:, 1:].argmax(1)
     for number in np.argsort(best, kind="stable"):
         if best[number] >= threshold:
@@ -186,6 +194,8 @@ class Features:
 
     def __call__(self, image, regions):
         """(N, 2, channels) float32: of full and fg."""
+        if not regions:
+            return np.zeros((0, 2, self.net.trunk.channels["fc7"]), np.float32)
         squares = np.concatenate([self.squares(image, region) for region in regions])
         runtime.graph_mode()
         found = []
@@ -195,6 +205,12 @@ class Features:
             padded = np.concatenate([part, np.zeros((self.batch - len(part), *part.shape[1:]), np.float32)])
             found.append(self.net(ms.Tensor(padded)).asnumpy()[:len(part)])
         return np.concatenate(found).reshape(len(regions), 2, -1)
+
+
+def flat(features, part):
+    """Features (N, 2, channels) -> (N, D): one of KINDS."""
+    chosen = features[:, part]
+    return chosen.reshape(len(chosen), chosen.shape[1] * chosen.shape[2])
 
 
 def machines(features, targets):
@@ -212,7 +228,7 @@ def machines(features, targets):
 
     def score(features):
         scores = np.full((len(features), targets.shape[1]), -np.inf)
-        for number, machine in fitted.items():
+        for number, machine in fitted.items() if len(features) else ():
             scores[:, number] = machine.predict(scaler.transform(features))
         return scores
     return score
@@ -243,12 +259,12 @@ def learn(features, path, options, labels):
     print(file=sys.stderr)
     learnt, targets = {}, np.concatenate([targets for _, targets in fit])
     for kind, part in KINDS.items():
-        score = machines(np.concatenate([rows[:, part].reshape(len(rows), -1) for rows, _ in fit]), targets)
+        score = machines(np.concatenate([flat(rows, part) for rows, _ in fit]), targets)
         ious = []
         for threshold in THRESHOLDS:
             matrix = ConfusionMatrix(len(labels))
             for rows, regions, mask in held:
-                matrix.update(paste(regions, score(rows[:, part].reshape(len(rows), -1)), threshold), mask)
+                matrix.update(paste(regions, score(flat(rows, part)), threshold, mask.shape), mask)
             ious.append(matrix.mean_iou())
         learnt[kind] = score, THRESHOLDS[int(np.argmax(ious))] if held else 0.3
     return learnt
@@ -272,8 +288,8 @@ def measure(segmenter, features, learnt, path, options, labels):
         taken = time.perf_counter() - start
         for kind, (score, threshold) in learnt.items():
             start = time.perf_counter()
-            part = rows[:, KINDS[kind]].reshape(len(rows), -1)
-            found[kind][0].update(paste(regions, score(part), threshold), mask)
+            scores = score(flat(rows, KINDS[kind]))
+            found[kind][0].update(paste(regions, scores, threshold, mask.shape), mask)
             passes = taken if kind == "full+fg" else taken / 2
             found[kind][1].append(proposing[-1] + passes + time.perf_counter() - start)
         print(f"\rmeasured {len(counts)} images", end="", file=sys.stderr, flush=True)
@@ -308,8 +324,12 @@ def report(options):
         import sklearn  # noqa: F401
     except ImportError:
         raise UserError("scikit-learn is not installed; pip install scikit-learn") from None
+    if options.proposals != "merged":
+        proposals.check_installed()
     runtime.set_up("auto", 1)
     segmenter, card = load_segmenter(options.checkpoint)
+    if not isinstance(segmenter.net, FCN):
+        raise UserError(f"{options.checkpoint} is a {card.model['name']}; give the checkpoint of an FCN")
     folder = options.records or os.path.dirname(card.records)
     labels = card.labels
     features = Features(segmenter, options.side)

@@ -92,6 +92,9 @@ def test_switches_go_without_a_value(words, values):
 def test_a_switch_does_not_swallow_an_image():
     config = parse(["predict", "--checkpoint", "a.ckpt", "--probabilities", "a.jpg", "b"])[1]
     assert config.probabilities is True and config.images == ["a.jpg", "b"]
+    config = parse(["predict", "--checkpoint", "a.ckpt", "a.jpg", "--scales", "0.75", "1", "--flip"])[1]
+    assert (config.images, config.scales, config.flip) == (["a.jpg"], [0.75, 1.0], True)
+    assert parse(["eval", "--checkpoint", "a.ckpt"])[1].scales == [1.0]
     assert parse(["prepare", "--download", "voc2012", "sbd", "--skip_bad"])[1].download == ["voc2012", "sbd"]
 
 
@@ -173,8 +176,8 @@ PREPARE = "prepare --root src --samples 15 --size 64"
 COMPARE = "compare " + f"--data.records rec --device CPU {TINY} ".replace("--", "--train.") + "--variants"
 # (command, what its line must say: the culprit, and words of the cure)
 MISTAKES = [
-    ("", ["verb", "prepare, train, eval, predict"]),
-    ("tain", ["'tain'", "prepare, train, eval, predict"]),
+    ("", ["verb", "labels, inspect, prepare, train, eval"]),
+    ("tain", ["'tain'", "labels, inspect, prepare, train, eval"]),
     ("train --optim.lrr 3", ["--optim.lrr", "did you mean --optim.lr?"]),
     ("train --see 2", ["--see", "did you mean --seed?"]),
     ("train quickly", ["quickly", "mindfcn train --help"]),
@@ -221,7 +224,13 @@ MISTAKES = [
     (f"{TRAIN} --augment.crop_size -1", ["--augment.crop_size -1", "1..8192"]),
     (f"{TRAIN} --augment.crop_size 0", ["--augment.batch_size 4", "1 with --augment.crop_size 0", "accumulate"]),
     (f"{TRAIN} --optim.keep_cells 0", ["--optim.keep_cells 0.0", "0..1"]),
-    (f"{TRAIN} --optim.loss max", ["--optim.loss: expected one of mean, sum, got 'max'"]),
+    (f"{TRAIN} --optim.ema 1", ["--optim.ema 1.0", "1 excluded"]),
+    (f"{TRAIN} --optim.ema 0.9 --optim.recalibrate 5", ["--optim.recalibrate 5", "0 with --optim.ema"]),
+    (f"{TRAIN} --optim.hard_pixels 0", ["--optim.hard_pixels 0", "at least 1"]),
+    (f"{TRAIN} --optim.focal_gamma 0.5", ["--optim.focal_gamma 0.5", "at least 1, or 0"]),
+    (f"{TRAIN} --augment.photometric 2", ["--augment.photometric 2.0", "0..1"]),
+    (f"{TRAIN} --augment.max_class_share 0", ["--augment.max_class_share 0.0", "0 excluded"]),
+    (f"{TRAIN} --optim.loss max", ["--optim.loss: expected one of mean, sum,", "got 'max'"]),
     (f"{TRAIN} --augment.batch_size 0", ["--augment.batch_size 0", "at least 1"]),
     (f"{TRAIN} --augment.min_scale 3", ["--augment.min_scale 3.0", "augment.max_scale"]),
     (f"{TRAIN} --augment.max_scale .inf", ["--augment.max_scale inf", "at most 16"]),
@@ -243,7 +252,7 @@ MISTAKES = [
     (f"{TRAIN} --model.pretrained cut.ckpt", ["cut.ckpt", "damaged"]),
     ("train --data.records away --data.root away --data.source voc", ["away", "ImageSets", "--download voc2012"]),
     ("train --data.records file/x --data.root src --data.samples 15 --data.size 64",
-     ["file/x", "choose another folder"]),
+     ["file/x", "Not a directory", "choose a folder"]),
     (f"{EVAL} missing.ckpt", ["missing.ckpt", "check the path"]),
     (f"{EVAL} none", ["none", ".ckpt"]),
     (f"{EVAL} text.ckpt", ["text.ckpt", "damaged"]),
@@ -259,6 +268,15 @@ MISTAKES = [
     (f"{EVAL} good.ckpt --worst -1", ["--worst -1", "at least 0"]),
     (f"{EVAL} good.ckpt --device Ascend", ["device Ascend", "use CPU"]),
     (f"{EVAL} good.ckpt --protocol course", ["3 records", "batch"]),
+    (f"{EVAL} good.ckpt --scales 0.5 0", ["--scales 0.5 0.0", "above 0"]),
+    (f"{EVAL} good.ckpt --scales half", ["--scales", "half"]),
+    (f"{EVAL} good.ckpt --window 64", ["--window 64", "larger than the overlap, 544", "--window 1280"]),
+    (f"{EVAL} good.ckpt --crf nobody", ["--crf nobody", "deeplab_v1", "nor a file"]),
+    (f"{EVAL} good.ckpt --images -1", ["--images -1", "at least 0"]),
+    ("tune_crf", ["missing: --checkpoint FILE"]),
+    ("tune_crf --device CPU --checkpoint good.ckpt --start text.ckpt", ["text.ckpt", "does not hold a CRF"]),
+    ("predict --checkpoint good.ckpt text.jpg --overlap 8", ["--overlap", "give --window"]),
+    ("predict --checkpoint good.ckpt --scales 1 text.jpg", ["--scales", "'text.jpg'"]),
     ("predict --checkpoint missing.ckpt text.jpg", ["missing.ckpt", "check the path"]),
     ("predict --checkpoint good.ckpt away.jpg", ["away.jpg", "check the path"]),
     ("predict --checkpoint good.ckpt *.tif", ["*.tif", "check the path"]),
@@ -285,7 +303,7 @@ MISTAKES = [
     ("serve --checkpoint cut.ckpt --port 0", ["cut.ckpt", "damaged"]),
     (f"{PREPARE} --records new --samples 1", ["samples 1", "5 to"]),
     (f"{PREPARE} --records new --shards 0", ["0 shards", "choose 1"]),
-    (f"{PREPARE} --records /proc/new", ["/proc/new", "choose another folder"]),
+    (f"{PREPARE} --records /proc/new", ["/proc/new", "choose a folder"]),
     (f"{PREPARE} --records new --size 96", ["src", "choose another root"]),
     ("prepare --records new --root file", ["file", "not a folder"]),
     ("prepare --records new --source voc --root none", ["none", "ImageSets", "VOCdevkit"]),

@@ -70,8 +70,18 @@ def test_a_region_of_a_merge_is_the_union_of_its_parts():
 
 def test_boxes_hold_the_segments_that_lie_in_them_by_more_than_half():
     cut = np.repeat(np.arange(4), 10)[None].repeat(5, 0).astype(np.int32)
-    boxes = [(0, 0, 20, 5), (4, 0, 12, 5), (0, 0, 40, 2), (0, 0, 40, 3)]
+    boxes = [(0, 0, 20, 5), (4, 0, 16, 5), (0, 0, 40, 2), (0, 0, 40, 3)]
     assert rcnn.inside(boxes, cut).astype(int).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("kind", ["selective_search", "edge_boxes"])
+def test_opencvs_boxes_become_regions(kind):
+    if not hasattr(cv2, "ximgproc"):
+        pytest.skip("this OpenCV has no contributed modules")
+    image, mask = scene()
+    regions = rcnn.propose(image, kind, 60)
+    assert 1 < len(regions) <= 60
+    assert max(iou(region, mask == 1) for region in regions) > 0.7
 
 
 def test_overlaps_are_the_best_iou_with_a_part_of_a_class():
@@ -91,10 +101,12 @@ def test_regions_are_pasted_in_ascending_order_of_their_scores():
     left[:, :4], right[:, 2:], small[0, 0] = True, True, True
     scores = np.array([[9, 0.6, 0.1], [9, 0.2, 0.8], [9, 0.3, 0.1]])
     expected = np.array([[1, 1, 2, 2, 2, 2]] * 4)
-    np.testing.assert_array_equal(rcnn.paste([left, right, small], scores, 0.5), expected)
-    np.testing.assert_array_equal(rcnn.paste([right, left, small], scores[[1, 0, 2]], 0.5), expected)
-    np.testing.assert_array_equal(rcnn.paste([left, right], scores[:2], 0.7), np.where(expected == 1, 0, expected))
-    assert not rcnn.paste([left], np.array([[9, -np.inf, -np.inf]]), 0.1).any()
+    np.testing.assert_array_equal(rcnn.paste([left, right, small], scores, 0.5, (4, 6)), expected)
+    np.testing.assert_array_equal(rcnn.paste([right, left, small], scores[[1, 0, 2]], 0.5, (4, 6)), expected)
+    np.testing.assert_array_equal(rcnn.paste([left, right], scores[:2], 0.7, (4, 6)),
+                                  np.where(expected == 1, 0, expected))
+    assert not rcnn.paste([left], np.array([[9, -np.inf, -np.inf]]), 0.1, (4, 6)).any()
+    assert rcnn.paste([], np.empty((0, 3)), 0.1, (4, 6)).tolist() == [[0] * 6] * 4
 
 
 def test_squares_are_the_box_and_the_region_before_the_mean_colour():
@@ -116,7 +128,9 @@ def test_a_machine_learns_overlaps_and_leaves_absent_classes_out():
     features = random.standard_normal((400, 8))
     targets = np.zeros((400, 3))
     targets[:, 1] = np.clip(0.5 + 0.2 * features[:, 2], 0, 1)
-    scores = rcnn.machines(features, targets)(features)
+    score = rcnn.machines(features, targets)
+    scores = score(features)
+    assert score(features[:0]).shape == (0, 3)
     assert (scores[:, [0, 2]] == -np.inf).all()
     assert np.corrcoef(scores[:, 1], targets[:, 1])[0, 1] > 0.95
 

@@ -1,5 +1,6 @@
 """The recipes of configs/: settings that can be, networks that exist, stages that follow one another."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -36,6 +37,14 @@ def test_a_recipe_says_device_minutes_or_steps_and_score(name):
     comment = text[:text.index("run_dir")]
     assert all(line.startswith("# ") and len(line) <= 121 for line in comment.splitlines())
     assert all(word in comment for word in ("Device:", "Score:")) and ("Minutes:" in comment or "Steps:" in comment)
+
+
+@pytest.mark.parametrize("prefix", ["deconvnet_voc_cpu", "paper_deconvnet"])
+def test_deconvnets_stages_are_of_one_network(prefix):
+    first, second = (settings(f"{prefix}_stage{number}") for number in (1, 2))
+    assert dataclasses.replace(first.model, pretrained="") == dataclasses.replace(second.model, pretrained="")
+    assert (first.data.instances, second.data.instances) == ("boxes", "proposals")
+    assert first.data.records != second.data.records and first.augment == second.augment
 
 
 def test_summed_recipes_tell_the_rate_of_the_mean():

@@ -16,6 +16,7 @@ from mindfcn.config import (
     CompareConfig,
     DescribeConfig,
     EvalConfig,
+    ExplainConfig,
     ExportConfig,
     InspectConfig,
     LabelsConfig,
@@ -39,6 +40,7 @@ VERBS = {
     "export": (ExportConfig, "a checkpoint -> an ONNX or MindIR file for other runtimes"),
     "serve": (ServeConfig, "a checkpoint -> a page and an HTTP interface to try it"),
     "compare": (CompareConfig, "several networks on one data set -> one table, beside the published figures"),
+    "explain": (ExplainConfig, "a checkpoint and a photograph -> what the network makes of it, layer by layer"),
     "describe": (DescribeConfig, "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds"),
 }
 # Arguments that read better as plain words than as a YAML list.
@@ -46,7 +48,8 @@ WORDS = {"prepare": ("download",), "predict": ("images", "scales"), "eval": ("sc
          "describe": ("name",), "labels": ("masks", "names"), "inspect": ("data",)}
 USAGE = {"eval": "--checkpoint FILE ", "tune_crf": "--checkpoint FILE ",
          "predict": "--checkpoint FILE images [images ...] ", "export": "--checkpoint FILE --out FILE ",
-         "serve": "--checkpoint FILE ", "describe": "name ", "labels": "--from FOLDER ", "inspect": "data "}
+         "serve": "--checkpoint FILE ", "explain": "--checkpoint FILE --image FILE ", "describe": "name ",
+         "labels": "--from FOLDER ", "inspect": "data "}
 # A required setting whose option has another name.
 SPELT = {"masks": "--from FOLDER"}
 
@@ -74,8 +77,8 @@ def main(arguments=None):
         return 2
     try:
         return {"prepare": _prepare, "train": _train, "eval": _eval, "predict": _predict,
-                "export": _export, "serve": _serve, "compare": _compare, "describe": _describe, "labels": _labels,
-                "inspect": _inspect, "tune_crf": _tune_crf}[verb](config)
+                "export": _export, "serve": _serve, "compare": _compare, "explain": _explain, "describe": _describe,
+                "labels": _labels, "inspect": _inspect, "tune_crf": _tune_crf}[verb](config)
     except UserError as error:
         print(f"mindfcn {verb}: {error}", file=sys.stderr)
         return 1
@@ -195,7 +198,8 @@ def _nearest(name, known, prefix=""):
 def _plain(message, verb, arguments):
     """A complaint of the parsing library in the words of this command."""
     types = _types(VERBS[verb][0]) if verb else {}
-    wrong = re.match(r'Parser key "([\w.]+)":.*?(?:Got value:|Given value:|load config|path string:) ?(.*)', message)
+    wrong = re.match(r'Parser key "([\w.]+)"(?: element \d+:)?:.*?'
+                     r"(?:Got value:|Given value:|load config|path string:) ?(.*)", message)
     if wrong and wrong[1] in types:
         key, value = wrong.groups()
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
@@ -245,6 +249,8 @@ def _kind(kind):
         return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:
         (entry,) = typing.get_args(kind)
+        if entry is float:
+            return "numbers"
         choices = typing.get_args(entry)
         return "a list such as [a, b]" + (f" of {', '.join(choices)}" if choices else "")
     if dataclasses.is_dataclass(kind):
@@ -442,6 +448,13 @@ def _compare(config):
     say(result.table)
     say(f"written to  {result.out}")
     say(f"report      {os.path.join(result.out, 'report.html')}")
+    return 0
+
+
+def _explain(config):
+    from mindfcn.engine.explain import explain
+    found = explain(config)
+    say(f"{len(found.maps)} maps{', scores of ' * bool(found.found) + found.found}; written to {found.out}")
     return 0
 
 

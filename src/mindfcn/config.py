@@ -31,6 +31,11 @@ class PrepareConfig:
         val_fraction: folder without lists: share of the images held out for validation, 0..1
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
         mask_encoding: how masks of your own folder hold classes
+        instances: training records of windows in place of photographs, for DeconvNet: boxes (stage 1: each object in
+            its box, all else background) or proposals (stage 2: Edge Boxes that lie on an object, all labels)
+        instance_size: side that windows are warped to, pixels
+        per_image: windows of a photograph at most; 0 takes all
+        duplicate_rare: repeat windows of rare classes
         shards: files per split
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
         overwrite: write again records that are already complete
@@ -52,6 +57,10 @@ class PrepareConfig:
     val_fraction: float = 0.2
     labels: str = ""
     mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    instances: Literal["none", "boxes", "proposals"] = "none"
+    instance_size: int = 250
+    per_image: int = 0
+    duplicate_rare: bool = True
     shards: int = 1
     skip_bad: bool = False
     overwrite: bool = False
@@ -141,10 +150,13 @@ class ModelConfig:
     Args:
         name: HEAD_TRUNK: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
             score layer trains) on vgg16 (the paper: biases, dropout), vgg16_bn (the course: batch normalisation),
-            alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME
+            alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or deconvnet_vgg16
         geometry: padded keeps sizes by padding the image to a multiple of 32; paper pads the image by 100 and crops
         width: factor on the channels of the trunk's convolutions, for small machines; 1 if not given
         fc_width: channels of fc6 and fc7; 4096, as in the papers, if not given
+        side: deconvnet: side of the windows that it segments, pixels, a multiple of 32; 224, as published, if not given
+        decoder_width: deconvnet: factor on the channels of the deconvolutions, relative to the convolutions', for small
+            machines; unpooling then takes the switches of the first channels; 1 if not given
         upsampling: the upsampling layers: bilinear at first, then learned; fixed; only the final one fixed; random
         dropout: share of fc6 and fc7 activations dropped in training; 0.5 (googlenet 0.4) if not given; vgg16_bn has
             none
@@ -164,6 +176,8 @@ class ModelConfig:
     geometry: Literal["padded", "paper"] = "padded"
     width: Optional[float] = None
     fc_width: Optional[int] = None
+    side: Optional[int] = None
+    decoder_width: Optional[float] = None
     upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
     dropout: Optional[float] = None
     skip_scales: Optional[tuple[float, float]] = None
@@ -200,6 +214,8 @@ class OptimConfig:
             by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: batches whose gradients are averaged into one step
+        recalibrate: mini-batches over which the statistics of batch normalisation are averaged at the end, in place of
+            the moving averages of training (DeconvNet: 501); 0 keeps those
         ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
             0.99; 0 is none
         freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
@@ -223,6 +239,7 @@ class OptimConfig:
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = 1.0
     accumulate: int = 1
+    recalibrate: int = 0
     ema: float = 0.0
     freeze: str = ""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -272,6 +289,13 @@ class EvalConfig:
         protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
         worst: images with the lowest IoU to show side by side
         best: images with the highest IoU to show, of those that are not among the worst
+        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
+            opencv-contrib-python
+        most_proposals: proposals of a photograph at most, the best ones
+        least_side: proposals with a shorter side are skipped, pixels
+        aggregate: how the windows' scores become one map
+        ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
+        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
         images: evaluate on so many records, evenly spread over all; 0 takes all
         scales: sizes at which the network sees each photograph; probabilities are averaged
         flip: it also sees them mirrored; probabilities are averaged
@@ -290,6 +314,12 @@ class EvalConfig:
     protocol: Literal["native", "course"] = "native"
     worst: int = 8
     best: int = 8
+    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
+    most_proposals: int = 50
+    least_side: int = 112
+    aggregate: Literal["max", "sum"] = "max"
+    ensemble: str = ""
+    ensemble_rule: Literal["mean", "product"] = "mean"
     images: int = 0
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
@@ -341,6 +371,13 @@ class PredictConfig:
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
+        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
+            opencv-contrib-python
+        most_proposals: proposals of a photograph at most, the best ones
+        least_side: proposals with a shorter side are skipped, pixels
+        aggregate: how the windows' scores become one map
+        ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
+        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
         depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
         camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
             not given, cropped for 425x560 pixels
@@ -361,6 +398,12 @@ class PredictConfig:
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
+    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
+    most_proposals: int = 50
+    least_side: int = 112
+    aggregate: Literal["max", "sum"] = "max"
+    ensemble: str = ""
+    ensemble_rule: Literal["mean", "product"] = "mean"
     depth: str = ""
     camera: Optional[tuple[float, float, float, float]] = None
     scales: list[float] = field(default_factory=lambda: [1.0])
@@ -457,6 +500,26 @@ class CompareConfig:
     out: str = "runs/compare"
     variants: list[Variant] = field(default_factory=list)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass
+class ExplainConfig:
+    """Show what a trained network makes of one photograph, layer by layer, as one picture.
+
+    Args:
+        checkpoint: checkpoint file
+        image: photograph
+        out: picture to write, .jpg
+        device: where to compute; auto takes what MindSpore was built for
+        model: network name for a checkpoint without a card (official ones)
+        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+    """
+    checkpoint: str
+    image: str
+    out: str = "explanation.jpg"
+    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    model: str = "fcn8s_vgg16_bn"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
 
 @dataclasses.dataclass

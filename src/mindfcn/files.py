@@ -245,9 +245,13 @@ def read_bytes(path):
 
 
 def read_lines(path):
-    """The non-empty lines of a UTF-8 text file, stripped. Raises UserError with the path and the reason."""
+    """The non-empty lines of a UTF-8 text file, stripped, without Windows' line ends and byte order mark.
+
+    Raises:
+        UserError: with the path and the reason.
+    """
     try:
-        return [line.strip() for line in read_bytes(path).decode("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
 

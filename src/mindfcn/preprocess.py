@@ -38,8 +38,8 @@ class Preprocess:
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         count = self.channels
-        lengths = len(self.mean), len(self.std)
-        if lengths != (count, count) or not np.isfinite(self.mean + self.std).all() or 0 in self.std:
+        if (len(self.mean) != count or len(self.std) != count or not np.isfinite(self.mean + self.std).all()
+                or 0 in self.std):
             raise ValueError(f"mean {self.mean} and std {self.std} must be {COUNTS.get(count, count)} numbers each, "
                              "std none of them 0")
 

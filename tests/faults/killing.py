@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+
 PYTHON = [sys.executable, os.path.abspath(__file__)]
 SOURCE = str(pathlib.Path(__file__).parents[2] / "src")
 PATIENCE = 900
@@ -78,12 +80,23 @@ def kill_at(server, pid, seconds):
     Time on the clock would kill at other moments where other programs take the processor. Returns whether it was
     killed.
     """
-    return _kill_once(server, pid, lambda: computed(pid) >= seconds, 0)
+    return _kill_once(server, pid, lambda: computed(pid) >= seconds, 0)[0] == -signal.SIGKILL
 
 
 def kill_while_writing(server, pid, path, seconds):
     """SIGKILL some seconds after a path has appeared. Returns whether it was killed."""
-    return _kill_once(server, pid, lambda: os.path.exists(path), seconds)
+    return _kill_once(server, pid, lambda: os.path.exists(path), seconds)[0] == -signal.SIGKILL
+
+
+def kill_after(server, pid, path, seconds):
+    """SIGKILL once a path is there and some seconds of processor time have gone. Returns what the command wrote."""
+    done = []
+
+    def happened():
+        if not done and os.path.exists(path):
+            done.append(computed(pid))
+        return done and computed(pid) >= done[0] + seconds
+    return _kill_once(server, pid, happened, 0)[1]
 
 
 def _kill_once(server, pid, happened, seconds):
@@ -92,7 +105,7 @@ def _kill_once(server, pid, happened, seconds):
         time.sleep(2e-4)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
-    return server.end(pid)[0] == -signal.SIGKILL
+    return server.end(pid)
 
 
 def computed(pid):
@@ -137,6 +150,25 @@ def look(folder):
             if content is not None:
                 digests[name] = hashlib.blake2b(content, digest_size=12).hexdigest()
     return {"wrong": wrong, "digests": digests}
+
+
+def write_checkpoints(folder):
+    """Save one checkpoint after the other as a run does, each full of its own number, and print those that are saved.
+    """
+    import mindspore as ms
+    from mindspore import nn
+
+    from mindfcn.engine.run_dir import RunDir
+    from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
+    run, net = RunDir(folder), nn.Dense(256, 512)
+    with run.hold():
+        first = int(load_checkpoint(run.last)[0]["bias"][0]) + 1 if os.path.exists(run.last) else 1
+        for number in range(first, first + 10 ** 6):
+            for parameter in net.get_parameters():
+                parameter.set_data(ms.Tensor(np.full(parameter.shape, number, np.float32)))
+            save_checkpoint(run.checkpoint(number), net, Card({"name": "dense"}, training={"step": number}))
+            run.make_last(run.checkpoint(number))
+            print(number, flush=True)
 
 
 def read_weights(path):
@@ -218,6 +250,8 @@ def start(words):
         if words[0] == "look":
             print(json.dumps(look(words[1])))
             status = 0
+        elif words[0] == "checkpoints":
+            write_checkpoints(words[1])
         else:
             from mindfcn import cli
             status = cli.main(words)

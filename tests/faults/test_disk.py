@@ -83,8 +83,8 @@ def full(server, verb, whole, folder, kilobytes):
 
 # The first checkpoint has room, the second has not.
 @pytest.mark.parametrize("verb, kilobytes, words", [
-    ("prepare", 60, "source"), ("prepare", 340, "mindrecord"), ("train", 3300, "epoch-0002.ckpt"),
-    ("eval", 120, "evaluation")])
+    ("prepare", 60, "source"), ("prepare", 340, "mindrecord"), ("eval", 120, "evaluation"),
+    pytest.param("train", 3300, "epoch-0002.ckpt", marks=long)])
 def test_a_full_disk(server, whole, disk, verb, kilobytes, words):
     assert words in full(server, verb, whole, disk("size=64m"), kilobytes)
 
@@ -119,6 +119,7 @@ def wait_for(path, pid):
     assert os.path.exists(path) and alive(pid)
 
 
+@long
 def test_checkpoints_become_read_only_while_a_run_goes_on(server, whole, tmp_path):
     pid = server.start(*command("train", whole("train")[0], tmp_path))
     kept = tmp_path / "run" / "checkpoints"
@@ -164,6 +165,7 @@ def train_words(whole, folder, records):
     return [records if str(word).endswith("/prepare/records") else word for word in words]
 
 
+@long
 def test_records_that_vanish(server, whole, records, tmp_path):
     words = train_words(whole, tmp_path / "run", records)
     pid = server.start(*words)
@@ -196,6 +198,7 @@ def test_a_mount_of_records_that_is_unplugged(server, whole, records, tmp_path):
     assert server.look(tmp_path / "run")["digests"] == whole("train")[1]
 
 
+@long
 def test_a_mount_of_the_run_that_is_unplugged(server, whole, tmp_path):
     """What is written afterwards would lie below the mount, where nobody looks for it."""
     real, mounted = tmp_path / "real", tmp_path / "mounted"

@@ -10,7 +10,9 @@ import random
 import shutil
 
 import pytest
-from killing import command, kill_at, kill_while_writing, leftovers
+from killing import command, kill_after, kill_at, kill_while_writing, leftovers
+
+from mindfcn.weights.checkpoint import load_checkpoint
 
 long = pytest.mark.long
 WRITTEN = [".partial-epoch-0001.ckpt", ".partial-last.ckpt", ".partial-best.ckpt", ".partial-epoch-0002.ckpt"]
@@ -54,6 +56,31 @@ def test_train_while_a_checkpoint_is_written(server, whole, tmp_path):
 
 def test_eval(server, whole, tmp_path):
     survive(server, "eval", whole, tmp_path / "killed", at(server, 0.8))
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(100, marks=long)])
+def test_a_checkpoint_is_there_once_it_is_saved(server, tmp_path, figures, count):
+    """One process saves checkpoint after checkpoint and is killed within it; the next one goes on where it ended."""
+    generator, left, saved = random.Random(f"checkpoints {count}"), 0, 0
+    for _ in range(count):
+        text = kill_after(server, server.start("checkpoints", tmp_path), tmp_path / "run.lock",
+                          generator.uniform(0, 0.15))
+        told = [int(line) for line in text.splitlines() if line.isdigit()]
+        assert "Traceback" not in text, text
+        saved = max([saved, *told])
+        left += any("partial" in path for path in leftovers(tmp_path))
+        found = {path.name: load_checkpoint(path)[0] for path in (tmp_path / "checkpoints").glob("[el]*.ckpt")}
+        for name, weights in found.items():
+            numbers = {float(number) for weight in weights.values() for number in weight.ravel()}
+            assert len(numbers) == 1 and (name == "last.ckpt" or name == f"epoch-{int(*numbers):04d}.ckpt")
+            # One more than was told of may be complete already.
+            assert name != "last.ckpt" or numbers <= {saved, saved + 1}
+        if saved:
+            assert "last.ckpt" in found
+            saved = int(found["last.ckpt"]["bias"][0])
+    assert saved > count / 4
+    figures.append(f"checkpoints: {count} kills among {saved} checkpoints, {left} within the writing of a file; every "
+                   "file whole, none lost that was saved")
 
 
 @long

@@ -21,7 +21,7 @@ name, options = sys.argv[1], eval(sys.argv[2])
 runtime.set_up("CPU", 1)
 net = create_model(name, 5, **options)
 step = TrainStep(net, optimiser(net, OptimConfig(lr=0.05, paper_biases=True), 10)[0],
-                 CrossEntropy(255, keep_cells=0.75, seed=1, class_weights=[1.0, 2.0, 0.5, 1.0, 3.0]))
+                 CrossEntropy(255, keep=0.75, seed=1, class_weights=[1.0, 2.0, 0.5, 1.0, 3.0]))
 runtime.graph_mode()
 step.set_train()
 random = np.random.default_rng(1)
@@ -46,13 +46,13 @@ def outcome(name, options):
     return done.stdout.splitlines()
 
 
+# Quick tests of the same with one network: tests/engine/test_train.py, runs that were interrupted.
 # Winograd's algorithm takes convolutions of as many channels on maps of 32 tiles and more.
+@pytest.mark.long
 @pytest.mark.parametrize("name, options", [
-    ("fcn8s_vgg16", {"width": 0.125, "fc_width": 16}),
-    pytest.param("fcn8s_vgg16_bn", {"width": 0.5, "fc_width": 32}, marks=pytest.mark.long),
-    pytest.param("fcn8s_vgg16", {"width": 1.0, "fc_width": 64}, marks=pytest.mark.long),
-    pytest.param("fcn32s_googlenet", {"width": 0.25}, marks=pytest.mark.long),
-    pytest.param("fcn32s_alexnet", {"width": 0.25, "fc_width": 32}, marks=pytest.mark.long)])
+    ("fcn8s_vgg16", {"width": 0.125, "fc_width": 16}), ("fcn8s_vgg16_bn", {"width": 0.5, "fc_width": 32}),
+    ("fcn8s_vgg16", {"width": 1.0, "fc_width": 64}), ("fcn32s_googlenet", {"width": 0.25}),
+    ("fcn32s_alexnet", {"width": 0.25, "fc_width": 32})])
 def test_two_processes(name, options):
     one, other = outcome(name, options), outcome(name, options)
     assert len(one) > 20 and one == other

@@ -169,6 +169,7 @@ def test_deleting_an_earlier_run_is_ended_after_a_kill(tmp_path):
         assert sorted(os.listdir(tmp_path)) == ["run.lock", "versions.json"]
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(server, whole, tmp_path):
     common, digests, _ = whole("train")
     words = command("train", common, tmp_path)

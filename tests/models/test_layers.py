@@ -85,6 +85,26 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
         np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * largest)
 
 
+@pytest.mark.parametrize("stride, padding, size", [(8, 4, (3, 5)), (4, 0, (2, 1)), (6, 1, (1, 4))])
+def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, padding, size):
+    """Output and gradients, with weights that are bilinear no more."""
+    ours = layers.deconv(3, 2 * stride, stride, padding)
+    if ms.get_context("device_target") == "CPU":
+        assert isinstance(ours, layers.AlgorithmDeconv)
+    plain = nn.Conv2dTranspose(3, 3, 2 * stride, stride=stride, pad_mode="pad", padding=padding)
+    random = np.random.default_rng(1)
+    weight = ms.Tensor(random.standard_normal(plain.weight.shape).astype(np.float32))
+    x = ms.Tensor(random.standard_normal((2, 3, *size)).astype(np.float32))
+    plain.weight.set_data(weight)
+    ours.weight.set_data(weight)
+    direction = random.standard_normal(plain(x).shape).astype(np.float32)
+    results = []
+    for net in (ours, plain):
+        results.append((net(x), *ms.grad(Towards(net, direction), 0, net.weight)(x)))
+    for mine, theirs in zip(*results):
+        np.testing.assert_allclose(mine.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * np.abs(theirs.asnumpy()).max())
+
+
 def test_winograd_leaves_few_tiles_to_the_plain_kernel():
     """A tile is 4x4 pixels; 32 of them are the fewest that it takes."""
     fits = convolution.Winograd(4).fits

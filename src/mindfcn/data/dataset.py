@@ -14,9 +14,9 @@ import numpy as np
 from mindfcn import runtime
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import FAILURES, first_line
+from mindfcn.data.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.record_files import count_records, record_columns, record_files
-from mindfcn.data.samples import decode_image, decode_mask, decode_plane, in_threads
+from mindfcn.data.samples import check_numbers, decode_image, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
 from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
@@ -69,6 +69,8 @@ class SegDataset:
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.geometric = geometric
         self.files = record_files(data_file)
+        # `prepare` has looked at every mask; others may hold anything.
+        self.looked_at = read_manifest(data_file) is not None
         lacking = [column for column in self.columns if column not in record_columns(data_file)]
         if lacking:
             raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
@@ -243,6 +245,8 @@ class SegDataset:
             if array.shape[:2] != (height, width):
                 raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "
                                 f"{width}x{height}; prepare the records again")
+        if not self.looked_at:
+            check_numbers(masks[0], self.num_classes, self.ignore_label, f"in {source}")
         if self.preprocess.modality == "rgb":
             image = image["image"]
         return image, np.stack(masks, -1) if self.geometric else masks[0]

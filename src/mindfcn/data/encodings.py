@@ -77,18 +77,21 @@ def read_mask(path, labels, encoding="auto"):
         path: mask file.
         labels: LabelSet; its colours are looked up for masks of colours. The ignore label's palette colour and
             VOC's border colour (224, 224, 192) stand for the ignore label.
-        encoding: palette (numbers of a palette image), grey (numbers as brightness), rgb (colours), or auto: what the
-            file is. Grey is looked up as a colour, too, where all colours of the labels are greys and hold it: black
-            and white masks have the classes (0, 0, 0) and (255, 255, 255).
+        encoding: palette (numbers of a palette image, whatever its colours), grey (numbers as brightness), rgb
+            (colours), or auto: what the file is. Grey is looked up as a colour, too, where all colours of the labels
+            are greys and hold it: black and white masks have the classes (0, 0, 0) and (255, 255, 255).
 
     Raises:
-        UserError: unreadable, another encoding than told, an unknown colour, a number over 255.
+        UserError: unreadable, another encoding than told, an unknown colour, a number over 255, or, of auto, a
+            palette that shows a class in the colour of another.
     """
     mask = read_mask_image(path)
     kind = _kind(mask) if encoding == "auto" else encoding
     if kind == "rgb":
         return _class_of_colour(np.asarray(mask.convert("RGB")), labels, path)
     numbers = _numbers(mask, kind, path)
+    if encoding == "auto" and mask.mode == "P":
+        _check_palette(mask.getpalette("RGB"), numbers, labels, path)
     if encoding == "auto" and kind == "grey" and _are_greys(numbers, labels):
         return _class_of_colour(np.repeat(numbers[..., None], 3, axis=2), labels, path)
     return numbers
@@ -106,6 +109,18 @@ def _numbers(mask, kind, path):
             raise UserError(f"{path} is no palette mask but of mode {mask.mode}; choose another mask_encoding")
         return np.array(mask)
     return _class_of_grey(np.asarray(mask if mask.mode in GREY_MODES else mask.convert("RGB")), mask.mode, path)
+
+
+def _check_palette(palette, numbers, labels, path):
+    """Refuse a palette in which a number that occurs has the colour of another class: one of the two is wrong."""
+    classes = {colour: number for number, colour in enumerate(labels.colours) if labels.colours.count(colour) == 1}
+    for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(labels)]).tolist():
+        colour = tuple(palette[3 * number:3 * number + 3])
+        other = classes.get(colour, number)
+        if other != number:
+            raise UserError(f"{path}: its palette shows {number} ({labels.names[number]}) in {colour}, the colour of "
+                            f"{other} ({labels.names[other]}) in the labels; if the numbers are right, say "
+                            "--mask_encoding palette, if the colours are, rgb")
 
 
 def _are_greys(numbers, labels):

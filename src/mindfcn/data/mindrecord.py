@@ -15,7 +15,7 @@ from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
 from mindfcn.data.record_files import load_manifest, record_files, shards_beside, signed_manifest
-from mindfcn.data.samples import check_complete, check_mask, encode_plane, image_size
+from mindfcn.data.samples import check_complete, check_mask, decode_image, encode_plane, image_size
 from mindfcn.errors import UserError
 from mindfcn.files import empty_folder, partial_folder, read_bytes
 
@@ -23,7 +23,11 @@ from mindfcn.files import empty_folder, partial_folder, read_bytes
 # have a column more for each, a PNG, too.
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
 BATCH = 16
+# JPEG quality of windows, which are encoded anew.
+WINDOW_QUALITY = 95
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 18, 1 << 28
+# Bytes of a path that SQLite opens: 512, less what it adds to the name.
+LONGEST_INDEX = 504
 # Their addresses stand in a header of limited size.
 MOST_PAGES = 1 << 14
 FAILURES = (RuntimeError, ValueError, TypeError, MindRecordException)
@@ -68,6 +72,9 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
     if type(shards) is not int or not 1 <= shards <= 1000:
         raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
     manifest_name = os.path.basename(path) + ".json"
+    index = os.path.join(os.path.dirname(path), f".partial-{os.path.basename(path)}", f"{os.path.basename(path)}000.db")
+    if len(os.fsencode(index)) > LONGEST_INDEX:
+        raise UserError(f"{path} is too long a path for the index of a MindRecord; choose a shorter folder")
     with partial_folder(path, finished=manifest_name) as folder:
         if os.path.exists(os.path.join(folder, manifest_name)):
             _publish(folder, path)
@@ -148,7 +155,7 @@ class _Rows:
 
 
 def _read_row(sample, labels, page_size, geometric):
-    """One record: the photograph's bytes as they are and the checked mask as PNG, then the extras."""
+    """One record: the photograph's bytes as they are, or a window as JPEG, the checked mask as PNG, then the extras."""
     data = sample.read_image(sample.image)
     check_complete(data, sample.image)
     height, width = image_size(data, sample.image)
@@ -157,6 +164,9 @@ def _read_row(sample, labels, page_size, geometric):
         raise UserError(f"mask {sample.label} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph "
                         f"{sample.image} is {width}x{height}; mend one")
     check_mask(mask, labels, sample.label)
+    if sample.window:
+        image, mask = sample.window(decode_image(data, sample.image), mask)
+        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
     # OpenCV's default is written in a third of this time but takes more than twice as long to read in every epoch.
     label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
     extras = {column: _read_extra(column, extra, (height, width), geometric)
@@ -289,7 +299,7 @@ def _fingerprint(samples):
     """Names, sizes and times of all files, as one number."""
     checksum = 0
     for sample in samples:
-        entry = [sample.name]
+        entry = [sample.name, repr(sample.window)] if sample.window else [sample.name]
         for path in sample.paths:
             try:
                 status = os.stat(path)
@@ -304,7 +314,8 @@ def _contents(samples):
     """Names and contents of all files, as one number; of a file that holds many samples, once."""
     checksum, seen = 0, set()
     for sample in samples:
-        checksum = zlib.crc32(repr(sample.name).encode(), checksum)
+        entry = (sample.name, sample.window) if sample.window else sample.name
+        checksum = zlib.crc32(repr(entry).encode(), checksum)
         for path in sample.paths:
             if path not in seen:
                 checksum = _file_checksum(path, checksum)

@@ -5,7 +5,8 @@ import dataclasses
 import io
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Callable, Optional
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ class Sample:
         read_image: reads `image`: path -> encoded bytes.
         extras: what else a record of it holds, {column: Extra}; the same columns in all samples of a list.
         size: bytes its record takes at most, where the sizes of its files do not tell.
+        window: what of the two becomes the record, (image BGR, mask) -> the same; None takes all (`data.instances`).
+        label_of_window: the class that a window was taken for; None without a window.
     """
     name: str
     image: str
@@ -40,6 +43,8 @@ class Sample:
     read_image: Callable[[str], bytes] = read_bytes
     extras: Mapping = dataclasses.field(default_factory=dict)
     size: int = 0
+    window: Optional[Callable] = None
+    label_of_window: Optional[int] = None
 
     @property
     def paths(self):
@@ -165,14 +170,19 @@ def decode_mask(data, where):
 
 def check_mask(mask, labels, where):
     """Raise UserError where a mask (H, W) uint8 holds a number that is neither a class nor the ignore label."""
+    check_numbers(mask, len(labels), labels.ignore_label, where)
+
+
+def check_numbers(mask, num_classes, ignore_label, where):
+    """`check_mask` without the classes' names."""
     allowed = np.zeros(256, bool)
-    allowed[:len(labels)] = allowed[labels.ignore_label] = True
+    allowed[:num_classes] = allowed[ignore_label] = True
     numbers = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     unknown = numbers[~allowed[numbers]]
     if unknown.size:
         row, column = np.argwhere(mask == unknown[0])[0]
         raise UserError(f"mask {where} holds {unknown[0]} at row {row}, column {column}: not a class of "
-                        f"0..{len(labels) - 1} nor the ignore label {labels.ignore_label}; mend it or the labels")
+                        f"0..{num_classes - 1} nor the ignore label {ignore_label}; mend it or the labels")
 
 
 def check_names(names, where):

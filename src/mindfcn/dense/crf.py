@@ -80,9 +80,13 @@ def crf_of(name):
     Raises:
         UserError: neither, the file does not hold a CRF, or the package pydensecrf2 is not installed.
     """
+    crf = PUBLISHED.get(name) or _read(name)
     package()
-    if name in PUBLISHED:
-        return PUBLISHED[name]
+    return crf
+
+
+def _read(name):
+    """The CRF of a YAML file. Raises UserError."""
     if not os.path.isfile(name):
         raise UserError(f"--crf {name}: neither a published set ({', '.join(PUBLISHED)}) nor a file")
     known = {field.name: field.type for field in dataclasses.fields(CRF)}

@@ -2,12 +2,14 @@
 
 from typing import Any, Optional
 
+import cv2
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
 from mindfcn.data.transforms import to_input
 from mindfcn.logits import argmax, softmax
+from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.fcn import FCN
 from mindfcn.models.folding import Folded
 from mindfcn.preprocess import Preprocess
@@ -21,8 +23,10 @@ GRAPHS = 16
 class Segmenter:
     """A network with the preprocessing that belongs to its weights.
 
-    The FCNs of this package compute with normalisation folded into the convolutions, and on CPU as compiled graphs: one
-    for each padded size, so that images of a few pixels more or less share it. Any other network runs as it is.
+    DeconvNet sees the whole photograph warped to the square that it takes, and its logits are warped back.
+
+    The networks of this package compute with normalisation folded into the convolutions, and on CPU as compiled graphs:
+    one for each padded size, so that images of a few pixels more or less share it. Any other network runs as it is.
 
     Args:
         net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
@@ -61,7 +65,14 @@ class Segmenter:
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
-        if not isinstance(self.net, FCN):
+        side = getattr(self.net, "side", None)
+        if side is None or batch.shape[2:] == (side, side):
+            return self._logits(batch)
+        return resized(self._logits(resized(batch, side, side)), *batch.shape[2:])
+
+    def _logits(self, batch):
+        """Logits of images of the size that they have."""
+        if not isinstance(self.net, (FCN, DeconvNet)):
             self.net.set_train(False)
             return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
         # Only training changes weights; `set_train` says that it may have gone on.
@@ -92,6 +103,14 @@ class Segmenter:
             return ms.PYNATIVE_MODE
         self.sizes.add(shape)
         return ms.GRAPH_MODE
+
+
+def resized(maps, height, width):
+    """(N, C, h, w) float32 -> (N, C, height, width), bilinearly."""
+    planes = [cv2.resize(np.ascontiguousarray(one.transpose(1, 2, 0)), (width, height), interpolation=cv2.INTER_LINEAR)
+              for one in maps]
+    # OpenCV drops the axis of a single channel.
+    return np.stack([plane.reshape(height, width, -1).transpose(2, 0, 1) for plane in planes])
 
 
 def pad_to_multiple(batch, multiple):

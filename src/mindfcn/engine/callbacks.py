@@ -147,6 +147,7 @@ class Keeper(Callback):
         writes: whether this process writes; all evaluate.
         progress: wraps an iterable of evaluation batches and its length.
         say: function (line of text).
+        recalibration: Recalibration to run behind the last epoch, or None.
 
     Attributes:
         best: Evaluation of the best checkpoint, where this run made it.
@@ -166,6 +167,7 @@ class Keeper(Callback):
     progress: object = None
     say: object = None
     best: object = None
+    recalibration: object = None
 
     def on_train_step_end(self, run_context):
         """At a signal inside an epoch: save and stop."""
@@ -182,6 +184,8 @@ class Keeper(Callback):
             return
         epoch = self.step.batches // self.train.steps_per_epoch
         self.log.flush()
+        if self.recalibration and epoch == self.epochs:
+            self.recalibration(self.say)
         self.save(epoch, 0)
         if self.due(epoch):
             self.evaluate(epoch)

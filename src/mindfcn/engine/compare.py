@@ -15,7 +15,8 @@ from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.data.dataset import SegDataset, spread
 from mindfcn.data.record_files import count_records
 from mindfcn.data.transforms import to_input
-from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, load_segmenter, timed, typical
+from mindfcn.engine.evaluate import WARM_UP, check_classes, evaluate, timed, typical
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.engine.step import freeze, loss_scaler
 from mindfcn.engine.train import build, check_settings, find_records, train, training_set

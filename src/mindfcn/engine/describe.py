@@ -11,6 +11,7 @@ from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.models.geometry import window
 from mindfcn.models.googlenet import GoogLeNet
+from mindfcn.models.layers import Unpool
 from mindfcn.models.trace import trace
 from mindfcn.report.published import published
 from mindfcn.report.tables import text_table
@@ -67,7 +68,7 @@ def describe(config: DescribeConfig) -> Description:
     net = create_model(config.name, config.classes,
                        **{name: value for name, value in options.items() if value is not None})
     layers, _ = trace(net, config.size)
-    upsampling = [layer for layer in layers if isinstance(layer.cell, nn.Conv2dTranspose)]
+    upsampling = [layer for layer in layers if ".upscore" in layer.name]
     last = net.trunk.geometries()["fc7"]
     found = Description(text_table(HEADER, [_row(layer) for layer in layers if _counts(layer)]),
                         sum(layer.parameters for layer in layers if layer not in upsampling),
@@ -86,6 +87,8 @@ def _row(layer):
     kernel, stride = "-", "-"
     if isinstance(layer.cell, nn.Conv2dTranspose):
         kernel, stride = layer.cell.kernel_size[0], f"1/{layer.cell.stride[0]}"
+    elif isinstance(layer.cell, Unpool):
+        kernel, stride = 2, "1/2"
     elif win := window(layer.cell, layer.inputs[-1]):
         kernel, stride = win.kernel, win.stride
     field = int(layer.behind.field) if layer.behind else "-"

@@ -8,7 +8,6 @@ import os
 import time
 from typing import Optional
 
-import mindspore as ms
 import numpy as np
 from mindspore.train import Model
 
@@ -17,11 +16,10 @@ from mindfcn.config import EvalConfig, flat
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.inference import Inference
-from mindfcn.dense.whole_image import Segmenter
-from mindfcn.engine.precision import compute_in, layer_type
+from mindfcn.engine.networks import combined, load_segmenter, network_text
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, held, remove_leftovers, write_text
-from mindfcn.hooks import FilePath, Progress, Say
+from mindfcn.hooks import Progress, Say
 from mindfcn.losses import CrossEntropy
 from mindfcn.metrics import (
     MEAN_IOU,
@@ -32,14 +30,10 @@ from mindfcn.metrics import (
     Trimap,
     segmentation_metrics,
 )
-from mindfcn.models.factory import create_model
 from mindfcn.report.masks import side_by_side, write_picture
 from mindfcn.report.page import REPORT, Page, picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
 from mindfcn.report.tables import class_table, csv_text
-from mindfcn.weights.card import Card
-from mindfcn.weights.checkpoint import load_checkpoint
-from mindfcn.weights.surgery import load_weights
 
 # The first passes of a process set up kernels and memory; their times do not count.
 WARM_UP = 2
@@ -170,27 +164,6 @@ def typical(seconds):
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))
 
 
-def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
-                   precision: str = "auto") -> tuple[Segmenter, Card]:
-    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
-    dtype = layer_type(precision, ms.get_context("device_target"))
-    weights, card, _ = load_checkpoint(checkpoint, default_model)
-    net = create_model(card.model["name"], len(card.labels), **network_options(card))
-    load_weights(net, weights, checkpoint)
-    compute_in(net, dtype)
-    return Segmenter(net, card.preprocess), card
-
-
-def network_options(card):
-    """Options of `create_model` that a card names."""
-    return {name: value for name, value in card.model.items() if name != "name"}
-
-
-def network_text(card):
-    """A card's network and its options in one line."""
-    return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
-
-
 def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
     """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
@@ -214,11 +187,13 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
+    segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)
     segment.check(card)
-    if config.protocol == "course" and (not segment.plain or config.window or config.images):
+    if config.protocol == "course" and (not segment.plain or config.window or config.images
+                                         or config.proposals != "none" or config.ensemble):
         raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
-                        "crf and images")
+                        "crf, images, proposals and ensemble")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     if say:
@@ -230,7 +205,8 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
                          rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
     evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
                                   excluded=card.labels.excluded_numbers(),

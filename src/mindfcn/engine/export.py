@@ -18,12 +18,13 @@ from mindfcn import runtime
 from mindfcn.config import ExportConfig
 from mindfcn.data.transforms import to_input
 from mindfcn.dense.exported import OnnxSegmenter, sealed
-from mindfcn.engine.evaluate import load_segmenter
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.engine.predict import decode_photograph, find_images
 from mindfcn.errors import UserError
 from mindfcn.files import atomic_path, read_bytes, write_text
 from mindfcn.hooks import FilePath, Say
 from mindfcn.models import layers
+from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.folding import Folded
 from mindfcn.models.fusion import AveragedScore, TwoStreams
 from mindfcn.models.geometry import padding_of
@@ -186,6 +187,9 @@ def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> Non
 
 def onnx_model(net):
     """The onnx.ModelProto of a network (see `write_onnx`), with normalisation folded into the convolutions."""
+    if isinstance(net, DeconvNet):
+        raise UserError(f"DeconvNet's unpooling has no form for ONNX here; use --format mindir --size '[{net.side}, "
+                        f"{net.side}]'")
     trunk = net.trunk.color if isinstance(net.trunk, TwoStreams) else net.trunk
     if not hasattr(trunk, "paths"):
         raise UserError(f"the trunk {type(trunk).__name__} does not tell its layers, so it cannot be exported; "

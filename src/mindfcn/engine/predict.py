@@ -63,15 +63,18 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
         raise UserError(f"{config.checkpoint} is not an .onnx file; make one with mindfcn export --checkpoint "
                         f"{config.checkpoint} --out NAME.onnx")
     if is_onnx:
+        if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
+            raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
         if config.precision not in ("auto", "float32"):
             raise UserError(f"--precision {config.precision}: an ONNX file computes in float32; leave it out")
         segmenter = OnnxSegmenter(config.checkpoint, config.device)
         return segmenter, segmenter.card
-    from mindfcn.engine.evaluate import load_segmenter
+    from mindfcn.engine.networks import combined, load_segmenter
     from mindfcn.runtime import pynative_mode, set_up
     set_up(config.device)
     pynative_mode()
-    return load_segmenter(config.checkpoint, config.model, config.precision)
+    network, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    return combined(network, card, config) if isinstance(config, PredictConfig) else network, card
 
 
 def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
@@ -100,7 +103,7 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
     if bool(config.depth) != (planes != ("image",)):
         raise UserError(f"--depth: this network sees {' and '.join(planes)}; " + (
             "leave it out" if config.depth else "give the folder of the images' depth"))
-    second: Optional[LabelSet] = card.geometric if card else None
+    second = card.geometric if card else None
     segmenter: Any = segment
     segment = Inference(segment, config)
     segment.check(card)

@@ -7,8 +7,10 @@ from typing import Optional
 from mindfcn.config import PrepareConfig
 from mindfcn.data.context import context_labels, list_context
 from mindfcn.data.folder import list_folder
+from mindfcn.data.instances import window_samples
 from mindfcn.data.mindrecord import RecordSummary, write_records
 from mindfcn.data.nyud import NYUD, list_nyud
+from mindfcn.data.proposals import check_installed
 from mindfcn.data.record_files import count_records
 from mindfcn.data.rooms import draw_rooms
 from mindfcn.data.sample import SAMPLE, draw_sample_set
@@ -58,6 +60,8 @@ def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Opt
     if config.download == ["course"]:
         return _course(config)
     labels, train, val = list_samples(config, say)
+    if config.instances != "none":
+        train = windows(config, train, labels, progress, say)
     paths = record_paths(config)
     summaries: list[RecordSummary] = []
     geometric = GEOMETRIC if config.source == "siftflow" else None
@@ -69,6 +73,21 @@ def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Opt
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
+
+
+def windows(config, train, labels, progress, say):
+    """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
+    for name, value, least in (("instance_size", config.instance_size, 16), ("per_image", config.per_image, 0)):
+        if value < least:
+            raise UserError(f"{name} {value}: must be at least {least}")
+    if config.instances == "proposals":
+        check_installed()
+    found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
+                           config.duplicate_rare, progress)
+    copies = sum("_copy" in sample.name for sample in found)
+    say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of rare "
+        "classes")
+    return found
 
 
 def record_paths(config):

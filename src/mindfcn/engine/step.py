@@ -13,7 +13,7 @@ from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
 from mindfcn.schedules import learning_rates
 from mindfcn.weights.surgery import block_of, stream_of
 
-HEADS = ("conv6", "conv7", "score", "upscore", "geometric.")
+HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.")
 UNDECAYED = (".bias", ".gamma", ".beta")
 MOVING = (".moving_mean", ".moving_variance")
 

@@ -16,9 +16,11 @@ from mindfcn.data.dataset import SegDataset
 from mindfcn.data.mindrecord import read_manifest
 from mindfcn.dense.whole_image import Segmenter
 from mindfcn.engine.callbacks import Keeper, Log, Signals
-from mindfcn.engine.evaluate import EvalResult, evaluate_network, network_text, write_evaluation
+from mindfcn.engine.evaluate import EvalResult, evaluate_network, write_evaluation
+from mindfcn.engine.networks import network_text
 from mindfcn.engine.precision import compute_in
 from mindfcn.engine.prepare import COURSE_RECORD, prepare, record_paths
+from mindfcn.engine.recalibrate import Recalibration
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep, WeightAverage, freeze, loss_function, loss_scaler, optimiser
 from mindfcn.errors import UserError
@@ -26,7 +28,7 @@ from mindfcn.hooks import Progress, Say, Show
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.losses import CrossEntropy, JointLoss
 from mindfcn.models import layers
-from mindfcn.models.factory import create_model, split_name
+from mindfcn.models.factory import DECONVNET, create_model, split_name
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
 from mindfcn.report.page import Page
 from mindfcn.weights.checkpoint import Card, load_checkpoint
@@ -35,7 +37,8 @@ from mindfcn.weights.surgery import load_stage, load_streams, load_trunk, load_w
 # Between the seeds of one process and the next: more than there are seeds in a network.
 RANK_SEEDS = 1000
 # Options of networks and the values that mean the same as not giving them.
-DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32}
+DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32, "side": 224,
+            "decoder_width": 1.0}
 
 
 @dataclasses.dataclass
@@ -118,18 +121,20 @@ def train_in(run_dir, config, goes_on, device, writes, show, progress, say):
             resume(run_dir, net, card, step, train_set, config, say)
         elif writes:
             run_dir.begin(config)
-    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess, rank=runtime.rank(),
+    val_set = SegDataset(data_file=val_path, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
                          rank_size=runtime.rank_size(), geometric=bool(card.geometric)) if val_path else None
     say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
         f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
 
+    recalibration = Recalibration(net, train_set, config.optim.recalibrate) if config.optim.recalibrate else None
     with Signals() as signals, contextlib.closing(run_dir):
         log = Log(run_dir if writes else None, train_set, rates, step,
                   config.augment.batch_size * runtime.rank_size(), show)
         keeper = Keeper(run_dir, step, Segmenter(net, card.preprocess), train_set, val_set, card,
                         config.optim.epochs, config.eval_every, log, signals,
                         run_page(run_dir, config, device, card, train_set, val_set), writes,
-                        progress if writes else None, say)
+                        progress if writes else None, say, recalibration=recalibration)
         fit(config, step, train_set, log, keeper, show)
         # The first process may still be saving; msrun ends all as soon as one has ended after a signal.
         if signal := signals.agreed():
@@ -178,12 +183,25 @@ def check_settings(config):
              ("model.dropout", model.dropout, 0 <= (model.dropout or 0) < 1, "in 0..1 (1 excluded)"),
              ("model.width", model.width, model.width is None or 0 < model.width <= 4, "above 0 and at most 4"),
              ("model.fc_width", model.fc_width, model.fc_width is None or model.fc_width >= 1, "at least 1"),
+             ("model.side", model.side, model.side is None or model.side >= 32 and model.side % 32 == 0,
+              "a multiple of 32"),
+             ("model.decoder_width", model.decoder_width, model.decoder_width is None or 0 < model.decoder_width <= 1,
+              "above 0 and at most 1"),
+             ("optim.recalibrate", optim.recalibrate, optim.recalibrate >= 0, "at least 0"),
+             ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
+              "0 with --optim.ema, which averages the statistics as well"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
               and model.pretrained, "left out but for --model.modality rgb_hha with --model.pretrained"),
              ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
               "1 with --model.geometric"),
              ("eval_every", config.eval_every, config.eval_every >= 0, "at least 0"),
              ("keep", config.keep, config.keep >= 1, "at least 1")]
+    if model.name == DECONVNET:
+        side = model.side or 224
+        rules += [("augment.crop_size", augment.crop_size, augment.crop_size >= side,
+                   f"at least --model.side, {side} pixels"),
+                  ("augment.batch_size", augment.batch_size, augment.batch_size > 1,
+                   "at least 2: fc6's normalisation has one cell of each image")]
     for name, value, fine, bound in rules:
         if not fine:
             raise UserError(f"--{name} {value}: must be {bound}")
@@ -260,13 +278,16 @@ def build(config, labels, val_path, say, goes_on=False):
     model = config.model
     options = {"geometry": None if model.geometry == "padded" else model.geometry, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
-               "skip_scales": model.skip_scales and list(model.skip_scales),
+               "skip_scales": model.skip_scales and list(model.skip_scales), "side": model.side,
+               "decoder_width": model.decoder_width,
                "modality": None if model.modality == "rgb" else model.modality}
     geometric = second_labels(val_path) if model.geometric else None
     options |= {"geometric": geometric and len(geometric)}
     options = {name: value for name, value in options.items() if value is not None}
-    dropout = {} if model.dropout is None else {"dropout": model.dropout}
-    net = create_model(model.name, len(labels), upsampling=model.upsampling, **dropout, **options)
+    # These two change nothing in a trained network.
+    passing = {"dropout": model.dropout, "upsampling": None if model.upsampling == "bilinear" else model.upsampling}
+    net = create_model(model.name, len(labels), **options,
+                       **{name: value for name, value in passing.items() if value is not None})
     card = Card({"name": config.model.name, **options}, labels,
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
@@ -319,7 +340,7 @@ def start_from(net, path, card, convention="auto"):
     """
     weights, saved, _ = load_checkpoint(path, card.model["name"])
     modality = card.preprocess.modality
-    if not any(name.startswith("score_fr.") for name in weights):
+    if not any(name.startswith("score") for name in weights):
         report = load_trunk(net, weights, convention, path)
         return report, report.preprocess.to(modality)
     report = load_stage(net, weights, path, saved.labels.names == card.labels.names)

@@ -2,16 +2,20 @@
 
 import dataclasses
 import itertools
+from typing import Optional
 
 import numpy as np
 import yaml
 
 from mindfcn import runtime
+from mindfcn.config import TuneCrfConfig
 from mindfcn.data.dataset import SegDataset
 from mindfcn.dense.crf import CRF, crf_of, permutohedral
-from mindfcn.engine.evaluate import check_classes, load_segmenter
+from mindfcn.engine.evaluate import check_classes
+from mindfcn.engine.networks import load_segmenter
 from mindfcn.errors import UserError
 from mindfcn.files import write_text
+from mindfcn.hooks import Progress, Say
 from mindfcn.metrics import ConfusionMatrix
 from mindfcn.report.tables import text_table
 
@@ -30,13 +34,13 @@ class TuneCrfResult:
         out: file of the best one.
     """
     best: CRF
-    scores: dict
+    scores: dict[CRF, float]
     plain: float
     table: str
     out: str
 
 
-def tune_crf(config, progress=None, say=None):
+def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> TuneCrfResult:
     """Try every combination of the appearance kernel's parameters on validation photographs, and keep the best one.
 
     Chen et al. (2015, section 5.2) search so, on 100 photographs, with the smoothness kernel fixed. The network runs

@@ -2,11 +2,12 @@
 
 import inspect
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 from mindfcn.errors import UserError
 from mindfcn.models.alexnet import AlexNet
 from mindfcn.models.backbone import MindCV
+from mindfcn.models.deconvnet import DeconvNet, Encoder
 from mindfcn.models.fcn import FCN, FCN8s, FCN16s, FCN32s
 from mindfcn.models.fusion import TwoStreams
 from mindfcn.models.googlenet import GoogLeNet
@@ -20,19 +21,21 @@ HEADS: dict[str, Callable[..., Any]] = {
     # all streams trained at once, with the paper's factors
     "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
     # only the score layer trains
-    "fcn32s_fixed": FCN32s}
+    "fcn32s_fixed": FCN32s,
+    # the mirror of VGG16, and of no other trunk
+    "deconvnet": DeconvNet}
 TRUNKS: dict[str, Callable[..., Any]] = {
     "vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
     "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
     "googlenet": GoogLeNet}
-MODELS = sorted(f"{head}_{trunk}" for head in HEADS for trunk in TRUNKS)
+DECONVNET = "deconvnet_vgg16"
+MODELS = sorted([DECONVNET, *(f"{head}_{trunk}" for head in HEADS if head != "deconvnet" for trunk in TRUNKS)])
 LIBRARY = "mindcv_"
-HEAD_OPTIONS = ("upsampling", "skip_scales", "geometric")
 EARLY, LATE = "rgbd", "rgb_hha"
 
 
 def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "", modality: str = "rgb",
-                 **options: Any) -> FCN:
+                 **options: Any) -> Union[FCN, DeconvNet]:
     """The network `name` for `num_classes` classes.
 
     Args:
@@ -42,23 +45,27 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
             the images must be normalised: Caffe's weights want CAFFE.
         modality: what the network sees: rgb; rgbd, four channels into one trunk (early fusion); hha; rgb_hha, a trunk
             for each, their scores averaged (late fusion).
-        options: of the head (`upsampling`, `skip_scales`, `geometric`) and of the trunk (`geometry`, `width`,
-            `fc_width`, `dropout`, `output_stride`, as it has them).
+        options: of the head (`upsampling`, `skip_scales`, `geometric`; DeconvNet `decoder_width`) and of the trunk
+            (`geometry`, `width`, `fc_width`, `dropout`, `output_stride`; DeconvNet `side`; as it has them).
 
     Raises:
         UserError: no network has that name, it has no such option, or the weights are of another trunk.
     """
     head, trunk = split_name(name)
-    head_options = {option: options.pop(option) for option in HEAD_OPTIONS if option in options}
-    make = TRUNKS.get(trunk) or partial(MindCV, trunk.removeprefix(LIBRARY))
+    make = Encoder if name == DECONVNET else TRUNKS.get(trunk) or partial(MindCV, trunk.removeprefix(LIBRARY))
+    of_trunk = [option for option in inspect.signature(make).parameters if option not in getattr(make, "keywords", {})]
+    of_head = [option for option in inspect.signature(HEADS[head]).parameters
+               if option not in ("n_class", "trunk", "options")]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
-    known = [option for option in inspect.signature(make).parameters if option not in getattr(make, "keywords", {})]
-    if modality == EARLY and "in_channels" not in known:
+    if modality == EARLY and "in_channels" not in of_trunk:
         raise UserError(f"{name} takes images of three channels; for rgbd choose one of {', '.join(TRUNKS)}")
+    if modality == LATE and name == DECONVNET:
+        raise UserError(f"{name} sees one stream; for rgb_hha choose one of {', '.join(TRUNKS)}")
     for option in options:
-        if option not in known:
-            raise UserError(f"{name} has no option {option}; it has {', '.join([*known, *HEAD_OPTIONS])}")
+        if option not in (*of_trunk, *of_head):
+            raise UserError(f"{name} has no option {option}; it has {', '.join([*of_trunk, *of_head])}")
+    head_options = {option: options.pop(option) for option in of_head if option in options}
     try:
         channels = {"in_channels": 4} if modality == EARLY else {}
         trunk = TwoStreams(make(**options), make(**options)) if modality == LATE else make(**options, **channels)
@@ -77,7 +84,9 @@ def split_name(name):
     """(head, trunk) of a network's name. Raises UserError where there is no such network."""
     for head in sorted(HEADS, key=len, reverse=True):
         trunk = name.removeprefix(f"{head}_")
-        if name.startswith(f"{head}_") and (trunk in TRUNKS or trunk.startswith(LIBRARY)):
+        known = name == DECONVNET if head == "deconvnet" else trunk in TRUNKS or trunk.startswith(LIBRARY)
+        if name.startswith(f"{head}_") and known:
             return head, trunk
-    raise UserError(f"no network {name!r}; a name is HEAD_TRUNK: one of {', '.join(HEADS)}, then one of "
+    raise UserError(f"no network {name!r}; a name is {DECONVNET}, or HEAD_TRUNK: one of "
+                    f"{', '.join(head for head in HEADS if head != 'deconvnet')}, then one of "
                     f"{', '.join(TRUNKS)} or {LIBRARY}NAME, a backbone of the mindcv library")

@@ -7,15 +7,17 @@ Feature maps are (N, C, H, W) float32.
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
-from mindspore.common.initializer import HeNormal, Zero
+from mindspore.common.initializer import Constant, HeNormal, Normal, Zero
 
 from mindfcn import random_bits
-from mindfcn.models.convolution import WideConvolution, Winograd
+from mindfcn.models.convolution import Upsampling, WideConvolution, Winograd
 
 # On CPU, convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
 NARROW = 2048
 # From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
 WINOGRAD_BACKWARD, WINOGRAD = 64, 128
+# On CPU, transposed convolutions of these strides take much memory, and of larger ones their blocks take long to join.
+BLOCKS = range(4, 9)
 
 
 def bilinear_kernel(size):
@@ -77,15 +79,36 @@ def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False
     stay as they start.
     """
     init = (ms.Tensor(bilinear_weight(channels, kernel)) if upsampling == "bilinear" else "xavier_uniform")
-    cell = nn.Conv2dTranspose(channels, channels, kernel, stride=stride, pad_mode="pad", padding=padding, dilation=1,
-                              group=1, has_bias=False, weight_init=init)
+    arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": 1,
+                 "has_bias": False, "weight_init": init}
+    if ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
+        cell = AlgorithmDeconv(Upsampling(channels, stride, padding), channels, channels, kernel, **arguments)
+    else:
+        cell = nn.Conv2dTranspose(channels, channels, kernel, **arguments)
     cell.weight.requires_grad = not fixed
     return cell
 
 
-def batch_norm(channels):
-    """Batch normalisation; `momentum` is the share of the old moving average that is kept."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9, affine=True, gamma_init="ones", beta_init="zeros",
+class AlgorithmDeconv(nn.Conv2dTranspose):
+    """A transposed convolution computed by a cell of models/convolution.py in float32; else by MindSpore's kernels."""
+
+    def __init__(self, algorithm, *arguments, **options):
+        super().__init__(*arguments, **options)
+        # Not as a child: to all who walk through a network, this is one layer.
+        vars(self)["algorithm"] = algorithm
+
+    def construct(self, x):
+        if x.dtype == ms.float32:
+            return self.algorithm(x, self.weight)
+        count, channels, height, width = x.shape
+        sides = [(side - 1) * self.stride[0] + self.kernel_size[0] - 2 * self.padding for side in (height, width)]
+        return self.conv2d_transpose(x, self.weight, (count, channels, sides[0], sides[1]))
+
+
+def batch_norm(channels, eps=1e-5, shift=0.0):
+    """Batch normalisation, its beta at first `shift`; `momentum` is the share of the old moving average that is kept.
+    """
+    return nn.BatchNorm2d(channels, eps=eps, momentum=0.9, affine=True, gamma_init="ones", beta_init=Constant(shift),
                           moving_mean_init="zeros", moving_var_init="ones", use_batch_statistics=None)
 
 
@@ -126,6 +149,69 @@ def conv_block(in_channels, out_channels, kernels, normalise=False, **first):
         cells.append(nn.ReLU())
         in_channels, first = out_channels, {}
     return nn.SequentialCell(cells)
+
+
+def mirror_block(in_channels, out_channels, count, weight_init="xavier_uniform", kernel=3, padding=None):
+    """`count` times [convolution with bias, normalisation, ReLU], as everywhere in DeconvNet.
+
+    Its deconvolutions are built here, too: with stride 1, a transposed convolution padded by p is the convolution
+    padded by kernel - 1 - p with its kernels turned round and its channels swapped. What begins at random and learns is
+    the same layer either way, and convolutions have the quicker gradients.
+    """
+    cells = []
+    for _ in range(count):
+        cells += [conv(in_channels, out_channels, kernel, bias=True, weight_init=weight_init, padding=padding),
+                  batch_norm(out_channels, eps=1e-9, shift=0.001), nn.ReLU()]
+        in_channels = out_channels
+    return nn.SequentialCell(cells)
+
+
+def spread_block(in_channels, out_channels, kernel):
+    """[transposed convolution, normalisation, ReLU]: each cell becomes a window of `kernel` by `kernel` cells."""
+    deconvolution = nn.Conv2dTranspose(in_channels, out_channels, kernel, stride=1, pad_mode="pad", padding=0,
+                                       dilation=1, group=1, has_bias=True, weight_init=Normal(0.01), bias_init="zeros")
+    return nn.SequentialCell([deconvolution, batch_norm(out_channels, eps=1e-9, shift=0.001), nn.ReLU()])
+
+
+class SwitchPool(nn.MaxPool2d):
+    """Max pooling that also says where each maximum was; windows that would reach over the edge are left out.
+
+    Outputs: maxima (N, C, h, w); switches (N, C, h, w) int64, their places in the map read row by row.
+    """
+
+    def __init__(self, kernel=2, stride=2):
+        super().__init__(kernel_size=kernel, stride=stride, pad_mode="pad", padding=0, return_indices=True)
+
+
+class Unpool(nn.Cell):
+    """Values back to the places that a SwitchPool took its maxima from, zeros elsewhere (Noh et al. 2015, 3.2.1).
+
+    Inputs: (N, c, h, w); switches (N, C, h, w) with C >= c, of which the first c count; the shape (N, C, H, W) of the
+        map that was pooled.
+    Outputs: (N, c, H, W).
+    """
+
+    def __init__(self, kernel=2, stride=2):
+        super().__init__()
+        self.window = (kernel, stride, 0)
+        # max_unpool2d is for CPU and GPU alone.
+        self.scatter = ms.get_context("device_target") == "Ascend"
+
+    def construct(self, x, switches, shape):
+        count, channels = x.shape[:2]
+        if switches.shape[1] > channels:
+            switches = switches[:, :channels]
+        size = (count, channels, shape[2], shape[3])
+        if self.scatter:
+            return self.scattered(x, switches, size)
+        return ops.max_unpool2d(x, switches, *self.window, output_size=size)
+
+    def scattered(self, x, switches, size):
+        """The same by writing every value to its place."""
+        count, channels, height, width = size
+        empty = ops.zeros((count, channels, height * width), x.dtype)
+        flat = (count, channels, -1)
+        return ops.tensor_scatter_elements(empty, switches.reshape(flat), x.reshape(flat), 2).reshape(size)
 
 
 class LRN(nn.Cell):

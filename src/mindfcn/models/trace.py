@@ -85,12 +85,14 @@ class _Record:
         self.places, self.maps = {}, []
 
     def add(self, name, cell, inputs, output):
-        """A forward hook: note a layer from map to map."""
+        """A forward hook: note a layer from map to map; of several results the first is the map."""
+        output = output[0] if isinstance(output, tuple) else output
         if not isinstance(output, ms.Tensor) or output.ndim != 4 or inputs[0].ndim != 4:
             return
         before = self.place(inputs[0])
         behind = None
-        if before is not None and not isinstance(cell, nn.Conv2dTranspose):
+        grows = output.shape[2] > inputs[0].shape[2]
+        if before is not None and not grows and not isinstance(cell, nn.Conv2dTranspose):
             with contextlib.suppress(ValueError):
                 behind = before.after(cell, size=inputs[0].shape[-1])
         self.layers.append(Layer(name, cell, inputs[0].shape[1:], output.shape[1:], before, behind))

@@ -3,8 +3,9 @@
 CVPR 2015: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation": table 1 (VOC 2011
 validation, 500x500 pixels, Tesla K40c; its AlexNet is Caffe's) and table 2 (seg11valid: the 736 validation images that
 are not in SBD's training list). Released nets: mean IoU in the README of the authors' Caffe models, of the journal
-version's training. Model zoo: MindSpore's FCN-8s with batch normalisation, single scale, no flip. CVPR 2015 tables 4
-(NYUDv2, 40 classes), 5 (SIFT Flow) and 6 (PASCAL-Context).
+version's training. ICCV 2015: Noh, Hong, Han, "Learning Deconvolution Network for Semantic Segmentation": by proposals,
+without CRF, trained on VOC 2012 and SBD, their validation images among them. Model zoo: MindSpore's FCN-8s with batch
+normalisation, single scale, no flip. CVPR 2015 tables 4 (NYUDv2, 40 classes), 5 (SIFT Flow) and 6 (PASCAL-Context).
 """
 
 import dataclasses
@@ -51,6 +52,7 @@ _PUBLISHED = {
     # torchvision's form, of which nothing is published
     "fcn32s_alexnet": tuple(dataclasses.replace(row, source=f"{row.source} (Caffe's AlexNet)") for row in _CAFFENET),
     "fcn32s_googlenet": (_table_1(42.5, 6, 59),),
+    "deconvnet_vgg16": (Published("ICCV 2015 table 1", "VOC2012 test", (None, None, 69.6, None), 252),),
     "fcn8s_vgg16_bn": (Published("model zoo", "VOC2012 val", (None, None, 64.67, None)),),
 }
 

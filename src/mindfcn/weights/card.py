@@ -19,6 +19,8 @@ _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "fc_width": (int, lambda value: 1 <= value <= 2 ** 16),
     "skip_scales": (list, lambda value: [type(one) in (int, float) for one in value] == [True, True]),
     "geometry": (str, bool), "output_stride": (int, lambda value: 1 <= value <= 32),
+    "side": (int, lambda value: 32 <= value <= 4096 and value % 32 == 0),
+    "decoder_width": ((int, float), lambda value: 0 < value <= 1),
     "modality": (str, lambda value: value in MODALITIES), "geometric": (int, lambda value: 1 <= value <= 255),
     "upsampling": (str, bool), "dropout": ((int, float), lambda value: 0 <= value < 1)}
 

@@ -1,7 +1,7 @@
 """Weights into a network, with an account of every one of them."""
 
 import dataclasses
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -108,7 +108,7 @@ def load_trunk(net: nn.Cell, source: Weights, convention: str = "auto", where: O
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
-    streams: dict[str, dict[str, Any]] = {}
+    streams: dict[str, dict] = {}
     for name, parameter in trunk_parameters(net).items():
         streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
     reports = [_fill_trunk(parameters, weights, convention, where, stream)
@@ -132,7 +132,7 @@ def _fill_trunk(parameters, weights, convention, where, stream):
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
     _add_depth(renamed, parameters, report)
-    if "conv1.1.gamma" in parameters:
+    if "conv1.1.gamma" in parameters and "conv1.0.bias" not in parameters:
         renamed = _biases_to_means(renamed, report)
     wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
                   and parameter.shape != renamed[name].shape), None)

@@ -1,0 +1,71 @@
+"""The networks that a command names, as one segmenter: from their checkpoints, by proposals, and in an ensemble."""
+
+from functools import partial
+from typing import Optional
+
+import mindspore as ms
+
+from mindfcn.data.proposals import check_installed, propose
+from mindfcn.dense.ensemble import Ensemble
+from mindfcn.dense.instances import InstanceWise
+from mindfcn.dense.whole_image import Segmenter
+from mindfcn.engine.precision import compute_in, layer_type
+from mindfcn.errors import UserError
+from mindfcn.hooks import FilePath
+from mindfcn.models.factory import create_model
+from mindfcn.weights.card import Card
+from mindfcn.weights.checkpoint import load_checkpoint
+from mindfcn.weights.surgery import load_weights
+
+
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
+                   precision: str = "auto") -> tuple[Segmenter, Card]:
+    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
+    dtype = layer_type(precision, ms.get_context("device_target"))
+    weights, card, _ = load_checkpoint(checkpoint, default_model)
+    net = create_model(card.model["name"], len(card.labels), **network_options(card))
+    load_weights(net, weights, checkpoint)
+    compute_in(net, dtype)
+    return Segmenter(net, card.preprocess), card
+
+
+def network_options(card):
+    """Options of `create_model` that a card names."""
+    return {name: value for name, value in card.model.items() if name != "name"}
+
+
+def network_text(card):
+    """A card's network and its options in one line."""
+    return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in network_options(card).items())])
+
+
+def combined(segmenter, card, config):
+    """What `proposals` and `ensemble` of the settings make of a checkpoint's Segmenter.
+
+    The proposals are for `checkpoint` alone; the network of `ensemble` sees whole photographs.
+
+    Args:
+        segmenter, card: as `load_segmenter` gives them.
+        config: EvalConfig or PredictConfig.
+
+    Returns:
+        Segmenter, InstanceWise or Ensemble.
+
+    Raises:
+        UserError: proposals cannot be made here, settings cannot be, or the other checkpoint has other classes.
+    """
+    if config.proposals != "none":
+        for name, value, least in (("most_proposals", config.most_proposals, 1), ("least_side", config.least_side, 1)):
+            if value < least:
+                raise UserError(f"--{name} {value}: must be at least {least}")
+        check_installed()
+        segmenter = InstanceWise(segmenter, partial(propose, method=config.proposals, most=config.most_proposals,
+                                                    least_side=config.least_side), config.aggregate)
+    if config.ensemble:
+        other, other_card = load_segmenter(config.ensemble, config.model, config.precision)
+        if other_card.labels.names != card.labels.names:
+            raise UserError(f"--ensemble {config.ensemble}: it has {len(other_card.labels)} classes "
+                            f"({', '.join(other_card.labels.names[:3])}, ...), {config.checkpoint} has "
+                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the same")
+        segmenter = Ensemble([segmenter, other], config.ensemble_rule)
+    return segmenter

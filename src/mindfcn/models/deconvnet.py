@@ -1,0 +1,147 @@
+"""DeconvNet: VGG16 and its mirror of unpooling and deconvolution (Noh, Hong and Han 2015, table 2).
+
+Between the two halves stand only fc6 and fc7, which see a whole object at once, so images are windows of one size
+around objects: `mindfcn.dense.instances` segments photographs by many of them.
+"""
+
+from typing import Optional
+
+from mindspore import nn
+from mindspore.common.initializer import Normal
+
+from mindfcn.errors import UserError
+from mindfcn.models import layers
+from mindfcn.models.geometry import map_geometries
+
+
+class Encoder(nn.Cell):
+    """VGG16 with batch normalisation, whose poolings keep their switches.
+
+    Args:
+        fc_width: channels of fc6 and fc7.
+        width: factor on the channels of conv1 to conv5, for small machines; 1 is VGG16.
+        side: side of the images that fc6 sees whole, pixels, a multiple of 32.
+
+    Inputs: (N, 3, H, W) float32, H and W from `side` up.
+    Outputs: fc7 (N, fc_width, h, w), 1x1 of an image of side x side; switches of pool1 to pool5; shapes of the maps
+        before them.
+
+    Raises:
+        UserError: a side that is no multiple of 32.
+    """
+
+    blocks = tuple(f"conv{number}" for number in range(1, 8))
+    multiple = 1
+    has_bias = True
+
+    def __init__(self, fc_width=4096, width=1.0, side=224):
+        super().__init__()
+        if side < 32 or side % 32:
+            raise UserError(f"side {side}: DeconvNet's must be a multiple of 32, such as 224")
+        self.side = side
+        c64, c128, c256, c512 = (max(1, round(width * channels)) for channels in (64, 128, 256, 512))
+        self.channels = {"pool1": c64, "pool2": c128, "pool3": c256, "pool4": c512, "pool5": c512, "fc7": fc_width}
+        self.conv1 = layers.mirror_block(3, c64, 2)
+        self.conv2 = layers.mirror_block(c64, c128, 2)
+        self.conv3 = layers.mirror_block(c128, c256, 3)
+        self.conv4 = layers.mirror_block(c256, c512, 3)
+        self.conv5 = layers.mirror_block(c512, c512, 3)
+        self.conv6 = layers.mirror_block(c512, fc_width, 1, kernel=side // 32, padding=0)
+        self.conv7 = layers.mirror_block(fc_width, fc_width, 1, kernel=1)
+        self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.SwitchPool() for _ in range(5))
+
+    def construct(self, image):
+        conv1 = self.conv1(image)
+        pool1, switches1 = self.pool1(conv1)
+        conv2 = self.conv2(pool1)
+        pool2, switches2 = self.pool2(conv2)
+        conv3 = self.conv3(pool2)
+        pool3, switches3 = self.pool3(conv3)
+        conv4 = self.conv4(pool3)
+        pool4, switches4 = self.pool4(conv4)
+        conv5 = self.conv5(pool4)
+        pool5, switches5 = self.pool5(conv5)
+        fc7 = self.conv7(self.conv6(pool5))
+        return (fc7, (switches1, switches2, switches3, switches4, switches5),
+                (conv1.shape, conv2.shape, conv3.shape, conv4.shape, conv5.shape))
+
+    def geometries(self):
+        """{map: Geometry} of its maps."""
+        return map_geometries(self.paths())
+
+    def paths(self):
+        """{map: layers from the map before}: how the maps follow from one another."""
+        return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.conv3, self.pool3),
+                "pool4": (self.conv4, self.pool4),
+                "fc7": (self.conv5, self.pool5, self.conv6, self.conv7)}
+
+
+class Decoder(nn.Cell):
+    """The mirror of an Encoder: unpooling with its switches and deconvolution, then a score for each class.
+
+    Args:
+        num_classes: channels of the result.
+        trunk: the Encoder.
+        decoder_width: factor on the channels of the deconvolutions, relative to the encoder's; below 1, an unpooling
+            takes the switches of the first channels.
+    """
+
+    def __init__(self, num_classes, trunk, decoder_width=1.0):
+        super().__init__()
+        c64, c128, c256, c512 = (max(1, round(decoder_width * trunk.channels[f"pool{number}"]))
+                                 for number in (1, 2, 3, 4))
+        self.deconv6 = layers.spread_block(trunk.channels["fc7"], c512, trunk.side // 32)
+        self.deconv5 = mirrored(c512, c512, 3)
+        self.deconv4 = mirrored(c512, c256, 3)
+        self.deconv3 = mirrored(c256, c128, 3)
+        self.deconv2 = mirrored(c128, c64, 2)
+        self.deconv1 = mirrored(c64, c64, 2)
+        self.score = layers.conv(c64, num_classes, 1, bias=True, weight_init=Normal(0.01))
+        self.unpool5, self.unpool4, self.unpool3, self.unpool2, self.unpool1 = (layers.Unpool() for _ in range(5))
+
+    def construct(self, fc7, switches, shapes):
+        deconv5 = self.deconv5(self.unpool5(self.deconv6(fc7), switches[4], shapes[4]))
+        deconv4 = self.deconv4(self.unpool4(deconv5, switches[3], shapes[3]))
+        deconv3 = self.deconv3(self.unpool3(deconv4, switches[2], shapes[2]))
+        deconv2 = self.deconv2(self.unpool2(deconv3, switches[1], shapes[1]))
+        deconv1 = self.deconv1(self.unpool1(deconv2, switches[0], shapes[0]))
+        return self.score(deconv1)
+
+
+def mirrored(in_channels, out_channels, count):
+    """Deconvolutions of 3x3, the last of which leads to the channels of the next unpooling."""
+    return nn.SequentialCell([
+        *layers.mirror_block(in_channels, in_channels, count - 1, Normal(0.01)).cell_list,
+        *layers.mirror_block(in_channels, out_channels, 1, Normal(0.01)).cell_list])
+
+
+class DeconvNet(nn.Cell):
+    """Encoder and Decoder.
+
+    Args:
+        n_class: classes.
+        trunk: the Encoder; None makes the published one.
+        decoder_width: see Decoder.
+
+    Inputs: (N, 3, H, W) float32, normalised. Of side x side pixels, as it is trained on; from there up it is possible:
+        fc6 then takes several windows, and their deconvolutions add up where they overlap.
+    Outputs: logits (N, n_class, H, W) float32.
+
+    Attributes:
+        side: pixels.
+    """
+
+    in_channels = 3
+
+    def __init__(self, n_class: int = 21, trunk: Optional[Encoder] = None, decoder_width: float = 1.0) -> None:
+        # Without prefixes for trunk and head, as in the FCNs.
+        super().__init__(auto_prefix=False)
+        self.trunk = trunk or Encoder()
+        self.side = self.trunk.side
+        self.head = Decoder(n_class, self.trunk, decoder_width)
+
+    def construct(self, image):
+        if image.shape[2] < self.side or image.shape[3] < self.side:
+            raise ValueError(f"DeconvNet takes images of {self.side}x{self.side} pixels or more; enlarge them")
+        fc7, switches, shapes = self.trunk(image)
+        return self.head(fc7, switches, shapes)
