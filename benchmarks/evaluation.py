@@ -29,6 +29,8 @@ from mindfcn.metrics import (
     MEAN_PIXEL_ACCURACY,
     PIXEL_ACCURACY,
     ConfusionMatrix,
+    ObjectSizes,
+    Trimap,
     segmentation_metrics,
 )
 from mindfcn.models.factory import create_model
@@ -147,6 +149,13 @@ def image_by_image(matrix, logits, truth):
     return run
 
 
+def weaknesses(logits, truth):
+    """A function that counts an image's pixels near boundaries and in objects of each size, as the verb eval does."""
+    mask, prediction = truth.asnumpy()[0], argmax(logits.asnumpy()[0])
+    counters = Trimap(CLASSES), ObjectSizes(CLASSES)
+    return lambda: [counter.update(prediction, mask) for counter in counters]
+
+
 def compare(logits, truth, others, runs):
     """{name: (seconds of each run, MiB of temporaries)} of our two ways, of the course and of `others`, in turns.
 
@@ -187,12 +196,19 @@ def main():
     masks = truths()
     segmenter = Segmenter(create_model("fcn8s_vgg16", CLASSES), COURSE)
     photograph = np.random.default_rng(2).standard_normal((1, 3, *NATIVE), np.float32)
-    native = compare(*batch_of(masks[:1]), [Here("forward", lambda: segmenter.logits(photograph))], options.runs)
+    batch = batch_of(masks[:1])
+    weak = Here("weaknesses", weaknesses(*batch))
+    native = compare(*batch, [Here("forward", lambda: segmenter.logits(photograph)), weak], options.runs)
+    taken = [1000 * seconds for seconds in native["weaknesses"][0]]
+    share = statistics.median(native["weaknesses"][0]) / statistics.median(native["forward"][0])
     padded = [np.pad(mask, [(0, CROP - side) for side in NATIVE], constant_values=255) for mask in masks]
     crops = compare(*batch_of(padded), [], options.runs)
     show("evaluation", ["logits of 21 classes", "ms/image (least-most)", "images/s", "course, images/s", "ratio",
                         "temporaries, MiB", "course, MiB", "share of the forward"],
-         [*rows_of("one image 500x375", 1, native), *rows_of("the course's batch, 4 of 512x512", 4, crops)],
+         [*rows_of("one image 500x375", 1, native),
+          ["one image 500x375, boundaries and object sizes", median(taken), f"{1000 / statistics.median(taken):.0f}",
+           "", "", f"{weak.temporaries():.1f}", "", f"{100 * share:.2f} %"],
+          *rows_of("the course's batch, 4 of 512x512", 4, crops)],
          [f"Forward: one pass of fcn8s_vgg16, 500x375: {median(native['forward'][0])} s. "
           f"Medians of {options.runs} runs in turn."], options.keep)
 

@@ -1,10 +1,12 @@
 """Time and memory of a training step, MindFCN beside PyTorch: the same network, weights and batch, float32, on CPU.
 
-    python benchmarks/train_step.py [--models NAME ...] [--sizes SIZExBATCH ...] [--runs 5] [--profile] [--keep]
+    python benchmarks/train_step.py [--models NAME ...] [--sizes SIZExBATCH ...] [--rivals NAME ...] [--runs 5]
+                                    [--profile] [--keep]
 
 Each rival lives in its own process and takes steps in turn with MindFCN, so that a busy machine disturbs both alike.
 The first size is measured against PyTorch as it comes (eager), with channels last, and compiled; the others against
-eager and what was quicker than eager there. Needs 16 GB of memory; about 40 minutes on two cores.
+eager and what was quicker than eager there; --rivals eager leaves out the others. Needs 16 GB of memory; about 40
+minutes on two cores.
 
 --profile prints instead where the time of MindFCN's step goes, by block of the network and by operator.
 """
@@ -33,6 +35,7 @@ def main():
     options = parser(__doc__)
     options.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"])
     options.add_argument("--sizes", nargs="+", default=SIZES, metavar="SIZExBATCH", help="images' side, and how many")
+    options.add_argument("--rivals", nargs="+", default=VARIANTS, choices=VARIANTS, help="of PyTorch's settings")
     options.add_argument("--profile", action="store_true", help="blocks and operators of MindFCN's step")
     options = options.parse_args()
     if options.profile:
@@ -42,12 +45,12 @@ def main():
         return
     rows, peak = [], limits()[0]
     for model in options.models:
-        variants = VARIANTS
+        variants = options.rivals
         for shape in options.sizes:
             found = compare(model, shape, variants, options.runs, peak)
             rows += [row for _, row in found.values()]
-            if variants is VARIANTS:
-                variants = [variant for variant in VARIANTS if found[variant][0] <= found["eager"][0]]
+            if variants is options.rivals and "eager" in variants:
+                variants = [variant for variant in variants if found[variant][0] <= found["eager"][0]]
     show("train_step", HEADER, rows, keep=options.keep, notes=[
         f"Seconds are medians of {options.runs} steps in turn, with the least and the most. Memory is the largest that "
         "a process held, with its libraries. Logits agree to 1e-3 of the largest before anything is timed. Of peak: "

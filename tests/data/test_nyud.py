@@ -9,8 +9,8 @@ from mindfcn.config import PrepareConfig
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.hha import KINECT, encode_hha
 from mindfcn.data.mindrecord import read_manifest, read_records
-from mindfcn.data.record_files import record_columns
 from mindfcn.data.nyud import NYUD, list_nyud, nyud_names
+from mindfcn.data.record_files import record_columns
 from mindfcn.data.rooms import draw_room
 from mindfcn.data.samples import decode_image, decode_mask, decode_plane
 from mindfcn.engine.prepare import prepare
