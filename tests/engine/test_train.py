@@ -344,6 +344,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
+@pytest.mark.long
 def test_averaged_weights_are_evaluated_kept_as_best_and_resumed(sample_records, tmp_path):
     """Batches of two in each update, so that an update's batches lie in two epochs; a stop between two of them."""
     averaged = {**COURSE, "optim": {"epochs": 3, "ema": 0.9, "accumulate": 2}}
@@ -373,7 +374,8 @@ def test_averaged_weights_are_evaluated_kept_as_best_and_resumed(sample_records,
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
-@pytest.mark.parametrize("loss", ["bootstrapped", "focal", "dice"])
+@pytest.mark.parametrize("loss", ["bootstrapped", *(pytest.param(loss, marks=pytest.mark.long)
+                                                   for loss in ("focal", "dice"))])
 def test_a_run_with_another_loss_and_all_aids_learns(loss, sample_records, tmp_path):
     config = settings(sample_records, tmp_path, optim={"epochs": 6, "loss": loss, "warmup_epochs": 0, "lr": 0.02})
     config.augment = AugmentConfig(crop_size=32, batch_size=4, photometric=1.0, max_class_share=0.75)

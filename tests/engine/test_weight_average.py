@@ -13,7 +13,7 @@ def values(parameters):
     return [parameter.asnumpy().astype(np.float64) for parameter in parameters]
 
 
-@pytest.mark.parametrize("accumulate, decay", [(1, 0.5), (2, 0.15)])
+@pytest.mark.parametrize("accumulate, decay", [pytest.param(1, 0.5, marks=pytest.mark.long), (2, 0.15)])
 def test_averages_follow_the_recursion(accumulate, decay):
     """At a decay of 0.15 it is (1 + t) / (10 + t) for none, at 0.5 for all of these updates."""
     ms.set_context(mode=ms.GRAPH_MODE)

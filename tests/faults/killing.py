@@ -195,9 +195,12 @@ def read_table(path):
 
 
 def read_metrics(path):
-    """The JSON of an evaluation, a manifest of records or versions, without times and fingerprints of times."""
+    """The JSON of an evaluation, a manifest of records or versions, without times and fingerprints of times.
+
+    Nor checksums of MindRecord's files, whose bytes differ from run to run; their contents are compared.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("seconds per image", "fingerprint", "git revision"):
+    for name in ("seconds per image", "fingerprint", "git revision", "checksums", "checksum"):
         content.pop(name, None)
     return json.dumps(content, sort_keys=True).encode()
 

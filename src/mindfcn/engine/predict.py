@@ -15,7 +15,6 @@ import numpy as np
 
 from mindfcn.config import PredictConfig, ServeConfig
 from mindfcn.data.folder import IMAGE_SUFFIXES
-from mindfcn.data.nyud import hha_of_file, read_depth
 from mindfcn.data.samples import check_complete, decode_image
 from mindfcn.dense.exported import OnnxSegmenter
 from mindfcn.dense.inference import Inference
@@ -136,6 +135,8 @@ def _with_planes(image, path, planes, config):
     """A photograph, or its planes as `to_input` takes them. Raises UserError where its depth is missing or differs."""
     if planes == ("image",):
         return image
+    # It brings SciPy along, which photographs alone do not need.
+    from mindfcn.data.nyud import hha_of_file, read_depth
     source = os.path.join(config.depth, _stem(path) + ".png")
     depth = read_depth(source)
     if depth.shape != image.shape[:2]:

@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindfcn.models import layers
 from mindfcn.models.geometry import Geometry
 
 
@@ -91,8 +92,7 @@ class _Record:
             return
         before = self.place(inputs[0])
         behind = None
-        grows = output.shape[2] > inputs[0].shape[2]
-        if before is not None and not grows and not isinstance(cell, nn.Conv2dTranspose):
+        if before is not None and not isinstance(cell, (nn.Conv2dTranspose, layers.Unpool)):
             with contextlib.suppress(ValueError):
                 behind = before.after(cell, size=inputs[0].shape[-1])
         self.layers.append(Layer(name, cell, inputs[0].shape[1:], output.shape[1:], before, behind))
