@@ -43,9 +43,10 @@ def rows_of(options):
     base = ["--checkpoint", options.checkpoint]
     scales = ["--scales", *map(str, options.scales)]
     rows = [("FCN", base), ("mirrored", [*base, "--flip"])]
-    rows.append(("scales, mirrored", [*base, *scales, "--flip"]))
+    if options.scales:
+        rows.append(("scales, mirrored", [*base, *scales, "--flip"]))
     rows += [(f"CRF {os.path.basename(name)}", [*base, "--crf", name]) for name in options.crf]
-    if options.crf:
+    if options.crf and options.scales:
         rows.append((f"scales, mirrored, CRF {os.path.basename(options.crf[0])}",
                      [*base, *scales, "--flip", "--crf", options.crf[0]]))
     rows += [(name, shlex.split(words)) for name, words in options.row or ()]
@@ -90,7 +91,7 @@ def main():
     made.add_argument("--checkpoint", required=True, help="the plain network, the first row")
     made.add_argument("--records", default="", help="MindRecord file; the checkpoint's validation records if empty")
     made.add_argument("--images", type=int, default=0, help="so many records, evenly spread; 0 takes all")
-    made.add_argument("--scales", type=float, nargs="+", default=[0.75, 1.0, 1.25])
+    made.add_argument("--scales", type=float, nargs="*", default=[0.75, 1.0, 1.25], help="none leaves its rows out")
     made.add_argument("--crf", nargs="*", default=["deeplab_v1", "krahenbuhl", "deconvnet"],
                       help="published sets or files; the first is also combined with the scales")
     made.add_argument("--row", nargs=2, action="append", metavar=("NAME", "OPTIONS"), help="one more row")
