@@ -60,7 +60,7 @@ def test_the_set_is_nyudv2_s_files_and_the_same_again(tmp_path):
     before = (tmp_path / "a" / "rooms.json").stat().st_mtime_ns
     draw_rooms(tmp_path / "a", 5, 40, 3)
     assert (tmp_path / "a" / "rooms.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="rooms of other settings"):
+    with pytest.raises(UserError, match="drawn rooms of other settings"):
         draw_rooms(tmp_path / "a", 6, 40, 3)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.txt").write_text("x")

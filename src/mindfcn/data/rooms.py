@@ -5,18 +5,16 @@ the camera looks up, down and askew; only their shape tells them apart. Pictures
 their colours tell them.
 """
 
-import json
 import os
 
 import cv2
 import numpy as np
 import scipy.io
 
+from mindfcn.data.drawn import draw_set
 from mindfcn.data.hha import KINECT, Camera, encode_hha
 from mindfcn.data.nyud import FIRST_ID, NYUD
 from mindfcn.data.samples import encode_plane
-from mindfcn.errors import UserError
-from mindfcn.files import empty_folder, partial_folder, read_bytes
 
 FORMAT = 1
 SMALLEST, LARGEST = 32, 640
@@ -46,20 +44,8 @@ def draw_rooms(root, count, size, seed):
     Raises:
         UserError: a setting out of range, `root` holds something else, or it cannot be written.
     """
-    for name, value, low, high in (("samples", count, 5, 10 ** 5), ("size", size, SMALLEST, LARGEST),
-                                   ("seed", seed, 0, 2 ** 63)):
-        if type(value) is not int or not low <= value <= high:
-            raise UserError(f"{name} {value!r} of the drawn rooms must be a whole number from {low} to {high}")
     settings = {"format": FORMAT, "count": count, "size": size, "seed": seed}
-    if _drawn(root, settings):
-        return
-    with partial_folder(root) as folder:
-        if _drawn(root, settings):
-            return
-        empty_folder(folder)
-        drawing = os.path.join(folder, "set")
-        _draw_files(drawing, settings)
-        os.replace(drawing, os.path.abspath(root))
+    draw_set(root, "drawn rooms", "rooms.json", _draw_files, settings, (10 ** 5, SMALLEST, LARGEST))
 
 
 def room_camera(size):
@@ -195,22 +181,6 @@ def _turn(rng, x, z):
     return about_y @ about_x @ about_z
 
 
-def _drawn(root, settings):
-    """Whether the set is there already. Raises UserError where `root` holds anything else."""
-    marker = os.path.join(root, "rooms.json")
-    if not os.path.isfile(marker):
-        if os.path.lexists(root) and (not os.path.isdir(root) or os.listdir(root)):
-            raise UserError(f"{root} holds other files than drawn rooms; choose another root")
-        return False
-    try:
-        found = json.loads(read_bytes(marker))
-    except ValueError:
-        raise UserError(f"{marker} is damaged; delete {root} to draw the rooms again") from None
-    if found != settings:
-        raise UserError(f"{root} holds rooms of other settings ({found}); choose another root or delete it")
-    return True
-
-
 def _draw_files(root, settings):
     for folder in ("data/images", "data/depth", "data/hha", "segmentation"):
         os.makedirs(os.path.join(root, folder))
@@ -231,5 +201,3 @@ def _draw_files(root, settings):
         names = [FIRST_ID + index for index in range(settings["count"]) if SPLITS[index % 5] == split]
         with open(os.path.join(root, f"{split}.txt"), "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in names)
-    with open(os.path.join(root, "rooms.json"), "w", encoding="utf-8") as file:
-        json.dump(settings, file)

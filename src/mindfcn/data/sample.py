@@ -3,15 +3,13 @@
 A class shows itself by shape, by texture and a little by colour; none of the three alone gives it away.
 """
 
-import json
 import os
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from mindfcn.errors import UserError
-from mindfcn.files import empty_folder, partial_folder, read_bytes
+from mindfcn.data.drawn import draw_set
 from mindfcn.labels import LabelSet
 
 SAMPLE = LabelSet(
@@ -40,20 +38,8 @@ def draw_sample_set(root, count, size, seed):
     Raises:
         UserError: a setting out of range, `root` holds something else, or it cannot be written.
     """
-    for name, value, low, high in (("samples", count, 5, 10 ** 6), ("size", size, SMALLEST, LARGEST),
-                                   ("seed", seed, 0, 2 ** 63)):
-        if type(value) is not int or not low <= value <= high:
-            raise UserError(f"{name} {value!r} of the sample set must be a whole number from {low} to {high}")
     settings = {"format": FORMAT, "count": count, "size": size, "seed": seed}
-    if _drawn(root, settings):
-        return
-    with partial_folder(root) as folder:
-        if _drawn(root, settings):
-            return
-        empty_folder(folder)
-        drawing = os.path.join(folder, "set")
-        _draw_files(drawing, settings)
-        os.replace(drawing, os.path.abspath(root))
+    draw_set(root, "sample set", "sample.json", _draw_files, settings, (10 ** 6, SMALLEST, LARGEST))
 
 
 def draw_image(size, seed, index):
@@ -73,26 +59,6 @@ def draw_image(size, seed, index):
     return _finish(rng, image), mask
 
 
-def _drawn(root, settings):
-    """Whether the set is there already. Raises UserError where `root` holds anything else."""
-    if not os.path.lexists(root):
-        return False
-    if not os.path.isdir(root):
-        raise UserError(f"{root} is not a folder; choose another root for the sample set")
-    marker = os.path.join(root, "sample.json")
-    if not os.path.isfile(marker):
-        if os.listdir(root):
-            raise UserError(f"{root} holds other files than a sample set; choose another root")
-        return False
-    try:
-        found = json.loads(read_bytes(marker))
-    except ValueError:
-        raise UserError(f"{marker} is damaged; delete {root} to draw the sample set again") from None
-    if found != settings:
-        raise UserError(f"{root} holds a sample set of other settings ({found}); choose another root or delete it")
-    return True
-
-
 def _draw_files(root, settings):
     names = [f"sample_{index:06d}" for index in range(settings["count"])]
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -109,8 +75,6 @@ def _draw_files(root, settings):
         with open(os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt"), "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in chosen)
     SAMPLE.save(os.path.join(root, "labels.yaml"))
-    with open(os.path.join(root, "sample.json"), "w", encoding="utf-8") as file:
-        json.dump(settings, file)
 
 
 def _background(rng, height, width):
