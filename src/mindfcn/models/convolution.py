@@ -46,6 +46,17 @@ def swapped(first, second, third):
     return ms.Tensor(np.arange(first * second * third, dtype=np.int32).reshape(first, second, third).T.flatten())
 
 
+@ops.constexpr
+def place(number):
+    """(1,) int32 Tensor: the number."""
+    return ms.Tensor([number], ms.int32)
+
+
+def image(batch, number):
+    """(1, C, H, W): one image of a batch, gathered, because MindSpore's slice on CPU takes far longer."""
+    return ops.gather(batch, place(number), 0)
+
+
 def swap(rows, first, second, third):
     """(first, second, third, ...) -> (third * second * first, ...): the order of the first three axes turned round.
 
@@ -122,8 +133,8 @@ class Winograd(nn.Cell):
             images, of_kernels = (), gradient[0, 0, 0, 0] * 0
             for number in range(x.shape[0]):
                 # Not before the last one is done, so that they use the same memory.
-                of_image, more = self.gradients(ops.depend(x, of_kernels)[number:number + 1], kernels,
-                                                ops.depend(gradient, of_kernels)[number:number + 1])
+                of_image, more = self.gradients(image(ops.depend(x, of_kernels), number), kernels,
+                                                image(ops.depend(gradient, of_kernels), number))
                 images, of_kernels = (*images, of_image), of_kernels + more
             of_x = ops.concat(images)
         return of_x, ops.MatMul(transpose_a=True)(of_kernels, self.kernel).reshape(weight.shape)
