@@ -1,12 +1,14 @@
 """From normalised image to logits, MindFCN beside PyTorch and exported runtimes: the same weights, float32, on CPU.
 
-    python benchmarks/inference.py [--runs 5] [--images 16] [--models fcn8s_vgg16_bn fcn8s_vgg16] [--keep]
+    python benchmarks/inference.py [--runs 5] [--images 16] [--models fcn8s_vgg16_bn fcn8s_vgg16] [--ways NAME ...]
+                                   [--keep]
 
 Squares of 512x512, alone and four at once, and photographs of PASCAL VOC at their own sizes, from ../shared beside the
-repository (noise of such sizes where they are missing); --images 200 takes an hour more. All live in processes of
-their own and take turns; a photograph is passed once by each, so that what a new size costs counts. Logits are compared
-before anything is timed. The runtimes read the file that MindFCN exports, which needs the package onnx beside
-MindSpore; without it they are left out. Needs about 16 GB of memory; takes about 20 minutes on two cores.
+repository (noise of such sizes where they are missing); --images 200 takes an hour more, with three --ways a quarter of
+it. All live in processes of their own and take turns; a photograph is passed once by each, so that what a new size
+costs counts. Logits are compared before anything is timed. The runtimes read the file that MindFCN exports, which needs
+the package onnx beside MindSpore; without it they are left out. Needs about 16 GB of memory; takes about 20 minutes on
+two cores.
 """
 
 import importlib.util
@@ -47,9 +49,9 @@ def photographs(count):
     return [cv2.imread(str(VOC / f"JPEGImages/{name}.jpg")) for name in names[:count]]
 
 
-def start(folder, model):
-    """Workers of every way, in the order of WAYS."""
-    ways = dict(WAYS)
+def start(folder, model, names):
+    """Workers of the ways of these names, in the order of WAYS."""
+    ways = {name: way for name, way in WAYS.items() if name in names}
     if importlib.util.find_spec("onnx") is None:
         print("the package onnx is not installed: ONNX Runtime and OpenVINO are left out", file=sys.stderr)
         ways = {name: way for name, way in ways.items() if name not in EXPORTED}
@@ -80,7 +82,7 @@ def row(words, seconds, pixels, work, product):
     """A row of the table: every way's time, ratios to PyTorch's eager mode, and MindFCN's share of the peak."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     eager, ours = medians["PyTorch"], medians["MindFCN"]
-    exported = min((medians[name], name) for name in EXPORTED) if EXPORTED[0] in medians else None
+    exported = min(((medians[name], name) for name in EXPORTED if name in medians), default=None)
     return [words, *(median(seconds[name]) if name in seconds else "" for name in WAYS), f"{ours / eager:.2f}",
             f"{exported[0] / eager:.2f} ({exported[1]})" if exported else "",
             f"{100 * work * pixels / ours / product:.0f} %"]
@@ -100,7 +102,7 @@ def measure(model, images, options):
         np.save(folder / "square.npy", cv2.resize(images[0], (SIDE, SIDE)))
         for number, image in enumerate(images):
             np.save(folder / f"{number}.npy", image)
-        workers = start(folder, model)
+        workers = start(folder, model, options.ways)
         difference = max(compare(workers, folder, picture) for picture in ("square", "0"))
         for count in options.batches:
             seconds = take_turns(workers, options.runs, 2, f"run square {count}")
@@ -126,7 +128,10 @@ def main():
     made.add_argument("--images", type=int, default=16, help="photographs at their own sizes")
     made.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"], help="FCN-8s on VGG16")
     made.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="squares at once")
+    made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="MindFCN, PyTorch and any others")
     options = made.parse_args()
+    if not {"MindFCN", "PyTorch"} <= set(options.ways):
+        sys.exit("--ways: needs MindFCN and PyTorch, whose ratio is the table's")
     images, rows, notes = photographs(options.images), [], []
     for model in options.models:
         more, told = measure(model, images, options)

@@ -1,6 +1,6 @@
 """FCN-8s in MindSpore, for inference.py: `plain`, operator by operator as the network is, or MindFCN's `segmenter`.
 
-The plain one writes the weights for the others, and the ONNX file where the package onnx is there.
+The first one writes the weights for the others, and the ONNX file where the package onnx is there.
 """
 
 import importlib.util
@@ -35,8 +35,9 @@ for parameter in net.get_parameters():
     else:
         continue
     parameter.set_data(ms.Tensor(value.astype(np.float32)))
-if way == "plain":
-    np.savez(os.path.join(folder, "weights.npz"), **{entry.name: entry.asnumpy() for entry in net.get_parameters()})
+weights = os.path.join(folder, "weights.npz")
+if not os.path.exists(weights):
+    np.savez(weights, **{entry.name: entry.asnumpy() for entry in net.get_parameters()})
     if importlib.util.find_spec("onnx"):
         write_onnx(net, os.path.join(folder, "net.onnx"))
 logits = Segmenter(net, COURSE).logits if way == "segmenter" else lambda batch: net(ms.Tensor(batch)).asnumpy()

@@ -48,6 +48,8 @@ TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width
 PAPER = {"model": {"name": "fcn8s_vgg16"},
          "optim": {"paper_biases": True, "accumulate": 2, "head_lr": 2.0, "keep_cells": 0.75}}
 COURSE = {"model": {"name": "fcn8s_vgg16_bn"}}
+# Compiled in a third of the time: for what does not depend on the network.
+QUICK = {"model": {"name": "fcn32s_alexnet"}}
 
 
 def network(options):
@@ -318,7 +320,7 @@ def test_a_run_does_not_go_on_with_other_settings(whole, sample_records, tmp_pat
 
 
 def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sample_records, tmp_path):
-    weighted = {"optim": {"epochs": 2, "class_weights": "median_frequency"}}
+    weighted = {**QUICK, "optim": {"epochs": 2, "class_weights": "median_frequency"}}
     said = []
     config = settings(sample_records, tmp_path / "whole", **weighted)
     train(config, say=said.append)
@@ -332,14 +334,14 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     np.testing.assert_allclose(kept["class_weights"], expected)
     assert kept["settings"]["optim"]["class_weights"] == "median_frequency"
     assert any("background" in line and f"{expected[0]:.3g}" in line for line in said)
-    train(settings(sample_records, tmp_path / "plain", optim={"epochs": 1}))
+    train(settings(sample_records, tmp_path / "plain", **QUICK, optim={"epochs": 1}))
     first, plain = (float(table(tmp_path / name / "log.csv")[0]["loss"]) for name in ("whole", "plain"))
     assert abs(first - plain) > 1e-3, "the same weights and crops"
 
     halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
     train(halves, StopAt(STEPS + 1))
     with pytest.raises(UserError, match="other class weights.*settings.yaml"):
-        train(settings(sample_records, tmp_path / "halves", optim={"epochs": 2}, resume=True))
+        train(settings(sample_records, tmp_path / "halves", **QUICK, optim={"epochs": 2}, resume=True))
     train(dataclasses.replace(halves, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
@@ -445,7 +447,7 @@ def test_a_default_that_is_written_out_is_the_same_network(written, same):
 
 def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, tmp_path):
     """last.ckpt is written before its epoch is evaluated: the next run must know that epoch's figures all the same."""
-    config = settings(sample_records, tmp_path, **COURSE, optim={"epochs": 12, "lr": 0.02}, eval_every=0)
+    config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 12, "lr": 0.02}, eval_every=0)
     train(config)
     kept = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
     # A rate this high forgets what was learned.
