@@ -51,6 +51,14 @@ def test_backbones_of_the_library_fold_too(scramble, name):
     assert_equal(logits(result.net), expected)
 
 
+def test_deconvnet_that_takes_no_small_images(scramble):
+    net = scramble(create_model("deconvnet_vgg16", 3, side=96, fc_width=8, width=0.125, decoder_width=0.5))
+    expected, result = logits(net, 96, 128), Folded(net)
+    # deconv6 is a matrix product, not a convolution.
+    assert [cell.gamma.name for cell in normalisations(result.net)] == ["deconv6.1.gamma"]
+    assert_equal(logits(result.net, 96, 128), expected)
+
+
 def test_in_a_graph_too(tiny):
     net = tiny("fcn32s_vgg16_bn")
     expected, result = logits(net), Folded(net).net

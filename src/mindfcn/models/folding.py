@@ -102,7 +102,9 @@ def _logits(net):
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
-        image = np.random.default_rng(1).standard_normal((1, getattr(net, "in_channels", 3), SIDE, SIDE))
+        # DeconvNet takes no smaller images than its windows.
+        side = max(SIDE, getattr(net, "side", 0))
+        image = np.random.default_rng(1).standard_normal((1, getattr(net, "in_channels", 3), side, side))
         return net(ms.Tensor(image.astype(np.float32)))
     finally:
         ms.set_context(mode=mode)
