@@ -19,6 +19,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EIN
 
 # What disks and mounts answer when they fail.
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ENODEV, errno.ENXIO, errno.ESTALE)
+# {folder of a lock file that this process holds: (what it is, whether the lock file is still there)}
+_HELD = {}
 
 
 @contextlib.contextmanager
@@ -29,9 +31,10 @@ def atomic_path(path):
     for. After the block the file is on the disk, its name too.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written; a folder above it that this process holds is gone.
     """
     path = os.fspath(path)
+    _still_there(path)
     folder, name = os.path.split(path)
     with _writing(path), _held_folder(os.path.join(folder, PARTIAL + name), wait=True) as partial:
         try:
@@ -73,7 +76,7 @@ def partial_folder(path, finished=None):
 def held(path, what, wait=False):
     """Hold the lock file `path`, which says who holds it, while the block runs. The lock ends with the process.
 
-    Yields a function that tells whether the file is still there: not where its folder was unmounted, moved or deleted.
+    Once its folder is unmounted, moved or deleted, nothing more is written below that name.
 
     Args:
         path: the file; it is removed in the end.
@@ -97,9 +100,12 @@ def held(path, what, wait=False):
                 owner = read_bytes(path).decode("utf-8", "replace").strip()
             raise UserError(f"{what} is in use by {owner or 'another process'}; wait for it to end, or choose another "
                             "folder") from None
+        folder = os.path.dirname(os.path.abspath(path))
+        _HELD[folder] = what, lambda: _is(path, handle)
         try:
-            yield lambda: _is(path, handle)
+            yield
         finally:
+            del _HELD[folder]
             if _is(path, handle):
                 with contextlib.suppress(OSError):
                     os.remove(path)
@@ -119,6 +125,14 @@ def remove_leftovers(folder):
             os.remove(path)
             found.append(path)
     return found
+
+
+def _still_there(path):
+    """Raise UserError where a held folder above `path` is gone: another of its name would be filled."""
+    for folder, (what, there) in list(_HELD.items()):
+        if os.path.abspath(path).startswith(folder + os.sep) and not there():
+            raise UserError(f"{what} was unmounted, moved or deleted while it was in use; bring it back and give the "
+                            "same command again, train with --resume")
 
 
 class _Held(Exception):
@@ -216,8 +230,9 @@ def append_text(path, text):
     """Append to a text file: all of it, or nothing where that cannot be done.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written; a folder above it that this process holds is gone.
     """
+    _still_there(path)
     with _writing(path), open(path, "ab", buffering=0) as file:
         size, content = file.tell(), text.encode("utf-8")
         try:

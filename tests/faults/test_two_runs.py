@@ -70,14 +70,27 @@ def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
         process.kill()
         process.wait()
         assert lock.exists()
-        with held(lock, "folder x") as there:
-            assert there() and f"process {os.getpid()} on" in lock.read_text()
-            os.rename(lock, tmp_path / "moved")
-            assert not there()
-    os.rename(tmp_path / "moved", lock)
-    with held(lock, "folder x"):
-        pass
+        with held(lock, "folder x"):
+            assert f"process {os.getpid()} on" in lock.read_text()
     assert not lock.exists()
+
+
+def test_nothing_is_written_below_the_name_of_a_held_folder_that_is_gone(tmp_path):
+    """It would fill another folder: the one below a mount point, say."""
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    with held(run / "run.lock", "folder x"):
+        write_text(run / "deep" / "first.txt", "1")
+        os.rename(run, moved)
+        for write in (write_text, append_text):
+            for path in (run / "second.txt", run / "deep" / "second.txt"):
+                with pytest.raises(UserError, match="folder x was unmounted, moved or deleted while it was in use"):
+                    write(path, "2")
+        assert not run.exists()
+        write_text(tmp_path / "run.txt", "beside it")
+        os.rename(moved, run)
+        write_text(run / "deep" / "second.txt", "2")
+    write_text(run / "third.txt", "3")
+    assert sorted(path.name for path in run.rglob("*.*")) == ["first.txt", "second.txt", "third.txt"]
 
 
 def test_two_threads_write_one_file_one_after_the_other(tmp_path):

@@ -237,7 +237,6 @@ class Keeper(Callback):
 
     def report(self, epoch):
         """Draw the curves, and write what is known by now on the run's page."""
-        self.run_dir.check()
         page = dataclasses.replace(self.page, curves=self.run_dir.draw_curves(), matrix=self.best and self.best.matrix)
         if epoch < self.epochs:
             page.notes = [f"Epoch {epoch} of {self.epochs}. Images follow at the end, figures of the best checkpoint "
@@ -250,7 +249,6 @@ class Keeper(Callback):
         self.card.training.update(epoch=epoch, step=self.step.batches, seed=self.train.seed,
                                   steps_per_epoch=self.train.steps_per_epoch)
         if self.writes:
-            self.run_dir.check()
             path = self.run_dir.checkpoint(epoch, in_epoch)
             save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
             self.run_dir.make_last(path)

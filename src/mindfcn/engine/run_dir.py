@@ -54,7 +54,6 @@ class RunDir:
         self.evaluation = os.path.join(path, "evaluation")
         self.settings = os.path.join(path, "settings.yaml")
         self.report = os.path.join(path, REPORT)
-        self._there = None
         self.tensorboard = os.path.join(path, "tensorboard")
         self.wants_events, self.events = tensorboard, None
         self._forgetting = os.path.join(path, PARTIAL + "forgetting")
@@ -67,16 +66,10 @@ class RunDir:
         Raises:
             UserError: another process trains here, or the folder cannot be written.
         """
-        with held(os.path.join(self.path, "run.lock"), f"run directory {self.path}") as self._there:
+        with held(os.path.join(self.path, "run.lock"), f"run directory {self.path}"):
             if os.path.isdir(self._forgetting):
                 self._forget()
             yield remove_leftovers(self.path)
-
-    def check(self):
-        """Raise UserError where the folder that this process holds is no longer there: another would be filled."""
-        if self._there and not self._there():
-            raise UserError(f"run directory {self.path} was unmounted, moved or deleted while it was in use; bring it "
-                            "back and go on with --resume")
 
     def can_resume(self):
         """Whether there is a checkpoint to go on from; none where a run was killed before its first.
@@ -152,13 +145,11 @@ class RunDir:
 
     def add_steps(self, rows):
         """Append rows of LOG."""
-        self.check()
         _append(self.log, rows)
         self._note("train", LOG, rows)
 
     def add_evaluation(self, step, epoch, metrics):
         """Append one evaluation."""
-        self.check()
         row = [step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]
         _append(self.evaluations, [row])
         self._note("evaluation", EVALUATION, [row])
