@@ -8,6 +8,9 @@ at the end.
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import mindspore as ms
 import numpy as np
@@ -102,6 +105,41 @@ def test_mat_files(attempt, mask, tmp_path_factory, compressed):
     boundary = scipy.sparse.csc_matrix(np.eye(3))
     scipy.io.savemat(path, {"GTcls": {"Segmentation": mask, "Boundaries": boundary}}, do_compression=compressed)
     attempt("mat", path, 120, checked=compressed)
+
+
+EVERY_BYTE = """
+    import sys
+    from mindfcn.data.sbd import read_sbd_mask
+    from mindfcn.errors import UserError
+    path, step, places = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
+    whole, found = open(path, "rb").read(), {True: 0, False: 0}
+    for place in places:
+        for value in range(0, 256, step):
+            with open(path, "wb") as file:
+                file.write(whole[:place] + bytes([whole[place] ^ value]) + whole[place + 1:])
+            print(place, value, end="|", flush=True)
+            try:
+                found[read_sbd_mask(path).shape == (28, 24)] += 1
+            except UserError:
+                found[False] += 1
+    print(found[True] + found[False])
+"""
+
+
+def test_every_byte_of_a_mat_file_but_its_pixels(cases, tmp_path, figures):
+    """One byte at a time: SciPy looks for parts that are not there in memory that is not its own."""
+    path, step = tmp_path / "mask.mat", 1 if cases(1) > 1 else 16
+    mask = np.arange(28 * 24).reshape(28, 24).astype(np.uint8) % 21
+    scipy.io.savemat(path, {"GTcls": {"Segmentation": mask, "Boundaries": scipy.sparse.csc_matrix(np.eye(3))}})
+    whole = path.read_bytes()
+    pixels = whole.index(mask.tobytes("F"))
+    places = [place for place in range(124, len(whole)) if not pixels <= place < pixels + mask.size]
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(EVERY_BYTE), str(path), str(step), str(places)],
+                          capture_output=True, text=True, check=False)
+    last = done.stdout.split("|")[-1]
+    assert done.returncode == 0, f"byte and change: {last}: {done.stderr[-2000:]}"
+    assert int(last) == len(places) * 256 // step
+    figures.append(f"damaged .mat, every byte outside the pixels: {int(last)} cases, no crash")
 
 
 def test_lists(sample_records, tmp_path, cases, figures):

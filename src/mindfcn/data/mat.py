@@ -1,21 +1,107 @@
 """Variables of MATLAB's files: the older format through SciPy, that of version 7.3 (HDF5) through h5py."""
 
+import io
+import math
+import struct
+import zlib
+
 import numpy as np
 import scipy.io
 
 from mindfcn.data.samples import MAX_PIXELS
 from mindfcn.errors import UserError
+from mindfcn.files import read_bytes
+
+# Of .mat files: element types, classes of arrays, and how deep they may nest: twice as deep as SBD's masks.
+NUMBERS, MATRIX, COMPRESSED = {*range(1, 8), 9, 12, 13}, 14, 15
+CELLS, STRUCT, TEXT, SPARSE, NUMERIC = 1, 2, 4, 5, range(6, 16)
+DEEPEST = 6
 
 
 def read_mat(path, name):
     """Variable `name` of a .mat file up to version 7 -> array. Raises UserError."""
+    data = read_bytes(path)
     try:
-        return scipy.io.loadmat(path, variable_names=[name])[name]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+        _check_format(data)
+        return scipy.io.loadmat(io.BytesIO(data), variable_names=[name])[name]
     # SciPy's exceptions for damaged files have no common base but this.
     except Exception:  # noqa: BLE001
         raise UserError(f"{path} holds no {name} or is damaged; fetch it again") from None
+
+
+def _check_format(data):
+    """Raise ValueError where a MAT-file of version 5 does not keep to its own format, before SciPy believes it.
+
+    SciPy follows nested arrays by recursion in C, which a file of 200 kB can make overflow, allocates what an array of
+    arrays announces, looks for numbers of unknown types and for missing parts in memory that is not its own, and does
+    not read to the checksum of what is compressed.
+    """
+    order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(data[124:128])
+    _require(order)
+    waiting, room = [(_elements(memoryview(data)[128:], order), 0)], MAX_PIXELS + len(data)
+    while waiting:
+        elements, depth = waiting.pop()
+        for kind, body in elements:
+            if kind == COMPRESSED:
+                _require(depth == 0)
+                unpacked = _inflated(body, room)
+                waiting.append((_elements(unpacked, order), 1))
+                room -= len(unpacked)
+            elif kind == MATRIX and body:
+                _require(depth < DEEPEST)
+                parts = _elements(body, order)
+                _check_array(parts, order)
+                waiting.append((parts, depth + 1))
+
+
+def _elements(part, order):
+    """[(type, bytes)] of the elements that follow one another."""
+    found, at = [], 0
+    while at < len(part):
+        kind, size = struct.unpack_from(f"{order}II", part, at)
+        if kind >> 16:
+            # a small element: its size and its bytes stand within these eight
+            kind, size = kind & 0xFFFF, kind >> 16
+            _require(size <= 4)
+            found.append((kind, part[at + 4:at + 4 + size]))
+            at += 8
+        else:
+            found.append((kind, part[at + 8:at + 8 + size]))
+            _require(len(found[-1][1]) == size)
+            at += 8 + size + (-size % 8 if kind != COMPRESSED else 0)
+    return found
+
+
+def _check_array(parts, order):
+    """Refuse an array without the parts of its class, and arrays of arrays that announce more than there are."""
+    # Flags with the class in one byte, dimensions, and a name come first.
+    (_, flags), (_, dimensions), _ = parts[:3]
+    flags, = struct.unpack_from(f"{order}I", flags)
+    kinds = [kind for kind, _ in parts[3:]]
+    kind, complex_too = flags & 255, flags >> 11 & 1
+    _require([kind for kind, _ in parts[:3]] == [6, 5, 1])
+    if kind in (CELLS, STRUCT):
+        # A struct's fields have names, in two elements.
+        _require(set(kinds[2 * (kind == STRUCT):]) <= {MATRIX})
+        _require(math.prod(struct.unpack(f"{order}{len(dimensions) // 4}i", dimensions)) <= sum(
+            len(body) for _, body in parts))
+    else:
+        _require(kind in (TEXT, SPARSE, *NUMERIC))
+        _require(len(kinds) == (3 if kind == SPARSE else 1) + complex_too)
+        _require(kind == TEXT or set(kinds) <= NUMBERS)
+
+
+def _inflated(data, room):
+    """Unpack to `room` bytes at most, to the end, where zlib compares the checksum."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(data, room)
+    _require(unpacker.eof and not unpacker.unused_data)
+    return memoryview(content)
+
+
+def _require(condition):
+    if not condition:
+        raise ValueError
 
 
 def read_classes(path, name):

@@ -63,10 +63,10 @@ class OnnxSegmenter:
         # Its exceptions have no common base but this.
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
+            texts = self.session.get_modelmeta().custom_metadata_map
         except Exception:  # noqa: BLE001
             raise UserError(f"{path} is damaged, cut short, or not an ONNX file that this onnxruntime reads; "
                             "write it again with mindfcn export") from None
-        texts = self.session.get_modelmeta().custom_metadata_map
         if CARD not in texts:
             raise UserError(f"{path} has no card of its classes and preprocessing: it was not written by mindfcn "
                             "export; write it with mindfcn export")
