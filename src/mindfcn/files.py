@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable
 
 import yaml
 
@@ -20,7 +21,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EIN
 # What disks and mounts answer when they fail.
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ENODEV, errno.ENXIO, errno.ESTALE)
 # {folder of a lock file that this process holds: (what it is, whether the lock file is still there)}
-_HELD = {}
+_HELD: dict[str, tuple[str, Callable[[], bool]]] = {}
 
 
 @contextlib.contextmanager
