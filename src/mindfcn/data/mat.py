@@ -74,21 +74,21 @@ def _elements(part, order):
 
 def _check_array(parts, order):
     """Refuse an array without the parts of its class, and arrays of arrays that announce more than there are."""
-    # Flags with the class in one byte, dimensions, and a name come first.
-    (_, flags), (_, dimensions), _ = parts[:3]
+    (flags_kind, flags), (dimensions_kind, dimensions), (name_kind, _), *content = parts
+    # uint32, int32 and int8
+    _require((flags_kind, dimensions_kind, name_kind) == (6, 5, 1))
     flags, = struct.unpack_from(f"{order}I", flags)
-    kinds = [kind for kind, _ in parts[3:]]
-    kind, complex_too = flags & 255, flags >> 11 & 1
-    _require([kind for kind, _ in parts[:3]] == [6, 5, 1])
-    if kind in (CELLS, STRUCT):
+    array, complex_too = flags & 255, flags >> 11 & 1
+    kinds = [kind for kind, _ in content]
+    if array in (CELLS, STRUCT):
         # A struct's fields have names, in two elements.
-        _require(set(kinds[2 * (kind == STRUCT):]) <= {MATRIX})
+        _require(set(kinds[2 if array == STRUCT else 0:]) <= {MATRIX})
         _require(math.prod(struct.unpack(f"{order}{len(dimensions) // 4}i", dimensions)) <= sum(
-            len(body) for _, body in parts))
+            8 + len(body) for _, body in parts))
     else:
-        _require(kind in (TEXT, SPARSE, *NUMERIC))
-        _require(len(kinds) == (3 if kind == SPARSE else 1) + complex_too)
-        _require(kind == TEXT or set(kinds) <= NUMBERS)
+        _require(array in (TEXT, SPARSE, *NUMERIC))
+        _require(len(kinds) == (3 if array == SPARSE else 1) + complex_too)
+        _require(array == TEXT or set(kinds) <= NUMBERS)
 
 
 def _inflated(data, room):
