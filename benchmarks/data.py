@@ -22,12 +22,12 @@ import numpy as np
 import rivals
 
 from mindfcn.data import transforms
-from mindfcn.data.mindrecord import read_records, write_records
-from mindfcn.data.sample import SAMPLE, draw_sample_set
-from mindfcn.data.samples import decode_image
-from mindfcn.data.voc import list_voc
+from mindfcn.data.records.mindrecord import read_records, write_records
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
 from mindfcn.labels import VOC
 from mindfcn.preprocess import COURSE
+from mindfcn.storage.images import decode_image
 
 SHARED = rivals.HERE.parent.parent / "shared" / "data"
 BATCH, SIZE, REPEATS, CHECKED = 4, 512, 2, 8

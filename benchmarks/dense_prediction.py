@@ -2,8 +2,9 @@
 
     python benchmarks/dense_prediction.py [--size 64] [--width 0.25] [--runs 3] [--photos 2]
 
-Table 1: seconds for one image through VGG16's trunk and a score layer, at its own output stride 32, and made dense by
-learned upsampling, filter rarefaction and shift-and-stitch. Float32, compiled (graph mode), initial weights.
+Table 1: seconds for one image through VGG16's backbone and a score layer, at its own output stride 32, and made dense
+by learned upsampling, dilation (filter rarefaction) and shift-and-stitch. Float32, compiled (graph mode), initial
+weights.
 Table 2: how far VGG16, made fully convolutional, departs from itself slid over a photograph in windows. Needs the
 ImageNet weights and photographs in ../shared beside the repository, and leaves the table out without them.
 Both together take about two minutes of processor time.
@@ -22,11 +23,11 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn import runtime
-from mindfcn.dense.shift_and_stitch import shift_and_stitch
+from mindfcn.inference.shift_and_stitch import shift_and_stitch
 from mindfcn.models import layers
-from mindfcn.models.classifiers import vgg16_classifier
-from mindfcn.models.convolutionalise import convolutionalise
-from mindfcn.models.rarefaction import rarefy
+from mindfcn.models.surgery.classifiers import vgg16_classifier
+from mindfcn.models.surgery.convolutionalise import convolutionalise
+from mindfcn.models.surgery.dilate import dilate
 from mindfcn.preprocess import Preprocess
 
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
@@ -56,7 +57,7 @@ def main():
     print_departure(options.photos)
 
 
-def trunk(width):
+def backbone(width):
     """conv1 to conv7 with padding and a score layer: from (1, 3, H, W) to (1, CLASSES, H / 32, W / 32)."""
     cells = list(vgg16_classifier(width=width, fc_width=1)[:10])
     deepest, fc_width = round(512 * width), round(4096 * width)
@@ -69,15 +70,15 @@ def print_costs(size, width, runs):
     """Table 1."""
     runtime.graph_mode()
     image = np.random.default_rng(1).standard_normal((1, 3, size, size)).astype(np.float32)
-    coarse = trunk(width)
-    learned = nn.SequentialCell(trunk(width), layers.deconv(CLASSES, 64, STRIDE, 16)).set_train(False)
+    coarse = backbone(width)
+    learned = nn.SequentialCell(backbone(width), layers.deconv(CLASSES, 64, STRIDE, 16)).set_train(False)
     rows = [("coarse scores", 32, 1, coarse), ("learned upsampling", 1, 1, learned)]
     for stride in (8, 1):
         shifts = (STRIDE // stride) ** 2
-        rows += [("filter rarefaction", stride, 1, rarefy(trunk(width), stride, 64)),
+        rows += [("filter rarefaction", stride, 1, dilate(backbone(width), stride, 64)),
                  ("shift-and-stitch", stride, shifts,
                   lambda image, stride=stride: shift_and_stitch(coarse, image, STRIDE, stride, fill=True))]
-    print(f"1. VGG16's trunk at width {width:g}, image {size}x{size}: seconds, median (least, most) of {runs}")
+    print(f"1. VGG16's backbone at width {width:g}, image {size}x{size}: seconds, median (least, most) of {runs}")
     print(f"{'':20}{'output stride':>14}{'passes':>8}{'scores':>10}{'seconds':>10}{'least':>9}{'most':>9}"
           f"{'x coarse':>10}")
     first = None

@@ -19,9 +19,8 @@ import numpy as np
 from rivals import median, parser, show, take_turns
 
 from mindfcn import runtime
-from mindfcn.data.sample import draw_image
-from mindfcn.data.samples import read_palette_mask
-from mindfcn.dense.whole_image import Segmenter
+from mindfcn.data.synthetic.shapes import draw_image
+from mindfcn.inference.network import Segmenter
 from mindfcn.logits import argmax
 from mindfcn.metrics import (
     FREQUENCY_WEIGHTED_IOU,
@@ -35,6 +34,7 @@ from mindfcn.metrics import (
 )
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
+from mindfcn.storage.images import read_palette_mask
 
 MASKS = pathlib.Path(__file__).resolve().parents[1].parent / "shared/data/VOCdevkit/VOC2012/SegmentationClass"
 CLASSES, CROP, NATIVE = 21, 512, (375, 500)

@@ -15,7 +15,7 @@ import tempfile
 
 from rivals import Worker, parser, show
 
-from mindfcn.data.sample import draw_sample_set
+from mindfcn.data.synthetic.shapes import draw_sample_set
 
 DRAWN, SIDE = 100, 64
 PHASES = {"prepare": "preparation", "train": "training input", "evaluate": "evaluation"}

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from mindfcn.data.hha import COARSE, FINE, KINECT, encode_hha, normals
-from mindfcn.data.rooms import draw_room
+from mindfcn.data.synthetic.rooms import draw_room
 
 CITED = 2.3
 

@@ -22,8 +22,8 @@ import numpy as np
 from rivals import Worker, limits, median, parser, python_of, show, take_turns
 
 from mindfcn import runtime
+from mindfcn.models.analysis.trace import trace
 from mindfcn.models.factory import create_model
-from mindfcn.models.trace import trace
 
 VOC = pathlib.Path(__file__).resolve().parents[1].parent / "shared/data/VOCdevkit/VOC2012"
 SIZES = ((375, 500), (500, 375), (333, 500), (334, 500), (281, 500), (442, 500), (500, 400), (225, 300))

@@ -127,8 +127,8 @@ def plan_rows(multiply_adds, parameters, batch):
 
 def plan(options):
     """Print the computed table: nothing in it is measured."""
+    from mindfcn.commands.describe import describe
     from mindfcn.config import DescribeConfig
-    from mindfcn.engine.describe import describe
     found = describe(DescribeConfig(name="fcn8s_vgg16_bn", size=512))
     parameters = found.parameters + found.upsampling
     print(f"Computed, not measured: fcn8s_vgg16_bn, 512x512, batch {options.batch} a device; "

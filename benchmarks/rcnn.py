@@ -6,7 +6,7 @@ Before FCNs, photographs were segmented by classifying regions (Girshick et al. 
 Hariharan et al. 2014): propose some hundred regions, warp each to a square, run the network on the square as it is
 (full) and with what is not the region set to the mean colour (fg), predict each class's overlap from the features by a
 linear machine, and paste the regions in ascending order of their scores. Here the network is the checkpoint's own
-trunk, so that both ways have the same features and differ in what they do with them. Regions come from merging
+backbone, so that both ways have the same features and differ in what they do with them. Regions come from merging
 segments (`merged`), or from the boxes of OpenCV's contributed modules.
 
 The records are those beside the checkpoint's validation records; the machines learn from the first --train_images of
@@ -26,21 +26,21 @@ from mindspore import nn
 from scipy import sparse
 
 from mindfcn import runtime
-from mindfcn.data import proposals
+from mindfcn.data.regions import proposals
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.samples import decode_image
 from mindfcn.data.transforms import to_input
-from mindfcn.engine.networks import load_segmenter
 from mindfcn.errors import UserError
+from mindfcn.inference.load import load_segmenter
 from mindfcn.metrics import ConfusionMatrix
 from mindfcn.models.fcn import FCN
+from mindfcn.storage.images import decode_image
 
 # Mean IoU % on the test sets of VOC 2011 and 2012, and seconds per image, as published (Long et al. 2015, table 3).
 PUBLISHED = (("R-CNN", "47.9 / -", "-"), ("SDS", "52.6 / 51.6", "~50"), ("FCN-8s", "62.7 / 62.2", "~0.175"))
 KINDS = {"full": slice(0, 1), "fg": slice(1, 2), "full+fg": slice(0, 2)}
 SEGMENTS = 150
 # Smallest side of a proposed box, pixels.
-LEAST_SIDE = 16
+MIN_SIDE = 16
 THRESHOLDS = np.arange(0.05, 0.8, 0.05)
 
 
@@ -109,7 +109,7 @@ def propose(image, kind, count):
     if kind == "merged":
         held = merged(image, cut, count)
     else:
-        boxes = proposals.propose(image, kind, 10 ** 6, LEAST_SIDE)
+        boxes = proposals.propose(image, kind, 10 ** 6, MIN_SIDE)
         if kind == "selective_search":
             # The largest come first; small things need small ones.
             boxes = boxes[np.unique(np.linspace(0, len(boxes) - 1, count).round().astype(int))] if len(boxes) else boxes
@@ -159,14 +159,14 @@ def paste(regions, scores, threshold, shape):
 # ---------------------------------------------------------------------------------------------------------- features
 
 class Pooled(nn.Cell):
-    """Images (N, 3, side, side) -> means (N, channels) of the trunk's coarsest map."""
+    """Images (N, 3, side, side) -> means (N, channels) of the backbone's coarsest map."""
 
-    def __init__(self, trunk):
+    def __init__(self, backbone):
         super().__init__(auto_prefix=False)
-        self.trunk = trunk
+        self.backbone = backbone
 
     def construct(self, images):
-        return self.trunk(images)["fc7"].mean((2, 3))
+        return self.backbone(images)["fc7"].mean((2, 3))
 
 
 class Features:
@@ -179,10 +179,10 @@ class Features:
     """
 
     def __init__(self, segmenter, side, batch=10):
-        if side % segmenter.net.trunk.multiple:
-            raise UserError(f"--side {side}: must be a multiple of {segmenter.net.trunk.multiple}")
+        if side % segmenter.net.backbone.multiple:
+            raise UserError(f"--side {side}: must be a multiple of {segmenter.net.backbone.multiple}")
         self.preprocess, self.side, self.batch = segmenter.preprocess, side, batch
-        self.net = Pooled(segmenter.net.trunk).set_train(False)
+        self.net = Pooled(segmenter.net.backbone).set_train(False)
 
     def squares(self, image, region):
         """(2, 3, side, side) float32: a region's bounding box, full, and with its background at the mean colour."""
@@ -195,7 +195,7 @@ class Features:
     def __call__(self, image, regions):
         """(N, 2, channels) float32: of full and fg."""
         if not regions:
-            return np.zeros((0, 2, self.net.trunk.channels["fc7"]), np.float32)
+            return np.zeros((0, 2, self.net.backbone.channels["fc7"]), np.float32)
         squares = np.concatenate([self.squares(image, region) for region in regions])
         runtime.graph_mode()
         found = []
@@ -300,7 +300,7 @@ def measure(segmenter, features, learnt, path, options, labels):
 def main():
     """Learn, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="a trained FCN, whose trunk gives the features")
+    parser.add_argument("--checkpoint", required=True, help="a trained FCN, whose backbone gives the features")
     parser.add_argument("--records", help="folder of train.mindrecord and val.mindrecord; the checkpoint's by default")
     parser.add_argument("--train_images", type=int, default=60, help="images that the linear machines learn from")
     parser.add_argument("--images", type=int, default=30, help="validation images")

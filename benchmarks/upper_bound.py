@@ -13,7 +13,7 @@ import sys
 import cv2
 import numpy as np
 
-from mindfcn.data.voc import list_voc
+from mindfcn.data.sources.voc import list_voc
 from mindfcn.errors import UserError
 from mindfcn.metrics import ConfusionMatrix
 

@@ -45,10 +45,10 @@ from mindspore import nn
 import mindfcn
 from mindfcn import runtime
 from mindfcn.models import layers
-from mindfcn.models.classifiers import vgg16_classifier
-from mindfcn.models.geometry import Geometry, alignment
-from mindfcn.models.rarefaction import rarefied_kernel
-from mindfcn.models.trace import trace
+from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment
+from mindfcn.models.analysis.trace import trace
+from mindfcn.models.surgery.classifiers import vgg16_classifier
+from mindfcn.models.surgery.dilate import rarefied_kernel
 from mindfcn.report.published import published
 
 WORK = os.environ.get("MINDFCN_NOTEBOOK_DIR", "runs/family")  # everything this notebook writes goes here
@@ -87,14 +87,14 @@ def show(pictures, titles, height=2.4, **options):
 
 
 photo, image, truth = read(val_samples[1])
-show([photo, labels.colourise(truth)], ("photograph", "truth"), height=2)
+show([photo, labels.colorize(truth)], ("photograph", "truth"), height=2)
 print(f"{len(train_samples)} photographs to learn from, {len(val_samples)} to judge by; this one is {truth.shape}")
 
 # %% [markdown]
 # ## 1 The family
 #
-# A network's name is HEAD_TRUNK. The **trunk** is a classifier without its last layer: VGG16, AlexNet (Caffe's form,
-# CaffeNet), GoogLeNet, or a backbone of mindcv. The **head** makes scores from the trunk's maps and enlarges them:
+# A network's name is HEAD_BACKBONE. The **backbone** is a classifier without its last layer: VGG16, AlexNet (Caffe's form,
+# CaffeNet), GoogLeNet, or a backbone of mindcv. The **head** makes scores from the backbone's maps and enlarges them:
 # FCN-32s from the coarsest map alone, 16s and 8s with one and two finer ones. The sizes of three of them, beside those
 # that the paper's table 1 prints (`mindfcn describe NAME` shows every layer):
 
@@ -104,7 +104,7 @@ print("network            parameters   published  sees       stride")
 for name in names[-1:] if QUICK else names:
     net = mindfcn.create_model(name, 21)
     count = sum(p.size for p in net.trainable_params() if "upscore" not in p.name)
-    last = net.trunk.geometries()["fc7"]
+    last = net.backbone.receptive_fields()["fc7"]
     print(f"{name:17} {count:11,}  {published(name)[0].parameters:3} million  {last.field} x {last.field}"
           f"  {last.stride}")
 del net
@@ -185,7 +185,7 @@ def work(net, *size):
 alone, together = work(scorer, SIDE) * slid[0, 0].size, work(scorer, *truth.shape)
 print(f"million multiply-adds: {alone:.0f} for the patches, {together:.0f} in one pass, "
       f"{alone / together:.0f} times fewer")
-show([photo, labels.colourise(truth), labels.colourise(coarse[0].argmax(0)), slid[0, 0], coarse[0, 0]],
+show([photo, labels.colorize(truth), labels.colorize(coarse[0].argmax(0)), slid[0, 0], coarse[0, 0]],
      ("photograph", "truth", f"classes, {height}x{width}", "background score, patches", "background score, one pass"))
 
 # %% [markdown]
@@ -223,11 +223,11 @@ print(f"{coarse.shape} -> {stitched.shape}; largest difference from the patches 
 # ### 2.3 Filter rarefaction
 #
 # 16 passes can be had in one. Leave out a pooling's stride, and its map stays four times as large; the next filter then
-# finds its neighbours twice as far apart, so put zeros between its weights. `rarefy` does that to a whole network: the
+# finds its neighbours twice as far apart, so put zeros between its weights. `dilate` does that to a whole network: the
 # paper's *filter rarefaction*, or à trous, or, in today's words, dilation. The scores must be shift-and-stitch's.
 
 # %%
-rare_net = mindfcn.rarefy(mindfcn.convolutionalise(classifier, SIDE), 1, image_size=64)
+rare_net = mindfcn.dilate(mindfcn.convolutionalise(classifier, SIDE), 1, image_size=64)
 rare = rare_net(whole).asnumpy()
 print(f"one pass of rarefied filters {rare.shape}: largest difference from shift-and-stitch "
       f"{np.abs(rare - stitched).max():.1e}; every fourth cell, from the coarse map "
@@ -241,11 +241,11 @@ show([rarefied_kernel(kernel, stride)[0, 0] for stride in (1, 2, 4)],
 # ### 2.4 Upsampling
 #
 # Or leave the map coarse, and enlarge the scores by a bilinear transposed convolution. Where it lies on the photograph
-# follows from kernels, strides and paddings, which `Geometry` adds up. The result is not the same, but how far is it?
+# follows from kernels, strides and paddings, which `ReceptiveField` adds up. The result is not the same, but how far is it?
 
 # %%
-place = Geometry().after(scorer)
-factor, size, offset = alignment(place, Geometry())
+place = ReceptiveField().after(scorer)
+factor, size, offset = alignment(place, ReceptiveField())
 print(f"a cell sees {place.field} pixels, the next one lies {place.stride} further, cell 0 in the middle of pixels "
       f"{np.floor(float(place.centre)):.0f} and {np.ceil(float(place.centre)):.0f}")
 print(f"upsampling by {factor} with a kernel of {size}; its first pixel is pixel {-offset} of the photograph")
@@ -264,8 +264,8 @@ print("\nway                     million multiply-adds  right, % of pixels")
 for (name, cost), scores in zip(costs.items(), (stitched, stitched, rare, upsampled)):
     accuracy = 100 * (scores[0].argmax(0) == truth[inside])[counted].mean()
     print(f"{name:23} {cost:21,.0f}  {accuracy:.1f}")
-show([photo[inside], labels.colourise(truth[inside]), labels.colourise(stitched[0].argmax(0)),
-      labels.colourise(rare[0].argmax(0)), labels.colourise(upsampled[0].argmax(0))],
+show([photo[inside], labels.colorize(truth[inside]), labels.colorize(stitched[0].argmax(0)),
+      labels.colorize(rare[0].argmax(0)), labels.colorize(upsampled[0].argmax(0))],
      ("photograph", "truth", "shift-and-stitch", "rarefied filters", "upsampled scores"))
 
 # %% [markdown]
@@ -310,18 +310,18 @@ for parameter, one, other in zip(scorer.trainable_params(), one_pass, batch_of_p
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 1.9), layout="constrained", sharey=True)
-for axis, geometry in zip(axes, ("padded", "paper")):
-    net = mindfcn.create_model("fcn8s_vgg16", 2, geometry=geometry, width=0.03, fc_width=2)
-    for line, at in enumerate(net.trunk.geometries().values()):
+for axis, padding in zip(axes, ("same", "pad100")):
+    net = mindfcn.create_model("fcn8s_vgg16", 2, padding=padding, width=0.03, fc_width=2)
+    for line, at in enumerate(net.backbone.receptive_fields().values()):
         middles = [float(at.centre + cell * at.stride) for cell in range(40)]
         axis.plot(middles, [line] * 40, "o", markersize=2 + 2 * line)
     axis.axvspan(-0.5, 63.5, color="lightgrey", zorder=0)
-    axis.set(xlim=(-110, 110), ylim=(-0.7, 2.7), yticks=range(3), yticklabels=list(net.trunk.geometries()),
-             title=f"geometry \"{geometry}\"; grey: the photograph's first 64 pixels")
+    axis.set(xlim=(-110, 110), ylim=(-0.7, 2.7), yticks=range(3), yticklabels=list(net.backbone.receptive_fields()),
+             title=f"padding \"{padding}\"; grey: the photograph's first 64 pixels")
 plt.show()
 print("crops that the package derives (negative: of the finer map)")
 for name in ("fcn32s_vgg16", "fcn16s_vgg16", "fcn8s_vgg16", "fcn32s_caffenet"):
-    head = mindfcn.create_model(name, 2, geometry="paper", width=0.03, fc_width=2).head
+    head = mindfcn.create_model(name, 2, padding="pad100", width=0.03, fc_width=2).head
     print(f"{name:16}", *(getattr(head, crop) for crop in ("offset2", "offset4", "offset") if hasattr(head, crop)))
 
 # %% [markdown]
@@ -334,7 +334,7 @@ for parameter in net.get_parameters():
     if parameter.name.endswith("weight"):
         parameter.set_data(ms.Tensor(np.full(parameter.shape, 1 / np.prod(parameter.shape[2:]), np.float32)))
 print("map    cell  window        line at, seen by the cell")
-for name, at in net.geometries().items():
+for name, at in net.receptive_fields().items():
     cell = int(480 / at.stride)
     middle = at.centre + cell * at.stride
     low, high = (int(middle + sign * (at.field - 1) / 2) for sign in (-1, 1))
@@ -361,7 +361,7 @@ masks = [read(sample)[2] for sample in val_samples]
 print("stride   mean IoU at most, %   the paper's, on VOC")
 for stride, paper in ((32, 86.1), (16, 92.8), (8, 96.4), (4, 98.5)):
     print(f"{stride:6}   {100 * upper_bound(masks, stride, num_classes=len(labels)):19.1f}   {paper}")
-show([labels.colourise(mask) for mask in (truth, *(coarsen(truth, stride) for stride in (32, 16, 8)))],
+show([labels.colorize(mask) for mask in (truth, *(coarsen(truth, stride) for stride in (32, 16, 8)))],
      ("truth", "at best, stride 32", "at best, stride 16", "at best, stride 8"))
 
 # %% [markdown]
@@ -384,7 +384,7 @@ print(report.summary())
 print("new in FCN-16s:", ", ".join(report.missing))
 
 picture = ms.Tensor(random.normal(size=(1, 3, 128, 160)).astype(np.float32))
-score = first.head.score_fr(first.trunk(picture)["fc7"])
+score = first.head.score_fr(first.backbone(picture)["fc7"])
 twice = second.head.upscore16(second.head.upscore2(score)).asnumpy()
 by_32, by_16 = first(picture).asnumpy(), second(picture).asnumpy()
 print(f"FCN-16s against FCN-32s' scores upsampled twice: largest difference {np.abs(by_16 - twice).max():.1e}; "

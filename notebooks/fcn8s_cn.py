@@ -120,7 +120,7 @@ def swatch(labels, number):
 
 
 pairs = [read(sample) for sample in train_samples[:5]]
-show([[photo for photo, _ in pairs], [labels.colourise(mask) for _, mask in pairs],
+show([[photo for photo, _ in pairs], [labels.colorize(mask) for _, mask in pairs],
       [mindfcn.overlay(photo, mask, labels) for photo, mask in pairs]],
      classes=np.unique(np.concatenate([mask.ravel() for _, mask in pairs])))
 print(f"训练图像 {len(train_samples)} 幅，验证图像 {len(val_samples)} 幅，类别 {len(labels)} 个：",
@@ -277,11 +277,11 @@ normalised = "bn" in WEIGHTS or "pretrain" in WEIGHTS  # 带批归一化的形�
 square = min(photo.shape[:2])
 photo_256 = cv2.resize(photo[:square, :square], (256, 256), interpolation=cv2.INTER_CUBIC)
 preprocess = mindfcn.Preprocess()
-trunk = mindfcn.VGG16(batch_norm=normalised, fc_width=64)
+backbone = mindfcn.VGG16(batch_norm=normalised, fc_width=64)
 if WEIGHTS:
-    mindfcn.load_vgg16(trunk, WEIGHTS)
-trunk.set_train(False)
-maps = trunk(ms.Tensor(preprocess.normalise(photo_256[..., ::-1]).transpose(2, 0, 1)[None]))
+    mindfcn.load_vgg16(backbone, WEIGHTS)
+backbone.set_train(False)
+maps = backbone(ms.Tensor(preprocess.normalise(photo_256[..., ::-1]).transpose(2, 0, 1)[None]))
 print("VGG16 的权重：", "来自 ImageNet（fc7 随机）" if WEIGHTS else "随机，没有找到预训练文件，见 6.1 节")
 for name, one_map in maps.items():
     print(f"{name:6} {one_map.shape}：每个数对应 {256 // one_map.shape[2]:2} x {256 // one_map.shape[3]:2} 个像素")
@@ -305,7 +305,7 @@ for stride in (32, 16, 8):
     for truth in truths:
         matrix.update(coarsen(truth, stride), truth)
     print(f"步长 {stride:2}：平均 IoU 最高约为 {matrix.mean_iou():.2f}")
-show([[labels.colourise(truths[0]), *(labels.colourise(coarsen(truths[0], stride)) for stride in (32, 16, 8))]],
+show([[labels.colorize(truths[0]), *(labels.colorize(coarsen(truths[0], stride)) for stride in (32, 16, 8))]],
      titles=("truth", "stride 32", "stride 16", "stride 8"), height=2.4)
 
 # %% [markdown]
@@ -361,7 +361,7 @@ pixels = ms.Tensor(preprocess.normalise(wide[..., ::-1]).transpose(2, 0, 1)[None
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
 axes[0].imshow(wide)
 axes[0].set_title("photograph, 448x448")
-for axis, (name, place), colour in zip(axes[1:], seer.geometries().items(), ("white", "gold", "tomato")):
+for axis, (name, place), colour in zip(axes[1:], seer.receptive_fields().items(), ("white", "gold", "tomato")):
     cell = int(side / place.stride) // 2
     gradient = ms.grad(lambda image: seer(image)[name][0, :, cell, cell].sum())(pixels).asnumpy()
     moved = np.abs(gradient[0]).sum(0)
@@ -426,7 +426,7 @@ print(f"掩码 {masks.shape} {masks.dtype}，数值 {np.unique(masks).tolist()}"
 
 # %%
 crops = [train_set.preprocess.denormalise(image.transpose(1, 2, 0)) for image in images]
-coloured = [labels.colourise(mask) for mask in masks]
+coloured = [labels.colorize(mask) for mask in masks]
 show([crops, coloured], classes=np.unique(masks), height=2)
 
 # %% [markdown]
@@ -439,7 +439,7 @@ rows_255, columns_255 = np.nonzero(mask == 255)
 top, left = (int(np.clip(place[len(place) // 3] - 16, 0, size - 32)) for place, size in
              zip((rows_255, columns_255), mask.shape))
 window = np.s_[top:top + 32, left:left + 32]
-show([[photo[window], labels.colourise(mask[window]), mindfcn.overlay(photo, mask, labels, show_ignore=True)[window]]],
+show([[photo[window], labels.colorize(mask[window]), mindfcn.overlay(photo, mask, labels, show_ignore=True)[window]]],
      titles=("photograph, 32x32 pixels", "mask", "one over the other"), classes=np.unique(mask[window]), height=2.5)
 print(f"255 占这幅掩码的 {100 * (mask == 255).mean():.1f} %，"
       f"占上面那个批次的 {100 * (masks == 255).mean():.1f} %")
@@ -509,7 +509,7 @@ for size in ((1, 1), (61, 97), (224, 224), (187, 250)):
 
 # %%
 weights_net = mindfcn.FCN8s(21, batch_norm=normalised, fc_width=256)
-before = weights_net.trunk.conv1[0].weight.asnumpy().copy()
+before = weights_net.backbone.conv1[0].weight.asnumpy().copy()
 if WEIGHTS:
     report = mindfcn.load_vgg16(weights_net, WEIGHTS)
     lines = str(report).splitlines()
@@ -527,7 +527,7 @@ def filters(weight):
     return tiles.reshape(8, 8, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(32, 32, 3)
 
 
-show([[filters(before), filters(weights_net.trunk.conv1[0].weight.asnumpy())]], height=3,
+show([[filters(before), filters(weights_net.backbone.conv1[0].weight.asnumpy())]], height=3,
      titles=("64 kernels of conv1, random", "after load_vgg16: edges and colours" if WEIGHTS else "unchanged"))
 
 # %% [markdown]
@@ -695,7 +695,7 @@ print(f"{evaluated.images} 幅中最差的一幅；更多见 {evaluated.out}/wor
 segmenter, card = mindfcn.load_segmenter(result.checkpoint, None)
 pairs = [read(sample) for sample in val_samples[:4]]
 predictions = [segmenter(np.ascontiguousarray(photo[..., ::-1]))[0] for photo, _ in pairs]
-show([[photo, labels.colourise(truth), labels.colourise(prediction), mindfcn.overlay(photo, prediction, labels)]
+show([[photo, labels.colorize(truth), labels.colorize(prediction), mindfcn.overlay(photo, prediction, labels)]
       for (photo, truth), prediction in zip(pairs, predictions)],
      titles=("photograph", "truth", "prediction", "overlay"),
      classes=np.unique(np.concatenate([mask.ravel() for mask in (*predictions, *(truth for _, truth in pairs))])),
@@ -732,7 +732,7 @@ show([[photo, *probabilities[largest]]], height=1.9, vmin=0, vmax=1,
 if PHOTO:
     own = PHOTO
 elif DATA == "sample":
-    from mindfcn.data.sample import draw_image
+    from mindfcn.data.synthetic.shapes import draw_image
     own = f"{WORK}/own.png"
     cv2.imwrite(own, draw_image(size=260, seed=2024, index=3)[0])
 else:
@@ -744,7 +744,7 @@ for path, reason in predicted.failed:
 for written in predicted.written:
     print("已写出：", written["mask"], "和", written["overlay"])
     photo, mask = cv2.imread(own)[..., ::-1], np.array(PIL.Image.open(written["mask"]))
-    show([[photo, labels.colourise(mask), mindfcn.overlay(photo, mask, labels)]], classes=np.unique(mask), height=3,
+    show([[photo, labels.colorize(mask), mindfcn.overlay(photo, mask, labels)]], classes=np.unique(mask), height=3,
          titles=(f"photograph, {photo.shape[0]}x{photo.shape[1]}", "prediction", "overlay"))
 
 # %% [markdown]

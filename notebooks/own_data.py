@@ -44,8 +44,8 @@ import numpy as np
 from IPython.display import Image
 
 import mindfcn
-from mindfcn.data.encodings import scan_mask
-from mindfcn.report.masks import write_palette_png
+from mindfcn.data.masks import scan_mask
+from mindfcn.report.overlays import write_palette_png
 
 WORK = os.environ.get("MINDFCN_NOTEBOOK_DIR", "runs/own_data_notebook")  # everything this notebook writes goes here
 QUICK = os.environ.get("MINDFCN_NOTEBOOK_QUICK", "") == "1"              # a minute's test: few photographs, few steps
@@ -239,7 +239,7 @@ rows = []
 for sample in held_out[:3]:
     photo = cv2.imread(sample.image)
     truth, (prediction, _) = sample.read_label(sample.label), segmenter(photo)
-    rows += [photo[..., ::-1], labels.colourise(truth), labels.colourise(prediction),
+    rows += [photo[..., ::-1], labels.colorize(truth), labels.colorize(prediction),
              mindfcn.overlay(photo[..., ::-1], prediction, labels)]
 show(rows, ["photograph", "truth", "prediction", "overlay"] * 3)
 

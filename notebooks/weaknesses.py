@@ -43,14 +43,14 @@ from IPython.display import Image
 
 import mindfcn
 from mindfcn import runtime
-from mindfcn.data.proposals import enlarge
+from mindfcn.commands.evaluate import evaluate_network
+from mindfcn.data.regions.proposals import enlarge
 from mindfcn.data.transforms import to_input
-from mindfcn.dense.crf import CRF, PUBLISHED, mean_field, permutohedral
-from mindfcn.dense.ensemble import combine
-from mindfcn.dense.instances import aggregate
-from mindfcn.dense.tiling import Tiled
-from mindfcn.dense.whole_image import resized
-from mindfcn.engine.evaluate import evaluate_network
+from mindfcn.inference.crf import CRF, PUBLISHED, mean_field, permutohedral
+from mindfcn.inference.ensemble import combine
+from mindfcn.inference.instance_wise import aggregate
+from mindfcn.inference.network import resized
+from mindfcn.inference.sliding_window import SlidingWindow
 from mindfcn.logits import argmax, softmax
 from mindfcn.metrics import ConfusionMatrix
 from mindfcn.models import layers
@@ -88,7 +88,7 @@ def show(pictures, titles, height=2.4, **options):
 
 def coloured(mask):
     """(H, W) class numbers -> (H, W, 3) uint8 BGR."""
-    return labels.colourise(mask)[..., ::-1]
+    return labels.colorize(mask)[..., ::-1]
 
 
 show([photos[0], coloured(truths[0]), photos[1], coloured(truths[1])], ("photograph", "truth") * 2, height=2)
@@ -196,11 +196,11 @@ grey = grey[:grey.shape[0] // 8 * 8, :grey.shape[1] // 8 * 8].astype(np.float32)
 x, kept = ms.Tensor(grey[None, None]), []
 for _ in range(3):
     shape = x.shape
-    x, switches = layers.SwitchPool()(x)
+    x, switches = layers.MaxPoolWithIndices()(x)
     kept.append((switches, shape))
 pooled = y = x
 for switches, shape in reversed(kept):
-    y = layers.Unpool()(y, switches, shape)
+    y = layers.MaxUnpool()(y, switches, shape)
 unpooled = y.asnumpy()[0, 0]
 places = unpooled != 0
 print(f"{grey.shape} pooled to {pooled.shape[2:]}, unpooled to {unpooled.shape}: {places.sum()} numbers, "
@@ -291,7 +291,7 @@ def by_true_boxes(photo):
 
 def by_edge_boxes(photo):
     """Edge Boxes of a photograph, the best first."""
-    return mindfcn.propose(photo, most=12, least_side=20)
+    return mindfcn.propose(photo, most=12, min_side=20)
 
 
 def by_grid(photo):
@@ -362,10 +362,10 @@ for rule in ("mean", "product"):
 longer = 40 if QUICK else 64
 small = cv2.resize(photo, None, fx=longer / max(height, width), fy=longer / max(height, width),
                    interpolation=cv2.INTER_AREA)
-spoilt = resized(cv2.GaussianBlur(logits.transpose(1, 2, 0), (0, 0), 4).transpose(2, 0, 1)[None], *small.shape[:2])[0]
-spoilt = softmax(spoilt + random.normal(0, 0.7, spoilt.shape).astype(np.float32))
+nonfinite = resized(cv2.GaussianBlur(logits.transpose(1, 2, 0), (0, 0), 4).transpose(2, 0, 1)[None], *small.shape[:2])[0]
+nonfinite = softmax(nonfinite + random.normal(0, 0.7, nonfinite.shape).astype(np.float32))
 crf = CRF(gaussian_weight=3, gaussian_sxy=1.5, bilateral_weight=6, bilateral_sxy=20, bilateral_srgb=12)
-after = {count: mean_field(small, spoilt, dataclasses.replace(crf, iterations=count)) for count in (0, 1, 2, 5, 10)}
+after = {count: mean_field(small, nonfinite, dataclasses.replace(crf, iterations=count)) for count in (0, 1, 2, 5, 10)}
 small_truth = cv2.resize(truths[number], small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 right_of = {}
 for count, probabilities in after.items():
@@ -373,8 +373,8 @@ for count, probabilities in after.items():
 show([small, *(coloured(argmax(probabilities)) for probabilities in after.values()), coloured(small_truth)],
      ("photograph", *(f"{count} iterations\n{right_of[count]:.1f} % right" for count in after), "truth"), height=1.8)
 
-off = mean_field(small, spoilt, CRF(gaussian_weight=0, bilateral_weight=0))
-print(f"without the two kernels, 10 iterations change {(argmax(off) != argmax(spoilt)).sum()} of "
+off = mean_field(small, nonfinite, CRF(gaussian_weight=0, bilateral_weight=0))
+print(f"without the two kernels, 10 iterations change {(argmax(off) != argmax(nonfinite)).sum()} of "
       f"{small_truth.size} pixels")
 
 # %% [markdown]
@@ -386,7 +386,7 @@ print(f"without the two kernels, 10 iterations change {(argmax(off) != argmax(sp
 
 # %%
 try:
-    lattice = permutohedral(small, spoilt, crf)
+    lattice = permutohedral(small, nonfinite, crf)
 except mindfcn.UserError as error:
     print("The lattice is left out:", error)
 else:
@@ -441,7 +441,7 @@ figure, (above, below) = plt.subplots(2, 1, figsize=(10, 3.4), layout="constrain
 above.imshow(panorama[..., ::-1], aspect="auto")
 above.set_yticks([])
 for window, overlap in ((640, None), (256, 32)):
-    tiled, pieces = Tiled(fcn, window, overlap), np.empty_like(exact)
+    tiled, pieces = SlidingWindow(fcn, window, overlap), np.empty_like(exact)
     count = 0
     for down, across, block in tiled.blocks(panorama):
         pieces[:, down.first:down.last, across.first:across.last] = block

@@ -8,6 +8,7 @@ import shutil
 os.environ.setdefault("GLOG_v", "4")
 
 import pytest  # noqa: E402
+from caffe_files import Caffe  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -22,6 +23,12 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --long"))
+
+
+@pytest.fixture(scope="session")
+def caffe():
+    """Encoder of .caffemodel files."""
+    return Caffe()
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +96,8 @@ def colour_net(tmp_path_factory):
 @pytest.fixture(scope="session")
 def sample_records(tmp_path_factory):
     """Folder of a tiny sample set: `records/` with 12 training and 3 validation records, `source/` with the files."""
+    from mindfcn.commands.prepare import prepare
     from mindfcn.config import PrepareConfig
-    from mindfcn.engine.prepare import prepare
     folder = tmp_path_factory.mktemp("sample")
     result = prepare(PrepareConfig(records=str(folder / "records"), root=str(folder / "source"), samples=15, size=64))
     assert (result.train.written, result.val.written) == (12, 3)

@@ -33,7 +33,7 @@ def test_own_colours_come_first_in_a_palette():
     palette = OWN.palette()
     assert palette[:3].tolist() == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
     np.testing.assert_array_equal(palette[3:], voc_palette()[3:])
-    coloured = OWN.colourise(np.uint8([[0, 1], [2, 255]]))
+    coloured = OWN.colorize(np.uint8([[0, 1], [2, 255]]))
     assert coloured.shape == (2, 2, 3) and coloured.dtype == np.uint8
     assert coloured.tolist() == [[[1, 2, 3], [255, 0, 0]], [[0, 0, 255], [224, 224, 192]]]
 

@@ -18,7 +18,7 @@ from accuracy_log import StepLog, snapshot
 from mindspore import nn
 from mindspore.train import Callback, Model
 
-from mindfcn import load_trunk
+from mindfcn import load_backbone
 
 EPOCHS = 2
 BASE_LR, MIN_LR = 0.05, 0.0005
@@ -124,7 +124,7 @@ def train(folder, minutes, steps):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     ms.set_seed(plan["settings"]["seed"])
     net = FCN8s(plan["classes"])
-    print(load_trunk(net, plan["settings"]["model"]["pretrained"]).summary())
+    print(load_backbone(net, plan["settings"]["model"]["pretrained"]).summary())
     dataset = SegDataset(plan["train"]).get_dataset()
     per_epoch, own = dataset.get_dataset_size(), os.path.join(folder, "course")
     rates = nn.cosine_decay_lr(MIN_LR, BASE_LR, EPOCHS * per_epoch, EPOCHS * per_epoch, 1)

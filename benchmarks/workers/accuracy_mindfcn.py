@@ -3,7 +3,7 @@
     accuracy_mindfcn.py begin FOLDER RANDOM_SCORES IMAGES SETTING ...
         the first weights, the records, files for the rivals; weights are to be kept every IMAGES images
     accuracy_mindfcn.py train FOLDER MINUTES STEPS
-        `mindfcn.engine.train` from those weights
+        `mindfcn.commands.train` from those weights
     accuracy_mindfcn.py evaluate FOLDER
         each line of input: "all" or "few" (the pairs in FOLDER/val) and a file of weights; of output: mean IoU, seconds
 """
@@ -22,9 +22,11 @@ import numpy as np
 from accuracy_log import StepLog
 
 from mindfcn import ConfusionMatrix, SegDataset, load_segmenter, load_weights, runtime, save_checkpoint
-from mindfcn.cli import parse
-from mindfcn.engine.evaluate import evaluate_network
-from mindfcn.engine.train import build, find_records, train, training_set
+from mindfcn.cli.main import parse
+from mindfcn.commands.prepare import find_records
+from mindfcn.commands.train import train
+from mindfcn.engine.build import build, training_set
+from mindfcn.evaluation import evaluate_network
 from mindfcn.metrics import MEAN_IOU
 
 # Validation images that PyTorch gets, to evaluate the same weights.

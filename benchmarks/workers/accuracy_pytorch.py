@@ -80,7 +80,7 @@ def refuse(settings):
     """The settings that are not written here must have their plain values."""
     optim, model = settings["optim"], settings["model"]
     plain = (optim["accumulate"] == optim["keep_cells"] == 1 and optim["loss"] == "mean" and not optim["warmup_epochs"]
-             and model["name"] == "fcn8s_vgg16" and model["geometry"] == "padded" and model["upsampling"] == "bilinear")
+             and model["name"] == "fcn8s_vgg16" and model["padding"] == "same" and model["upsampling"] == "bilinear")
     if not plain:
         sys.exit("accuracy_pytorch.py: this recipe has settings that PyTorch's side does not have")
 

@@ -9,11 +9,11 @@ from mindspore import nn
 
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.mindrecord import write_records
-from mindfcn.data.sample import SAMPLE
-from mindfcn.data.voc import list_voc
-from mindfcn.dense.whole_image import Segmenter
-from mindfcn.engine.evaluate import evaluate_network
+from mindfcn.data.records.mindrecord import write_records
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.shapes import SAMPLE
+from mindfcn.evaluation import evaluate_network
+from mindfcn.inference.network import Segmenter
 from mindfcn.preprocess import COURSE
 
 folder, count = sys.argv[1], int(sys.argv[2])

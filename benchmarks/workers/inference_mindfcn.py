@@ -13,8 +13,8 @@ import numpy as np
 from inference_serve import serve
 
 from mindfcn import runtime
-from mindfcn.dense.whole_image import Segmenter
-from mindfcn.engine.export import write_onnx
+from mindfcn.commands.export import write_onnx
+from mindfcn.inference.network import Segmenter
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 

@@ -9,7 +9,8 @@ import mindspore as ms
 from mindfcn import runtime
 from mindfcn.config import OptimConfig
 from mindfcn.data.dataset import SegDataset
-from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.engine.optimiser import optimiser
+from mindfcn.engine.step import TrainStep
 from mindfcn.models.factory import create_model
 
 folder, size = pathlib.Path(sys.argv[1]), int(sys.argv[2])

@@ -15,7 +15,8 @@ from serve import batch, serve
 
 from mindfcn import runtime
 from mindfcn.config import OptimConfig
-from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.engine.optimiser import optimiser
+from mindfcn.engine.step import TrainStep
 from mindfcn.models.factory import create_model
 
 folder, model, size, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

@@ -15,10 +15,11 @@ from serve import batch
 
 from mindfcn import runtime
 from mindfcn.config import OptimConfig
-from mindfcn.engine.precision import TYPES, compute_in
-from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.engine.optimiser import optimiser
+from mindfcn.engine.step import TrainStep
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
+from mindfcn.models.precision import TYPES, compute_in
 
 folder, precision = sys.argv[1:3]
 width, fc_width, size, count = float(sys.argv[3]), *map(int, sys.argv[4:])

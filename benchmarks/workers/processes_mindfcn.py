@@ -52,7 +52,7 @@ def begin():
     net = create_model("fcn8s_vgg16", 21, width=width, fc_width=round(4096 * width), dropout=0.0)
     random = np.random.default_rng(2)
     for parameter in net.get_parameters():
-        # The paper's score layers begin at zero, which would keep the trunk from learning.
+        # The paper's score layers begin at zero, which would keep the backbone from learning.
         if parameter.name.startswith("score") and parameter.name.endswith("weight"):
             parameter.set_data(ms.Tensor(random.standard_normal(parameter.shape, np.float32) * 0.01))
     if rank == 0:

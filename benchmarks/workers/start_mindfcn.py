@@ -16,8 +16,8 @@ def recipe(records, run_dir):
     """The verb train with the sample recipe, ended after its third step."""
     import os
 
-    from mindfcn.cli import parse
-    from mindfcn.engine.train import train
+    from mindfcn.cli.main import parse
+    from mindfcn.commands.train import train
 
     class Show:
         """Told of every step."""
@@ -42,7 +42,8 @@ def full(size):
 
     from mindfcn import runtime
     from mindfcn.config import OptimConfig
-    from mindfcn.engine.step import TrainStep, optimiser
+    from mindfcn.engine.optimiser import optimiser
+    from mindfcn.engine.step import TrainStep
     from mindfcn.models.factory import create_model
     runtime.set_up("CPU")
     runtime.graph_mode()

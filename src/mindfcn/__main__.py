@@ -2,7 +2,7 @@
 
 import sys
 
-from mindfcn.cli import main
+from mindfcn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -148,11 +148,12 @@ class ModelConfig:
     """The network.
 
     Args:
-        name: HEAD_TRUNK: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
+        name: HEAD_BACKBONE: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
             score layer trains) on vgg16 (the paper: biases, dropout), vgg16_bn (the course: batch normalisation),
             alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or deconvnet_vgg16
-        geometry: padded keeps sizes by padding the image to a multiple of 32; paper pads the image by 100 and crops
-        width: factor on the channels of the trunk's convolutions, for small machines; 1 if not given
+        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops, as
+            in the paper
+        width: factor on the channels of the backbone's convolutions, for small machines; 1 if not given
         fc_width: channels of fc6 and fc7; 4096, as in the papers, if not given
         side: deconvnet: side of the windows that it segments, pixels, a multiple of 32; 224, as published, if not given
         decoder_width: deconvnet: factor on the channels of the deconvolutions, relative to the convolutions', for small
@@ -162,18 +163,18 @@ class ModelConfig:
             none
         skip_scales: fixed factors on pool4 and pool3; [1, 1], or [0.01, 0.0001] for fcn8s_atonce, if not given;
             fcn16s has pool4 only, fcn32s neither
-        output_stride: mindcv trunks: 16 or 8 replaces strides beyond it by dilation; 32 if not given
-        pretrained: weights of the trunk (.ckpt .pth .safetensors .npz .caffemodel) or a whole checkpoint to start from;
-            random if empty
+        output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
+        pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a whole checkpoint to start
+            from; random if empty
         preprocess: normalisation of the images; auto is what the names of the pretrained weights say; nyud and siftflow
             subtract those data sets' mean colours, as the released nets do
-        modality: what the network sees: colours; rgbd, colours and depth in one trunk (early fusion); hha, made from
-            depth; rgb_hha, a trunk for each, their scores averaged (late fusion)
+        modality: what the network sees: colours; rgbd, colours and depth in one backbone (early fusion); hha, made from
+            depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
         pretrained_hha: rgb_hha: weights or checkpoint that its HHA stream starts from; those of `pretrained` if empty
         geometric: a second head for the records' geometric classes (siftflow); the losses are added
     """
     name: str = "fcn8s_vgg16_bn"
-    geometry: Literal["padded", "paper"] = "padded"
+    padding: Literal["same", "pad100"] = "same"
     width: Optional[float] = None
     fc_width: Optional[int] = None
     side: Optional[int] = None
@@ -218,7 +219,7 @@ class OptimConfig:
             the moving averages of training (DeconvNet: 501); 0 keeps those
         ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
             0.99; 0 is none
-        freeze: leave everything up to this block of the trunk (conv3, inception_4a, ...) as loaded
+        freeze: leave everything up to this block of the backbone (conv3, inception_4a, ...) as loaded
         precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
         loss_scale: float16: fixed factor on the loss, or 0 for dynamic with skipped overflows
@@ -291,8 +292,8 @@ class EvalConfig:
         best: images with the highest IoU to show, of those that are not among the worst
         proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
             opencv-contrib-python
-        most_proposals: proposals of a photograph at most, the best ones
-        least_side: proposals with a shorter side are skipped, pixels
+        max_proposals: proposals of a photograph at most, the best ones
+        min_side: proposals with a shorter side are skipped, pixels
         aggregate: how the windows' scores become one map
         ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
@@ -315,8 +316,8 @@ class EvalConfig:
     worst: int = 8
     best: int = 8
     proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    most_proposals: int = 50
-    least_side: int = 112
+    max_proposals: int = 50
+    min_side: int = 112
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
@@ -373,8 +374,8 @@ class PredictConfig:
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
         proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
             opencv-contrib-python
-        most_proposals: proposals of a photograph at most, the best ones
-        least_side: proposals with a shorter side are skipped, pixels
+        max_proposals: proposals of a photograph at most, the best ones
+        min_side: proposals with a shorter side are skipped, pixels
         aggregate: how the windows' scores become one map
         ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
@@ -399,8 +400,8 @@ class PredictConfig:
     probabilities: bool = False
     voc_names: bool = False
     proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    most_proposals: int = 50
-    least_side: int = 112
+    max_proposals: int = 50
+    min_side: int = 112
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
@@ -530,15 +531,16 @@ class DescribeConfig:
         name: name of the network, such as fcn32s_vgg16
         size: side of the image, pixels, up to 1024
         classes: classes
-        geometry: padded keeps sizes by padding the image to a multiple of 32; paper pads the image by 100 and crops
-        width: factor on the channels of the trunk's convolutions; 1 if not given
+        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops, as
+            in the paper
+        width: factor on the channels of the backbone's convolutions; 1 if not given
         fc_width: channels of fc6 and fc7; 4096 if not given
-        output_stride: mindcv trunks: 16 or 8 replaces strides beyond it by dilation; 32 if not given
+        output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
     """
     name: str
     size: int = 500
     classes: int = 21
-    geometry: Literal["padded", "paper"] = "padded"
+    padding: Literal["same", "pad100"] = "same"
     width: Optional[float] = None
     fc_width: Optional[int] = None
     output_stride: Optional[Literal[8, 16, 32]] = None

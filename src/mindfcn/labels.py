@@ -7,9 +7,9 @@ from typing import Any, Optional
 import numpy as np
 import yaml
 
+from mindfcn.console import FilePath
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path, read_yaml
-from mindfcn.hooks import FilePath
+from mindfcn.storage.files import atomic_path, read_yaml
 
 
 def voc_palette(count=256):
@@ -85,7 +85,7 @@ class LabelSet:
         palette[:len(self)] = self.colours
         return palette
 
-    def colourise(self, mask: np.ndarray) -> np.ndarray:
+    def colorize(self, mask: np.ndarray) -> np.ndarray:
         """Colour a mask of class numbers: (..., H, W) uint8 -> (..., H, W, 3) uint8 RGB."""
         return self.palette()[mask]
 

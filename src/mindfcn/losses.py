@@ -101,7 +101,7 @@ class CrossEntropy(nn.Cell):
         images, height, width = shape
         side, rows, columns = self.cell, -(-height // self.cell), -(-width // self.cell)
         step = ops.assign_add(self.step, ms.Tensor([1], ms.int32))
-        cells = random_bits.keep(images * rows * columns, 1 - self.keep, self.seed, step)
+        cells = random_bits.keep_mask(images * rows * columns, 1 - self.keep, self.seed, step)
         pixels = ops.broadcast_to(cells.reshape(images, rows, 1, columns, 1), (images, rows, side, columns, side))
         return pixels.reshape(images, rows * side, columns * side)[:, :height, :width]
 

@@ -7,7 +7,7 @@ import mindspore as ms
 from mindspore import ops
 
 
-def keep(count, rate, seed, step):
+def keep_mask(count, rate, seed, step):
     """Keep or drop each of `count` things.
 
     Args:

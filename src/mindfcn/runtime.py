@@ -119,7 +119,7 @@ def sum_over_ranks(array):
 
 
 @contextlib.contextmanager
-def together():
+def fail_on_all_ranks():
     """Go on after this block where all processes came through it, so that none waits for one that failed.
 
     Raises:
@@ -148,7 +148,7 @@ def pynative_mode():
 
 
 @contextlib.contextmanager
-def user_errors():
+def unwrap_user_errors():
     """Bring a UserError back out of the RuntimeError that a data pipeline makes of it."""
     try:
         yield

@@ -11,10 +11,11 @@ from mindspore.train import Callback, Model
 
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.mindrecord import read_records, write_records
-from mindfcn.data.samples import Sample, read_palette_mask
+from mindfcn.data.records.mindrecord import read_records, write_records
+from mindfcn.data.samples import Sample
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC
+from mindfcn.storage.images import read_palette_mask
 
 COUNT = 11
 
@@ -295,7 +296,7 @@ def test_a_damaged_record_ends_the_epoch_in_one_line(pictures, tmp_path, column,
     rows[4][column] = b"nothing to see"
     writer.write_raw_data(rows)
     writer.commit()
-    with pytest.raises(UserError, match=words) as error, runtime.user_errors():
+    with pytest.raises(UserError, match=words) as error, runtime.unwrap_user_errors():
         batches(training(path))
     assert "\n" not in str(error.value)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mindfcn.data.edges import edge_maps, gradient, thin
+from mindfcn.data.regions.edges import edge_maps, gradient, thin
 
 
 def half(angle, size=64):

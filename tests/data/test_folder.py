@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindfcn.data.folder import hold_out, list_folder, read_mask
+from mindfcn.data.sources.folder import hold_out, list_folder, read_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 

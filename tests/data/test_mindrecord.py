@@ -13,14 +13,15 @@ import pytest
 from mindspore.mindrecord import FileWriter
 from PIL import Image
 
-from mindfcn.data import mindrecord
-from mindfcn.data.mindrecord import read_manifest, read_records, write_records
-from mindfcn.data.record_files import count_records, record_files
-from mindfcn.data.sample import SAMPLE, draw_sample_set
-from mindfcn.data.samples import Sample, read_palette_mask
-from mindfcn.data.voc import list_voc
+from mindfcn.data.records import mindrecord
+from mindfcn.data.records.integrity import count_records, record_files
+from mindfcn.data.records.mindrecord import read_manifest, read_records, write_records
+from mindfcn.data.samples import Sample
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
+from mindfcn.storage.images import read_palette_mask
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def samples(tmp_path_factory):
 
 
 def copied(samples, folder, count=4):
-    """The first samples with files of their own, to be spoilt."""
+    """The first samples with files of their own, to be nonfinite."""
     shutil.copytree(os.path.dirname(os.path.dirname(samples[0].image)), folder)
     return list_voc(folder, "train")[:count]
 
@@ -66,10 +67,10 @@ def test_order_is_kept_in_one_file(samples, tmp_path):
 
 
 def test_bytes_after_the_image_are_kept(samples, tmp_path):
-    spoilt = copied(samples, tmp_path / "set", 2)
-    data = pathlib.Path(spoilt[0].image).read_bytes() + bytes(7)
-    pathlib.Path(spoilt[0].image).write_bytes(data)
-    write_records(spoilt, tmp_path / "a", SAMPLE)
+    nonfinite = copied(samples, tmp_path / "set", 2)
+    data = pathlib.Path(nonfinite[0].image).read_bytes() + bytes(7)
+    pathlib.Path(nonfinite[0].image).write_bytes(data)
+    write_records(nonfinite, tmp_path / "a", SAMPLE)
     assert next(read_records(tmp_path / "a"))[1] == data
 
 
@@ -170,7 +171,7 @@ def test_photographs_larger_than_a_small_page(tmp_path):
 
 def run_killed(folder, path, where):
     """Write records in another process that dies at `where` of the module, as by a power cut."""
-    code = ("import os, sys; from mindfcn.data import mindrecord, sample, voc\n"
+    code = ("import os, sys; from mindfcn.data.records import mindrecord, sample, voc\n"
             "class Death:\n"
             "    def __init__(self, calls): self.calls = calls\n"
             "    def __call__(self, *a, **k):\n"
@@ -182,7 +183,7 @@ def run_killed(folder, path, where):
             "else: real = getattr(mindrecord, name); setattr(mindrecord, name, Death(int(calls)))\n"
             "samples = voc.list_voc(sys.argv[1], 'train')\n"
             "mindrecord.write_records(samples, sys.argv[2], sample.SAMPLE, 2, overwrite=True)\n")
-    source = os.path.dirname(os.path.dirname(os.path.dirname(mindrecord.__file__)))
+    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(mindrecord.__file__))))
     environment = dict(os.environ, PYTHONPATH=source, GLOG_v="3")
     assert subprocess.run([sys.executable, "-c", code, str(folder), str(path), where], env=environment).returncode == 9
 

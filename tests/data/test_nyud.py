@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 import scipy.io
 
+from mindfcn.commands.prepare import prepare
 from mindfcn.config import PrepareConfig
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.hha import KINECT, encode_hha
-from mindfcn.data.mindrecord import read_manifest, read_records
-from mindfcn.data.nyud import NYUD, list_nyud, nyud_names
-from mindfcn.data.record_files import record_columns
-from mindfcn.data.rooms import draw_room
-from mindfcn.data.samples import decode_image, decode_mask, decode_plane
-from mindfcn.engine.prepare import prepare
+from mindfcn.data.records.integrity import record_columns
+from mindfcn.data.records.mindrecord import read_manifest, read_records
+from mindfcn.data.samples import decode_mask, decode_plane
+from mindfcn.data.sources.nyud import NYUD, list_nyud, nyud_names
+from mindfcn.data.synthetic.rooms import draw_room
 from mindfcn.errors import UserError
 from mindfcn.preprocess import COURSE
+from mindfcn.storage.images import decode_image
 
 CROP = (slice(45, 470), slice(40, 600))
 # 894 labels of the data set, of which every class of the 40 has some; 0 is no label.

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mindfcn.data import proposals
-from mindfcn.data.proposals import enlarge, overlap, propose
+from mindfcn.data.regions import proposals
+from mindfcn.data.regions.proposals import enlarge, overlap, propose
 from mindfcn.errors import UserError
 
 contrib = pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="OpenCV here is without contrib: install "
@@ -23,7 +23,7 @@ def rectangle(box, height=200, width=300):
 @pytest.mark.parametrize("method", ["edge_boxes", "selective_search"])
 @pytest.mark.parametrize("box", [(60, 40, 190, 160), (20, 30, 280, 170)])
 def test_a_rectangle_is_among_the_first_boxes(method, box):
-    found = propose(rectangle(box), method, least_side=50)
+    found = propose(rectangle(box), method, min_side=50)
     assert found.dtype == np.int32 and 0 < len(found) <= 50
     assert overlap(found[:5], [box]).max() > 0.85
     assert (found[:, 2:] > found[:, :2]).all() and found.min() >= 0 and (found[:, 2:] <= (300, 200)).all()
@@ -33,13 +33,13 @@ def test_a_rectangle_is_among_the_first_boxes(method, box):
 @pytest.mark.parametrize("method", ["edge_boxes", "selective_search"])
 def test_small_ones_are_skipped_and_no_more_than_asked_for_are_given(method):
     image = np.random.default_rng(1).integers(0, 255, (20, 30, 3), np.uint8).repeat(10, 0).repeat(10, 1)
-    every = propose(image, method, most=10000, least_side=1)
+    every = propose(image, method, most=10000, min_side=1)
     assert len(every) > 20
-    large = propose(image, method, most=10000, least_side=60)
+    large = propose(image, method, most=10000, min_side=60)
     np.testing.assert_array_equal(large, [box for box in every if min(box[2:] - box[:2]) >= 60])
-    np.testing.assert_array_equal(propose(image, method, most=5, least_side=60), large[:5])
-    np.testing.assert_array_equal(propose(image, method, most=5, least_side=60), large[:5])
-    assert propose(image, method, least_side=1000).shape == (0, 4)
+    np.testing.assert_array_equal(propose(image, method, most=5, min_side=60), large[:5])
+    np.testing.assert_array_equal(propose(image, method, most=5, min_side=60), large[:5])
+    assert propose(image, method, min_side=1000).shape == (0, 4)
 
 
 @contrib

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mindfcn.data.hha import encode_hha
-from mindfcn.data.nyud import NYUD, list_nyud
-from mindfcn.data.rooms import BED, CEILING, FLOOR, WALL, draw_room, draw_rooms, room_camera
-from mindfcn.data.samples import decode_image
+from mindfcn.data.sources.nyud import NYUD, list_nyud
+from mindfcn.data.synthetic.rooms import BED, CEILING, FLOOR, WALL, draw_room, draw_rooms, room_camera
 from mindfcn.errors import UserError
+from mindfcn.storage.images import decode_image
 
 
 def test_depth_is_true():

@@ -13,18 +13,11 @@ import pytest
 from PIL import Image
 
 from mindfcn.data import samples
-from mindfcn.data.samples import (
-    check_complete,
-    check_mask,
-    check_names,
-    decode_image,
-    image_size,
-    in_threads,
-    read_palette_mask,
-)
+from mindfcn.data.samples import check_mask, check_names, in_threads
 from mindfcn.errors import UserError
-from mindfcn.files import partial_folder
 from mindfcn.labels import LabelSet
+from mindfcn.storage.files import partial_folder
+from mindfcn.storage.images import check_complete, decode_image, image_size, read_palette_mask
 
 RED_BLUE = np.array([[[250, 10, 20]] * 16] * 8 + [[[10, 20, 240]] * 16] * 8, np.uint8)
 
@@ -151,7 +144,7 @@ def test_partial_folder_is_removed_and_held_by_one(tmp_path):
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
-    code = ("import os, sys; from mindfcn.files import partial_folder\n"
+    code = ("import os, sys; from mindfcn.storage.files import partial_folder\n"
             "with partial_folder(sys.argv[1]) as f: open(f + '/x', 'w').close(); os._exit(9)")
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(os.path.dirname(samples.__file__))))
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "thing")], env=environment)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mindfcn.data.sbd import list_sbd, read_sbd_mask, trainaug
+from mindfcn.data.sources.sbd import list_sbd, read_sbd_mask, trainaug
 from mindfcn.errors import UserError
 
 LISTS = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "lists"

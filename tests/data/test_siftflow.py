@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import scipy.io
 
+from mindfcn.commands.prepare import prepare
 from mindfcn.config import PrepareConfig
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.siftflow import GEOMETRIC, SCENES, SIFTFLOW, list_siftflow
-from mindfcn.engine.prepare import prepare
+from mindfcn.data.sources.siftflow import GEOMETRIC, SCENES, SIFTFLOW, list_siftflow
 from mindfcn.errors import UserError
 from mindfcn.preprocess import SIFTFLOW as NORMALISATION
 

@@ -8,11 +8,12 @@ import pytest
 
 from mindfcn.data import transforms
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.mindrecord import write_records
-from mindfcn.data.samples import Sample, read_palette_mask
-from mindfcn.dense.whole_image import Segmenter
+from mindfcn.data.records.mindrecord import write_records
+from mindfcn.data.samples import Sample
+from mindfcn.inference.network import Segmenter
 from mindfcn.labels import VOC
 from mindfcn.preprocess import COURSE, Preprocess
+from mindfcn.storage.images import read_palette_mask
 
 
 def photograph(height, width, seed=1):
@@ -184,7 +185,7 @@ class Draws:
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_colours_change_as_pythons_colorsys_changes_them(shares, happens, strength):
     image, _ = photograph(7, 9)
-    got = transforms.recolour(image, Draws(shares, happens), strength)
+    got = transforms.jitter_colors(image, Draws(shares, happens), strength)
     brightness, contrast, saturation, hue = (
         strength * share * does for share, does in zip(shares, happens))
     expected = np.empty(image.shape)
@@ -204,7 +205,7 @@ def test_colours_change_as_pythons_colorsys_changes_them(shares, happens, streng
 
 def test_grey_stays_grey_in_saturation_and_hue():
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
-    np.testing.assert_array_equal(transforms.recolour(grey, Draws((0, 0, 0.9, 0.7), (0, 0, 1, 1, 0))), grey)
+    np.testing.assert_array_equal(transforms.jitter_colors(grey, Draws((0, 0, 0.9, 0.7), (0, 0, 1, 1, 0))), grey)
 
 
 def test_colours_change_the_crop_alone_and_draw_after_it():

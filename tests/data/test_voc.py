@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindfcn.data.voc import list_voc
+from mindfcn.data.sources.voc import list_voc
 from mindfcn.errors import UserError
 
 

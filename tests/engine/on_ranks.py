@@ -8,11 +8,13 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn import runtime
-from mindfcn.cli import main, parse
+from mindfcn.cli.main import main, parse
+from mindfcn.commands import train as engine
 from mindfcn.config import OptimConfig
-from mindfcn.engine import train as engine
+from mindfcn.engine.averaging import WeightAverage
 from mindfcn.engine.callbacks import Signals
-from mindfcn.engine.step import TrainStep, WeightAverage, loss_function, optimiser
+from mindfcn.engine.optimiser import loss_function, optimiser
+from mindfcn.engine.step import TrainStep
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.models.factory import create_model
@@ -33,11 +35,11 @@ def sums():
     signals = Signals()
     signals.received = 15 if rank == 1 else None
     net, loss = create_model("fcn8s_vgg16", 3, width=0.125, fc_width=64), CrossEntropy(keep=0.5, seed=4)
-    engine.draw_apart(net, loss)
+    engine.offset_seeds_by_rank(net, loss)
     net.set_train()
     loss.set_train()
     ones = ms.Tensor(np.ones((1, 64, 16, 16), np.float32))
-    masks = [cell(ones).asnumpy() for cell in (net.trunk.drop6, net.trunk.drop7, net.trunk.drop6)]
+    masks = [cell(ones).asnumpy() for cell in (net.backbone.drop6, net.backbone.drop7, net.backbone.drop6)]
     save("sums", counts=runtime.sum_over_ranks(counts), scores=runtime.sum_over_ranks(scores),
          one=runtime.sum_over_ranks(np.int64(rank + 1)), none=runtime.sum_over_ranks(np.zeros((0, 2))),
          signal=signals.agreed() or 0, masks=masks, cells=loss.sampled((1, 512, 512)).asnumpy())
@@ -47,7 +49,7 @@ def failures():
     """A block that rank 1 does not come through."""
     runtime.set_up("CPU")
     try:
-        with runtime.together():
+        with runtime.fail_on_all_ranks():
             if runtime.rank() == 1:
                 raise UserError("no such thing")
     except UserError as error:
@@ -139,7 +141,7 @@ def parameters(net):
 
 def save(name, **arrays):
     np.savez(os.path.join(FOLDER, f"{name}-{runtime.rank_size()}-{runtime.rank()}.npz"), **arrays)
-    with runtime.together():
+    with runtime.fail_on_all_ranks():
         # The last message must have arrived before a process ends.
         pass
 

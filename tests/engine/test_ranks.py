@@ -88,7 +88,7 @@ def test_alone_a_sum_over_ranks_is_the_array_itself():
     array = np.array([2 ** 62 + 1, -3])
     assert runtime.sum_over_ranks(array) is array
     assert runtime.gather_over_ranks(np.array([0.5, np.nan])).shape == (1, 2)
-    with pytest.raises(KeyError), runtime.together():
+    with pytest.raises(KeyError), runtime.fail_on_all_ranks():
         raise KeyError("its own error")
 
 

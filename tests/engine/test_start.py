@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindfcn.cli import main
+from mindfcn.cli.main import main
+from mindfcn.commands.evaluate import evaluate, load_segmenter
+from mindfcn.commands.train import train
 from mindfcn.config import AugmentConfig, EvalConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
 from mindfcn.data.dataset import SegDataset
-from mindfcn.engine.evaluate import evaluate, load_segmenter
-from mindfcn.engine.train import build, start_from, train
+from mindfcn.engine.build import build, start_from
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC
 from mindfcn.models.factory import create_model
@@ -43,10 +44,10 @@ def numbers(name, classes=21, seed=1, **options):
             for parameter in net.get_parameters() if not parameter.name.endswith(".step")}
 
 
-def published(path, name="fcn8s_vgg16", trunk_only=False):
+def published(path, name="fcn8s_vgg16", backbone_only=False):
     """A file under Caffe's names. Returns (path, weights under ours)."""
     weights = numbers(name)
-    heads = ("score", "upscore") if trunk_only else ()
+    heads = ("score", "upscore") if backbone_only else ()
     np.savez(path, **{caffes(key): value for key, value in weights.items() if not key.startswith(heads or "-")})
     return str(path), weights
 
@@ -72,21 +73,21 @@ def test_without_weights_the_settings_say_the_normalisation(said, expected):
 
 
 @pytest.mark.parametrize("said, expected", [("auto", CAFFE), ("course", COURSE), ("caffe", CAFFE)])
-@pytest.mark.parametrize("trunk_only", [True, False])
-def test_caffes_weights_bring_their_normalisation(trunk_only, said, expected, tmp_path):
-    path, weights = published(tmp_path / "vgg16.npz", trunk_only=trunk_only)
+@pytest.mark.parametrize("backbone_only", [True, False])
+def test_caffes_weights_bring_their_normalisation(backbone_only, said, expected, tmp_path):
+    path, weights = published(tmp_path / "vgg16.npz", backbone_only=backbone_only)
     net, card = first_card(pretrained=path, preprocess=said)
     assert card.preprocess == expected
-    for parameter in net.trunk.get_parameters():
+    for parameter in net.backbone.get_parameters():
         if not parameter.name.endswith(".step"):
             np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
     score = net.head.score_pool4.weight.asnumpy()
-    np.testing.assert_array_equal(score, 0 if trunk_only else weights["score_pool4.weight"])
+    np.testing.assert_array_equal(score, 0 if backbone_only else weights["score_pool4.weight"])
 
 
 def test_a_run_sees_its_images_as_its_weights_expect_them(sample_records, tmp_path, monkeypatch):
     """Training, evaluation, checkpoints, and a resumed run whose first weights are gone."""
-    path, _ = published(tmp_path / "vgg16.npz", trunk_only=True)
+    path, _ = published(tmp_path / "vgg16.npz", backbone_only=True)
     seen = []
     crop = SegDataset._crop
 
@@ -117,13 +118,13 @@ def saved(path, name, preprocess=COURSE, **options):
 def test_the_normalisation_passes_from_stage_to_stage(tmp_path):
     """32s -> 16s -> 8s, each from the checkpoint of the one before."""
     path = saved(tmp_path / "32s.ckpt", "fcn32s_vgg16", CAFFE)
-    trunk = load_checkpoint(path)[0]
+    backbone = load_checkpoint(path)[0]
     for name in ("fcn16s_vgg16", "fcn8s_vgg16"):
         net, card = first_card(name, path)
         assert card.preprocess == CAFFE and card.model["name"] == name
         for parameter in net.get_parameters():
             if parameter.name.startswith(("conv", "score_fr")):
-                np.testing.assert_array_equal(parameter.asnumpy(), trunk[parameter.name])
+                np.testing.assert_array_equal(parameter.asnumpy(), backbone[parameter.name])
         path = str(tmp_path / f"{name}.ckpt")
         save_checkpoint(path, net, card)
 
@@ -159,7 +160,7 @@ def test_a_published_net_needs_no_card(tmp_path):
     cv2.imwrite(str(tmp_path / "photograph.png"), photograph)
     segmenter, card = load_segmenter(path)
     assert card.model == {"name": "fcn8s_vgg16", "geometry": "paper", **TINY}
-    net = create_model("fcn8s_vgg16", 21, geometry="paper", **TINY).set_train(False)
+    net = create_model("fcn8s_vgg16", 21, padding="pad100", **TINY).set_train(False)
     for key, value in weights.items():
         net.parameters_dict()[key].set_data(ms.Tensor(value))
     less_mean = photograph.astype(np.float32) - np.float32([104.00699, 116.66877, 122.67892])

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from mindfcn.config import OptimConfig
-from mindfcn.engine.step import TrainStep, WeightAverage, optimiser
+from mindfcn.engine.averaging import WeightAverage
+from mindfcn.engine.optimiser import optimiser
+from mindfcn.engine.step import TrainStep
 from mindfcn.models.factory import create_model
 
 

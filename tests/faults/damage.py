@@ -16,7 +16,7 @@ MOST_MB = 400
 
 
 def helper(name):
-    """A module of other tests, such as weights/caffe_files."""
+    """A module of other tests, such as caffe_files."""
     path = pathlib.Path(__file__).parents[1] / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"helper_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
@@ -31,33 +31,33 @@ def damaged(data, count, seed):
     told = [place for place in range(len(data)) if data[place]] if len(data) < 1 << 20 else [
         *range(min(8 + int.from_bytes(data[:8], "little"), 1 << 20)), *range(1 << 24, len(data))]
     for number in range(count):
-        spoilt = bytearray(data)
+        nonfinite = bytearray(data)
         if number % 3 == 0:
             # the first and the last bytes each, then anywhere
             ends = [*range(12), *(len(data) - part for part in range(1, 13))]
             length = ends[number // 3] if number // 3 < len(ends) and ends[number // 3] >= 0 else chance.randrange(
                 len(data))
             what = f"cut off after {length} bytes"
-            del spoilt[length:]
+            del nonfinite[length:]
         elif number % 3 == 1:
             place = chance.choice(told)
             bit = chance.randrange(8)
             what = f"bit {bit} of byte {place} flipped"
-            spoilt[place] ^= 1 << bit
+            nonfinite[place] ^= 1 << bit
         else:
             places = sorted(chance.choice(told) for _ in range(chance.randint(1, 12)))
             kind = chance.choice(("changed", "changed", "lost", "repeated", "zeroed"))
             what = f"{kind}: {places}"
             for place in reversed(places) if kind == "changed" else ():
-                spoilt[place] = chance.randrange(256)
+                nonfinite[place] = chance.randrange(256)
             first, last = places[0], min(places[-1] + 1, places[0] + 64)
             if kind == "lost":
-                del spoilt[first:last]
+                del nonfinite[first:last]
             elif kind == "repeated":
-                spoilt[last:last] = spoilt[first:last]
+                nonfinite[last:last] = nonfinite[first:last]
             elif kind == "zeroed":
-                spoilt[first:last] = bytes(last - first)
-        yield what, bytes(spoilt)
+                nonfinite[first:last] = bytes(last - first)
+        yield what, bytes(nonfinite)
 
 
 def write_sparse(path, data):

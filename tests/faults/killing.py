@@ -207,7 +207,7 @@ def read_metrics(path):
 
 def read_record(path):
     """All records of a file whose manifest is there; without it the files are whole, but perhaps not all are there."""
-    from mindfcn.data.mindrecord import read_manifest, read_records
+    from mindfcn.data.records.mindrecord import read_manifest, read_records
     if not os.path.exists(f"{path}.json"):
         return None
     if read_manifest(path) is None:
@@ -256,7 +256,7 @@ def start(words):
         elif words[0] == "checkpoints":
             write_checkpoints(words[1])
         else:
-            from mindfcn import cli
+            from mindfcn.cli import main as cli
             status = cli.main(words)
     except BaseException:
         import traceback
@@ -287,8 +287,8 @@ def serve():
     """Answer questions until there are no more."""
     os.environ.setdefault("GLOG_v", "4")
     # Forked children take what is imported here; nothing may be computed, or their threads would be missing.
-    from mindfcn import cli  # noqa: F401
-    from mindfcn.engine import evaluate, prepare, train  # noqa: F401
+    from mindfcn.cli import main as cli  # noqa: F401
+    from mindfcn.commands import evaluate, prepare, train  # noqa: F401
     answers, children = os.fdopen(os.dup(1), "w"), {}
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -21,24 +21,24 @@ ROOM = 3 << 30
 
 
 def photograph(path):
-    from mindfcn.engine.predict import decode_photograph
-    from mindfcn.files import read_bytes
+    from mindfcn.storage.files import read_bytes
+    from mindfcn.storage.images import decode_photograph
     return [decode_photograph(read_bytes(path), path)]
 
 
 def mask(path):
-    from mindfcn.data.encodings import read_mask, scan_mask
-    from mindfcn.data.sample import SAMPLE
+    from mindfcn.data.masks import read_mask, scan_mask
+    from mindfcn.data.synthetic.shapes import SAMPLE
     return [read_mask(path, SAMPLE), repr(scan_mask(path))]
 
 
 def mat(path):
-    from mindfcn.data.sbd import read_sbd_mask
+    from mindfcn.data.sources.sbd import read_sbd_mask
     return [read_sbd_mask(path)]
 
 
 def photographs_list(path):
-    from mindfcn.data.voc import list_voc
+    from mindfcn.data.sources.voc import list_voc
     root = os.path.dirname(os.path.dirname(os.path.dirname(path)))
     return [sample.name for sample in list_voc(root, os.path.splitext(os.path.basename(path))[0])]
 
@@ -47,19 +47,19 @@ def records(path):
     """`path` is one of PATH, PATH.db and PATH.json. Everything is read in each of the ways that the verbs read it."""
     from mindfcn import runtime
     from mindfcn.data.dataset import SegDataset
-    from mindfcn.data.mindrecord import read_records
+    from mindfcn.data.records.mindrecord import read_records
     path = path.removesuffix(".db").removesuffix(".json")
     read = [part for row in read_records(path) for part in row]
     training = SegDataset(data_file=path, batch_size=2, crop_size=16, seed=1, num_parallel_calls=1)
     evaluation = SegDataset(data_file=path, training=False, num_parallel_calls=1)
-    with runtime.user_errors():
+    with runtime.unwrap_user_errors():
         batches = itertools.chain(training.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True),
                                   evaluation.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True))
         return read + [array for batch in batches for array in batch]
 
 
 def weights(path):
-    from mindfcn.weights.readers import read_checkpoint
+    from mindfcn.storage.weight_files import read_checkpoint
     found, texts = read_checkpoint(path)
     return [part for name in sorted(found) for part in (name, found[name])] + sorted(texts.items())
 
@@ -71,7 +71,7 @@ def checkpoint(path):
 
 
 def onnx(path):
-    from mindfcn.dense.exported import OnnxSegmenter
+    from mindfcn.inference.onnx import OnnxSegmenter
     segmenter = OnnxSegmenter(path, "CPU")
     image = np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8)
     return [segmenter.logits(image[None].transpose(0, 3, 1, 2).astype(np.float32)), segmenter.card.to_json()]
@@ -83,7 +83,7 @@ def labels(path):
 
 
 def settings(path):
-    from mindfcn.cli import parse
+    from mindfcn.cli.main import parse
     return [repr(parse(["train", "--config", path]))]
 
 
@@ -117,8 +117,8 @@ def answer(kind, path):
 
 
 def main():
-    import mindfcn.cli  # noqa: F401
-    import mindfcn.data.mindrecord  # noqa: F401
+    import mindfcn.cli.main  # noqa: F401
+    import mindfcn.data.records.mindrecord  # noqa: F401
     with open("/proc/self/statm", encoding="ascii") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, resource.RLIM_INFINITY))

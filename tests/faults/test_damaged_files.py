@@ -19,18 +19,18 @@ import scipy.io
 from damage import Reader, damaged, helper, try_damaged
 from PIL import Image
 
-from mindfcn.data.mindrecord import write_records
-from mindfcn.data.sample import SAMPLE, draw_sample_set
-from mindfcn.data.voc import list_voc
-from mindfcn.dense.exported import sealed
+from mindfcn.data.records.mindrecord import write_records
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
 from mindfcn.errors import UserError
+from mindfcn.inference.onnx import sealed
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
 
 HERE = pathlib.Path(__file__).parent
 # What writes PyTorch's files without PyTorch, and Caffe's without Caffe.
-save = helper("weights/test_readers").save
-Caffe = helper("weights/caffe_files").Caffe
+save = helper("storage/test_weight_files").save
+Caffe = helper("caffe_files").Caffe
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_photographs(attempt, photo, tmp_path_factory, suffix, checked):
 @pytest.mark.parametrize("suffix, mode, checked", [(".png", "P", True), (".png", "L", True), (".png", "RGB", True),
                                                    (".gif", "P", False), (".bmp", "L", False), (".tif", "L", False)])
 def test_masks(attempt, mask, tmp_path_factory, suffix, mode, checked):
-    image = Image.fromarray(SAMPLE.colourise(mask) if mode == "RGB" else mask)
+    image = Image.fromarray(SAMPLE.colorize(mask) if mode == "RGB" else mask)
     if mode == "P":
         image.putpalette(SAMPLE.palette().ravel().tolist())
     path = tmp_path_factory.mktemp("mask") / f"mask{suffix}"
@@ -110,7 +110,7 @@ def test_mat_files(attempt, mask, tmp_path_factory, compressed):
 EVERY_BYTE = """
     import json
     import sys
-    from mindfcn.data.sbd import read_sbd_mask
+    from mindfcn.data.sources.sbd import read_sbd_mask
     from mindfcn.errors import UserError
     path, step, places = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     whole, tried = open(path, "rb").read(), 0

@@ -10,7 +10,7 @@ import pytest
 from killing import alive, command, leftovers
 
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes, write_text
+from mindfcn.storage.files import read_bytes, write_text
 
 long = pytest.mark.long
 NOBODY = 65534

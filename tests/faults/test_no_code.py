@@ -15,18 +15,18 @@ import yaml
 from mindspore.mindrecord import FileWriter
 from PIL import Image
 
-from mindfcn.cli import main
-from mindfcn.data.mindrecord import write_records
-from mindfcn.data.record_files import load_manifest, record_files
-from mindfcn.data.sample import SAMPLE
-from mindfcn.data.samples import Sample, decode_image, read_mask_image, read_palette_mask
-from mindfcn.data.voc import list_voc
-from mindfcn.engine.predict import decode_photograph
+from mindfcn.cli.main import main
+from mindfcn.data.records.integrity import load_manifest, record_files
+from mindfcn.data.records.mindrecord import write_records
+from mindfcn.data.samples import Sample
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
+from mindfcn.storage.images import decode_image, decode_photograph, read_mask_image, read_palette_mask
+from mindfcn.storage.weight_files import read_weights
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
-from mindfcn.weights.readers import read_weights
 
 EVIL = '<img src=x onerror=alert(1)>&"\'<script>alert(2)</script>'
 MARK = "a file that an attack would have made"

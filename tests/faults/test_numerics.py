@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindfcn.dense.whole_image import Segmenter
+from mindfcn.inference.network import Segmenter
 from mindfcn.metrics import ConfusionMatrix, segmentation_metrics
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE

@@ -14,7 +14,8 @@ import hashlib, sys
 import mindspore as ms, numpy as np
 from mindfcn import runtime
 from mindfcn.config import OptimConfig
-from mindfcn.engine.step import TrainStep, optimiser
+from mindfcn.engine.step import TrainStep
+from mindfcn.engine.optimiser import optimiser
 from mindfcn.losses import CrossEntropy
 from mindfcn.models.factory import create_model
 name, options = sys.argv[1], eval(sys.argv[2])
@@ -46,7 +47,7 @@ def outcome(name, options):
     return done.stdout.splitlines()
 
 
-# Quick tests of the same with one network: tests/engine/test_train.py, runs that were interrupted.
+# Quick tests of the same with one network: tests/commands/test_train.py, runs that were interrupted.
 # Winograd's algorithm takes convolutions of as many channels on maps of 32 tiles and more.
 @pytest.mark.long
 @pytest.mark.parametrize("name, options", [

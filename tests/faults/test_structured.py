@@ -7,12 +7,12 @@ import numpy as np
 import yaml
 from hypothesis import strategies as st
 
-from mindfcn.cli import check_config_file
+from mindfcn.cli.main import check_config_file
 from mindfcn.config import PrepareConfig, TrainConfig
 from mindfcn.data.samples import check_names
 from mindfcn.errors import UserError
-from mindfcn.files import read_lines
 from mindfcn.labels import LabelSet
+from mindfcn.storage.files import read_lines
 from mindfcn.weights.card import Card
 
 # Files are written into one folder; no deadline, because machines may be busy.

@@ -16,13 +16,13 @@ from mindfcn.config import TrainConfig
 from mindfcn.engine.callbacks import Signals
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.errors import UserError
-from mindfcn.files import append_text, atomic_path, held, remove_leftovers, write_text
+from mindfcn.storage.files import append_text, atomic_path, held, remove_leftovers, write_text
 from mindfcn.weights.checkpoint import load_checkpoint
 
 # Holds a lock, says so, and waits to be killed.
 HOLDER = """
 import sys, time
-from mindfcn.files import {name}
+from mindfcn.storage.files import {name}
 with {call} as inside:
     open(sys.argv[1] + "/ready", "w").close()
     time.sleep(600)
@@ -31,7 +31,7 @@ with {call} as inside:
 
 @contextlib.contextmanager
 def holder(folder, name, call):
-    """A process inside a context of mindfcn.files; killed in the end."""
+    """A process inside a context of mindfcn.storage.files; killed in the end."""
     with subprocess.Popen([sys.executable, "-c", HOLDER.format(name=name, call=call), str(folder)],
                           env={**os.environ, "PYTHONPATH": SOURCE}) as process:
         try:

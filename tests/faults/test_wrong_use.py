@@ -9,9 +9,9 @@ import pytest
 from mindspore.mindrecord import FileWriter
 from PIL import Image
 
-from mindfcn.cli import main
-from mindfcn.data.record_files import count_records
-from mindfcn.data.sample import SAMPLE
+from mindfcn.cli.main import main
+from mindfcn.data.records.integrity import count_records
+from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.labels import LabelSet
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint

@@ -6,8 +6,8 @@ import pytest
 from mindspore import nn
 
 from mindfcn.models import layers
-from mindfcn.models.classifiers import alexnet_classifier, caffenet_classifier, vgg16_classifier
-from mindfcn.models.convolutionalise import conv_to_dense, convolutionalise, dense_to_conv
+from mindfcn.models.surgery.classifiers import alexnet_classifier, caffenet_classifier, vgg16_classifier
+from mindfcn.models.surgery.convolutionalise import conv_to_dense, convolutionalise, dense_to_conv
 
 NARROW = {"num_classes": 1000, "width": 1 / 16, "fc_width": 24}
 CLASSIFIERS = pytest.mark.parametrize("make,size", [(vgg16_classifier, 224), (alexnet_classifier, 224),

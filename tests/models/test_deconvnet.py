@@ -10,10 +10,10 @@ from mindspore import nn
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
+from mindfcn.models.analysis.trace import trace
 from mindfcn.models.deconvnet import Encoder
 from mindfcn.models.factory import create_model
-from mindfcn.models.trace import trace
-from mindfcn.weights.surgery import load_trunk
+from mindfcn.weights.load import load_backbone
 
 NARROW = {"width": 0.125, "fc_width": 16, "side": 32}
 
@@ -47,9 +47,9 @@ def reference(x, kernel, stride):
                                                    (2, 1, (5, 4))])
 def test_unpool_of_pool_keeps_the_maxima_at_their_places_and_zeros_elsewhere(kernel, stride, shape, scatter):
     x = np.random.default_rng(1).standard_normal((2, 3, *shape)).astype(np.float32)
-    unpool = layers.Unpool(kernel, stride)
+    unpool = layers.MaxUnpool(kernel, stride)
     unpool.scatter = scatter
-    maxima, switches = layers.SwitchPool(kernel, stride)(ms.Tensor(x))
+    maxima, switches = layers.MaxPoolWithIndices(kernel, stride)(ms.Tensor(x))
     unpooled = unpool(maxima, switches, x.shape)
     for image in range(2):
         for channel in range(3):
@@ -60,9 +60,9 @@ def test_unpool_of_pool_keeps_the_maxima_at_their_places_and_zeros_elsewhere(ker
 
 def test_a_narrow_decoder_takes_the_switches_of_the_first_channels():
     x = np.random.default_rng(1).standard_normal((1, 4, 6, 6)).astype(np.float32)
-    maxima, switches = layers.SwitchPool()(ms.Tensor(x))
-    some = layers.Unpool()(maxima[:, :2], switches, x.shape).asnumpy()
-    np.testing.assert_array_equal(some, layers.Unpool()(maxima, switches, x.shape).asnumpy()[:, :2])
+    maxima, switches = layers.MaxPoolWithIndices()(ms.Tensor(x))
+    some = layers.MaxUnpool()(maxima[:, :2], switches, x.shape).asnumpy()
+    np.testing.assert_array_equal(some, layers.MaxUnpool()(maxima, switches, x.shape).asnumpy()[:, :2])
 
 
 def test_a_deconvolution_of_stride_1_is_a_convolution_with_kernels_turned_round():
@@ -95,12 +95,12 @@ def test_maps_have_the_published_sizes():
     net = create_model("deconvnet_vgg16", 21, width=0.05, fc_width=4)
     found, logits = trace(net, 224)
     sizes = {layer.name: layer.outputs[1:] for layer in found}
-    assert sizes["trunk.conv7.0"] == (1, 1) and sizes["head.deconv6.0"] == (7, 7)
+    assert sizes["backbone.conv7.0"] == (1, 1) and sizes["head.deconv6.0"] == (7, 7)
     for number, side in zip((5, 4, 3, 2, 1), (14, 28, 56, 112, 224)):
         assert sizes[f"head.unpool{number}"] == sizes[f"head.deconv{number}.0"] == (side, side)
     assert logits.shape == (1, 21, 224, 224)
     behind = {layer.name: layer.behind for layer in found}
-    assert (behind["trunk.conv7.0"].field, behind["trunk.conv7.0"].stride) == (404, 32)
+    assert (behind["backbone.conv7.0"].field, behind["backbone.conv7.0"].stride) == (404, 32)
     assert behind["head.unpool5"] is None and behind["head.score"] is None
 
 
@@ -140,17 +140,17 @@ def test_every_trainable_parameter_has_a_gradient_but_the_biases_before_a_normal
 def test_vgg16s_classifier_fills_the_encoder_with_its_biases(scramble):
     """And with statistics of mean 0 and variance 1 it computes what VGG16 does."""
     plain = scramble(create_model("fcn32s_vgg16", 3, width=0.125, fc_width=4))
-    weights = {parameter.name: parameter.asnumpy() for parameter in plain.trunk.get_parameters()
+    weights = {parameter.name: parameter.asnumpy() for parameter in plain.backbone.get_parameters()
                if parameter.name.startswith(("conv1", "conv2", "conv3", "conv4", "conv5"))}
     encoder = Encoder(4, 0.125, 32).set_train(False)
-    report = load_trunk(encoder, weights)
+    report = load_backbone(encoder, weights)
     assert len(report.loaded) == len(weights) == 26 and not report.unexpected
     for _, cell in encoder.cells_and_names():
         if isinstance(cell, nn.BatchNorm2d):
             cell.beta.set_data(cell.beta * 0)
     image = ms.Tensor(picture(32))
     pool3 = encoder.pool3(encoder.conv3(encoder.pool2(encoder.conv2(encoder.pool1(encoder.conv1(image))[0]))[0]))[0]
-    np.testing.assert_allclose(pool3.asnumpy(), plain.trunk(image)["pool3"].asnumpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pool3.asnumpy(), plain.backbone(image)["pool3"].asnumpy(), rtol=1e-4, atol=1e-5)
 
 
 def torch_logits(torch, parameters, image):

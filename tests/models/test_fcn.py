@@ -13,11 +13,12 @@ from mindfcn.models.factory import DECONVNET, HEADS, MODELS, create_model, split
 from mindfcn.models.fcn import FCN8s
 from mindfcn.models.layers import bilinear_weight
 
-TRUNKS = {"vgg16": {"fc_width": 8, "width": 0.125}, "vgg16_bn": {"fc_width": 8, "width": 0.125},
+BACKBONES = {"vgg16": {"fc_width": 8, "width": 0.125}, "vgg16_bn": {"fc_width": 8, "width": 0.125},
           "alexnet": {"fc_width": 8, "width": 0.125}, "caffenet": {"fc_width": 8, "width": 0.125},
           "googlenet": {"width": 0.25}}
-# every trunk, and every head
-NAMES = [f"fcn8s_{trunk}" for trunk in TRUNKS] + ["fcn16s_vgg16", "fcn32s_vgg16", "fcn16s_alexnet", "fcn32s_caffenet"]
+# every backbone, and every head
+NAMES = [*(f"fcn8s_{backbone}" for backbone in BACKBONES),
+         "fcn16s_vgg16", "fcn32s_vgg16", "fcn16s_alexnet", "fcn32s_caffenet"]
 PAPER, COURSE = "fcn8s_vgg16", "fcn8s_vgg16_bn"
 BLOCKS = {"conv1": 2, "conv2": 2, "conv3": 3, "conv4": 3, "conv5": 3, "conv6": 1, "conv7": 1}
 HEAD = ("score_fr", "upscore2", "score_pool4", "upscore_pool4", "score_pool3", "upscore8")
@@ -31,7 +32,7 @@ def pynative():
 
 
 def tiny(name, classes=3, **options):
-    return create_model(name, classes, **{**TRUNKS[split_name(name)[1]], **options})
+    return create_model(name, classes, **{**BACKBONES[split_name(name)[1]], **options})
 
 
 def scrambled(name, classes=3, seed=1, **options):
@@ -62,10 +63,10 @@ def run(net, image):
     return net(ms.Tensor(image)).asnumpy()
 
 
-@pytest.mark.parametrize("geometry", ["padded", "paper"])
+@pytest.mark.parametrize("padding", ["same", "pad100"])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != DECONVNET])
-def test_logits_have_the_size_of_the_image(name, geometry):
-    net = scrambled(name, geometry=geometry)
+def test_logits_have_the_size_of_the_image(name, padding):
+    net = scrambled(name, padding=padding)
     for height, width in ((1, 1), (1, 33), (31, 32), (33, 47), (64, 96)):
         logits = run(net, picture(height, width, 2))
         assert logits.shape == (2, 3, height, width) and logits.dtype == np.float32 and np.isfinite(logits).all()
@@ -159,9 +160,9 @@ def test_the_paper_form_drops_in_training_only():
     np.testing.assert_allclose(run(undropped, image), still[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
-def test_of_the_fixed_32s_only_the_score_layer_trains(trunk):
-    net = tiny(f"fcn32s_fixed_{trunk}")
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_of_the_fixed_32s_only_the_score_layer_trains(backbone):
+    net = tiny(f"fcn32s_fixed_{backbone}")
     assert {parameter.name.split(".")[0] for parameter in net.trainable_params()} == {"score_fr"}
 
 
@@ -172,7 +173,8 @@ def test_all_at_once_multiplies_pool4_and_pool3_by_the_papers_factors():
         weight = getattr(plain.head, name).weight
         weight.set_data(weight * factor)
     np.testing.assert_allclose(run(net, picture(33, 47)), run(plain, picture(33, 47)), rtol=1e-4, atol=1e-5)
-    assert create_model("fcn8s_atonce_vgg16", 3, **TRUNKS["vgg16"], skip_scales=(1, 0.5)).head.scale_pool3.factor == 0.5
+    scaled = create_model("fcn8s_atonce_vgg16", 3, **BACKBONES["vgg16"], skip_scales=(1, 0.5))
+    assert scaled.head.scale_pool3.factor == 0.5
 
 
 @pytest.mark.parametrize("upsampling, learned", [
@@ -197,7 +199,7 @@ def test_fcn16s_with_zero_skip_scores_is_the_32s_score_upsampled_twice():
     ms.load_param_into_net(net, {parameter.name: parameter for parameter in coarse.get_parameters()
                                  if not parameter.name.startswith("upscore")})
     image = picture(64, 96)
-    score = coarse.head.score_fr(coarse.trunk(ms.Tensor(image))["fc7"]).asnumpy()
+    score = coarse.head.score_fr(coarse.backbone(ms.Tensor(image))["fc7"]).asnumpy()
     expected = upsampled(upsampled(score, 2), 16)
     np.testing.assert_allclose(run(net, image), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
@@ -253,9 +255,9 @@ def test_the_paper_form_has_vgg16s_numbers():
     with nn.no_init_parameters():
         net = create_model(PAPER, 21)
     parameters = {parameter.name: parameter for parameter in net.trainable_params()}
-    trunk = [name for name in parameters if name.startswith("conv")]
-    assert len(trunk) == 30
-    assert sum(math.prod(parameters[name].shape) for name in trunk) == 138_357_544 - 4_097_000
+    backbone = [name for name in parameters if name.startswith("conv")]
+    assert len(backbone) == 30
+    assert sum(math.prod(parameters[name].shape) for name in backbone) == 138_357_544 - 4_097_000
     assert {name for name in parameters if not name.startswith("conv")} == {
         *(f"{layer}.weight" for layer in HEAD), "score_fr.bias", "score_pool4.bias", "score_pool3.bias"}
 
@@ -264,8 +266,8 @@ def test_unknown_names_are_told_in_one_line():
     with pytest.raises(UserError) as error:
         create_model("fcn9s")
     assert "\n" not in str(error.value) and "'fcn9s'" in str(error.value)
-    assert all(part in str(error.value) for part in (*HEADS, *TRUNKS))
-    with pytest.raises(UserError, match="^fcn8s_googlenet has no option fc_width; it has dropout, width, geometry"):
+    assert all(part in str(error.value) for part in (*HEADS, *BACKBONES))
+    with pytest.raises(UserError, match="^fcn8s_googlenet has no option fc_width; it has dropout, width, padding"):
         create_model("fcn8s_googlenet", fc_width=8)
 
 

@@ -100,10 +100,10 @@ def test_a_network_is_its_forward_pass_in_numpy(scramble, modality, name, geomet
         assert np.abs(net(ms.Tensor(other[None])).asnumpy()[0] - logits).max() > 1e-3 * np.abs(logits).max()
 
 
-@pytest.mark.parametrize("trunk", ["vgg16_bn", "alexnet", "caffenet", "googlenet"])
+@pytest.mark.parametrize("backbone", ["vgg16_bn", "alexnet", "caffenet", "googlenet"])
 @pytest.mark.parametrize("modality", ["rgbd", "rgb_hha"])
-def test_every_trunk_takes_more_channels(tiny, trunk, modality):
-    net = tiny(f"fcn32s_{trunk}", modality=modality)
+def test_every_backbone_takes_more_channels(tiny, backbone, modality):
+    net = tiny(f"fcn32s_{backbone}", modality=modality)
     channels = COURSE.to(modality).channels
     assert net.in_channels == channels
     assert net(ms.Tensor(np.ones((1, channels, 33, 40), np.float32))).shape == (1, 3, 33, 40)
@@ -124,7 +124,7 @@ def test_late_fusion_of_one_network_with_itself_is_that_network(scramble):
 
 def test_streams_drop_different_activations():
     net = create_model("fcn32s_vgg16", 3, modality="rgb_hha", **TINY)
-    assert net.trunk.color.drop6.seed != net.trunk.hha.drop6.seed
+    assert net.backbone.color.drop6.seed != net.backbone.hha.drop6.seed
 
 
 def test_only_the_scores_train_in_both_heads_of_a_fixed_network():

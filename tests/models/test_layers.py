@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from mindfcn.models import convolution, layers
+from mindfcn.models import cpu_kernels as convolution
+from mindfcn.models import layers
 
 
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])
@@ -60,12 +61,12 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
     monkeypatch.setattr(layers, "NARROW", 4)
     monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 3)
     monkeypatch.setattr(layers, "WINOGRAD", 4 if direct else 3)
-    monkeypatch.setattr(convolution, "LEAST_TILES", 1)
+    monkeypatch.setattr(convolution, "MIN_TILES", 1)
     monkeypatch.setattr(convolution, "LARGE_MAP", large_map)
     padding = 2 if isinstance(kernel, tuple) else kernel // 2
     special = layers.conv(3, channels, kernel, bias, padding=padding)
     if ms.get_context("device_target") == "CPU":
-        assert isinstance(special, layers.AlgorithmConv)
+        assert isinstance(special, layers.CpuConv2d)
     plain = nn.Conv2d(3, channels, kernel, stride=1, pad_mode="pad", padding=padding, has_bias=bias)
     random = np.random.default_rng(1)
     for ours, theirs in zip(special.get_parameters(), plain.get_parameters()):

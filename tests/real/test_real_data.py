@@ -8,11 +8,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from mindfcn.commands.prepare import list_samples
 from mindfcn.config import PrepareConfig
-from mindfcn.data.mindrecord import read_records, write_records
-from mindfcn.data.sbd import list_sbd, trainaug
-from mindfcn.data.voc import list_voc
-from mindfcn.engine.prepare import list_samples
+from mindfcn.data.records.mindrecord import read_records, write_records
+from mindfcn.data.sources.sbd import list_sbd, trainaug
+from mindfcn.data.sources.voc import list_voc
 from mindfcn.labels import VOC
 
 DATA = pathlib.Path(__file__).parents[2].parent / "shared" / "data"

@@ -6,15 +6,15 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from mindfcn.commands.evaluate import load_segmenter
+from mindfcn.commands.export import export
 from mindfcn.config import ExportConfig
-from mindfcn.data.samples import decode_image
-from mindfcn.dense.exported import OnnxSegmenter
-from mindfcn.engine.evaluate import load_segmenter
-from mindfcn.engine.export import export
+from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.models.factory import create_model
+from mindfcn.storage.images import decode_image
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
-from mindfcn.weights.surgery import load_trunk
+from mindfcn.weights.load import load_backbone
 
 SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 PHOTOGRAPHS = SHARED / "data" / "VOCdevkit" / "VOC2012" / "JPEGImages"
@@ -28,7 +28,7 @@ def test_onnx_runtime_computes_mindspores_logits_of_real_photographs(tmp_path):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install {package}")
     ms.set_seed(1)
     net = create_model("fcn8s_vgg16_bn", 21, fc_width=64)
-    preprocess = load_trunk(net, str(WEIGHTS)).preprocess
+    preprocess = load_backbone(net, str(WEIGHTS)).preprocess
     save_checkpoint(tmp_path / "net.ckpt", net, Card({"name": "fcn8s_vgg16_bn", "fc_width": 64}, preprocess=preprocess))
     paths = [str(path) for path in sorted(PHOTOGRAPHS.glob("*.jpg"))[:30:15]]
     result = export(ExportConfig(str(tmp_path / "net.ckpt"), str(tmp_path / "net.onnx"), photos=paths))

@@ -304,7 +304,7 @@ def test_pictures_beyond_the_limit_are_left_out_and_said(tmp_path, monkeypatch):
     labels = labels_of(3)
     worst, best = pictures_of(5, labels), pictures_of(5, labels)
     size = max(sum(map(len, shown.layers.values())) for shown in worst + best)
-    monkeypatch.setattr(page_module, "MOST_BYTES", 4 * size)
+    monkeypatch.setattr(page_module, "MAX_BYTES", 4 * size)
     found = read(full_page(tmp_path / "report.html", labels, galleries={"Worst": worst, "Best": best}))
     assert len(found.named("figure")) == 4 + 3 and "6 more pictures are left out" in found.text
     order = [image["alt"] for image in found.named("img") if image["alt"].startswith("photograph")]
@@ -315,7 +315,7 @@ def test_the_largest_page_is_bounded(tmp_path):
     """255 classes, and more pictures of noise than a page takes."""
     labels = labels_of(255)
     noise = [picture(str(number), image_of(600, 600), {"truth": mask_of(600, 600, 255)}, labels) for number in range(3)]
-    assert sum(map(len, noise[0].layers.values())) * 30 > page_module.MOST_BYTES
+    assert sum(map(len, noise[0].layers.values())) * 30 > page_module.MAX_BYTES
     found = read(full_page(tmp_path / "report.html", labels, galleries={"Worst": noise * 10}))
     assert "more pictures are left out" in found.text
     assert os.path.getsize(tmp_path / "report.html") < 8 * 2 ** 20

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mindfcn.config import ServeConfig
-from mindfcn.dense.exported import OnnxSegmenter
+from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.serve.server import address, listen
 from mindfcn.serve.worker import Worker
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from mindfcn import runtime
+from mindfcn.commands.evaluate import load_segmenter
 from mindfcn.config import ModelConfig, ServeConfig, TrainConfig
-from mindfcn.data.sample import SAMPLE, draw_image
-from mindfcn.engine.evaluate import load_segmenter
-from mindfcn.engine.train import build
+from mindfcn.data.synthetic.shapes import SAMPLE, draw_image
+from mindfcn.engine.build import build
 from mindfcn.errors import UserError
 from mindfcn.serve.server import is_loopback, listen, serve
 from mindfcn.weights.checkpoint import save_checkpoint

@@ -12,7 +12,7 @@ from mindfcn.labels import VOC, LabelSet
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE, Preprocess
 from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
-from mindfcn.weights.surgery import load_weights
+from mindfcn.weights.load import load_weights
 
 PAPER, COURSE_FORM = "fcn8s_vgg16", "fcn8s_vgg16_bn"
 TINY = {"fc_width": 8, "width": 0.0625}

@@ -16,7 +16,7 @@ from mindfcn.labels import VOC
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CAFFE, COURSE
 from mindfcn.weights.checkpoint import load_checkpoint
-from mindfcn.weights.surgery import load_stage, load_trunk, load_weights, trunk_parameters
+from mindfcn.weights.load import backbone_parameters, load_backbone, load_stage, load_weights
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -56,7 +56,7 @@ class Numbers:
             self.weights[f"{layer}.bias"] = (self.random.standard_normal(shape[0]) * 0.3).astype(np.float32)
 
 
-def vgg16_trunk(seed=1, dense=(4, 2)):
+def vgg16_backbone(seed=1, dense=(4, 2)):
     """Caffe's VGG16; `dense`: dimensions of fc6's and fc7's weights."""
     numbers, channels = Numbers(seed), 3
     for place, count in VGG16.items():
@@ -67,7 +67,7 @@ def vgg16_trunk(seed=1, dense=(4, 2)):
     return numbers
 
 
-def caffenet_trunk(seed=2, convolutional=True):
+def caffenet_backbone(seed=2, convolutional=True):
     numbers, channels = Numbers(seed), 3
     for layer, (count, kernel, groups) in CAFFENET.items():
         numbers.add(layer, count, channels // groups, kernel, kernel)
@@ -77,9 +77,9 @@ def caffenet_trunk(seed=2, convolutional=True):
     return numbers
 
 
-def fcn(head, classes=21, trunk=vgg16_trunk, upscores=None):
+def fcn(head, classes=21, backbone=vgg16_backbone, upscores=None):
     """Weights of a released net. The upsampling kernels are random and dense, so that their layout shows."""
-    numbers = trunk()
+    numbers = backbone()
     numbers.add("score_fr", classes, FC, 1, 1)
     if head in ("fcn16s", "fcn8s"):
         numbers.add("score_pool4", classes, 64, 1, 1)
@@ -269,7 +269,7 @@ def test_scales_that_differ_by_channel_are_refused(caffe, tmp_path):
 @pytest.mark.parametrize("size", [(97, 131), (75, 64)])
 @pytest.mark.parametrize("suffix", [".caffemodel", ".pth"])
 def test_the_published_alexnet_gives_pytorchs_logits(suffix, size, caffe, tmp_path):
-    weights = fcn("fcn32s", 21, caffenet_trunk, {"upscore": 63})
+    weights = fcn("fcn32s", 21, caffenet_backbone, {"upscore": 63})
     net, card = built(save(tmp_path / f"fcn-alexnet-pascal{suffix}", weights, caffe))
     assert card.model == {"name": "fcn32s_caffenet", "geometry": "paper", **TINY} and card.preprocess == CAFFE
     image = picture(*size)
@@ -279,42 +279,42 @@ def test_the_published_alexnet_gives_pytorchs_logits(suffix, size, caffe, tmp_pa
 # ------------------------------------------------------------------------------------------------- classifiers
 
 @pytest.mark.parametrize("options", [{}, {"v1": True, "form": "legacy"}], ids=["today", "2014"])
-def test_caffes_vgg16_fills_the_trunk(options, caffe, tmp_path):
+def test_caffes_vgg16_fills_the_backbone(options, caffe, tmp_path):
     """VGG_ILSVRC_16_layers.caffemodel is of the old form: layers as numbers, four dimensions everywhere."""
-    numbers = vgg16_trunk(dense=(2, 2))
+    numbers = vgg16_backbone(dense=(2, 2))
     numbers.add("fc8", 10, FC)
-    net = create_model("fcn8s_vgg16", 3, geometry="paper", **TINY).set_train(False)
-    report = load_trunk(net, save(tmp_path / "VGG_ILSVRC_16_layers.caffemodel", numbers.weights, caffe, **options))
+    net = create_model("fcn8s_vgg16", 3, padding="pad100", **TINY).set_train(False)
+    report = load_backbone(net, save(tmp_path / "VGG_ILSVRC_16_layers.caffemodel", numbers.weights, caffe, **options))
     assert report.preprocess == CAFFE and not report.missing + report.clashes
     assert sorted(report.unexpected) == ["fc8.bias", "fc8.weight"]
     assert ("conv6.0.weight", f"fc6.weight ({FC}, 3136)") in report.converted
     image = picture(97, 131)
-    maps = net.trunk(ms.Tensor(image))
+    maps = net.backbone(ms.Tensor(image))
     for name, expected in zip(("pool3", "pool4", "fc7"), torch_vgg16(numbers.weights, torch.tensor(image))):
         agree(maps[name].asnumpy(), expected.numpy())
 
 
-def test_caffes_alexnet_fills_the_trunk(caffe, tmp_path):
-    numbers = caffenet_trunk(convolutional=False)
+def test_caffes_alexnet_fills_the_backbone(caffe, tmp_path):
+    numbers = caffenet_backbone(convolutional=False)
     numbers.add("fc8", 10, FC)
-    net = create_model("fcn32s_caffenet", 3, geometry="paper", **TINY).set_train(False)
-    report = load_trunk(net, save(tmp_path / "bvlc_reference_caffenet.caffemodel", numbers.weights, caffe,
+    net = create_model("fcn32s_caffenet", 3, padding="pad100", **TINY).set_train(False)
+    report = load_backbone(net, save(tmp_path / "bvlc_reference_caffenet.caffemodel", numbers.weights, caffe,
                                   v1=True, form="legacy"))
     assert report.preprocess == CAFFE and not report.missing + report.clashes
     image = picture(97, 131)
     weights = {**numbers.weights, "fc6.weight": numbers.weights["fc6.weight"].reshape(FC, 32, 6, 6),
                "fc7.weight": numbers.weights["fc7.weight"].reshape(FC, FC, 1, 1)}
-    agree(net.trunk(ms.Tensor(image))["fc7"].asnumpy(), torch_caffenet(weights, torch.tensor(image)).numpy())
+    agree(net.backbone(ms.Tensor(image))["fc7"].asnumpy(), torch_caffenet(weights, torch.tensor(image)).numpy())
 
 
-def test_caffes_googlenet_fills_the_trunk(caffe, tmp_path):
+def test_caffes_googlenet_fills_the_backbone(caffe, tmp_path):
     weights = googlenet()
-    net = create_model("fcn32s_googlenet", 3, geometry="paper", width=0.125).set_train(False)
-    report = load_trunk(net, save(tmp_path / "bvlc_googlenet.caffemodel", weights, caffe, v1=True, form="legacy"))
+    net = create_model("fcn32s_googlenet", 3, padding="pad100", width=0.125).set_train(False)
+    report = load_backbone(net, save(tmp_path / "bvlc_googlenet.caffemodel", weights, caffe, v1=True, form="legacy"))
     assert report.preprocess == CAFFE and not report.missing + report.clashes
     assert sorted(report.unexpected) == ["loss1/conv.bias", "loss1/conv.weight"]
     image = picture(97, 131)
-    maps = net.trunk(ms.Tensor(image))
+    maps = net.backbone(ms.Tensor(image))
     for name, expected in zip(("pool3", "pool4", "fc7"), torch_googlenet(weights, torch.tensor(image))):
         agree(maps[name].asnumpy(), expected.numpy())
 
@@ -344,11 +344,11 @@ def framed(image):
     return F.pad(torch.tensor(np.ascontiguousarray(image[:, ::-1])), (98,) * 4)
 
 
-def test_torchvisions_alexnet_fills_the_trunk():
+def test_torchvisions_alexnet_fills_the_backbone():
     """Its classifier becomes convolutional; its first layer takes BGR images from now on."""
     weights = torchvision_alexnet()
-    net = create_model("fcn32s_alexnet", 3, geometry="paper", **TINY).set_train(False)
-    report = load_trunk(net, weights)
+    net = create_model("fcn32s_alexnet", 3, padding="pad100", **TINY).set_train(False)
+    report = load_backbone(net, weights)
     assert report.preprocess == COURSE and ("conv1.0.weight", "RGB to BGR") in report.converted
     assert not report.missing + report.clashes and sorted(report.unexpected) == ["classifier.6.bias",
                                                                                  "classifier.6.weight"]
@@ -359,14 +359,14 @@ def test_torchvisions_alexnet_fills_the_trunk():
                         torch.tensor(weights["classifier.1.bias"])))
     x = F.relu(F.conv2d(x, torch.tensor(weights["classifier.4.weight"]).reshape(FC, FC, 1, 1),
                         torch.tensor(weights["classifier.4.bias"])))
-    agree(net.trunk(ms.Tensor(image))["fc7"].asnumpy(), x.numpy())
+    agree(net.backbone(ms.Tensor(image))["fc7"].asnumpy(), x.numpy())
 
 
 def features(net, image):
-    """The map before fc6 of an AlexNet trunk."""
-    trunk = net.trunk
-    x = trunk.conv5(trunk.conv4(trunk.conv3(trunk.norm(trunk(ms.Tensor(image))["pool4"]))))
-    return trunk.pool5(x).asnumpy()
+    """The map before fc6 of an AlexNet backbone."""
+    backbone = net.backbone
+    x = backbone.conv5(backbone.conv4(backbone.conv3(backbone.norm(backbone(ms.Tensor(image))["pool4"]))))
+    return backbone.pool5(x).asnumpy()
 
 
 @pytest.mark.skipif(not ALEXNET.exists(), reason="no ../shared/weights/alexnet_imagenet_features.npz")
@@ -375,8 +375,8 @@ def test_the_real_alexnet_sees_in_a_photograph_what_pytorch_sees():
     photograph = next(iter(sorted((SHARED / "data" / "VOCdevkit" / "VOC2012" / "JPEGImages").glob("*.jpg"))), None)
     if photograph is None:
         pytest.skip("no ../shared/data/VOCdevkit")
-    net = create_model("fcn32s_alexnet", 21, fc_width=8, geometry="paper").set_train(False)
-    report = load_trunk(net, ALEXNET)
+    net = create_model("fcn32s_alexnet", 21, fc_width=8, padding="pad100").set_train(False)
+    report = load_backbone(net, ALEXNET)
     assert len(report.loaded) == 10 and report.unexpected == [] and report.preprocess == COURSE
     pixels = cv2.resize(cv2.imread(str(photograph)), (315, 251))
     image = report.preprocess.normalise(pixels).transpose(2, 0, 1)[None]
@@ -399,17 +399,17 @@ def torchvision_names(weights):
 
 def test_torchvisions_names_can_hide_caffes_numbers(tmp_path, caffe):
     """vgg16_from_caffe.pth: with `caffe` said, nothing is swapped, and the net computes what Caffe's does."""
-    weights = vgg16_trunk(dense=(2, 2)).weights
+    weights = vgg16_backbone(dense=(2, 2)).weights
     path = save(tmp_path / "vgg16_from_caffe.pth", torchvision_names(weights), caffe)
-    nets = {convention: create_model("fcn32s_vgg16", 3, geometry="paper", **TINY).set_train(False)
+    nets = {convention: create_model("fcn32s_vgg16", 3, padding="pad100", **TINY).set_train(False)
             for convention in ("auto", "caffe", "course")}
-    reports = {convention: load_trunk(net, path, convention) for convention, net in nets.items()}
+    reports = {convention: load_backbone(net, path, convention) for convention, net in nets.items()}
     assert {convention: report.preprocess for convention, report in reports.items()} == {
         "auto": COURSE, "caffe": CAFFE, "course": COURSE}
     image = picture(75, 64)
     expected = torch_vgg16(weights, torch.tensor(image))[2].numpy()
-    agree(nets["caffe"].trunk(ms.Tensor(image))["fc7"].asnumpy(), expected)
-    swapped = nets["auto"].trunk(ms.Tensor(np.ascontiguousarray(image[:, ::-1])))["fc7"].asnumpy()
+    agree(nets["caffe"].backbone(ms.Tensor(image))["fc7"].asnumpy(), expected)
+    swapped = nets["auto"].backbone(ms.Tensor(np.ascontiguousarray(image[:, ::-1])))["fc7"].asnumpy()
     agree(swapped, expected)
     for convention in ("auto", "course"):
         assert ("conv1.0.weight", "RGB to BGR") in reports[convention].converted
@@ -429,15 +429,15 @@ def one_line(error, *words):
 
 
 @pytest.mark.parametrize("name, weights, words", [
-    ("fcn32s_alexnet", lambda: vgg16_trunk().weights, ("a VGG16", "needs those of an AlexNet")),
-    ("fcn32s_vgg16", lambda: caffenet_trunk().weights, ("AlexNet", "VGG16")),
+    ("fcn32s_alexnet", lambda: vgg16_backbone().weights, ("a VGG16", "needs those of an AlexNet")),
+    ("fcn32s_vgg16", lambda: caffenet_backbone().weights, ("AlexNet", "VGG16")),
     ("fcn32s_googlenet", lambda: torchvision_alexnet(), ("AlexNet", "GoogLeNet")),
     ("fcn32s_caffenet", lambda: torchvision_alexnet(), ("conv1.0.weight", "(8, 3, 11, 11)", "(12, 3, 11, 11)")),
     ("fcn32s_vgg16", lambda: googlenet(), ("GoogLeNet", "VGG16"))])
-def test_weights_of_another_trunk_are_told_in_one_line(name, weights, words):
+def test_weights_of_another_backbone_are_told_in_one_line(name, weights, words):
     options = {"width": 0.125} if "googlenet" in name else TINY
     with pytest.raises(UserError) as error:
-        load_trunk(create_model(name, 3, **options), weights(), where="some.pth")
+        load_backbone(create_model(name, 3, **options), weights(), where="some.pth")
     one_line(error, "some.pth", *words)
 
 
@@ -463,12 +463,12 @@ def bilinear(classes, kernel):
     return np.einsum("cd,i,j->cdij", np.eye(classes), ramp, ramp)
 
 
-@pytest.mark.parametrize("trunk", ["vgg16", "alexnet"])
+@pytest.mark.parametrize("backbone", ["vgg16", "alexnet"])
 @pytest.mark.parametrize("before, after, left_out, new", [
     ("fcn32s", "fcn16s", ["upscore"], {"upscore2": 4, "score_pool4": 0, "upscore16": 32}),
     ("fcn16s", "fcn8s", ["upscore16"], {"upscore_pool4": 4, "score_pool3": 0, "upscore8": 16})])
-def test_a_stage_starts_from_the_one_before(trunk, before, after, left_out, new):
-    weights, net = trained(f"{before}_{trunk}"), create_model(f"{after}_{trunk}", 3, **TINY)
+def test_a_stage_starts_from_the_one_before(backbone, before, after, left_out, new):
+    weights, net = trained(f"{before}_{backbone}"), create_model(f"{after}_{backbone}", 3, **TINY)
     report = load_stage(net, weights, "stage.ckpt")
     found = parameters(net)
     assert report.unexpected == [f"{layer}.weight" for layer in left_out] and report.clashes == []
@@ -478,7 +478,7 @@ def test_a_stage_starts_from_the_one_before(trunk, before, after, left_out, new)
         np.testing.assert_array_equal(found[name], weights[name])
     for layer, kernel in new.items():
         if kernel:
-            kernel -= trunk == "alexnet"
+            kernel -= backbone == "alexnet"
             np.testing.assert_allclose(found[f"{layer}.weight"], bilinear(3, kernel), atol=1e-6)
         else:
             assert not found[f"{layer}.weight"].any() and not found[f"{layer}.bias"].any()
@@ -488,7 +488,7 @@ def test_a_stage_starts_from_the_one_before(trunk, before, after, left_out, new)
 
 def test_the_first_output_of_a_stage_is_that_of_the_one_before_upsampled_in_two_steps():
     """The new score is zero: FCN-16s begins as its score_fr, upsampled twice and then 16 times."""
-    weights, net = trained("fcn32s_vgg16"), create_model("fcn16s_vgg16", 3, geometry="paper", **TINY).set_train(False)
+    weights, net = trained("fcn32s_vgg16"), create_model("fcn16s_vgg16", 3, padding="pad100", **TINY).set_train(False)
     weights = {name: value * (0.05 if name.endswith("weight") else 0.1) for name, value in weights.items()}
     load_stage(net, weights)
     image = picture(75, 64)
@@ -503,12 +503,12 @@ def test_the_first_output_of_a_stage_is_that_of_the_one_before_upsampled_in_two_
     agree(net(ms.Tensor(image)).asnumpy(), cut(score_fr, 27, torch.tensor(image)).numpy())
 
 
-def test_for_other_classes_only_the_trunk_moves():
+def test_for_other_classes_only_the_backbone_moves():
     weights, net = trained("fcn8s_vgg16", 21), create_model("fcn8s_vgg16", 3, **TINY)
     before = parameters(net)
     report = load_stage(net, weights)
-    assert set(report.loaded) == trunk_parameters(net).keys() and report.missing == report.unexpected == []
-    assert {name for name, _, _ in report.clashes} == before.keys() - trunk_parameters(net).keys()
+    assert set(report.loaded) == backbone_parameters(net).keys() and report.missing == report.unexpected == []
+    assert {name for name, _, _ in report.clashes} == before.keys() - backbone_parameters(net).keys()
     for name, _, _ in report.clashes:
         np.testing.assert_array_equal(parameters(net)[name], before[name])
 
@@ -517,7 +517,7 @@ def test_for_other_classes_only_the_trunk_moves():
     ("fcn32s_vgg16_bn", {}, ("another architecture", "conv1.0.bias")),
     ("fcn32s_alexnet", {}, ("another architecture", "conv1.2")),
     ("fcn32s_vgg16", {"fc_width": 8}, ("conv6.0", "(8, ")), ("fcn32s_vgg16", {"width": 0.25}, ("conv1.0", "(16, "))])
-def test_a_checkpoint_of_another_trunk_is_refused(before, options, words):
+def test_a_checkpoint_of_another_backbone_is_refused(before, options, words):
     net = create_model("fcn16s_vgg16", 3, **TINY)
     start = parameters(net)
     with pytest.raises(UserError) as error:

@@ -7,7 +7,7 @@ import pytest
 from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CAFFE, COURSE, NYUD, Preprocess
-from mindfcn.weights.surgery import block_of, load_stage, load_streams, load_trunk
+from mindfcn.weights.load import block_of, load_backbone, load_stage, load_streams
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
@@ -29,7 +29,7 @@ def vgg():
     rng = np.random.default_rng(1)
     shapes = {name.replace(".0", "_1").replace(".2", "_2").replace(".4", "_3"): parameter.shape
               for name, parameter in ((p.name.rpartition(".")[0], p) for p in create_model(
-                  "fcn32s_vgg16", 2, **TINY).trunk.get_parameters()) if parameter.ndim == 4}
+                  "fcn32s_vgg16", 2, **TINY).backbone.get_parameters()) if parameter.ndim == 4}
     weights = {}
     for name, shape in shapes.items():
         if name.startswith("conv") and name[4] in "12345":
@@ -52,7 +52,7 @@ def torchvision(weights):
 @pytest.mark.parametrize("form", ["caffe", "torchvision"])
 def test_depth_filters_begin_as_the_mean_of_the_colours(vgg, form):
     net = create_model("fcn32s_vgg16", 3, modality="rgbd", **TINY)
-    report = load_trunk(net, vgg if form == "caffe" else torchvision(vgg))
+    report = load_backbone(net, vgg if form == "caffe" else torchvision(vgg))
     first = values(net)["conv1.0.weight"]
     np.testing.assert_array_equal(first[:, :3], vgg["conv1_1.weight"])
     np.testing.assert_allclose(first[:, 3], (vgg["conv1_1.weight"][:, 0] + vgg["conv1_1.weight"][:, 1]
@@ -66,7 +66,7 @@ def test_depth_filters_begin_as_the_mean_of_the_colours(vgg, form):
 
 def test_hha_takes_vgg_s_weights_as_they_are(vgg):
     net = create_model("fcn32s_vgg16", 3, modality="hha", **TINY)
-    report = load_trunk(net, vgg)
+    report = load_backbone(net, vgg)
     # Caffe's blue filters see the first channel, disparity.
     np.testing.assert_array_equal(values(net)["conv1.0.weight"], vgg["conv1_1.weight"])
     assert report.converted == [] and report.preprocess == CAFFE
@@ -74,7 +74,7 @@ def test_hha_takes_vgg_s_weights_as_they_are(vgg):
 
 def test_both_streams_are_filled_and_reported(vgg):
     net = create_model("fcn16s_vgg16", 3, modality="rgb_hha", **TINY)
-    report = load_trunk(net, vgg)
+    report = load_backbone(net, vgg)
     found = values(net)
     for stream in ("color.", "hha."):
         for name in ("conv1.0", "conv5.4"):

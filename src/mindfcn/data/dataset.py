@@ -12,14 +12,15 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.console import FilePath
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
-from mindfcn.data.mindrecord import FAILURES, first_line, read_manifest
-from mindfcn.data.record_files import count_records, record_columns, record_files
-from mindfcn.data.samples import check_numbers, decode_image, decode_mask, decode_plane, in_threads
+from mindfcn.data.records.integrity import count_records, record_columns, record_files
+from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
+from mindfcn.data.samples import check_numbers, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
-from mindfcn.hooks import FilePath
 from mindfcn.preprocess import COURSE, Preprocess
+from mindfcn.storage.images import decode_image
 
 
 class SegDataset:
@@ -39,7 +40,7 @@ class SegDataset:
         training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
         flip: mirror half of the training crops.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
-        photometric: strength of random colour changes of training crops, 0..1; see `transforms.recolour`.
+        photometric: strength of random colour changes of training crops, 0..1; see `transforms.jitter_colors`.
         max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
         preprocess: normalisation that belongs to the weights; its modality says which planes are read.
         geometric: whether the second mask is read, too; labels are (N, 2, H, W) then.
@@ -70,14 +71,14 @@ class SegDataset:
         self.geometric = geometric
         self.files = record_files(data_file)
         # `prepare` has looked at every mask; others may hold anything.
-        self.looked_at = read_manifest(data_file) is not None
+        self.validated = read_manifest(data_file) is not None
         lacking = [column for column in self.columns if column not in record_columns(data_file)]
         if lacking:
             raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
                             "labels needs; prepare records of a source that has it")
         count = count_records(data_file)
-        self.taken = spread(count, most) if most else range(count)
-        self.count = len(self.taken)
+        self.selected = evenly_spaced(count, most) if most else range(count)
+        self.count = len(self.selected)
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.max_scale = max_scale
@@ -193,7 +194,7 @@ class SegDataset:
         """The records that this device evaluates: (H, W, 3) uint8 BGR, or planes as `to_input` takes them, and mask
         (H, W) uint8, or (H, W, 2), of each, in their order.
         """
-        with self._reading(), runtime.user_errors():
+        with self._reading(), runtime.unwrap_user_errors():
             if self.preprocess.modality == "rgb":
                 yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
             else:
@@ -245,7 +246,7 @@ class SegDataset:
             if array.shape[:2] != (height, width):
                 raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "
                                 f"{width}x{height}; prepare the records again")
-        if not self.looked_at:
+        if not self.validated:
             check_numbers(masks[0], self.num_classes, self.ignore_label, f"in {source}")
         if self.preprocess.modality == "rgb":
             image = image["image"]
@@ -257,13 +258,13 @@ class SegDataset:
 
     def _rows(self, columns, records=None):
         """Columns of some records, by their numbers among those taken, or of all of these."""
-        all_of_them = records is None and isinstance(self.taken, range)
+        all_of_them = records is None and isinstance(self.selected, range)
         order = {"shuffle": False} if all_of_them else {"sampler": ds.SubsetSampler(
-            [self.taken[record] for record in (range(self.count) if records is None else records)])}
+            [self.selected[record] for record in (range(self.count) if records is None else records)])}
         return ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
 
 
-def spread(count, most):
+def evenly_spaced(count, most):
     """Up to `most` of the numbers 0..count - 1, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 

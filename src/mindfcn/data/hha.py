@@ -13,7 +13,7 @@ FINE, COARSE = 3, 10
 # Directions that count as floor or wall, degrees from the gravity found so far, and how often it is found anew.
 GRAVITY_STEPS = ((45, 5), (15, 5))
 # A camera hangs this much above what it sees lowest, where it sees no floor.
-USUAL_HEIGHT, LEAST_HEIGHT = 130, 90
+USUAL_HEIGHT, MIN_HEIGHT = 130, 90
 NEAREST, DISPARITY = 100, 31000
 UNKNOWN_ANGLE = 180
 # Eigenvalues that differ by less of the largest are one.
@@ -58,7 +58,7 @@ def encode_hha(depth, camera):
     # The Y of the frame that is turned so that gravity points down.
     height = -depth * np.tensordot(rotation((0, 1, 0), gravity)[:, 1], rays, 1)
     lowest = height[known].min() if known.any() else 0
-    height -= -USUAL_HEIGHT if lowest > -LEAST_HEIGHT else lowest
+    height -= -USUAL_HEIGHT if lowest > -MIN_HEIGHT else lowest
     angle = np.degrees(np.arccos(np.clip(np.tensordot(gravity, fine, 1), -1, 1)))
     angle = np.where(np.isnan(angle) | ~known, UNKNOWN_ANGLE, angle)
     disparity = np.where(known, DISPARITY / np.maximum(depth, NEAREST), 0)

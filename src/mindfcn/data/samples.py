@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import io
 import itertools
 import os
 from collections.abc import Mapping
@@ -10,15 +9,12 @@ from typing import Callable, Optional
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from mindfcn.errors import UserError
-from mindfcn.files import read_bytes
+from mindfcn.storage.files import read_bytes
+from mindfcn.storage.images import _decode, decode_image
 
-MAX_PIXELS = 2 ** 27
-# Pillow knows many more, some of which start other programs (EPS) or are known for their mistakes.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-MOST_THREADS = 8
+MAX_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,84 +58,6 @@ class Extra:
     """
     path: str
     read: Callable[[str], np.ndarray]
-
-
-def decode_image(data, where):
-    """Decode a photograph: encoded bytes -> (H, W, 3) uint8 BGR, turned upright as its EXIF tag says.
-
-    Grey, alpha and 16-bit images come out as 8-bit BGR too. `where` names the file in messages.
-
-    Raises:
-        UserError: not an image, or announced larger than MAX_PIXELS.
-    """
-    image = _decode(data, cv2.IMREAD_COLOR, where)
-    if image is None:
-        raise UserError(f"cannot decode {where}; give a JPEG, PNG, BMP, TIFF or WebP image")
-    return image
-
-
-def _decode(data, kind, where):
-    """The array that OpenCV makes of encoded bytes; None where it cannot. Raises UserError as `_open` does."""
-    announced = _open(data, where).size
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
-    except cv2.error:
-        return None
-    # EXIF may turn it; any other difference means that two readers understand the file differently
-    return image if image is not None and sorted(image.shape[:2]) == sorted(announced) else None
-
-
-def check_complete(data, where):
-    """Raise UserError where encoded image bytes break off early: OpenCV would fill the rest with grey.
-
-    Returns:
-        PIL.Image, loaded; a JPEG in grey and at an eighth of its size.
-    """
-    image = _open(data, where)
-    # A JPEG is read at an eighth of its size: all of its bytes are seen, few pixels are computed.
-    image.draft("L", (1, 1))
-    _load(image, data, where)
-    return image
-
-
-def image_size(data, where):
-    """(height, width) of what `decode_image` gives, from a JPEG's header alone. Raises UserError as it does."""
-    image = _open(data, where)
-    if image.format == "JPEG" and "exif" not in image.info:
-        return image.height, image.width
-    # OpenCV alone knows which formats it reads and how it turns them.
-    return decode_image(data, where).shape[:2]
-
-
-def read_mask_image(path):
-    """Read a mask file as Pillow sees it, with grey numbers as stored: path -> PIL.Image, loaded.
-
-    Raises:
-        UserError: unreadable, broken, or announced larger than MAX_PIXELS.
-    """
-    data = read_bytes(path)
-    mask = _open(data, path)
-    _load(mask, data, path)
-    depth = data[24] if mask.format == "PNG" else 8
-    if mask.mode == "1":
-        return Image.fromarray(np.asarray(mask).astype(np.uint8))
-    if mask.mode == "L" and depth < 8:
-        # Pillow stretches 2 and 4 bit grey to 0..255; a mask holds numbers, not brightness.
-        return Image.fromarray(np.asarray(mask) // (255 // (2 ** depth - 1)))
-    return mask
-
-
-def read_palette_mask(path):
-    """Read a mask of palette or 8-bit grey numbers: path -> (H, W) uint8, the numbers as they are.
-
-    Raises:
-        UserError: unreadable, or the mask holds colours instead of numbers.
-    """
-    mask = read_mask_image(path)
-    if mask.mode not in ("P", "L"):
-        raise UserError(f"{path} is a mask of mode {mask.mode}, not palette or 8-bit grey; "
-                        "use a folder source with labels.yaml for masks of colours")
-    return np.array(mask)
 
 
 def encode_plane(column, plane):
@@ -219,33 +137,9 @@ def in_threads(function, items, threads=None):
 
     Args:
         function, items: what to call, with what.
-        threads: up to MOST_THREADS where the machine has as many cores, if not given.
+        threads: up to MAX_THREADS where the machine has as many cores, if not given.
     """
-    items, threads = iter(items), threads or min(MOST_THREADS, os.cpu_count() or 1)
+    items, threads = iter(items), threads or min(MAX_THREADS, os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         while batch := list(itertools.islice(items, 16 * threads)):
             yield from pool.map(function, batch)
-
-
-def _open(data, where):
-    """Read the header of encoded image bytes; the pixels wait. Raises UserError."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-    except Image.DecompressionBombError:
-        width = height = MAX_PIXELS
-    except Exception:
-        raise UserError(f"{where} is not an image; remove or replace it") from None
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")
-    return image
-
-
-def _load(image, data, where):
-    try:
-        if image.format == "PNG":
-            # Pillow decodes the pixels without looking at their checksums
-            Image.open(io.BytesIO(data), formats=("PNG",)).verify()
-        image.load()
-    except Exception:
-        raise UserError(f"{where} is damaged or incomplete; fetch it again") from None

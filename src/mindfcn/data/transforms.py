@@ -69,7 +69,7 @@ def _channels(plane, name, preprocess):
     return channels[::-1] if name == "image" and preprocess.order == "RGB" else channels
 
 
-def recolour(image, random, strength=1.0):
+def jitter_colors(image, random, strength=1.0):
     """Change brightness, contrast, saturation and hue, each of them in half of the cases, by random amounts.
 
     The order and, at strength 1, the ranges are those of SSD's training (Liu et al. 2016, section 2.2, and its released
@@ -119,7 +119,7 @@ def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ig
         random: `numpy.random` or a RandomState.
         mirror: flip half of the crops.
         out: (image, mask) arrays to write into; new ones if None.
-        photometric: strength of `recolour`; 0 draws nothing.
+        photometric: strength of `jitter_colors`; 0 draws nothing.
         max_class_share: draw the offsets anew while one class has a larger share of the labelled pixels; with 1, draw
             them once.
         tries: how often at most they are drawn; the last ones stand.
@@ -145,7 +145,7 @@ def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ig
         # The padding lies at the left then.
         image, mask, left = each(image, lambda plane, _: flip(plane)), flip(mask), crop_size - width
     if photometric:
-        image = each(image, lambda plane, name: recolour(plane, random, photometric) if name == "image" else plane)
+        image = each(image, lambda plane, name: jitter_colors(plane, random, photometric) if name == "image" else plane)
     data, label = out or (np.empty((preprocess.channels, crop_size, crop_size), np.float32),
                           np.empty((*mask.shape[2:], crop_size, crop_size), np.int32))
     if (height, width) != (crop_size, crop_size):

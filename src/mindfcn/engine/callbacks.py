@@ -12,9 +12,9 @@ import numpy as np
 from mindspore.train import Callback
 
 from mindfcn import runtime
-from mindfcn.engine.evaluate import evaluate_network
 from mindfcn.engine.step import MOVING
 from mindfcn.errors import UserError
+from mindfcn.evaluation import evaluate_network
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.report.page import write_page
 from mindfcn.weights.checkpoint import save_checkpoint
@@ -92,11 +92,11 @@ class Log(Callback):
         loss = float(run_context.original_args().net_outputs.asnumpy())
         number = self.step.batches
         epoch, in_epoch = divmod(number - 1, self.dataset.steps_per_epoch)
-        if not math.isfinite(loss) or not math.isfinite(self.step.spoilt.asnumpy()):
+        if not math.isfinite(loss) or not math.isfinite(self.step.nonfinite.asnumpy()):
             self.flush()
             names = ", ".join(self.dataset.batch_names(epoch, in_epoch))
             raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}"
-                            f"{self.where_spoilt()}; lower --optim.lr, or look at these images and masks; "
+                            f"{self.nonfinite_layers()}; lower --optim.lr, or look at these images and masks; "
                             "the last checkpoint is of before")
         now = time.perf_counter()
         # Time from the end of one step to the end of the next: waiting for data counts.
@@ -109,9 +109,9 @@ class Log(Callback):
         if self.show:
             self.show(number, epoch + 1, loss, rate, speed)
 
-    def where_spoilt(self):
-        """The layers whose numbers a step spoilt, in words."""
-        found = self.step.unfinite()
+    def nonfinite_layers(self):
+        """The layers whose numbers a step nonfinite, in words."""
+        found = self.step.nonfinite_names()
         if not found:
             return ""
         many = f", {len(found)} of {len(self.step.watched)} in all" if len(found) > 3 else ""

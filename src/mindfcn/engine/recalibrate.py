@@ -96,7 +96,7 @@ class Recalibration:
         """Batches of training images, epoch after epoch, beginning with one that no training has seen."""
         dataset = copy.copy(self.dataset)
         dataset.skip_batches = 0
-        with runtime.user_errors():
+        with runtime.unwrap_user_errors():
             for dataset.first_epoch in itertools.count(2 ** 20):
                 for image, _ in dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True):
                     yield image

@@ -24,12 +24,12 @@ import shutil
 import yaml
 
 from mindfcn.errors import UserError
-from mindfcn.files import PARTIAL, append_text, atomic_path, held, read_bytes, remove_leftovers, write_text
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
 from mindfcn.report.events import Events
 from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
 from mindfcn.runtime import versions
+from mindfcn.storage.files import PARTIAL, append_text, atomic_path, held, read_bytes, remove_leftovers, write_text
 
 LOG = ("step", "epoch", "loss", "learning_rate", "images_per_s")
 EVALUATION = ("step", "epoch", PIXEL_ACCURACY, MEAN_PIXEL_ACCURACY, MEAN_IOU, FREQUENCY_WEIGHTED_IOU)

@@ -1,7 +1,7 @@
 """DeconvNet: VGG16 and its mirror of unpooling and deconvolution (Noh, Hong and Han 2015, table 2).
 
 Between the two halves stand only fc6 and fc7, which see a whole object at once, so images are windows of one size
-around objects: `mindfcn.dense.instances` segments photographs by many of them.
+around objects: `mindfcn.inference.instance_wise` segments photographs by many of them.
 """
 
 from typing import Optional
@@ -11,7 +11,7 @@ from mindspore.common.initializer import Normal
 
 from mindfcn.errors import UserError
 from mindfcn.models import layers
-from mindfcn.models.geometry import map_geometries
+from mindfcn.models.analysis.receptive_field import map_receptive_fields
 
 
 class Encoder(nn.Cell):
@@ -41,14 +41,14 @@ class Encoder(nn.Cell):
         self.side = side
         c64, c128, c256, c512 = (max(1, round(width * channels)) for channels in (64, 128, 256, 512))
         self.channels = {"pool1": c64, "pool2": c128, "pool3": c256, "pool4": c512, "pool5": c512, "fc7": fc_width}
-        self.conv1 = layers.mirror_block(3, c64, 2)
-        self.conv2 = layers.mirror_block(c64, c128, 2)
-        self.conv3 = layers.mirror_block(c128, c256, 3)
-        self.conv4 = layers.mirror_block(c256, c512, 3)
-        self.conv5 = layers.mirror_block(c512, c512, 3)
-        self.conv6 = layers.mirror_block(c512, fc_width, 1, kernel=side // 32, padding=0)
-        self.conv7 = layers.mirror_block(fc_width, fc_width, 1, kernel=1)
-        self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.SwitchPool() for _ in range(5))
+        self.conv1 = layers.conv_bn_relu(3, c64, 2)
+        self.conv2 = layers.conv_bn_relu(c64, c128, 2)
+        self.conv3 = layers.conv_bn_relu(c128, c256, 3)
+        self.conv4 = layers.conv_bn_relu(c256, c512, 3)
+        self.conv5 = layers.conv_bn_relu(c512, c512, 3)
+        self.conv6 = layers.conv_bn_relu(c512, fc_width, 1, kernel=side // 32, padding=0)
+        self.conv7 = layers.conv_bn_relu(fc_width, fc_width, 1, kernel=1)
+        self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.MaxPoolWithIndices() for _ in range(5))
 
     def construct(self, image):
         conv1 = self.conv1(image)
@@ -65,9 +65,9 @@ class Encoder(nn.Cell):
         return (fc7, (switches1, switches2, switches3, switches4, switches5),
                 (conv1.shape, conv2.shape, conv3.shape, conv4.shape, conv5.shape))
 
-    def geometries(self):
-        """{map: Geometry} of its maps."""
-        return map_geometries(self.paths())
+    def receptive_fields(self):
+        """{map: ReceptiveField} of its maps."""
+        return map_receptive_fields(self.paths())
 
     def paths(self):
         """{map: layers from the map before}: how the maps follow from one another."""
@@ -81,23 +81,23 @@ class Decoder(nn.Cell):
 
     Args:
         num_classes: channels of the result.
-        trunk: the Encoder.
+        backbone: the Encoder.
         decoder_width: factor on the channels of the deconvolutions, relative to the encoder's; below 1, an unpooling
             takes the switches of the first channels.
     """
 
-    def __init__(self, num_classes, trunk, decoder_width=1.0):
+    def __init__(self, num_classes, backbone, decoder_width=1.0):
         super().__init__()
-        c64, c128, c256, c512 = (max(1, round(decoder_width * trunk.channels[f"pool{number}"]))
+        c64, c128, c256, c512 = (max(1, round(decoder_width * backbone.channels[f"pool{number}"]))
                                  for number in (1, 2, 3, 4))
-        self.deconv6 = layers.spread_block(trunk.channels["fc7"], c512, trunk.side // 32)
+        self.deconv6 = layers.deconv_bn_relu(backbone.channels["fc7"], c512, backbone.side // 32)
         self.deconv5 = mirrored(c512, c512, 3)
         self.deconv4 = mirrored(c512, c256, 3)
         self.deconv3 = mirrored(c256, c128, 3)
         self.deconv2 = mirrored(c128, c64, 2)
         self.deconv1 = mirrored(c64, c64, 2)
         self.score = layers.conv(c64, num_classes, 1, bias=True, weight_init=Normal(0.01))
-        self.unpool5, self.unpool4, self.unpool3, self.unpool2, self.unpool1 = (layers.Unpool() for _ in range(5))
+        self.unpool5, self.unpool4, self.unpool3, self.unpool2, self.unpool1 = (layers.MaxUnpool() for _ in range(5))
 
     def construct(self, fc7, switches, shapes):
         deconv5 = self.deconv5(self.unpool5(self.deconv6(fc7), switches[4], shapes[4]))
@@ -111,8 +111,8 @@ class Decoder(nn.Cell):
 def mirrored(in_channels, out_channels, count):
     """Deconvolutions of 3x3, the last of which leads to the channels of the next unpooling."""
     return nn.SequentialCell([
-        *layers.mirror_block(in_channels, in_channels, count - 1, Normal(0.01)).cell_list,
-        *layers.mirror_block(in_channels, out_channels, 1, Normal(0.01)).cell_list])
+        *layers.conv_bn_relu(in_channels, in_channels, count - 1, Normal(0.01)).cell_list,
+        *layers.conv_bn_relu(in_channels, out_channels, 1, Normal(0.01)).cell_list])
 
 
 class DeconvNet(nn.Cell):
@@ -120,7 +120,7 @@ class DeconvNet(nn.Cell):
 
     Args:
         n_class: classes.
-        trunk: the Encoder; None makes the published one.
+        backbone: the Encoder; None makes the published one.
         decoder_width: see Decoder.
 
     Inputs: (N, 3, H, W) float32, normalised. Of side x side pixels, as it is trained on; from there up it is possible:
@@ -133,15 +133,15 @@ class DeconvNet(nn.Cell):
 
     in_channels = 3
 
-    def __init__(self, n_class: int = 21, trunk: Optional[Encoder] = None, decoder_width: float = 1.0) -> None:
-        # Without prefixes for trunk and head, as in the FCNs.
+    def __init__(self, n_class: int = 21, backbone: Optional[Encoder] = None, decoder_width: float = 1.0) -> None:
+        # Without prefixes for backbone and head, as in the FCNs.
         super().__init__(auto_prefix=False)
-        self.trunk = trunk or Encoder()
-        self.side = self.trunk.side
-        self.head = Decoder(n_class, self.trunk, decoder_width)
+        self.backbone = backbone or Encoder()
+        self.side = self.backbone.side
+        self.head = Decoder(n_class, self.backbone, decoder_width)
 
     def construct(self, image):
         if image.shape[2] < self.side or image.shape[3] < self.side:
             raise ValueError(f"DeconvNet takes images of {self.side}x{self.side} pixels or more; enlarge them")
-        fc7, switches, shapes = self.trunk(image)
+        fc7, switches, shapes = self.backbone(image)
         return self.head(fc7, switches, shapes)

@@ -1,8 +1,8 @@
 """FCN-32s, 16s and 8s: coarse scores, upsampled and summed with finer ones (Long et al. 2015, section 4, figure 3).
 
-They stand on any trunk: a cell that returns maps by the names of VGG16's at strides 8, 16 and 32, `pool3`, `pool4` and
-`fc7`, and says their `channels`, the `in_channels` of its images, the `multiple` its images' sides must be of, whether
-score layers `has_bias`, and by `geometries()` where each map lies on the image.
+They stand on any backbone: a cell that returns maps by the names of VGG16's at strides 8, 16 and 32, `pool3`, `pool4`
+and `fc7`. It has their `channels`, the `in_channels` of its images, the `multiple` of which image sides must be,
+`has_bias` for the score layers, and `receptive_fields()`: where each map lies on the image.
 """
 
 import math
@@ -10,9 +10,9 @@ import math
 from mindspore import nn, ops
 
 from mindfcn.models import layers
+from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment
+from mindfcn.models.backbones.vgg import VGG16
 from mindfcn.models.fusion import score
-from mindfcn.models.geometry import Geometry, alignment
-from mindfcn.models.vgg import VGG16
 
 
 class FCNHead(nn.Cell):
@@ -20,7 +20,7 @@ class FCNHead(nn.Cell):
 
     Args:
         num_classes: channels of the result.
-        trunk: the trunk.
+        backbone: the backbone.
         skips: finer maps that join: 0 (FCN-32s), 1 (16s) or 2 (8s).
         upsampling: the upsampling layers: "bilinear" from the start, then learned; "fixed" bilinear; "final_fixed",
             where only the last one is fixed (the paper's text); "xavier", random (the course's code).
@@ -29,21 +29,21 @@ class FCNHead(nn.Cell):
             outrun the others'.
     """
 
-    def __init__(self, num_classes, trunk, skips, upsampling="bilinear", skip_scales=(1.0, 1.0)):
+    def __init__(self, num_classes, backbone, skips, upsampling="bilinear", skip_scales=(1.0, 1.0)):
         super().__init__()
         self.skips = skips
-        at = trunk.geometries()
-        self.score_fr = score(trunk, "fc7", num_classes)
+        at = backbone.receptive_fields()
+        self.score_fr = score(backbone, "fc7", num_classes)
         fused = at["fc7"]
         if skips >= 1:
-            self.upscore2, self.offset2, fused = upsample(num_classes, fused, at["pool4"], trunk, upsampling)
+            self.upscore2, self.offset2, fused = upsample(num_classes, fused, at["pool4"], backbone, upsampling)
             self.scale_pool4 = layers.Scale(skip_scales[0])
-            self.score_pool4 = score(trunk, "pool4", num_classes)
+            self.score_pool4 = score(backbone, "pool4", num_classes)
         if skips == 2:
-            self.upscore_pool4, self.offset4, fused = upsample(num_classes, fused, at["pool3"], trunk, upsampling)
+            self.upscore_pool4, self.offset4, fused = upsample(num_classes, fused, at["pool3"], backbone, upsampling)
             self.scale_pool3 = layers.Scale(skip_scales[1])
-            self.score_pool3 = score(trunk, "pool3", num_classes)
-        final, self.offset, _ = upsample(num_classes, fused, Geometry(), trunk,
+            self.score_pool3 = score(backbone, "pool3", num_classes)
+        final, self.offset, _ = upsample(num_classes, fused, ReceptiveField(), backbone,
                                          upsampling.replace("final_fixed", "fixed"))
         setattr(self, ("upscore", "upscore16", "upscore8")[skips], final)
 
@@ -61,37 +61,38 @@ class FCNHead(nn.Cell):
 
 
 class FCN(nn.Cell):
-    """A trunk and a head: what FCN32s, FCN16s and FCN8s share.
+    """A backbone and a head: what FCN32s, FCN16s and FCN8s share.
 
     Args:
         n_class: classes.
-        trunk: the trunk; None is the course's VGG16 with batch normalisation, made with `options`.
+        backbone: the backbone; None is the course's VGG16 with batch normalisation, made with `options`.
         upsampling, skip_scales: see FCNHead.
-        geometric: classes of a second head on the same trunk (SIFT Flow: Long et al. 2015, section 5); 0 is none.
-        options: of VGG16, where `trunk` is None.
+        geometric: classes of a second head on the same backbone (SIFT Flow: Long et al. 2015, section 5); 0 is none.
+        options: of VGG16, where `backbone` is None.
 
-    Inputs: (N, C, H, W) float32, normalised, any H and W from 1 up; C is the trunk's `in_channels`.
+    Inputs: (N, C, H, W) float32, normalised, any H and W from 1 up; C is the backbone's `in_channels`.
     Outputs: logits (N, n_class + geometric, H, W) float32.
     """
 
     skips = 0
 
-    def __init__(self, n_class=21, trunk=None, upsampling="bilinear", skip_scales=(1.0, 1.0), geometric=0, **options):
-        # Without prefixes for trunk and head, the parameters are called as in the official checkpoints.
+    def __init__(self, n_class=21, backbone=None, upsampling="bilinear", skip_scales=(1.0, 1.0), geometric=0,
+                 **options):
+        # Without prefixes for backbone and head, the parameters are called as in the official checkpoints.
         super().__init__(auto_prefix=False)
-        self.trunk = trunk or VGG16(**options)
-        self.in_channels = self.trunk.in_channels
+        self.backbone = backbone or VGG16(**options)
+        self.in_channels = self.backbone.in_channels
         self.n_class = n_class
-        self.head = FCNHead(n_class, self.trunk, self.skips, upsampling, skip_scales)
+        self.head = FCNHead(n_class, self.backbone, self.skips, upsampling, skip_scales)
         self.geometric = None
         if geometric:
-            self.geometric = FCNHead(geometric, self.trunk, self.skips, upsampling, skip_scales)
+            self.geometric = FCNHead(geometric, self.backbone, self.skips, upsampling, skip_scales)
             self.geometric.update_parameters_name("geometric.")
 
     @property
     def stride(self):
         """Pixels by which an image must be shifted for its cells to fall on cells again."""
-        return math.lcm(self.trunk.multiple, int(self.trunk.geometries()["fc7"].stride))
+        return math.lcm(self.backbone.multiple, int(self.backbone.receptive_fields()["fc7"].stride))
 
     @property
     def reach(self):
@@ -99,13 +100,13 @@ class FCN(nn.Cell):
 
         Half of fc7's receptive field, and what each upsampling adds: it looks less than one of its cells far.
         """
-        at = self.trunk.geometries()
+        at = self.backbone.receptive_fields()
         upsampled = ("fc7", "pool4", "pool3")[:self.skips + 1]
         return math.ceil(at["fc7"].field / 2 + sum(at[name].stride for name in upsampled))
 
     def construct(self, image):
         height, width = image.shape[2:]
-        maps = self.trunk(pad_to_multiple(image, self.trunk.multiple))
+        maps = self.backbone(pad_to_multiple(image, self.backbone.multiple))
         logits = self.head(maps)
         if self.geometric is not None:
             logits = ops.concat((logits, self.geometric(maps)), 1)
@@ -114,7 +115,7 @@ class FCN(nn.Cell):
             return logits
         if top >= 0 and top + height <= logits.shape[2] and top + width <= logits.shape[3]:
             return logits[:, :, top:top + height, top:top + width]
-        # The cells of some dilated trunks begin inside the image: pixels beyond them take the nearest logits.
+        # The cells of some dilated backbones begin inside the image: pixels beyond them take the nearest logits.
         rows = ops.clamp(ops.arange(top, top + height), 0, logits.shape[2] - 1)
         columns = ops.clamp(ops.arange(top, top + width), 0, logits.shape[3] - 1)
         return ops.gather(ops.gather(logits, rows, 2), columns, 3)
@@ -138,17 +139,17 @@ class FCN8s(FCN):
     skips = 2
 
 
-def upsample(num_classes, coarse, fine, trunk, upsampling):
+def upsample(num_classes, coarse, fine, backbone, upsampling):
     """An upsampling layer from one map's cells to another's, and how the two lie.
 
     Returns:
-        (layer, offset, Geometry of the fused map): the first `offset` cells of the result lie before the finer map's
-        first one; where negative, the other way round.
+        (layer, offset, ReceptiveField of the fused map): the first `offset` cells of the result lie before the finer
+        map's first one; where negative, the other way round.
     """
     factor, kernel, offset = alignment(coarse, fine)
     # Padding the layer, where sizes allow it, computes no cells that are cropped at once.
-    padding = max(0, min(offset, kernel - factor - offset)) if trunk.multiple > 1 else 0
-    fused = Geometry(fine.stride, fine.centre + max(0, -offset) * fine.stride, coarse.field)
+    padding = max(0, min(offset, kernel - factor - offset)) if backbone.multiple > 1 else 0
+    fused = ReceptiveField(fine.stride, fine.centre + max(0, -offset) * fine.stride, coarse.field)
     if factor == kernel == 1:
         return nn.Identity(), offset, fused
     init = "xavier" if upsampling == "xavier" else "bilinear"

@@ -1,7 +1,7 @@
 """Late fusion of colour and HHA: two whole networks, whose scores are averaged (Long et al. 2015, section 5, NYUDv2).
 
-The two trunks stand side by side as one, whose maps are theirs, one after another; score layers take each its own half
-and average (`AveragedScore`). Everything behind the scores is linear and done once.
+The two backbones act as one whose maps are theirs, concatenated; each score layer takes its own half, and the scores
+are averaged (`AveragedScore`). Everything after the scores is linear and computed once.
 """
 
 from mindspore import nn, ops
@@ -13,13 +13,13 @@ STREAM_SEEDS = 100
 
 
 class TwoStreams(nn.Cell):
-    """Two trunks of the same kind, for colour and for HHA.
+    """Two backbones of the same kind, for colour and for HHA.
 
     Args:
-        color, hha: the trunks.
+        color, hha: the backbones.
 
     Inputs: (N, 6, H, W) float32: the photograph, then HHA.
-    Outputs: the trunks' maps, {"pool3": (N, 2 C, H/8, W/8), ...}, colour first.
+    Outputs: the backbones' maps, {"pool3": (N, 2 C, H/8, W/8), ...}, colour first.
     """
 
     def __init__(self, color, hha):
@@ -39,9 +39,9 @@ class TwoStreams(nn.Cell):
                 "pool4": ops.concat((color["pool4"], hha["pool4"]), 1),
                 "fc7": ops.concat((color["fc7"], hha["fc7"]), 1)}
 
-    def geometries(self):
-        """{map: Geometry} of its maps."""
-        return self.color.geometries()
+    def receptive_fields(self):
+        """{map: ReceptiveField} of its maps."""
+        return self.color.receptive_fields()
 
 
 class AveragedScore(nn.Cell):
@@ -63,7 +63,7 @@ class AveragedScore(nn.Cell):
         return 0.5 * self.color(maps[:, :self.half]) + 0.5 * self.hha(maps[:, self.half:])
 
 
-def score(trunk, name, classes):
-    """The score layer on a trunk's map."""
-    layer = AveragedScore if isinstance(trunk, TwoStreams) else layers.score
-    return layer(trunk.channels[name], classes, trunk.has_bias)
+def score(backbone, name, classes):
+    """The score layer on a backbone's map."""
+    layer = AveragedScore if isinstance(backbone, TwoStreams) else layers.score
+    return layer(backbone.channels[name], classes, backbone.has_bias)

@@ -10,7 +10,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import Constant, HeNormal, Normal, Zero
 
 from mindfcn import random_bits
-from mindfcn.models.convolution import Upsampling, WideConvolution, Winograd
+from mindfcn.models.cpu_kernels import Upsampling, WideConv2d, Winograd
 
 # On CPU, convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
 NARROW = 2048
@@ -51,14 +51,14 @@ def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", 
         if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
             algorithm = Winograd(out_channels, direct=narrower < WINOGRAD)
         elif kernel != (3, 3) and out_channels > NARROW:
-            algorithm = WideConvolution(kernel, padding)
+            algorithm = WideConv2d(kernel, padding)
     if algorithm is None:
         return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
-    return AlgorithmConv(algorithm, in_channels, out_channels, kernel, **arguments)
+    return CpuConv2d(algorithm, in_channels, out_channels, kernel, **arguments)
 
 
-class AlgorithmConv(nn.Conv2d):
-    """A convolution computed by a cell of models/convolution.py where it fits; else by MindSpore's kernels."""
+class CpuConv2d(nn.Conv2d):
+    """A convolution computed by a cell of models/cpu_kernels.py where it fits; else by MindSpore's kernels."""
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -90,7 +90,7 @@ def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False
 
 
 class AlgorithmDeconv(nn.Conv2dTranspose):
-    """A transposed convolution computed by a cell of models/convolution.py in float32; else by MindSpore's kernels."""
+    """A transposed convolution computed by a cell of models/cpu_kernels.py in float32; else by MindSpore's kernels."""
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -151,7 +151,7 @@ def conv_block(in_channels, out_channels, kernels, normalise=False, **first):
     return nn.SequentialCell(cells)
 
 
-def mirror_block(in_channels, out_channels, count, weight_init="xavier_uniform", kernel=3, padding=None):
+def conv_bn_relu(in_channels, out_channels, count, weight_init="xavier_uniform", kernel=3, padding=None):
     """`count` times [convolution with bias, normalisation, ReLU], as everywhere in DeconvNet.
 
     Its deconvolutions are built here, too: with stride 1, a transposed convolution padded by p is the convolution
@@ -166,14 +166,14 @@ def mirror_block(in_channels, out_channels, count, weight_init="xavier_uniform",
     return nn.SequentialCell(cells)
 
 
-def spread_block(in_channels, out_channels, kernel):
+def deconv_bn_relu(in_channels, out_channels, kernel):
     """[transposed convolution, normalisation, ReLU]: each cell becomes a window of `kernel` by `kernel` cells."""
     deconvolution = nn.Conv2dTranspose(in_channels, out_channels, kernel, stride=1, pad_mode="pad", padding=0,
                                        dilation=1, group=1, has_bias=True, weight_init=Normal(0.01), bias_init="zeros")
     return nn.SequentialCell([deconvolution, batch_norm(out_channels, eps=1e-9, shift=0.001), nn.ReLU()])
 
 
-class SwitchPool(nn.MaxPool2d):
+class MaxPoolWithIndices(nn.MaxPool2d):
     """Max pooling that also says where each maximum was; windows that would reach over the edge are left out.
 
     Outputs: maxima (N, C, h, w); switches (N, C, h, w) int64, their places in the map read row by row.
@@ -183,8 +183,8 @@ class SwitchPool(nn.MaxPool2d):
         super().__init__(kernel_size=kernel, stride=stride, pad_mode="pad", padding=0, return_indices=True)
 
 
-class Unpool(nn.Cell):
-    """Values back to the places that a SwitchPool took its maxima from, zeros elsewhere (Noh et al. 2015, 3.2.1).
+class MaxUnpool(nn.Cell):
+    """Put values back where a MaxPoolWithIndices found its maxima; zeros elsewhere (Noh et al. 2015, section 3.2.1).
 
     Inputs: (N, c, h, w); switches (N, C, h, w) with C >= c, of which the first c count; the shape (N, C, H, W) of the
         map that was pooled.
@@ -263,5 +263,5 @@ class Dropout(nn.Cell):
         if not self.training or self.rate == 0:
             return x
         step = ops.assign_add(self.step, ms.Tensor([1], ms.int32))
-        keep = random_bits.keep(x.size, self.rate, self.seed, step)
+        keep = random_bits.keep_mask(x.size, self.rate, self.seed, step)
         return x * keep.reshape(x.shape).astype(x.dtype) / (1 - self.rate)

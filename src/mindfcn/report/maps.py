@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from mindfcn.files import atomic_path
-from mindfcn.report.masks import font_file
+from mindfcn.report.overlays import font_file
+from mindfcn.storage.files import atomic_path
 
 COLUMNS = 4
 

@@ -1,7 +1,7 @@
 """One HTML page about a run or a comparison: figures, bars, confusion matrix, curves and pictures in a single file.
 
 The page asks for nothing from outside, neither files nor network. Its photographs and masks are reduced to SIDE pixels;
-pictures beyond MOST_BYTES of the file are left out, and the page says how many.
+pictures beyond MAX_BYTES of the file are left out, and the page says how many.
 """
 
 import base64
@@ -18,16 +18,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mindfcn.files import write_text
-from mindfcn.report.masks import class_name, display_name, encode_palette_png, found_classes
-from mindfcn.report.plots import MOST_NUMBERED_CLASSES, by_step, row_percent, smooth
+from mindfcn.report.overlays import class_name, display_name, encode_palette_png, found_classes
+from mindfcn.report.plots import MAX_NUMBERED_CLASSES, by_step, row_percent, smooth
+from mindfcn.storage.files import write_text
 
 REPORT = "report.html"
 # The layer beneath all masks.
 PHOTOGRAPH = "photograph"
-SIDE, MOST_BYTES = 512, 4 * 2 ** 20
+SIDE, MAX_BYTES = 512, 4 * 2 ** 20
 # Points of a curve, classes named beneath a picture, and confusions named beneath the matrix.
-MOST_POINTS, MOST_CHIPS, MOST_CONFUSIONS = 800, 12, 5
+MAX_POINTS, MAX_CHIPS, MAX_CONFUSIONS = 800, 12, 5
 
 
 @dataclasses.dataclass
@@ -133,7 +133,7 @@ def _jpeg(image):
 
 def _fitting(galleries):
     """Galleries with as many pictures as there is room for, taken in turns, and the number of those left out."""
-    kept, room, left_out = {heading: [] for heading in galleries}, MOST_BYTES, 0
+    kept, room, left_out = {heading: [] for heading in galleries}, MAX_BYTES, 0
     for turn in itertools.zip_longest(*galleries.values()):
         for heading, shown in zip(galleries, turn):
             if shown is not None:
@@ -157,10 +157,10 @@ def _confusion(page):
     percent = row_percent(counts)
     others = np.where(np.eye(len(names), dtype=bool) | np.isnan(percent), 0, percent)
     most = [np.unravel_index(place, others.shape)
-            for place in np.argsort(-others, axis=None, kind="stable")[:MOST_CONFUSIONS]]
+            for place in np.argsort(-others, axis=None, kind="stable")[:MAX_CONFUSIONS]]
     confused = [(names[true], names[found], float(others[true, found])) for true, found in most
                 if others[true, found] >= 0.5]
-    if len(names) > MOST_NUMBERED_CLASSES:
+    if len(names) > MAX_NUMBERED_CLASSES:
         return {"confused": confused, "rows": [], "names": names, "drawn": _drawn(percent)}
     rows = [(name, [(None if np.isnan(share) else float(share), int(count)) for share, count in zip(shares, row)])
             for name, shares, row in zip(names, percent, counts)]
@@ -250,7 +250,7 @@ def _panel(title, across, lines, around=()):
 
 def _paths(across, up, steps, values):
     """SVG paths of a curve and of its points in a box of 100 by 100; values that are not finite leave gaps."""
-    thin = slice(None, None, -(-len(steps) // MOST_POINTS))
+    thin = slice(None, None, -(-len(steps) // MAX_POINTS))
     curve, points, pen_up = [], [], True
     for step, value in zip(steps[thin], values[thin]):
         if math.isfinite(value):
@@ -275,5 +275,5 @@ def _template():
     import jinja2
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"MOST_CHIPS": MOST_CHIPS}
+    environment.globals |= {"MAX_CHIPS": MAX_CHIPS}
     return environment.get_template("page.html")

@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path
-from mindfcn.report.masks import display_name, font_file
+from mindfcn.report.overlays import display_name, font_file
+from mindfcn.storage.files import atomic_path
 
-MOST_POINTS = 4000
-MOST_NUMBERED_CLASSES = 30
+MAX_POINTS = 4000
+MAX_NUMBERED_CLASSES = 30
 
 
 def save_curves(path, train, evals):
@@ -63,11 +63,11 @@ def save_confusion(path, matrix, labels):
         raise UserError(f"{path}: the confusion matrix is {matrix.shape} but there are {count} classes; "
                         "use the labels it was counted with")
     percent = row_percent(matrix)
-    side = 2.2 + max(2.6, 0.34 * count) if count <= MOST_NUMBERED_CLASSES else 2.2 + 0.2 * count
+    side = 2.2 + max(2.6, 0.34 * count) if count <= MAX_NUMBERED_CLASSES else 2.2 + 0.2 * count
     figure = _figure((side + 1, side))
     axis = figure.subplots()
     _draw_cells(figure, axis, percent)
-    if count <= MOST_NUMBERED_CLASSES:
+    if count <= MAX_NUMBERED_CLASSES:
         _number_cells(axis, percent)
     _name_ticks(axis.xaxis, labels, rotation=90 if count > 4 else 0)
     _name_ticks(axis.yaxis, labels)
@@ -163,7 +163,7 @@ def smooth(values, span):
 def _draw_loss(axis, rows):
     steps, losses = np.array([row[:2] for row in rows], np.float64).T
     losses[~np.isfinite(losses)] = np.nan
-    thin = slice(None, None, -(-len(steps) // MOST_POINTS))
+    thin = slice(None, None, -(-len(steps) // MAX_POINTS))
     axis.plot(steps[thin], losses[thin], color="C0", alpha=0.35, linewidth=0.8, label="every step", **_dot(steps))
     span = max(1, len(losses) / 40)
     axis.plot(steps[thin], smooth(losses, span)[thin], color="C0", linewidth=1.6, label="smoothed")

@@ -18,11 +18,11 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import mindfcn
-from mindfcn.engine.predict import decode_photograph
 from mindfcn.errors import UserError
-from mindfcn.report.masks import encode_palette_png
+from mindfcn.report.overlays import encode_palette_png
 from mindfcn.serve.guard import Guard, too_large
 from mindfcn.serve.worker import Busy
+from mindfcn.storage.images import decode_photograph
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
 # Pillow knows many more, some of which start other programs.

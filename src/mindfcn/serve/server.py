@@ -7,8 +7,8 @@ import signal
 import socket
 import threading
 
-from mindfcn.engine.predict import open_segmenter
 from mindfcn.errors import UserError
+from mindfcn.inference.open import open_segmenter
 
 # Connections beside the requests in the queue: the page's own files, uploads under way.
 CONNECTIONS = 64

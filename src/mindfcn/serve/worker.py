@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 class Busy(Exception):
     """As many requests wait as may."""
 
-
 class Worker:
     """Runs functions one after another in a thread of its own: MindSpore must not be used from several at once.
 

@@ -5,14 +5,16 @@ import json
 from collections.abc import Callable
 from typing import Any, Optional
 
+from mindfcn.console import FilePath
 from mindfcn.errors import UserError
-from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import COURSE, MODALITIES, Preprocess
-from mindfcn.weights.importers import AT_ONCE
+from mindfcn.weights.naming import AT_ONCE
 
 # Its name among the entries of a file.
 CARD = "mindfcn_card"
+# The option `padding` and its values have other names in cards, where the first checkpoints wrote them so.
+_PADDING = {"same": "padded", "pad100": "paper"}
 # Options of a network: what they are, and what they may be. None stands for the default.
 _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "width": ((int, float), lambda value: 0 < value <= 4),
@@ -50,6 +52,23 @@ class Card:
     def skip_scales(self):
         """The fixed factors on pool4 and pool3: as given, or those of the network's name."""
         return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
+
+    @staticmethod
+    def model_entry(name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """The entry `model` of a network's card, from its name and its options of `create_model`."""
+        entry = {"name": name, **options}
+        if "padding" in entry:
+            entry["geometry"] = _PADDING[entry.pop("padding")]
+        return entry
+
+    def options(self) -> dict[str, Any]:
+        """The options of `create_model` that make this network."""
+        found = {name: value for name, value in self.model.items() if name != "name"}
+        if "geometry" in found:
+            names = {entry: name for name, entry in _PADDING.items()}
+            found["padding"] = names.get(found["geometry"], found["geometry"])
+            del found["geometry"]
+        return found
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -11,14 +11,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindfcn.console import FilePath
 from mindfcn.errors import UserError
-from mindfcn.files import atomic_path
-from mindfcn.hooks import FilePath
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import CAFFE
+from mindfcn.storage.files import atomic_path
+from mindfcn.storage.weight_files import read_checkpoint
 from mindfcn.weights.card import CARD, Card
-from mindfcn.weights.importers import published_fcn
-from mindfcn.weights.readers import read_checkpoint
+from mindfcn.weights.naming import published_fcn
 
 STATE = "training."
 

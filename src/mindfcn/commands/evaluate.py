@@ -1,0 +1,107 @@
+"""The verb eval: a checkpoint against a whole split."""
+
+import dataclasses
+import os
+from typing import Optional
+
+import numpy as np
+from mindspore.train import Model
+
+from mindfcn import runtime
+from mindfcn.config import EvalConfig, flat
+from mindfcn.console import Progress, Say
+from mindfcn.data.dataset import SegDataset
+from mindfcn.data.records.mindrecord import read_manifest
+from mindfcn.errors import UserError
+from mindfcn.evaluation import evaluate_network
+from mindfcn.inference.load import combined, load_segmenter, network_text
+from mindfcn.inference.pipeline import Inference
+from mindfcn.losses import CrossEntropy
+from mindfcn.metrics import (
+    PIXEL_ACCURACY,
+    segmentation_metrics,
+)
+from mindfcn.report.evaluation import EvalResult, save_json, write_evaluation
+from mindfcn.report.page import REPORT, Page, write_page
+
+
+def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
+    """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
+
+    Args:
+        config: EvalConfig.
+        progress: wraps an iterable and its length.
+        say: called with one line of text.
+
+    Returns:
+        EvalResult.
+
+    Raises:
+        UserError: checkpoint or records are missing, damaged, or do not fit each other.
+    """
+    for name, value in (("worst", config.worst), ("best", config.best), ("images", config.images)):
+        if value < 0:
+            raise UserError(f"--{name} {value}: must be at least 0")
+    runtime.set_up(config.device, config.seed)
+    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    records = config.records or card.records
+    if not records:
+        raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
+    check_classes(records, card.labels, config.checkpoint)
+    segmenter = combined(segmenter, card, config)
+    segment = Inference(segmenter, config)
+    segment.check(card)
+    if config.protocol == "course" and (not segment.plain or config.window or config.images
+                                         or config.proposals != "none" or config.ensemble):
+        raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
+                        "crf, images, proposals and ensemble")
+    folder = "evaluation" if config.protocol == "native" else "evaluation-course"
+    out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
+    if say:
+        say(f"evaluating {config.checkpoint} on {records}")
+    page = Page(os.path.join(out, REPORT), f"Evaluation of {os.path.basename(config.checkpoint)}", card.labels,
+                {"network": network_text(card), "checkpoint": config.checkpoint, "records": records},
+                details={"Settings of this evaluation": dataclasses.asdict(config),
+                         "Settings of the training": flat(card.training.get("settings", {})),
+                         "Versions of this evaluation": runtime.versions()})
+    if config.protocol == "course":
+        return _course_protocol(config, segmenter, page, records, out)
+    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
+                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
+                         rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
+    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
+                                  excluded=card.labels.excluded_numbers(),
+                                  geometric=segmenter.geometric if card.geometric else None)
+    return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
+
+
+def check_classes(records, labels, checkpoint):
+    """Refuse records whose classes are not the checkpoint's."""
+    manifest = read_manifest(records)
+    if manifest and manifest["labels"]["names"] != list(labels.names):
+        raise UserError(f"{records} has {len(manifest['labels']['names'])} classes "
+                        f"({', '.join(manifest['labels']['names'][:3])}, ...), {checkpoint} was trained for "
+                        f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
+
+
+def _course_protocol(config, segmenter, page, records, out):
+    """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
+    labels = page.labels
+    if segmenter.split(np.empty(0))[1] is not None:
+        raise UserError("--protocol course: the course's networks have one head; use the native protocol")
+    dataset = SegDataset(data_file=records, batch_size=4, preprocess=segmenter.preprocess, seed=config.seed,
+                         ignore_label=labels.ignore_label, num_classes=len(labels))
+    runtime.pynative_mode()
+    segmenter.net.set_train(False)
+    views = segmentation_metrics(len(labels))
+    model = Model(segmenter.net, CrossEntropy(labels.ignore_label), metrics=views)
+    metrics = model.eval(dataset.get_dataset(), dataset_sink_mode=False)
+    images = dataset.steps_per_epoch * dataset.batch_size
+    if runtime.rank() == 0:
+        note = "random crops of the given records, for comparison with the course's printed figures only"
+        page.matrix, page.notes = views[PIXEL_ACCURACY].matrix, [f"The course's protocol: {note}."]
+        page.facts |= {"images": f"{images:,}"}
+        write_page(page)
+        save_json(os.path.join(out, "metrics.json"), {"protocol": f"course: {note}", "images": images,
+                                                      "metrics": metrics})
+    return EvalResult(metrics, "", out, images, "course")

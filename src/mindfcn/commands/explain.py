@@ -1,0 +1,151 @@
+"""The verb explain: what a network makes of one photograph, layer by layer, as one picture.
+
+Of a DeconvNet, the strongest map after each unpooling and deconvolution (Noh et al. 2015, figure 4); of an FCN, the
+strongest map of pool3, pool4 and fc7, and on the way up the scores of the class that it sees most of.
+"""
+
+import dataclasses
+
+import mindspore as ms
+import numpy as np
+
+from mindfcn import runtime
+from mindfcn.config import ExplainConfig
+from mindfcn.data.transforms import to_input
+from mindfcn.errors import UserError
+from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.network import pad_to_multiple, resized
+from mindfcn.logits import argmax
+from mindfcn.models.deconvnet import DeconvNet
+from mindfcn.report.maps import save_maps
+from mindfcn.storage.files import read_bytes
+from mindfcn.storage.images import decode_photograph
+
+# Longest side of an FCN's photograph, pixels: every map of the network is kept.
+LONGEST = 1024
+
+
+@dataclasses.dataclass
+class Explanation:
+    """What was seen.
+
+    Attributes:
+        maps: list of (title, (h, w) float32), in the order in which the network computes them.
+        out: the picture.
+        found: name of the class that the scores are of; "" for DeconvNet.
+    """
+    maps: list
+    out: str
+    found: str
+
+
+def explain(config: ExplainConfig) -> Explanation:
+    """Run a checkpoint's network on one photograph and draw its maps.
+
+    Args:
+        config: ExplainConfig.
+
+    Returns:
+        Explanation.
+
+    Raises:
+        UserError: checkpoint or photograph cannot be read, or the picture cannot be written.
+    """
+    if not config.out.lower().endswith((".jpg", ".jpeg", ".png")):
+        raise UserError(f"--out {config.out}: choose a name that ends in .jpg or .png")
+    image = decode_photograph(read_bytes(config.image), config.image)
+    runtime.set_up(config.device)
+    runtime.pynative_mode()
+    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    net = segmenter.net.set_train(False)
+    batch = to_input(image, card.preprocess)[None]
+    if isinstance(net, DeconvNet):
+        batch = resized(batch, net.side, net.side)
+        maps, mask, found = deconvnet_maps(net, batch)
+    else:
+        factor = min(1, LONGEST / max(batch.shape[2:]))
+        batch = resized(batch, *(max(1, round(factor * side)) for side in batch.shape[2:]))
+        maps, mask, number = fcn_maps(net, batch)
+        found = card.labels.names[number]
+        maps = [(title.replace("CLASS", found), values) for title, values in maps]
+    shown = card.preprocess.denormalise(batch[0].transpose(1, 2, 0))
+    save_maps(config.out, shown, maps, card.labels.colorize(mask))
+    return Explanation(maps, config.out, found)
+
+
+def deconvnet_maps(net, batch):
+    """(maps, mask, "") of a DeconvNet: behind fc6's deconvolution, and each unpooling and deconvolution after it."""
+    head = net.head
+    layers = {"deconv6": head.deconv6}
+    for number in range(5, 0, -1):
+        for name in (f"unpool{number}", f"deconv{number}"):
+            layers[name] = getattr(head, name)
+    results, logits = outputs(net, layers, batch)
+    return [strongest(name, results[name]) for name in layers], argmax(logits), ""
+
+
+def fcn_maps(net, batch):
+    """(maps, mask, number of the class whose scores they show) of an FCN; CLASS stands for it in titles."""
+    head = net.head
+    layers = {"score_fr": head.score_fr}
+    if head.skips >= 1:
+        layers |= {"upscore2": head.upscore2, "score_pool4": head.score_pool4}
+    if head.skips == 2:
+        layers |= {"upscore_pool4": head.upscore_pool4, "score_pool3": head.score_pool3}
+    last = ("upscore", "upscore16", "upscore8")[head.skips]
+    layers[last] = getattr(head, last)
+    height, width = batch.shape[2:]
+    results, logits = outputs(net, layers | {"backbone": net.backbone}, pad_to_multiple(batch, net.backbone.multiple))
+    mask = argmax(logits)[:height, :width]
+    counts = np.bincount(mask.ravel(), minlength=len(logits))
+    # The background, where there is nothing else.
+    number = int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
+    maps = [strongest(name, array(results["backbone"][name])) for name in ("pool3", "pool4", "fc7")]
+    fused = {"upscore2": "score_pool4", "upscore_pool4": "score_pool3"}
+    for name in layers:
+        maps.append((f"{name}: CLASS", results[name][number]))
+        if name in fused.values():
+            # What the next layer up was given: the sum of the two.
+            above = {"score_pool4": "upscore_pool4" if head.skips == 2 else last, "score_pool3": last}[name]
+            maps.append((f"{name.replace('score', 'fuse')}: CLASS", results[f"into {above}"][number]))
+    return maps, mask, number
+
+
+def outputs(net, layers, batch):
+    """Run a network and keep what some of its layers give, and are given.
+
+    Args:
+        net: network of (1, 3, H, W).
+        layers: {name: cell}.
+        batch: (1, 3, H, W) float32.
+
+    Returns:
+        ({name: (C, h, w) float32, "into NAME": the same of its input}, logits (C, H, W) float32); of a cell that gives
+        no map, what it gives.
+    """
+    results = {}
+
+    def keeper(name):
+        def keep(cell, inputs, output):
+            results[name] = array(output)
+            results[f"into {name}"] = array(inputs[0])
+        return keep
+
+    handles = [cell.register_forward_hook(keeper(name)) for name, cell in layers.items()]
+    try:
+        logits = array(net(ms.Tensor(batch)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return results, logits
+
+
+def array(value):
+    """A map as (C, h, w) float32; anything else as it is."""
+    return value.astype(ms.float32).asnumpy()[0] if isinstance(value, ms.Tensor) else value
+
+
+def strongest(name, maps):
+    """(title, (h, w) float32) of the map with the largest sum of activations, of (C, h, w)."""
+    number = int(maps.reshape(len(maps), -1).sum(1).argmax())
+    return f"{name}, {maps.shape[2]}x{maps.shape[1]}, map {number}", maps[number]

@@ -1,0 +1,398 @@
+"""The verb inspect: a data set -> what is in it, what is wrong with it, and a sheet of pictures to look at."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import heapq
+import json
+import os
+import zlib
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from mindfcn.commands.prepare import list_samples
+from mindfcn.config import InspectConfig, PrepareConfig
+from mindfcn.console import Progress
+from mindfcn.data.class_counts import ClassCounts, histogram
+from mindfcn.data.records.integrity import count_records
+from mindfcn.data.records.mindrecord import read_manifest, read_records
+from mindfcn.data.samples import check_mask, decode_mask, in_threads
+from mindfcn.data.sources.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
+from mindfcn.errors import UserError
+from mindfcn.labels import VOC, LabelSet
+from mindfcn.report.evaluation import save_json
+from mindfcn.report.overlays import contact_sheet, write_picture
+from mindfcn.report.tables import text_table
+from mindfcn.storage.images import check_complete, decode_image, image_size
+
+SPLITS = ("train", "val")
+# What each finding means, and whether it breaks training or falsifies its score.
+KINDS = {"missing": ("a photograph or its mask is missing", True),
+         "unreadable": ("files that cannot be read, or masks with a colour of no class", True),
+         "size": ("mask and photograph differ in size", True),
+         "classes": ("numbers that are no class", True),
+         "leak": ("photographs in training and in validation", True),
+         "twice": ("photographs twice in a split", False),
+         "ignored": ("masks without a labelled pixel", False),
+         "one class": ("masks of one class alone", False),
+         "absent": ("classes that a split lacks", False)}
+NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A photograph and its mask, still on disk.
+
+    Attributes:
+        split: train, val, or a record file's name.
+        name: of the photograph.
+        files: (photograph, mask) for messages.
+        load: function without arguments -> (encoded photograph, mask (H, W) uint8).
+    """
+    split: str
+    name: str
+    files: tuple
+    load: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something to mend or to look at.
+
+    Attributes:
+        kind: a key of KINDS.
+        split: where.
+        name: of the photograph, or of the class.
+        message: one line.
+    """
+    kind: str
+    split: str
+    name: str
+    message: str
+
+    @property
+    def broken(self):
+        """Whether it breaks training or falsifies its score."""
+        return KINDS[self.kind][1]
+
+
+@dataclasses.dataclass
+class Look:
+    """What a look at one pair gave: findings, (height, width), pixels of each number, digest of the photograph.
+
+    The last three are missing where the pair cannot be read or laid over one another.
+    """
+    pair: Pair
+    findings: list
+    size: tuple = ()
+    counts: Optional[np.ndarray] = None
+    digest: bytes = b""
+
+
+@dataclasses.dataclass
+class Split:
+    """What the pairs of a split hold together: ClassCounts, photographs by (height, width), pairs, ignored pixels."""
+    classes: ClassCounts
+    sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    pairs: int = 0
+    ignored: int = 0
+
+    @property
+    def ignored_share(self):
+        """Share of the ignore label in all pixels, 0..1."""
+        return self.ignored / max(1, self.ignored + int(self.classes.pixels.sum()))
+
+
+@dataclasses.dataclass
+class Inspection:
+    """What `inspect` found.
+
+    Attributes:
+        data: folder or file.
+        source: folder, voc or records.
+        labels: LabelSet.
+        splits: {name: Split}.
+        findings: list of Finding.
+        report: path of inspection.json.
+        sheet: path of the sheet of pictures; empty without any.
+    """
+    data: str
+    source: str
+    labels: LabelSet
+    splits: dict
+    findings: list
+    report: str
+    sheet: str = ""
+
+    @property
+    def broken(self):
+        """The findings that break training or falsify its score."""
+        return [finding for finding in self.findings if finding.broken]
+
+    def to_dict(self):
+        """All of it in plain lists and numbers."""
+        return {"data": self.data, "source": self.source, "labels": self.labels.to_dict(),
+                "splits": {name: self._split(split) for name, split in self.splits.items()},
+                "findings": [{**dataclasses.asdict(finding), "broken": finding.broken} for finding in self.findings],
+                "broken": len(self.broken), "sheet": self.sheet}
+
+    def _split(self, split):
+        classes, weights = split.classes, split.classes.median_frequency()
+        rows = [{"class": name, "pixels": int(classes.pixels[number]), "share": float(classes.shares()[number]),
+                 "images": int(classes.images[number]), "median frequency weight": float(weights[number])}
+                for number, name in enumerate(self.labels.names)]
+        return {"pairs": split.pairs, "ignored share": split.ignored_share,
+                "sizes": [{"width": width, "height": height, "photographs": count}
+                          for (height, width), count in split.sizes.most_common()], "classes": rows}
+
+    def to_json(self):
+        """The dictionary as text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+
+    def to_text(self):
+        """Tables for a terminal."""
+        parts = [text_table(("split", "pairs", "smallest", "most frequent", "largest", "ignored pixels %"),
+                            [_size_row(name, split) for name, split in self.splits.items()]), self._classes()]
+        parts += [_told(kind, [finding for finding in self.findings if finding.kind == kind]) for kind in KINDS]
+        found = "nothing to mend" if not self.broken else f"{len(self.broken)} to mend"
+        parts.append(f"{self.data}: {found}, {len(self.findings) - len(self.broken)} to look at\n"
+                     f"all of it   {self.report}" + (f"\nto look at  {self.sheet}" if self.sheet else ""))
+        return "\n\n".join(filter(None, parts))
+
+    def _classes(self):
+        columns = {}
+        for name, split in self.splits.items():
+            columns[f"{name} pixels %"] = [f"{100 * share:.2f}" for share in split.classes.shares()]
+            columns[f"{name} images"] = split.classes.images.tolist()
+        weights = next(iter(self.splits.values())).classes.median_frequency()
+        columns["weight"] = [f"{weight:.3g}" for weight in weights]
+        return text_table(("number", "class", *columns),
+                          list(zip(range(len(self.labels)), self.labels.names, *columns.values())))
+
+
+def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspection:
+    """Look at every photograph and mask of a data set once, in threads, and write inspection.json and sheet.jpg.
+
+    Args:
+        config: InspectConfig.
+        progress: wraps an iterable of pairs and its length.
+
+    Returns:
+        Inspection.
+
+    Raises:
+        UserError: there is no such data set or labels file, or the results cannot be written.
+    """
+    if config.pictures < 0:
+        raise UserError(f"--pictures {config.pictures}: must be at least 0")
+    source, labels, pairs, total, findings = _open_data(config)
+    splits: dict[str, Split] = {}
+    digests: dict[bytes, Any] = {}
+    chosen = _Chosen(config.pictures, len(labels))
+    looks = in_threads(lambda pair: look(pair, labels), pairs)
+    for found in progress(looks, total) if progress else looks:
+        split = splits.setdefault(found.pair.split, Split(ClassCounts(len(labels))))
+        split.pairs += 1
+        findings += found.findings
+        if found.counts is None:
+            continue
+        split.classes.add(found.counts)
+        split.sizes[found.size] += 1
+        split.ignored += int(found.counts[labels.ignore_label])
+        findings += _duplicate(digests, found)
+        chosen.offer(found)
+    findings += _absent(splits, labels)
+    result = Inspection(config.data, source, labels, splits, findings, os.path.join(config.out, "inspection.json"))
+    shown = chosen.pairs()
+    if shown:
+        result.sheet = os.path.join(config.out, "sheet.jpg")
+        write_picture(result.sheet, _sheet(result, shown))
+    save_json(result.report, result.to_dict())
+    return result
+
+
+def look(pair, labels):
+    """Read a pair and say what is wrong with it: Look."""
+    wrong = []
+
+    def note(kind, error):
+        wrong.append(Finding(kind, pair.split, pair.name, str(error)))
+
+    gone = [file for file in pair.files if file and not os.path.exists(file)]
+    if gone:
+        are = "is" if len(gone) == 1 else "are"
+        note("missing", f"{' and '.join(gone)} {are} missing{_jpeg_beside(pair.files[1])}")
+        return Look(pair, wrong)
+    try:
+        data, mask = pair.load()
+        picture = check_complete(data, pair.files[0] or f"photograph {pair.name}")
+        height, width = image_size(data, pair.files[0] or f"photograph {pair.name}")
+    except UserError as error:
+        note("unreadable", error)
+        return Look(pair, wrong)
+    counts, where = histogram(mask), pair.files[1] or f"of {pair.name}"
+    try:
+        check_mask(mask, labels, where)
+    except UserError as error:
+        note("classes", error)
+    if mask.shape != (height, width):
+        note("size", f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph is {width}x{height}")
+    kinds = np.flatnonzero(counts[:len(labels)])
+    if not kinds.size and not wrong:
+        note("ignored", f"mask {where} has no labelled pixel")
+    elif kinds.size == 1 and not wrong:
+        note("one class", f"mask {where} is all {labels.names[kinds[0]]}")
+    # The pixels of a JPEG are not all decoded here.
+    content = data if picture.format == "JPEG" else repr(picture.size).encode() + picture.tobytes()
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return Look(pair, wrong, (height, width), counts if mask.shape == (height, width) else None, digest)
+
+
+class _Chosen:
+    """The pairs for the sheet: suspicious ones, for each class two that show most of it, and any others."""
+
+    def __init__(self, count, num_classes):
+        self.count, self.seen = count, 0
+        self.odd, self.others = [], []
+        self.best = [[] for _ in range(num_classes)]
+
+    def offer(self, found):
+        """Consider a pair; only a few are kept."""
+        self.seen += 1
+        text = f"{found.pair.split}: {found.pair.name}"
+        # A number drawn from the name: the same pairs in every run.
+        entry = (zlib.crc32(text.encode("utf-8", "surrogateescape")), self.seen, found.pair, text)
+        if found.findings and len(self.odd) < self.count // 3:
+            self.odd.append((*entry[:3], f"{text}: {', '.join(finding.kind for finding in found.findings)}"))
+        for number in np.flatnonzero(found.counts[:len(self.best)]):
+            _keep(self.best[number], (int(found.counts[number]) / int(found.counts.sum()), *entry), 2)
+        _keep(self.others, entry, self.count)
+
+    def pairs(self):
+        """[(Pair, text)], of the classes the rare ones first."""
+        heaps = sorted((sorted(heap, reverse=True) for heap in self.best if heap), key=lambda heap: heap[0])
+        firsts, seconds = ([heap[place][1:] for heap in heaps if len(heap) > place] for place in range(2))
+        order = {}
+        for _, seen, pair, text in [*self.odd, *firsts, *seconds, *sorted(self.others, reverse=True)]:
+            order.setdefault(seen, (pair, text))
+        return list(order.values())[:self.count]
+
+
+def _keep(heap, entry, most):
+    """Keep the `most` largest entries."""
+    if len(heap) < most:
+        heapq.heappush(heap, entry)
+    elif most:
+        heapq.heappushpop(heap, entry)
+
+
+def _sheet(result, chosen):
+    """The sheet of pictures, (H, W, 3) uint8 RGB; one photograph at a time is in memory."""
+    pictures = ((*_rgb_and_mask(pair), text) for pair, text in chosen)
+    pixels = sum(split.classes.pixels for split in result.splits.values())
+    pairs = ", ".join(f"{split.pairs} {name}" for name, split in result.splits.items())
+    return contact_sheet(pictures, result.labels, pixels / max(1, pixels.sum()), f"{result.data}: {pairs}")
+
+
+def _rgb_and_mask(pair):
+    data, mask = pair.load()
+    return np.ascontiguousarray(decode_image(data, pair.name)[..., ::-1]), mask
+
+
+def _open_data(config):
+    """(source, LabelSet, iterable of Pair, their number or None, findings so far)."""
+    if not os.path.exists(config.data):
+        raise UserError(f"no {config.data}; give your folder, a VOC folder or records")
+    records = _record_paths(config.data)
+    if records:
+        pairs = (pair for split, path in records.items() for pair in _record_pairs(split, path))
+        labels = _record_labels(config, next(iter(records.values())))
+        return "records", labels, pairs, sum(map(count_records, records.values())), []
+    source = "folder" if os.path.isdir(os.path.join(config.data, "images")) else "voc"
+    labels, train, val = list_samples(PrepareConfig(
+        source=source, root=config.data, year=config.year, labels=config.labels, mask_encoding=config.mask_encoding,
+        train_split=config.train_split, val_split=config.val_split, val_fraction=config.val_fraction, skip_bad=True))
+    pairs = [Pair(split, sample.name, (sample.image, sample.label), functools.partial(_read, sample))
+             for split, samples in zip(SPLITS, (train, val)) for sample in samples]
+    listed = {pair.name for pair in pairs}
+    return source, labels, pairs, len(pairs), _lonely_masks(config.data, listed) if source == "folder" else []
+
+
+def _read(sample):
+    return sample.read_image(sample.image), sample.read_label(sample.label)
+
+
+def _record_paths(data):
+    """{split: path} of the MindRecord files that `data` is or holds; empty where it is something else."""
+    if os.path.isfile(data):
+        return {os.path.basename(data).split(".")[0]: data}
+    found = {split: os.path.join(data, f"{split}.mindrecord") for split in SPLITS}
+    return {split: path for split, path in found.items() if os.path.isfile(path) or os.path.isfile(path + ".json")}
+
+
+def _record_labels(config, path):
+    """The labels given, or those of the records, or VOC's."""
+    if config.labels:
+        return LabelSet.load(config.labels)
+    manifest = read_manifest(path)
+    return LabelSet.from_dict(manifest["labels"], path) if manifest else VOC
+
+
+def _record_pairs(split, path):
+    for name, data, label in read_records(path):
+        yield Pair(split, name, ("", ""), functools.partial(_decoded, data, label, f"{name}'s mask"))
+
+
+def _decoded(data, label, where):
+    return data, decode_mask(label, where)
+
+
+def _lonely_masks(root, listed):
+    """Findings of masks that no photograph belongs to, nor a name of the lists."""
+    images = files_by_name(os.path.join(root, "images"), IMAGE_SUFFIXES)
+    masks = files_by_name(os.path.join(root, "masks"), MASK_SUFFIXES)
+    return [Finding("missing", "", name, f"{path} has no photograph in images")
+            for name, path in masks.items() if name not in images and name not in listed]
+
+
+def _jpeg_beside(mask):
+    """What to say where a mask is there as a JPEG."""
+    stem = os.path.splitext(mask)[0]
+    found = next((stem + suffix for suffix in (".jpg", ".jpeg", ".JPG") if os.path.exists(stem + suffix)), None)
+    return f"; {found} is a JPEG, which blurs classes: save masks as PNG" if found else ""
+
+
+def _duplicate(digests, found):
+    """The finding that the same photograph was there before under another name, or in the other split."""
+    split, name = found.pair.split, found.pair.name
+    before = digests.setdefault(found.digest, (split, name))
+    if before == (split, name):
+        return []
+    kind = "twice" if before[0] == split else "leak"
+    return [Finding(kind, split, name, f"{split}: {name} is the same photograph as {before[0]}: {before[1]}")]
+
+
+def _absent(splits, labels):
+    """Findings of classes that no mask of a split holds."""
+    return [Finding("absent", name, labels.names[number], f"{name} has no {labels.names[number]}")
+            for name, split in splits.items() for number in np.flatnonzero(split.classes.pixels == 0).tolist()]
+
+
+def _size_row(name, split):
+    if not split.sizes:
+        return name, split.pairs, "-", "-", "-", "-"
+    ordered = sorted(split.sizes, key=lambda size: (size[0] * size[1], size))
+    shown = [f"{width}x{height}" for height, width in (ordered[0], split.sizes.most_common(1)[0][0], ordered[-1])]
+    return name, split.pairs, *shown, f"{100 * split.ignored_share:.2f}"
+
+
+def _told(kind, findings):
+    """A heading and the first few findings of a kind, or nothing."""
+    if not findings:
+        return ""
+    title, broken = KINDS[kind]
+    lines = [f"{'MEND' if broken else 'look'}  {title}: {len(findings)}"]
+    lines += [f"  {finding.message}" for finding in findings[:NAMED]]
+    return "\n".join(lines + ([f"  and {len(findings) - NAMED} more"] if len(findings) > NAMED else []))

@@ -1,0 +1,155 @@
+"""Photographs of any size -> palette masks, overlays and probabilities in a folder.
+
+MindSpore is imported only where it is what computes.
+"""
+
+import dataclasses
+import os
+import tempfile
+from typing import Any, Optional
+
+import numpy as np
+
+from mindfcn.config import PredictConfig
+from mindfcn.console import Progress, Say
+from mindfcn.data.image_paths import _stem, find_images, output_names
+from mindfcn.errors import UserError
+from mindfcn.inference.open import Segment
+from mindfcn.inference.pipeline import Inference
+from mindfcn.labels import LabelSet
+from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
+from mindfcn.storage.files import atomic_path, read_bytes
+from mindfcn.storage.images import decode_photograph
+from mindfcn.weights.card import Card
+
+VOC_FOLDER = os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls")
+
+
+@dataclasses.dataclass
+class PredictResult:
+    """What a prediction left behind.
+
+    Attributes:
+        written: one dict per image with the paths `image`, `mask`, `overlay`, `probabilities` and `geometric`; None
+            where the settings did not ask for the file, or the network has no such head.
+        failed: (path, reason) of the images without a prediction.
+    """
+    written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
+            say: Optional[Say] = None, card: Optional[Card] = None) -> PredictResult:
+    """Segment every image that `config.images` names, and write what `config` asks for.
+
+    An image that cannot be read is recorded as failed and the others go on.
+
+    Args:
+        config: PredictConfig; windows, scales, mirroring and CRF are put around `segment`
+        segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
+            probabilities (C, H, W) float32 or None)
+        labels: LabelSet of the masks
+        progress: function (images done, images in all), called after each image
+        say: function (line of text), told of each image that fails
+        card: Card of the network, where it sees more than colours or has a second head
+
+    Returns:
+        PredictResult.
+
+    Raises:
+        UserError: the network needs depth and `config.depth` is not given, or the other way round; no image is found,
+            the folder cannot be written, a result would overwrite an input image, or settings cannot be.
+    """
+    planes = card.preprocess.planes if card else ("image",)
+    if bool(config.depth) != (planes != ("image",)):
+        raise UserError(f"--depth: this network sees {' and '.join(planes)}; " + (
+            "leave it out" if config.depth else "give the folder of the images' depth"))
+    second = card.geometric if card else None
+    segmenter: Any = segment
+    segment = Inference(segment, config)
+    segment.check(card)
+    images = find_images(config.images)
+    targets = [_targets(config, name, second) for name in output_names(images)]
+    _keep_inputs(images, targets)
+    _open_folders(targets)
+    result = PredictResult()
+    for done, (path, target) in enumerate(zip(images, targets), 1):
+        try:
+            image = decode_photograph(read_bytes(path), path)
+            seen = _with_planes(image, path, planes, config)
+            mask, probabilities = segment(seen, config.probabilities)
+            geometric = segmenter.geometric(seen) if second else None
+        except UserError as error:
+            result.failed.append((path, str(error)))
+            if say:
+                say(f"left out: {error}")
+        else:
+            _write(target, image, mask, probabilities, labels)
+            if second:
+                write_palette_png(target["geometric"], geometric, second)
+            result.written.append({"image": path, **target})
+        if progress:
+            progress(done, len(images))
+    return result
+
+
+def _with_planes(image, path, planes, config):
+    """A photograph, or its planes as `to_input` takes them. Raises UserError where its depth is missing or differs."""
+    if planes == ("image",):
+        return image
+    # It brings SciPy along, which photographs alone do not need.
+    from mindfcn.data.sources.nyud import hha_of_file, read_depth
+    source = os.path.join(config.depth, _stem(path) + ".png")
+    depth = read_depth(source)
+    if depth.shape != image.shape[:2]:
+        raise UserError(f"{source} is {depth.shape[1]}x{depth.shape[0]} pixels but {path} is "
+                        f"{image.shape[1]}x{image.shape[0]}; mend one")
+    readers = {"image": lambda: image, "depth": lambda: depth, "hha": lambda: hha_of_file(source, config.camera)}
+    return {plane: readers[plane]() for plane in planes}
+
+
+def _targets(config, name, second):
+    """The files to write for one image: {mask, overlay, probabilities, geometric: path or None}."""
+    masks = os.path.join(config.out, VOC_FOLDER) if config.voc_names else config.out
+    return {
+        "mask": os.path.join(masks, name + ".png"),
+        "overlay": os.path.join(config.out, name + "_overlay.jpg") if config.overlay else None,
+        "probabilities": os.path.join(config.out, name + ".npz") if config.probabilities else None,
+        "geometric": os.path.join(config.out, name + "_geometric.png") if second else None,
+    }
+
+
+def _keep_inputs(images, targets):
+    """Refuse to start where a result would replace an input, by whatever name the two are known."""
+    inputs = {_identity(path): path for path in images}
+    for target in targets:
+        for path in filter(None, target.values()):
+            if os.path.exists(path) and _identity(path) in inputs:
+                raise UserError(f"{path} would overwrite the image {inputs[_identity(path)]}; choose another `out`")
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _open_folders(targets):
+    """Make the folders and try to write into them, so that a wrong `out` shows before the first image is segmented."""
+    paths = [path for target in targets for path in target.values() if path]
+    for folder in sorted({os.path.dirname(path) or "." for path in paths}):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(f"cannot write into {folder}: {error.strerror}; choose another `out`") from None
+
+
+def _write(target, image, mask, probabilities, labels):
+    """Write the files of one image."""
+    if target["overlay"]:
+        write_picture(target["overlay"], overlay_with_legend(image[..., ::-1], mask, labels))
+    if target["probabilities"]:
+        with atomic_path(target["probabilities"]) as temporary:
+            np.savez_compressed(temporary, probabilities=probabilities.astype(np.float16))
+    write_palette_png(target["mask"], mask, labels)

@@ -1,0 +1,250 @@
+"""The verb prepare: photographs and masks of any source -> train.mindrecord, val.mindrecord and labels.yaml."""
+
+import dataclasses
+import os
+from typing import Optional
+
+from mindfcn import runtime
+from mindfcn.config import PrepareConfig
+from mindfcn.console import Progress, Say
+from mindfcn.data.records.integrity import count_records
+from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
+from mindfcn.data.regions.proposals import check_installed
+from mindfcn.data.regions.windows import window_samples
+from mindfcn.data.samples import Sample
+from mindfcn.data.sources.folder import list_folder
+from mindfcn.data.sources.nyud import NYUD, list_nyud
+from mindfcn.data.sources.pascal_context import context_labels, list_context
+from mindfcn.data.sources.sbd import trainaug
+from mindfcn.data.sources.siftflow import GEOMETRIC, SIFTFLOW, list_siftflow
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.rooms import draw_rooms
+from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
+from mindfcn.errors import UserError
+from mindfcn.labels import VOC, LabelSet
+
+COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` left behind.
+
+    Attributes:
+        train, val: RecordSummary of each split; val is None for the course's record, which has none.
+        labels: LabelSet of the masks.
+        train_path, val_path: MindRecord paths as `data.mindrecord` takes them; val_path is None as val is.
+    """
+    train: RecordSummary
+    val: Optional[RecordSummary]
+    labels: LabelSet
+    train_path: str
+    val_path: Optional[str]
+
+
+def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> PrepareResult:
+    """Fetch or draw what is wanted, list it, and write the records; what is complete already stays as it is.
+
+    Args:
+        config: PrepareConfig.
+        progress: tqdm, or what takes an iterable and, for downloads, the arguments of `data.download.download`.
+        say: called with one line of text at each step.
+
+    Returns:
+        PrepareResult.
+
+    Raises:
+        UserError: whatever is wrong with settings, source or files.
+    """
+    say = say or (lambda line: None)
+    config = _fetch(config, progress, say)
+    if config.download == ["course"]:
+        return _course(config)
+    labels, train, val = list_samples(config, say)
+    if config.instances != "none":
+        train = windows(config, train, labels, progress, say)
+    paths = record_paths(config)
+    summaries: list[RecordSummary] = []
+    geometric = GEOMETRIC if config.source == "siftflow" else None
+    for path, samples in zip(paths, (train, val)):
+        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress,
+                                geometric)
+        done = "complete already" if summary.reused else "written"
+        say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
+        summaries.append(summary)
+    _save_labels(labels, os.path.join(config.records, "labels.yaml"))
+    return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
+
+
+def windows(config, train, labels, progress, say):
+    """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
+    for name, value, least in (("instance_size", config.instance_size, 16), ("per_image", config.per_image, 0)):
+        if value < least:
+            raise UserError(f"{name} {value}: must be at least {least}")
+    if config.instances == "proposals":
+        check_installed()
+    found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
+                           config.duplicate_rare, progress)
+    copies = sum("_copy" in sample.name for sample in found)
+    say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of rare "
+        "classes")
+    return found
+
+
+def record_paths(config):
+    """[training path, validation path] of the records that `prepare` writes."""
+    return [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
+
+
+def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[LabelSet, list[Sample], list[Sample]]:
+    """The labels and both splits of a source, drawing the sample set where it is wanted.
+
+    No validation image is among the training samples, whatever the lists say.
+
+    Args:
+        config: PrepareConfig; nothing is downloaded.
+        say: called with one line of text where images are taken out of training.
+
+    Returns:
+        (LabelSet, training list of Sample, validation list of Sample).
+
+    Raises:
+        UserError: no such source, or nothing is left for training.
+    """
+    labels, train, val = SOURCES[config.source](config)
+    held_out = {sample.name for sample in val}
+    kept = [sample for sample in train if sample.name not in held_out]
+    if not kept:
+        raise UserError(f"every image of split {config.train_split!r} is in {config.val_split!r} too; "
+                        "give splits that differ")
+    if not val:
+        raise UserError(f"no validation images in {config.root}; add images or lists")
+    if say and len(kept) < len(train):
+        say(f"{len(train) - len(kept)} validation images taken out of the training images")
+    return labels, kept, val
+
+
+def _fetch(config, progress, say):
+    """Download what is asked for; returns the config with the folders that downloads went to."""
+    if not config.download:
+        return config
+    from mindfcn.storage.download import download
+    targets = {"voc2012": "root", "sbd": "sbd", "course": "records"}
+    for name in config.download:
+        folder = getattr(config, targets[name])
+        if not folder:
+            raise UserError(f"no folder to download {name} to; set {targets[name]}")
+        say(f"fetching {name} into {folder}")
+        path = download(name, folder, progress=progress)
+        if name != "course":
+            config = dataclasses.replace(config, **{targets[name]: os.fspath(path)})
+    return config
+
+
+def _course(config):
+    """The course's ready record is used as it came."""
+    path = os.path.join(config.records, COURSE_RECORD)
+    return PrepareResult(RecordSummary(count_records(path), [], reused=True), None, VOC, path, None)
+
+
+def _sample(config):
+    if config.labels:
+        raise UserError("the sample set has its own labels; leave `labels` empty")
+    draw_sample_set(config.root, config.samples, config.size, config.seed)
+    return SAMPLE, list_voc(config.root, "train"), list_voc(config.root, "val")
+
+
+def _rooms(config):
+    draw_rooms(config.root, config.samples, config.size, config.seed)
+    return _nyud(config)
+
+
+def _nyud(config):
+    return NYUD, *(list_nyud(config.root, split, not config.skip_bad)
+                   for split in _splits(config, "its own 40 classes"))
+
+
+def _siftflow(config):
+    return SIFTFLOW, *(list_siftflow(config.root, split, not config.skip_bad)
+                       for split in _splits(config, "its own 33 classes"))
+
+
+def _context(config):
+    if not config.voc:
+        raise UserError("PASCAL-Context's photographs are VOC 2010's; give their folder with --voc")
+    return context_labels(config.root, config.classes), *(
+        list_context(config.root, config.voc, split, config.classes, not config.skip_bad)
+        for split in _splits(config, "its own classes"))
+
+
+def _splits(config, own):
+    """Names of both lists of a data set that knows its classes."""
+    if config.labels:
+        raise UserError(f"{config.source} has {own}; leave `labels` empty")
+    return config.train_split, config.val_split
+
+
+def _voc(config):
+    labels = LabelSet.load(config.labels) if config.labels else VOC
+    check = not config.skip_bad
+    if config.sbd:
+        train = trainaug(config.root, config.sbd, config.year, config.train_split, config.val_split,
+                         config.sbd_splits, check)
+    else:
+        train = list_voc(config.root, config.train_split, config.year, check)
+    return labels, train, list_voc(config.root, config.val_split, config.year, check)
+
+
+def _folder(config):
+    path, masks = config.labels or os.path.join(config.root, "labels.yaml"), os.path.join(config.root, "masks")
+    if not os.path.exists(path) and os.path.isdir(masks):
+        raise UserError(f"no labels file {path}; make one with mindfcn labels --from {masks}")
+    labels = LabelSet.load(path)
+    train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
+                              check=not config.skip_bad) for split in (config.train_split, config.val_split))
+    return labels, train, val
+
+
+def _save_labels(labels, path):
+    """Write labels.yaml unless it says the same already."""
+    if os.path.isfile(path):
+        try:
+            if LabelSet.load(path) == labels:
+                return
+        except UserError:
+            pass
+    labels.save(path)
+
+
+SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "nyud": _nyud, "siftflow": _siftflow,
+           "context": _context}
+
+
+def find_records(data, progress, say):
+    """(training path, validation path or None, LabelSet) of the records; where they are missing, rank 0 makes them."""
+    with runtime.fail_on_all_ranks():
+        if runtime.rank() == 0 and not have_records(data):
+            prepare(data, progress, say)
+    with runtime.fail_on_all_ranks():
+        if not have_records(data):
+            raise UserError(f"no records in {data.records} for process {runtime.rank()}: the first one made them on "
+                            "its own machine; share that folder, or run mindfcn prepare on every machine")
+    train_path, val_path = record_paths(data)
+    course = os.path.join(data.records, COURSE_RECORD)
+    if os.path.isfile(course):
+        train_path, val_path = course, None
+    manifest = read_manifest(train_path)
+    if manifest:
+        return train_path, val_path, LabelSet.from_dict(manifest["labels"], train_path)
+    return train_path, val_path, LabelSet.load(data.labels) if data.labels else VOC
+
+
+def have_records(data):
+    """Whether both splits' records are there, or the course's ready one."""
+    course = os.path.join(data.records, COURSE_RECORD)
+    return os.path.isfile(course) or all(map(has_records, record_paths(data)))
+
+
+def has_records(path):
+    """Whether there is something at this path that wants to be MindRecord, in one file or in shards."""
+    return os.path.isfile(path) or os.path.isfile(path + ".json")

@@ -1,0 +1,230 @@
+"""The verb labels: a folder of masks -> the labels file of their classes."""
+
+import dataclasses
+import os
+from typing import Optional
+
+from mindfcn.config import LabelsConfig
+from mindfcn.console import Progress
+from mindfcn.data.masks import scan_mask
+from mindfcn.data.samples import in_threads
+from mindfcn.data.sources.folder import MASK_SUFFIXES, files_by_name
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet, voc_palette
+from mindfcn.report.tables import text_table
+from mindfcn.storage.files import read_lines
+
+IGNORE = 255
+BORDER = tuple(voc_palette()[IGNORE].tolist())
+# More classes than a mask can hold, and fewer values than a folder of wrong files would fill the memory with.
+MOST_VALUES = 4096
+NAMED = 3
+
+
+@dataclasses.dataclass
+class LabelsResult:
+    """What `propose_labels` found and wrote.
+
+    Attributes:
+        labels: LabelSet.
+        encoding: palette, grey or rgb.
+        masks: masks looked into.
+        out: the labels file.
+        table: number, name, colour and share of each class, as text.
+        notes: lines of text: what to know, and what to do next.
+    """
+    labels: LabelSet
+    encoding: str
+    masks: int
+    out: str
+    table: str
+    notes: list
+
+
+class _Found:
+    """What the masks of a folder hold together: values with pixels, masks and the first file of each."""
+
+    def __init__(self):
+        self.encodings, self.total, self.colours = {}, {}, {}
+        self.blurred, self.blur = [], ""
+
+    def add(self, path, scan):
+        """Count a mask. Raises UserError where its palette says otherwise than that of a mask before."""
+        self.encodings.setdefault(scan.encoding, []).append(path)
+        if scan.blurred:
+            cause = "in a JPEG" if scan.jpeg else f"{scan.seams} of them only along outlines"
+            self.blur = self.blur or f"{path} holds {len(scan.pixels)} {_plural(scan.encoding)}, {cause}"
+            self.blurred.append(path)
+            return
+        for value, pixels in scan.pixels.items():
+            known = self.total.setdefault(value, [0, 0, path])
+            known[0] += pixels
+            known[1] += 1
+        for number, colour in scan.colours.items():
+            before, file = self.colours.setdefault(number, (colour, path))
+            if before != colour:
+                raise UserError(f"number {number} is {before} in the palette of {file} but {colour} in that of {path}; "
+                                "if the colours are right, say --mask_encoding rgb, else give both one palette")
+        if len(self.total) > MOST_VALUES:
+            raise UserError(f"{path} and the masks before hold more than {MOST_VALUES} {_plural(scan.encoding)}; "
+                            "a mask holds at most 255 classes, and no object numbers")
+
+
+def propose_labels(config: LabelsConfig, progress: Optional[Progress] = None) -> LabelsResult:
+    """Look into all masks of a folder and write a labels file of the classes they hold.
+
+    Args:
+        config: LabelsConfig.
+        progress: wraps an iterable and its length.
+
+    Returns:
+        LabelsResult.
+
+    Raises:
+        UserError: no masks; blurred masks; several encodings; more classes or fewer names than there can be; the labels
+            file exists.
+    """
+    out = config.out or os.path.normpath(os.path.join(config.masks, os.pardir, "labels.yaml"))
+    if not out.endswith((".yaml", ".yml", ".json")):
+        raise UserError(f"--out {out}: the name of a labels file ends in .yaml, .yml or .json")
+    paths = _mask_files(config.masks)
+    if os.path.exists(out) and not config.overwrite:
+        raise UserError(f"{out} exists; keep it, choose another --out, or write it anew with --overwrite")
+    found, encoding = _look_into(paths, config.mask_encoding, progress)
+    classes, colours, ignored = _classes(found, encoding)
+    names = _names(config.names, classes, colours)
+    labels = LabelSet(names, colours, IGNORE)
+    labels.save(out)
+    return LabelsResult(labels, encoding, len(paths), out, _table(labels, classes, ignored, found),
+                        _notes(labels, classes, found, encoding, config, out))
+
+
+def _mask_files(folder):
+    """Paths of all masks. Raises UserError where there are none, or JPEGs among them."""
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {folder}; give the folder of the masks")
+    jpegs = [name for name in sorted(os.listdir(folder)) if name.lower().endswith((".jpg", ".jpeg"))
+             and not name.startswith(".")]
+    if jpegs:
+        raise UserError(f"{folder} holds {len(jpegs)} JPEG files ({_some(jpegs)}); JPEG blurs outlines and changes "
+                        "colours: save masks as PNG, and photographs elsewhere")
+    paths = list(files_by_name(folder, MASK_SUFFIXES).values())
+    if not paths:
+        inner = os.path.join(folder, "masks")
+        cure = f"did you mean {inner}?" if os.path.isdir(inner) else "give the folder of the masks"
+        raise UserError(f"no masks in {folder} ({' '.join(MASK_SUFFIXES)}); {cure}")
+    return paths
+
+
+def _look_into(paths, encoding, progress):
+    """(_Found, the encoding of all masks). Raises UserError where there is no single one, or masks are blurred."""
+    found = _Found()
+    scans = in_threads(lambda path: (path, scan_mask(path, encoding)), paths)
+    for path, scan in progress(scans, len(paths)) if progress else scans:
+        found.add(path, scan)
+    if found.blurred:
+        raise UserError(f"{len(found.blurred)} of {len(paths)} masks are blurred ({_some(found.blurred)}): "
+                        f"{found.blur}; save masks without anti-aliasing, as PNG, and scale them by nearest neighbour")
+    if len(found.encodings) > 1:
+        each = ", ".join(f"{len(files)} {kind} ({_some(files)})" for kind, files in sorted(found.encodings.items()))
+        cure = "palette reads both as numbers" if "rgb" not in found.encodings else "rgb reads all by their colours"
+        raise UserError(f"masks of several encodings: {each}; give them one, or, if it fits, --mask_encoding {cure}")
+    kind, = found.encodings
+    return found, kind
+
+
+def _classes(found, encoding):
+    """(values of the classes in their order, their colours, values of the ignore label).
+
+    A class's value is None where a number below the largest occurs in no mask. Raises UserError: too many.
+    """
+    if encoding == "rgb":
+        values = {value: entry[0] for value, entry in found.total.items() if value != BORDER}
+        # Black is the background, if there is one; the rest by size.
+        classes = sorted(values, key=lambda value: (value != (0, 0, 0), -values[value], value))
+        colours = classes
+    elif encoding == "grey" and _is_brightness(found.total):
+        classes = sorted(found.total)
+        return classes, [(value,) * 3 for value in classes], []
+    else:
+        numbers = [number for number in found.total if number != IGNORE]
+        classes = [number if number in found.total else None for number in range(max(numbers, default=-1) + 1)]
+        colours = _distinct([found.colours.get(number, [None])[0] for number in range(len(classes))])
+    if not 1 <= len(classes) <= IGNORE:
+        raise UserError(f"the masks hold {len(classes)} classes besides the ignore label; a mask holds 1 to {IGNORE}")
+    return classes, colours, [value for value in (BORDER, IGNORE) if value in found.total]
+
+
+def _is_brightness(values):
+    """Whether grey values are shades to tell classes apart by, as in black and white masks, and not class numbers.
+
+    Numbers begin at 0 or 1 and leave few gaps; shades are spread out.
+    """
+    shades = sorted(values)
+    if shades == [0, IGNORE]:
+        return True
+    numbers = [value for value in shades if value != IGNORE]
+    return len(numbers) > 1 and min(b - a for a, b in zip(numbers, numbers[1:])) >= 16
+
+
+def _distinct(colours):
+    """The palette's colours, or VOC's where they do not tell the classes apart."""
+    given = [colour for colour in colours if colour is not None]
+    spare = iter(colour for colour in map(tuple, voc_palette(IGNORE).tolist()) if colour not in given)
+    if len(set(given)) == len(given) and given:
+        return [next(spare) if colour is None else colour for colour in colours]
+    return list(map(tuple, voc_palette(len(colours)).tolist()))
+
+
+def _names(names, classes, colours):
+    """The given names, or numbered ones. `names` is a list of names, or of one text file with a name a line."""
+    if names and len(names) == 1 and os.path.isfile(names[0]):
+        names = read_lines(names[0])
+    if not names:
+        first = "background" if classes[0] is not None and colours[0] == (0, 0, 0) else "class_0"
+        return [first] + [f"class_{number}" for number in range(1, len(classes))]
+    if len(names) != len(classes):
+        raise UserError(f"--names gives {len(names)} names ({', '.join(names)}), but the masks hold {len(classes)} "
+                        "classes; leave it out to see them")
+    return names
+
+
+def _table(labels, classes, ignored, found):
+    total = sum(pixels for pixels, _, _ in found.total.values())
+    rows = []
+    for number, value in [*enumerate(classes), *((labels.ignore_label, value) for value in ignored)]:
+        pixels, masks, example = found.total.get(value, (0, 0, "-"))
+        name = labels.names[number] if number < len(labels) else "(ignored)"
+        colour = labels.palette()[number].tolist() if value != BORDER else BORDER
+        rows.append((number, name, "({}, {}, {})".format(*colour), f"{100 * pixels / total:.2f}", masks,
+                     os.path.basename(example)))
+    return text_table(("number", "class", "colour", "share of pixels %", "masks", "first in"), rows)
+
+
+def _notes(labels, classes, found, encoding, config, out):
+    notes = []
+    gaps = [str(number) for number, value in enumerate(classes) if value is None]
+    if gaps:
+        notes.append(f"no mask holds {', '.join(gaps)}: the names keep their places")
+    if encoding == "grey" and labels.colours[-1] == (IGNORE,) * 3:
+        notes.append(f"{IGNORE} is taken for a class of its own here, because the greys are shades, not class numbers")
+    if encoding == "rgb" and config.mask_encoding == "auto" and all(len(set(value)) == 1 for value in found.total):
+        notes.append("all colours are greys: if they are class numbers, write this file anew with --mask_encoding grey")
+    if config.mask_encoding != "auto":
+        notes.append(f"inspect and prepare need --mask_encoding {config.mask_encoding}, too")
+    if not config.names:
+        notes.append(f"next: give the classes their names in {out}")
+    folder = os.path.normpath(os.path.join(config.masks, os.pardir))
+    if os.path.isdir(os.path.join(folder, "images")):
+        notes.append(f"then: mindfcn inspect {folder}")
+    return notes
+
+
+def _plural(encoding):
+    return "colours" if encoding == "rgb" else "numbers"
+
+
+def _some(paths):
+    """The first few file names."""
+    names = [os.path.basename(path) for path in paths]
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

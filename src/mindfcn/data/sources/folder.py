@@ -1,0 +1,90 @@
+"""Your own photographs: ROOT/images/, ROOT/masks/, ROOT/labels.yaml, and, if wanted, lists train.txt and val.txt."""
+
+import functools
+import hashlib
+import os
+
+from mindfcn.data.masks import read_mask
+from mindfcn.data.samples import Sample, check_names, check_present
+from mindfcn.errors import UserError
+from mindfcn.storage.files import read_lines
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=True):
+    """List the samples of a split of your own folder, sorted by name or in the order of its list.
+
+    With lists `train.txt` and `val.txt` (names with or without suffix) they decide. Without, an image is held out
+    for validation by a hash of its name: adding files moves none of the others.
+
+    Args:
+        root: folder of images/ and masks/; the mask of images/NAME.jpg is masks/NAME.png.
+        split: train or val, or another list's name.
+        labels: LabelSet.
+        encoding: auto, palette, grey or rgb, see `encodings.read_mask`.
+        val_fraction: share of the images held out, 0..1; from two images on, both splits get at least one.
+        check: whether every mask must exist.
+
+    Returns:
+        list of Sample.
+
+    Raises:
+        UserError: no such folder or list, two images of one name, missing files.
+    """
+    images = files_by_name(os.path.join(root, "images"), IMAGE_SUFFIXES)
+    masks = files_by_name(os.path.join(root, "masks"), MASK_SUFFIXES)
+    read = functools.partial(read_mask, labels=labels, encoding=encoding)
+    samples = []
+    for name in _split_names(root, split, sorted(images), val_fraction):
+        image = images.get(name, os.path.join(root, "images", f"{name}.jpg"))
+        samples.append(Sample(name, image, masks.get(name, os.path.join(root, "masks", f"{name}.png")), read))
+    if check:
+        check_present(samples, f"split {split!r}")
+    return samples
+
+
+def hold_out(names, val_fraction):
+    """Split names into (train, val) lists by a hash of each name, both sorted; neither is empty from two names on."""
+    if not 0 <= val_fraction <= 1:
+        raise UserError(f"val_fraction {val_fraction} must be a share from 0 to 1")
+    places = {name: int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+              for name in names}
+    ordered = sorted(names, key=places.get)
+    count = sum(place < val_fraction for place in places.values())
+    if len(names) > 1:
+        count = min(max(count, 1), len(names) - 1)
+    return sorted(ordered[count:]), sorted(ordered[:count])
+
+
+def files_by_name(folder, suffixes):
+    """{name without suffix: path} of a folder; other suffixes and hidden files are passed over."""
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {folder}; your own data lie in images/ and masks/, see docs/own_data.md")
+    files = {}
+    for file in sorted(os.listdir(folder)):
+        name, suffix = os.path.splitext(file)
+        if suffix.lower() not in suffixes or file.startswith("."):
+            continue
+        if name in files:
+            raise UserError(f"{folder} holds both {os.path.basename(files[name])} and {file}; keep one per name")
+        files[name] = os.path.join(folder, file)
+    return files
+
+
+def _split_names(root, split, names, val_fraction):
+    path = os.path.join(root, f"{split}.txt")
+    if os.path.isfile(path):
+        listed = [line[:-len(suffix)] if (suffix := os.path.splitext(line)[1]).lower() in IMAGE_SUFFIXES else line
+                  for line in read_lines(path)]
+        check_names(listed, path)
+        return listed
+    if split not in ("train", "val"):
+        raise UserError(f"no split {split!r}: {path} is missing; write it, one image name a line")
+    other = os.path.join(root, "val.txt" if split == "train" else "train.txt")
+    if os.path.isfile(other):
+        raise UserError(f"{other} exists but {path} does not; write both lists or none")
+    if not names:
+        raise UserError(f"no images in {os.path.join(root, 'images')}; known suffixes are {' '.join(IMAGE_SUFFIXES)}")
+    return hold_out(names, val_fraction)[split == "val"]

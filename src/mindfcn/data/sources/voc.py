@@ -1,0 +1,54 @@
+"""PASCAL VOC's layout: JPEGImages/ID.jpg, SegmentationClass/ID.png, ImageSets/Segmentation/SPLIT.txt."""
+
+import os
+
+from mindfcn.data.samples import Sample, check_names, check_present
+from mindfcn.errors import UserError
+from mindfcn.storage.files import read_lines
+from mindfcn.storage.images import read_palette_mask
+
+
+def list_voc(root, split, year=2012, check=True):
+    """List the samples of a VOC split, in the order of its list.
+
+    Args:
+        root: the VOC<year> folder, VOCdevkit, or the folder that holds VOCdevkit.
+        split: name of a list in ImageSets/Segmentation, such as train or val.
+        year: looked for as VOC<year> below `root`.
+        check: whether every file must exist.
+
+    Returns:
+        list of Sample.
+
+    Raises:
+        UserError: no such folder or list, a bad or repeated name, missing files.
+    """
+    folder = voc_folder(root, year)
+    samples = [Sample(name, os.path.join(folder, "JPEGImages", f"{name}.jpg"),
+                      os.path.join(folder, "SegmentationClass", f"{name}.png"), read_palette_mask)
+               for name in voc_names(root, split, year)]
+    if check:
+        check_present(samples, f"VOC split {split!r}")
+    return samples
+
+
+def voc_names(root, split, year=2012):
+    """The image names of a VOC split, in the order of its list. Raises UserError as `list_voc` does."""
+    lists = os.path.join(voc_folder(root, year), "ImageSets", "Segmentation")
+    path = os.path.join(lists, f"{split}.txt")
+    if not os.path.isfile(path):
+        known = sorted(name[:-4] for name in os.listdir(lists) if name.endswith(".txt"))
+        raise UserError(f"no split {split!r}: {path} is missing; there are {', '.join(known) or 'none'}")
+    names = read_lines(path)
+    check_names(names, path)
+    return names
+
+
+def voc_folder(root, year=2012):
+    """The folder below `root` that holds ImageSets/Segmentation. Raises UserError where there is none."""
+    for inner in ("", f"VOC{year}", os.path.join("VOCdevkit", f"VOC{year}")):
+        folder = os.path.join(root, inner) if inner else os.fspath(root)
+        if os.path.isdir(os.path.join(folder, "ImageSets", "Segmentation")):
+            return folder
+    raise UserError(f"no VOC{year} in {root}: ImageSets/Segmentation not found; "
+                    f"give the folder that holds VOCdevkit, or prepare with --download voc{year}")

@@ -1,0 +1,132 @@
+"""Build what a training run needs: the network with its first weights, its card, the data set and the class weights."""
+
+import dataclasses
+
+from mindfcn import runtime
+from mindfcn.data.dataset import SegDataset
+from mindfcn.data.records.mindrecord import read_manifest
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
+from mindfcn.losses import CrossEntropy
+from mindfcn.models import layers
+from mindfcn.models.factory import create_model
+from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
+from mindfcn.weights.checkpoint import Card, load_checkpoint
+from mindfcn.weights.load import load_backbone, load_stage, load_streams
+
+# Between the seeds of one process and the next: more than there are seeds in a network.
+RANK_SEEDS = 1000
+
+
+def training_set(config, path, labels, preprocess):
+    """The SegDataset of the training, on this process's share of the records.
+
+    Raises UserError where the records lack what the network sees or tells.
+    """
+    augment = config.augment
+    return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
+                      max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
+                      photometric=augment.photometric, max_class_share=augment.max_class_share,
+                      crop_tries=augment.crop_tries,
+                      ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
+                      seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size(),
+                      geometric=config.model.geometric)
+
+
+def class_weights(optim, train_set, card, say):
+    """The loss's weights, a list of a number for each class, noted in the card; None where all count alike."""
+    if optim.class_weights == "none":
+        return None
+    weights = train_set.class_counts().median_frequency().tolist()
+    card.training["class_weights"] = weights
+    told = (f"{name} {weight:.3g}" for name, weight in zip(card.labels.names, weights))
+    say(f"class weights, {optim.class_weights.replace('_', ' ')}: {', '.join(told)}")
+    return weights
+
+
+def offset_seeds_by_rank(net, loss):
+    """Let each process draw its own dropout masks and its own cells of the loss; the first one draws as if alone."""
+    for _, cell in [*net.cells_and_names(), ("loss", loss)]:
+        if isinstance(cell, (layers.Dropout, CrossEntropy)):
+            cell.seed += RANK_SEEDS * runtime.rank()
+
+
+def build(config, labels, val_path, say, goes_on=False):
+    """(network with its first weights, Card); without pretrained weights where a checkpoint's will follow."""
+    model = config.model
+    options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
+               "fc_width": model.fc_width, "output_stride": model.output_stride,
+               "skip_scales": model.skip_scales and list(model.skip_scales), "side": model.side,
+               "decoder_width": model.decoder_width,
+               "modality": None if model.modality == "rgb" else model.modality}
+    geometric = second_labels(val_path) if model.geometric else None
+    options |= {"geometric": geometric and len(geometric)}
+    options = {name: value for name, value in options.items() if value is not None}
+    # These two change nothing in a trained network.
+    passing = {"dropout": model.dropout, "upsampling": None if model.upsampling == "bilinear" else model.upsampling}
+    net = create_model(model.name, len(labels), **options,
+                       **{name: value for name, value in passing.items() if value is not None})
+    card = Card(Card.model_entry(config.model.name, options), labels,
+                CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
+                {"settings": dataclasses.asdict(config)}, geometric=geometric)
+    if config.model.pretrained and not goes_on:
+        if model.pretrained_hha:
+            report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
+        else:
+            report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
+        say(str(report))
+    return net, card
+
+
+def second_labels(path):
+    """LabelSet of the records' geometric classes. Raises UserError where they have none."""
+    manifest = path and read_manifest(path)
+    if not manifest or "geometric" not in manifest:
+        raise UserError(f"--model.geometric: {path or 'these records'} hold no geometric classes; prepare records with "
+                        "--source siftflow")
+    return LabelSet.from_dict(manifest["geometric"], path)
+
+
+def start_streams(net, color, hha, card, convention="auto"):
+    """Fill a network of late fusion from two trained ones, of colour and of HHA (see `load_streams`).
+
+    Returns and raises as `start_from` does.
+    """
+    (weights, saved, _), (others, second, _) = (load_checkpoint(path, card.model["name"]) for path in (color, hha))
+    for path, found, modality in ((color, saved, "rgb"), (hha, second, "hha")):
+        if "score_fr.weight" not in (weights if path == color else others) or found.preprocess.modality != modality:
+            raise UserError(f"{path} is no checkpoint of a network of {modality}; train one with --model.modality "
+                            f"{modality}, or give --model.pretrained alone to fill both streams alike")
+    same = saved.labels.names == second.labels.names == card.labels.names
+    report = load_streams(net, weights, others, (color, hha), same)
+    if convention != "auto":
+        return report, CONVENTIONS[convention].to("rgb_hha")
+    parts = (saved.preprocess, second.preprocess)
+    return report, Preprocess(saved.preprocess.order, sum((part.mean for part in parts), ()),
+                              sum((part.std for part in parts), ()), "rgb_hha")
+
+
+def start_from(net, path, card, convention="auto"):
+    """Fill a network from a classifier of its backbone (`load_backbone`), or from a whole network (`load_stage`).
+
+    The score and upsampling layers of a whole network are loaded where the classes are the same.
+
+    Returns:
+        (LoadReport, Preprocess): what became of the weights, and how they want their images normalised.
+
+    Raises:
+        UserError: weights of another backbone, or skip layers that were trained behind other factors.
+    """
+    weights, saved, _ = load_checkpoint(path, card.model["name"])
+    modality = card.preprocess.modality
+    if not any(name.startswith("score") for name in weights):
+        report = load_backbone(net, weights, convention, path)
+        return report, report.preprocess.to(modality)
+    report = load_stage(net, weights, path, saved.labels.names == card.labels.names)
+    if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
+        raise UserError(f"{path}: its skip layers were trained behind the factors {saved.skip_scales}, here they are "
+                        f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
+    if convention != "auto":
+        return report, CONVENTIONS[convention].to(modality)
+    # Weights of colours may begin a network that sees depth.
+    return report, saved.preprocess if saved.preprocess.modality == modality else saved.preprocess.to(modality)

@@ -1,0 +1,110 @@
+"""The optimiser, its learning rates, the loss and the loss scale that the settings ask for."""
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindfcn.errors import UserError
+from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
+from mindfcn.models.precision import layer_type
+from mindfcn.schedules import learning_rates
+from mindfcn.weights.load import block_of, stream_of
+
+HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.")
+UNDECAYED = (".bias", ".gamma", ".beta")
+
+
+def freeze(net, last):
+    """Keep the backbone's blocks up to `last` ("conv3", say; "" is none) as they are.
+
+    Returns:
+        the normalisation layers whose parameters do not train: they must keep their moving averages, too.
+
+    Raises:
+        UserError: the backbone has no such block.
+    """
+    blocks = net.backbone.blocks
+    if last and last not in blocks:
+        raise UserError(f"--optim.freeze {last}: the backbone has no such block; it has {', '.join(blocks)}")
+    frozen = blocks[:blocks.index(last) + 1] if last else ()
+    for parameter in net.backbone.get_parameters():
+        if block_of(parameter.name) in frozen:
+            parameter.requires_grad = False
+    return [cell for _, cell in net.cells_and_names()
+            if isinstance(cell, nn.BatchNorm2d) and not cell.gamma.requires_grad]
+
+
+def optimiser(net, config, steps_per_epoch):
+    """Momentum SGD with the whole schedule, in groups that share learning rate and decay (see OptimConfig)."""
+    # Batches wait for their update across the borders of epochs.
+    updates = max(1, steps_per_epoch * config.epochs // config.accumulate)
+    rates = learning_rates(updates, config.lr, config.min_lr, config.schedule, config.power,
+                           round(config.warmup_epochs * steps_per_epoch / config.accumulate))
+    groups = {}
+    for parameter in net.trainable_params():
+        bare = parameter.name.removeprefix(stream_of(parameter.name))
+        paper = config.paper_biases and parameter.name.endswith(UNDECAYED)
+        factor = (config.head_lr if bare.startswith(HEADS) else 1.0) * (2.0 if paper else 1.0)
+        decay = 0.0 if paper else config.weight_decay
+        groups.setdefault((factor, decay), []).append(parameter)
+    return Momentum([{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
+                     for (factor, decay), members in groups.items()],
+                    learning_rate=ms.Tensor(rates), momentum=config.momentum), rates
+
+
+class Momentum(nn.Momentum):
+    """Momentum SGD with weight decay that needs no memory of its own.
+
+    MindSpore's computes all weights times their decay at the beginning of a step and keeps them to its end.
+    """
+
+    def __init__(self, groups, learning_rate, momentum):
+        super().__init__(groups, learning_rate, momentum)
+        self.raise_moment = ops.ApplyGradientDescent()
+        self.keeps = momentum
+
+    def decay_weight(self, gradients):
+        """Gradients, or gradients plus decay times weights where there is no momentum.
+
+        With momentum m, the decay d w is added as d / m w to the moments, which are multiplied by m next.
+        """
+        decayed = ()
+        for gradient, weight, moment, decay in zip(gradients, self._parameters, self.moments, self.weight_decay):
+            if self.keeps:
+                decayed += (ops.depend(gradient, self.raise_moment(moment, -decay / self.keeps, weight)),)
+            else:
+                decayed += (gradient + weight * decay,)
+        return decayed
+
+
+def loss_function(config, ignore_label, seed, class_weights):
+    """The loss that the settings ask for."""
+    options = {"ignore_label": ignore_label, "keep": config.keep_cells, "seed": seed, "class_weights": class_weights}
+    if config.loss == "bootstrapped":
+        return Bootstrapped(config.hard_pixels, **options)
+    if config.loss == "focal":
+        return Focal(config.focal_gamma, **options)
+    if config.loss == "dice":
+        return Dice(**options)
+    return CrossEntropy(reduction=config.loss, **options)
+
+
+def loss_scaler(config, device):
+    """(type of the layers, scaler or None) of the chosen precision on this device.
+
+    Only float16 needs a scaler: bfloat16 has the range of float32.
+
+    Raises:
+        UserError: the device has no such layers, or the gradients no such range.
+    """
+    summed = config.loss == "sum"
+    precision = "float32" if config.precision == "auto" and summed else config.precision
+    dtype = layer_type(precision, device, "--optim.precision")
+    if dtype != ms.float16:
+        return dtype, None
+    if summed:
+        # At a scale of 1, the least there is, the gradients of a whole photograph's pixels are infinite.
+        raise UserError("--optim.precision float16: gradients of --optim.loss sum are beyond its range; use float32, "
+                        "or bfloat16 on Ascend")
+    if config.loss_scale > 0:
+        return dtype, ms.amp.StaticLossScaler(config.loss_scale)
+    return dtype, ms.amp.DynamicLossScaler(scale_value=2 ** 16, scale_factor=2, scale_window=2000)

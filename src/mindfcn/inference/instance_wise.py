@@ -1,0 +1,97 @@
+"""Instance-wise prediction: many windows of a photograph, segmented one by one and put together again.
+
+Objects that are larger or smaller than what a network sees at once come out whole (Noh et al. 2015, section 4.2).
+"""
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+import numpy as np
+
+from mindfcn.data.transforms import to_input
+from mindfcn.inference.network import resized
+from mindfcn.logits import argmax, softmax
+from mindfcn.preprocess import Preprocess
+
+# Windows in one pass of the network.
+BATCH = 10
+# Side of the windows of networks that do not say theirs, pixels.
+SIDE = 224
+
+
+class InstanceWise:
+    """A Segmenter that segments photographs by their proposals; to be used in its place.
+
+    Args:
+        segmenter: Segmenter of a DeconvNet, or of any other network.
+        propose: function (image (H, W, 3) uint8 BGR) -> (n, 4) boxes (left, top, right, bottom), right and bottom
+            excluded. Where it finds none, the whole photograph is the one proposal.
+        rule: how the windows' scores become one map, see `aggregate`.
+    """
+
+    def __init__(self, segmenter: Any, propose: Callable[[np.ndarray], Any], rule: str = "max") -> None:
+        self.segmenter, self.propose, self.rule = segmenter, propose, rule
+
+    @property
+    def net(self) -> Any:
+        """The network."""
+        return self.segmenter.net
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The Preprocess record of its weights."""
+        return self.segmenter.preprocess
+
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Segment one photograph, (H, W, 3) uint8 BGR.
+
+        Returns:
+            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+        """
+        scores = self.scores(to_input(image, self.preprocess), self.propose(image))
+        return argmax(scores), softmax(scores) if probabilities else None
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """(N, 3, H, W) float32, normalised -> aggregated scores (N, C, H, W) float32."""
+        images = (self.preprocess.denormalise(one.transpose(1, 2, 0))[..., ::-1] for one in batch)
+        return np.stack([self.scores(one, self.propose(np.ascontiguousarray(image)))
+                         for one, image in zip(batch, images)])
+
+    def scores(self, image: np.ndarray, boxes: Any) -> np.ndarray:
+        """(3, H, W) float32, normalised, and (n, 4) boxes -> aggregated scores (C, H, W) float32."""
+        height, width = image.shape[1:]
+        boxes = boxes if len(boxes) else [(0, 0, width, height)]
+        side = getattr(self.net, "side", SIDE)
+        windows = np.concatenate([resized(image[None, :, top:bottom, left:right], side, side)
+                                  for left, top, right, bottom in boxes])
+        # As many in every pass, so that they share a compiled graph.
+        extra = -len(windows) % BATCH if len(windows) > BATCH else 0
+        passes = np.pad(windows, ((0, extra), (0, 0), (0, 0), (0, 0)))
+        found = np.concatenate([self.segmenter.logits(passes[at:at + BATCH]) for at in range(0, len(passes), BATCH)])
+        return aggregate(zip(boxes, found), found.shape[1], height, width, self.rule)
+
+
+def aggregate(found, classes, height, width, rule="max"):
+    """One map of the scores of many windows (Noh et al. 2015, equations 1 and 2).
+
+    Args:
+        found: iterable of (box, scores (C, h, w) float32); each is resized to its box, and is zero around it.
+        classes, height, width: of the result.
+        rule: "max", the largest score at each pixel, or "sum".
+
+    Returns:
+        (C, H, W) float32. Where every window covers a pixel, the maximum can be below zero.
+    """
+    total = np.full((classes, height, width), -np.inf if rule == "max" else 0, np.float32)
+    covering, count = np.zeros((height, width), np.int32), 0
+    for (left, top, right, bottom), scores in found:
+        here = (slice(None), slice(top, bottom), slice(left, right))
+        pasted = resized(scores[None], bottom - top, right - left)[0]
+        total[here] = np.maximum(total[here], pasted) if rule == "max" else total[here] + pasted
+        covering[here[1:]] += 1
+        count += 1
+    if rule == "max":
+        # Of any window that does not cover a pixel, there is the zero around it.
+        outside = covering < count
+        total[:, outside] = np.maximum(total[:, outside], 0)
+    return total

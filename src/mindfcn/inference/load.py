@@ -1,0 +1,66 @@
+"""The networks that a command names, as one segmenter: from their checkpoints, by proposals, and in an ensemble."""
+
+from functools import partial
+from typing import Optional
+
+import mindspore as ms
+
+from mindfcn.console import FilePath
+from mindfcn.data.regions.proposals import check_installed, propose
+from mindfcn.errors import UserError
+from mindfcn.inference.ensemble import Ensemble
+from mindfcn.inference.instance_wise import InstanceWise
+from mindfcn.inference.network import Segmenter
+from mindfcn.models.factory import create_model
+from mindfcn.models.precision import compute_in, layer_type
+from mindfcn.weights.card import Card
+from mindfcn.weights.checkpoint import load_checkpoint
+from mindfcn.weights.load import load_weights
+
+
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
+                   precision: str = "auto") -> tuple[Segmenter, Card]:
+    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
+    dtype = layer_type(precision, ms.get_context("device_target"))
+    weights, card, _ = load_checkpoint(checkpoint, default_model)
+    net = create_model(card.model["name"], len(card.labels), **card.options())
+    load_weights(net, weights, checkpoint)
+    compute_in(net, dtype)
+    return Segmenter(net, card.preprocess), card
+
+
+def network_text(card):
+    """A card's network and its options in one line."""
+    return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in card.options().items())])
+
+
+def combined(segmenter, card, config):
+    """What `proposals` and `ensemble` of the settings make of a checkpoint's Segmenter.
+
+    The proposals are for `checkpoint` alone; the network of `ensemble` sees whole photographs.
+
+    Args:
+        segmenter, card: as `load_segmenter` gives them.
+        config: EvalConfig or PredictConfig.
+
+    Returns:
+        Segmenter, InstanceWise or Ensemble.
+
+    Raises:
+        UserError: proposals cannot be made here, settings cannot be, or the other checkpoint has other classes.
+    """
+    if config.proposals != "none":
+        for name, value, least in (("max_proposals", config.max_proposals, 1), ("min_side", config.min_side, 1)):
+            if value < least:
+                raise UserError(f"--{name} {value}: must be at least {least}")
+        check_installed()
+        segmenter = InstanceWise(segmenter, partial(propose, method=config.proposals, most=config.max_proposals,
+                                                    min_side=config.min_side), config.aggregate)
+    if config.ensemble:
+        other, other_card = load_segmenter(config.ensemble, config.model, config.precision)
+        if other_card.labels.names != card.labels.names:
+            raise UserError(f"--ensemble {config.ensemble}: it has {len(other_card.labels)} classes "
+                            f"({', '.join(other_card.labels.names[:3])}, ...), {config.checkpoint} has "
+                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the same")
+        segmenter = Ensemble([segmenter, other], config.ensemble_rule)
+    return segmenter

@@ -1,0 +1,91 @@
+"""An exported network in ONNX Runtime: the whole image at once, without MindSpore."""
+
+import os
+import zlib
+from typing import Any, Optional
+
+import numpy as np
+
+from mindfcn.console import FilePath
+from mindfcn.data.transforms import to_input
+from mindfcn.errors import UserError
+from mindfcn.logits import argmax, softmax
+from mindfcn.storage.files import read_bytes
+from mindfcn.weights.card import CARD, Card
+
+PROVIDERS = {"Ascend": "CANNExecutionProvider", "GPU": "CUDAExecutionProvider", "CPU": "CPUExecutionProvider"}
+
+# The start of the last entry of ModelProto.metadata_props (field 14): key (1) and value (2), the checksum in 8 digits.
+_SEAL = b"\x72\x17\x0a\x0bmindfcn_crc\x12\x08"
+
+
+def sealed(model):
+    """The bytes of an ONNX file, ended by one more entry of its metadata: the CRC-32 of all before it."""
+    return model + _SEAL + b"%08x" % zlib.crc32(model)
+
+
+class OnnxSegmenter:
+    """A file that `mindfcn export` wrote; the counterpart of `dense.whole_image.Segmenter`.
+
+    Args:
+        path: the .onnx file.
+        device: CPU, GPU or Ascend; auto takes the first of Ascend, GPU and CPU that this ONNX Runtime was built for.
+
+    Attributes:
+        card: Card of the network.
+        preprocess: how its input is normalised.
+
+    Raises:
+        UserError: the package onnxruntime is not installed, or was not built for that device; the file is missing,
+            damaged, or has no card.
+    """
+
+    def __init__(self, path: FilePath, device: str = "auto") -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError("ONNX files need the package onnxruntime, which is not installed; install it with "
+                            "pip install onnxruntime") from None
+        data = read_bytes(path)
+        # Other programs may write the file anew, without it.
+        if data[:-8].endswith(_SEAL) and data != sealed(data[:-8 - len(_SEAL)]):
+            raise UserError(f"{path} is damaged: its checksum does not fit; copy it again, or write it again with "
+                            "mindfcn export")
+        del data
+        usable = [name for name, provider in PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
+        if device not in ("auto", *usable):
+            raise UserError(f"device {device} cannot be used by this onnxruntime; use {', '.join(usable)}, or install "
+                            "the onnxruntime package for it")
+        options = onnxruntime.SessionOptions()
+        # Its warnings speak of its inside; errors are exceptions.
+        options.log_severity_level = 4
+        providers = dict.fromkeys(PROVIDERS[name] for name in (usable[0] if device == "auto" else device, "CPU"))
+        # Its exceptions have no common base but this.
+        try:
+            self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
+            texts = self.session.get_modelmeta().custom_metadata_map
+        except Exception:  # noqa: BLE001
+            raise UserError(f"{path} is damaged, cut short, or not an ONNX file that this onnxruntime reads; "
+                            "write it again with mindfcn export") from None
+        if CARD not in texts:
+            raise UserError(f"{path} has no card of its classes and preprocessing: it was not written by mindfcn "
+                            "export; write it with mindfcn export")
+        self.card = Card.from_json(texts[CARD], path)
+        self.preprocess = self.card.preprocess
+
+    def __call__(self, image: Any, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Segment one photograph of any size, (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
+
+        Returns:
+            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+        """
+        logits = self.logits(to_input(image, self.preprocess)[None])[0][:len(self.card.labels)]
+        return argmax(logits), softmax(logits) if probabilities else None
+
+    def geometric(self, image: Any) -> np.ndarray:
+        """(H, W) uint8: the second head's classes of an image."""
+        return argmax(self.logits(to_input(image, self.preprocess)[None])[0][len(self.card.labels):])
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
+        return self.session.run(None, {"image": batch})[0]

@@ -1,0 +1,47 @@
+"""Open a checkpoint in the runtime that computes it. MindSpore is imported only where it is that runtime."""
+
+from collections.abc import Callable
+from typing import Optional, Union
+
+import numpy as np
+
+from mindfcn.config import PredictConfig, ServeConfig
+from mindfcn.errors import UserError
+from mindfcn.inference.onnx import OnnxSegmenter
+from mindfcn.weights.card import Card
+
+# (H, W, 3) uint8 BGR, whether probabilities are wanted -> mask (H, W) uint8; probabilities (C, H, W) float32 or None.
+Segment = Callable[..., tuple[np.ndarray, Optional[np.ndarray]]]
+
+
+def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, Card]:
+    """The runtime that the settings ask for, with their checkpoint in it.
+
+    Args:
+        config: PredictConfig or ServeConfig: `checkpoint`, `runtime`, `device`, `model` and `precision` count.
+
+    Returns:
+        (function that segments one photograph, as `predict` takes it; Card)
+
+    Raises:
+        UserError: checkpoint, runtime, device and precision do not go together, or the checkpoint cannot be read.
+    """
+    is_onnx = config.checkpoint.lower().endswith(".onnx")
+    if config.runtime == "mindspore" and is_onnx:
+        raise UserError(f"MindSpore does not read {config.checkpoint}; use --runtime onnx, or give the .ckpt file")
+    if config.runtime == "onnx" and not is_onnx:
+        raise UserError(f"{config.checkpoint} is not an .onnx file; make one with mindfcn export --checkpoint "
+                        f"{config.checkpoint} --out NAME.onnx")
+    if is_onnx:
+        if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
+            raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
+        if config.precision not in ("auto", "float32"):
+            raise UserError(f"--precision {config.precision}: an ONNX file computes in float32; leave it out")
+        segmenter = OnnxSegmenter(config.checkpoint, config.device)
+        return segmenter, segmenter.card
+    from mindfcn.inference.load import combined, load_segmenter
+    from mindfcn.runtime import pynative_mode, set_up
+    set_up(config.device)
+    pynative_mode()
+    network, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    return combined(network, card, config) if isinstance(config, PredictConfig) else network, card

@@ -1,0 +1,61 @@
+"""How a network becomes a mask, in one place: windows, then scales and mirroring, then the fully connected CRF."""
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+import numpy as np
+
+from mindfcn.errors import UserError
+from mindfcn.inference.crf import crf_of, permutohedral
+from mindfcn.inference.multi_scale import average_views
+from mindfcn.inference.sliding_window import SlidingWindow
+from mindfcn.logits import argmax
+from mindfcn.weights.card import Card
+
+
+class Inference:
+    """A segmenter with what shall be done around its network; called as a segmenter is.
+
+    Args:
+        segmenter: function (image (H, W, 3) uint8 BGR, probabilities=False) -> (mask (H, W) uint8, probabilities
+            (C, H, W) float32 or None): a Segmenter, OnnxSegmenter, or another way from a photograph to probabilities.
+        config: EvalConfig, PredictConfig, or whatever has `scales`, `flip`, `window`, `overlap` and `crf`.
+
+    Attributes:
+        plain: whether nothing is done but calling the segmenter.
+        whole: whether images are not cut into windows.
+
+    Raises:
+        UserError: settings that cannot be, or the CRF's package is missing.
+    """
+
+    def __init__(self, segmenter: Callable[..., tuple[np.ndarray, Optional[np.ndarray]]], config: Any) -> None:
+        if not config.scales or min(config.scales) <= 0 or max(config.scales) > 8:
+            raise UserError(f"--scales {' '.join(map(str, config.scales))}: give factors above 0 and at most 8, such "
+                            "as --scales 0.75 1 1.25")
+        if config.window < 0 or config.overlap is not None and not config.window:
+            raise UserError("--overlap: give --window, the side of the windows in pixels, too")
+        self.segmenter = SlidingWindow(segmenter, config.window, config.overlap) if config.window else segmenter
+        self.whole = not config.window
+        self.scales, self.flip = tuple(config.scales), config.flip
+        self.crf = crf_of(config.crf) if config.crf else None
+        self.plain = self.scales == (1.0,) and not self.flip and self.crf is None
+
+    def check(self, card: Optional[Card]) -> None:
+        """Raise UserError where more than its own pass is asked of a network that sees depth or has two heads."""
+        if card and (card.preprocess.modality != "rgb" or card.geometric) and not (self.plain and self.whole):
+            raise UserError("--scales, --flip, --window and --crf are for networks of photographs with one head; leave "
+                            "them out")
+
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Segment one photograph, (H, W, 3) uint8 BGR, of any size.
+
+        Returns:
+            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+        """
+        if self.plain:
+            return self.segmenter(image, probabilities)
+        found = average_views(self.segmenter, image, self.scales, self.flip)
+        if self.crf is not None:
+            found = permutohedral(image, found, self.crf)
+        return argmax(found), found if probabilities else None

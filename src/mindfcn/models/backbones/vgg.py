@@ -1,0 +1,66 @@
+"""VGG16 (Simonyan and Zisserman 2014) with its dense layers as convolutions (Long et al. 2015, section 3.1)."""
+
+from mindspore import nn
+
+from mindfcn.models import layers
+from mindfcn.models.analysis.receptive_field import ReceptiveField, map_receptive_fields
+
+
+class VGG16(nn.Cell):
+    """The backbone of the published FCNs: convolutions 1 to 5, and fc6 and fc7 as the convolutions conv6 and conv7.
+
+    Args:
+        batch_norm: the course's form, with normalisation and without biases or dropout; else the paper's.
+        fc_width: channels of fc6 and fc7.
+        dropout: share of their activations dropped in training (the paper's form).
+        width: factor on the channels of conv1 to conv5, for small machines; 1 is VGG16.
+        in_channels: channels of the image.
+        padding: "same" keeps sizes by padding, for images of sides in multiples of 32; "pad100" pads the image by
+            100 and fc6 by nothing, and takes any size.
+
+    Inputs: (N, in_channels, H, W) float32.
+    Outputs: {"pool3": (N, 256, H/8, W/8), "pool4": (N, 512, H/16, W/16), "fc7": (N, fc_width, H/32, W/32)} with
+        padding "same".
+    """
+
+    blocks = tuple(f"conv{number}" for number in range(1, 8))
+
+    def __init__(self, batch_norm: bool = True, fc_width: int = 4096, dropout: float = 0.5, width: float = 1.0,
+                 padding: str = "same", in_channels: int = 3) -> None:
+        super().__init__()
+        c64, c128, c256, c512 = (max(1, round(width * channels)) for channels in (64, 128, 256, 512))
+        pad100 = padding == "pad100"
+        self.multiple = 1 if pad100 else 32
+        self.has_bias = not batch_norm
+        self.in_channels = in_channels
+        self.channels = {"pool3": c256, "pool4": c512, "fc7": fc_width}
+        self.conv1 = layers.conv_block(in_channels, c64, (3, 3), batch_norm, padding=100 if pad100 else 1)
+        self.conv2 = layers.conv_block(c64, c128, (3, 3), batch_norm)
+        self.conv3 = layers.conv_block(c128, c256, (3, 3, 3), batch_norm)
+        self.conv4 = layers.conv_block(c256, c512, (3, 3, 3), batch_norm)
+        self.conv5 = layers.conv_block(c512, c512, (3, 3, 3), batch_norm)
+        self.conv6 = layers.conv_block(c512, fc_width, (7,), batch_norm, padding=0 if pad100 else 3)
+        self.conv7 = layers.conv_block(fc_width, fc_width, (1,), batch_norm)
+        self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.MaxPool() for _ in range(5))
+        self.drop6 = nn.Identity() if batch_norm else layers.Dropout(dropout, seed=6)
+        self.drop7 = nn.Identity() if batch_norm else layers.Dropout(dropout, seed=7)
+
+    def construct(self, image):
+        pool1 = self.pool1(self.conv1(image))
+        pool2 = self.pool2(self.conv2(pool1))
+        pool3 = self.pool3(self.conv3(pool2))
+        pool4 = self.pool4(self.conv4(pool3))
+        pool5 = self.pool5(self.conv5(pool4))
+        fc6 = self.drop6(self.conv6(pool5))
+        fc7 = self.drop7(self.conv7(fc6))
+        return {"pool3": pool3, "pool4": pool4, "fc7": fc7}
+
+    def receptive_fields(self) -> dict[str, ReceptiveField]:
+        """{map: ReceptiveField} of its maps."""
+        return map_receptive_fields(self.paths())
+
+    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
+        """{map: layers from the map before}: how the maps follow from one another."""
+        return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.conv3, self.pool3),
+                "pool4": (self.conv4, self.pool4),
+                "fc7": (self.conv5, self.pool5, self.conv6, self.conv7)}

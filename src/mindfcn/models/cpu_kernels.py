@@ -1,0 +1,231 @@
+"""Convolutions for CPU, computed in other ways than by MindSpore's kernels, with the same results to rounding.
+
+A convolution of single channels, whose few kernels are fixed, cuts a map into tiles and transforms them at once; what
+is left is a matrix product, which CPUs do at their best. The transposed convolution puts tiles together again.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+TILE = 4
+# With fewer tiles the kernel's transform costs what the products save.
+MIN_TILES = 32
+# From as many pixels on, the gradients of a batch are computed image by image: all tiles at once would take gigabytes.
+LARGE_MAP = 128 * 128
+# With the usual points 0, 1, -1, 2, -2 rounding errors are five times larger.
+POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
+
+
+def transforms():
+    """(input (6, 6), kernel (6, 3), output (4, 6)) float64: B^T, G and A^T of the paper for POINTS and infinity.
+
+    A tile and a kernel are polynomials here, and their product is found from its values at six points (Toom and Cook).
+    """
+    points = np.array(POINTS)
+    others = [np.delete(points, place) for place in range(len(points))]
+    of_input = np.zeros((6, 6))
+    for row, roots in enumerate([*others, points]):
+        # The lowest coefficient first.
+        of_input[row, :len(roots) + 1] = np.poly(roots)[::-1]
+    scale = [np.prod(point - rest) for point, rest in zip(points, others)]
+    of_kernel = np.vstack([np.vander(points, 3, increasing=True) / np.array(scale)[:, None], [0, 0, 1]])
+    of_output = np.hstack([np.vander(points, TILE, increasing=True).T, np.eye(TILE)[:, -1:]])
+    return of_input, of_kernel, of_output
+
+
+def both_axes(matrix):
+    """(rows * rows, 1, columns, columns) float32 Tensor: kernels that apply `matrix` to both axes of a tile."""
+    columns = matrix.shape[1]
+    return ms.Tensor(np.kron(matrix, matrix).reshape(-1, 1, columns, columns).astype(np.float32))
+
+
+@ops.constexpr
+def swapped(first, second, third):
+    """(third * second * first,) int32 Tensor: where the rows of `swap` come from."""
+    return ms.Tensor(np.arange(first * second * third, dtype=np.int32).reshape(first, second, third).T.flatten())
+
+
+@ops.constexpr
+def place(number):
+    """(1,) int32 Tensor: the number."""
+    return ms.Tensor([number], ms.int32)
+
+
+def image(batch, number):
+    """(1, C, H, W): one image of a batch, gathered, because MindSpore's slice on CPU takes far longer."""
+    return ops.gather(batch, place(number), 0)
+
+
+def swap(rows, first, second, third):
+    """(first, second, third, ...) -> (third * second * first, ...): the order of the first three axes turned round.
+
+    Rows are gathered, because MindSpore's transpose on CPU keeps eight bytes for every number that it has moved.
+    """
+    return ops.gather(rows.reshape(first * second * third, -1), swapped(first, second, third), 0)
+
+
+class Winograd(nn.Cell):
+    """The convolution of (N, C, H, W) with (K, C, 3, 3), padded by 1; H and W are multiples of 4.
+
+    Winograd's F(4x4, 3x3) (Lavin and Gray 2016, section 4): a tile of 6x6 pixels gives 4x4 results. Tile and kernel
+    are transformed to 6x6 numbers each, and their products, summed over the channels, are transformed back. The sums
+    are 36 matrix products, 36 multiplications for 16 results instead of 144.
+
+    Args:
+        out_channels: K.
+        direct: compute the plain convolution forward, and only the gradients this way; with few channels the
+            transforms cost what the products save.
+    """
+
+    def __init__(self, out_channels, direct=False):
+        super().__init__()
+        self.direct = direct
+        self.convolution = ops.Conv2D(out_channels, 3, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
+        of_input, of_kernel, of_output = transforms()
+        # Convolutions of single channels cut the tiles and transform them at once; transposed, they put them together.
+        self.input = both_axes(of_input)
+        self.kernel = both_axes(of_kernel).reshape(36, 9)
+        self.output = both_axes(of_output.T)
+        tile = {"mode": 1, "stride": TILE, "dilation": 1, "group": 1, "pad_mode": "pad"}
+        self.cut_input = ops.Conv2D(36, 6, pad=1, **tile)
+        self.join_input = ops.Conv2DTranspose(36, 6, pad=1, **tile)
+        self.cut_output = ops.Conv2D(36, TILE, pad=0, **tile)
+        self.join_output = ops.Conv2DTranspose(36, TILE, pad=0, **tile)
+
+    def fits(self, shape):
+        """Whether it can take a map of this shape, and is quicker on it."""
+        tiles = shape[0] * (shape[2] // TILE) * (shape[3] // TILE)
+        return shape[2] % TILE == 0 and shape[3] % TILE == 0 and tiles >= MIN_TILES
+
+    def construct(self, x, weight):
+        if self.direct:
+            return self.convolution(x, weight)
+        # Not before the map is there: all kernels of a network take 0.2 GB.
+        kernels = self.kernels(ops.depend(weight, x))
+        tiles = ops.BatchMatMul()(kernels, self.tiles(self.cut_input, self.input, x))
+        return self.join(self.join_output, self.output, tiles, (x.shape[0], weight.shape[0], *x.shape[2:]))
+
+    def kernels(self, weight):
+        """(36, K, C) float32: the transformed kernels."""
+        kernels = ops.MatMul(transpose_b=True)(self.kernel, weight.reshape(-1, 9))
+        return kernels.reshape(36, weight.shape[0], weight.shape[1])
+
+    def tiles(self, cut, transform, x):
+        """(36, C, N * H/4 * W/4) float32: transformed tiles of (N, C, H, W)."""
+        count, channels, height, width = x.shape
+        tiles = cut(x.reshape(count * channels, 1, height, width), transform)
+        return swap(tiles, count, channels, 36).reshape(36, channels, -1)
+
+    def join(self, join, transform, tiles, shape):
+        """(N, C, H, W) float32 of the given shape, from tiles: the transpose of `tiles`."""
+        count, channels, height, width = shape
+        tiles = swap(tiles, 36, channels, count).reshape(count * channels, 36, height // TILE, width // TILE)
+        return join(tiles, transform, (count * channels, 1, height, width)).reshape(shape)
+
+    def bprop(self, x, weight, result, gradient):
+        """Gradients of x and weight, by the transposed transforms."""
+        # Kernels and tiles are transformed again, because keeping them would take three times the memory of the maps.
+        kernels = self.kernels(ops.depend(weight, gradient))
+        if x.shape[0] == 1 or x.shape[2] * x.shape[3] < LARGE_MAP:
+            of_x, of_kernels = self.gradients(ops.depend(x, gradient), kernels, gradient)
+        else:
+            images, of_kernels = (), gradient[0, 0, 0, 0] * 0
+            for number in range(x.shape[0]):
+                # Not before the last one is done, so that they use the same memory.
+                of_image, more = self.gradients(image(ops.depend(x, of_kernels), number), kernels,
+                                                image(ops.depend(gradient, of_kernels), number))
+                images, of_kernels = (*images, of_image), of_kernels + more
+            of_x = ops.concat(images)
+        return of_x, ops.MatMul(transpose_a=True)(of_kernels, self.kernel).reshape(weight.shape)
+
+    def gradients(self, x, kernels, gradient):
+        """Gradients of x and of the transformed kernels, (36, K * C)."""
+        gradient = self.tiles(self.cut_output, self.output, gradient)
+        of_tiles = ops.BatchMatMul(transpose_a=True)(kernels, gradient)
+        of_x = self.join(self.join_input, self.input, of_tiles, x.shape)
+        tiles = self.tiles(self.cut_input, self.input, x)
+        return of_x, ops.BatchMatMul(transpose_b=True)(gradient, tiles).reshape(36, -1)
+
+
+class Swap(nn.Cell):
+    """`swap`, whose gradient is the way back."""
+
+    def construct(self, rows, first, second, third):
+        return swap(rows, first, second, third)
+
+    def bprop(self, rows, first, second, third, result, gradient):
+        """Gradient of the rows alone."""
+        return swap(gradient, third, second, first).reshape(rows.shape), 0, 0, 0
+
+
+class WideConv2d(nn.Cell):
+    """The convolution of (N, C, H, W) with (K, C, *kernel) as one matrix product, and so are its gradients.
+
+    MindSpore's own takes a slow reference kernel for the gradient of fc6's kernel. A cell with gradients of its own
+    would be given a copy of the weights, 411 MB of fc6.
+
+    Args:
+        kernel: (height, width).
+        padding: one number, or four: above, below, left, right.
+    """
+
+    def __init__(self, kernel, padding):
+        super().__init__()
+        # Kernels of a single 1 copy the pixels below every kernel.
+        places = kernel[0] * kernel[1]
+        self.pixels = ms.Tensor(np.eye(places, dtype=np.float32).reshape(-1, 1, *kernel))
+        self.cut = ops.Conv2D(places, kernel, mode=1, stride=1, dilation=1, group=1, pad_mode="pad", pad=padding)
+        self.swap = Swap()
+
+    def fits(self, shape):
+        """It takes any map."""
+        return True
+
+    def construct(self, x, weight):
+        count, channels, height, width = x.shape
+        columns = self.cut(x.reshape(count * channels, 1, height, width), self.pixels)
+        places, height, width = columns.shape[1:]
+        columns = self.swap(columns, count, channels * places, 1).reshape(channels * places, -1)
+        results = ops.MatMul()(weight.reshape(weight.shape[0], -1), columns)
+        return self.swap(results, weight.shape[0], count, 1).reshape(count, weight.shape[0], height, width)
+
+
+@ops.constexpr
+def blockwise(channels, stride):
+    """(channels * stride^2 * channels * 4,) int32 Tensor: where the weights of `Upsampling`'s convolution lie."""
+    places = np.arange(channels ** 2 * 4 * stride ** 2, dtype=np.int32)
+    places = places.reshape(channels, channels, 2, stride, 2, stride)[:, :, ::-1, :, ::-1]
+    return ms.Tensor(places.transpose(1, 3, 5, 0, 2, 4).flatten())
+
+
+class Upsampling(nn.Cell):
+    """The transposed convolution of (N, C, H, W) with (C, C, 2 * stride, 2 * stride).
+
+    A block of stride x stride results depends on 2x2 pixels: a convolution gives each pixel of the block a channel, and
+    kernels of a single 1 put the blocks together. MindSpore's own keeps, for every thread, all products of an image
+    before they are summed, 0.1 GB for 21 classes of 512x512, and as much again for the gradient.
+
+    Args:
+        channels: C.
+        stride: how many times larger the result is.
+        padding: pixels cut off on each side.
+    """
+
+    def __init__(self, channels, stride, padding):
+        super().__init__()
+        self.channels, self.stride, self.padding = channels, stride, padding
+        block = stride ** 2
+        self.blocks = ops.Conv2D(channels * block, 2, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
+        self.pixels = ms.Tensor(np.eye(block, dtype=np.float32).reshape(block, 1, stride, stride))
+        self.join = ops.Conv2DTranspose(block, stride, mode=1, pad_mode="pad", pad=padding, stride=stride, dilation=1,
+                                        group=1)
+
+    def construct(self, x, weight):
+        count, channels, height, width = x.shape
+        kernels = ops.gather(weight.reshape(-1), blockwise(self.channels, self.stride), 0)
+        blocks = self.blocks(x, kernels.reshape(-1, channels, 2, 2))
+        blocks = blocks.reshape(count * channels, -1, height + 1, width + 1)
+        height, width = ((side + 1) * self.stride - 2 * self.padding for side in (height, width))
+        return self.join(blocks, self.pixels, (count * channels, 1, height, width)).reshape(count, channels, height,
+                                                                                            width)

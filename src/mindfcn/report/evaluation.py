@@ -1,0 +1,130 @@
+"""The files of an evaluation: metrics, tables, pictures and the report."""
+
+import contextlib
+import dataclasses
+import glob
+import json
+import os
+from typing import Optional
+
+import numpy as np
+
+from mindfcn import runtime
+from mindfcn.metrics import MEAN_IOU, MEAN_PIXEL_ACCURACY, ConfusionMatrix
+from mindfcn.report.overlays import side_by_side, write_picture
+from mindfcn.report.page import picture, write_page
+from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
+from mindfcn.report.tables import class_table, csv_text
+from mindfcn.storage.files import atomic_path, held, remove_leftovers, write_text
+
+
+@dataclasses.dataclass
+class EvalResult:
+    """Metrics of an evaluation, and where they are written.
+
+    Attributes:
+        metrics: the four metrics by name.
+        table: per-class table as text; empty for the course's protocol.
+        out: folder of the files.
+        images: images counted.
+        protocol: "native" or "course".
+        seconds: median time from a photograph in memory to its mask; None for the course's protocol.
+        geometric: the four metrics of the second head, or None.
+    """
+    metrics: dict
+    table: str
+    out: str
+    images: int
+    protocol: str
+    seconds: Optional[float] = None
+    geometric: Optional[dict] = None
+
+
+def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
+    """Write the files of a native evaluation into `out` and fill in and write its Page, from the first process alone.
+
+    Returns EvalResult.
+    """
+    matrix, labels = evaluation.matrix, page.labels
+    table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
+    second = evaluation.geometric
+    result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds,
+                        second and second.compute())
+    if runtime.rank():
+        return result
+    # Two evaluations into one folder follow each other, or their files would mix.
+    with held(os.path.join(out, "evaluation.lock"), out, wait=True):
+        remove_leftovers(out)
+        done = os.path.join(out, "metrics.json")
+        # First removed, last written: who finds it finds the others of the same evaluation, too.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(done)
+        write_text(os.path.join(out, "classes.txt"), table + "\n")
+        save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
+        save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
+        sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
+        save_trimap(os.path.join(out, "trimap.png"), bands, matrix.mean_iou())
+        write_text(os.path.join(out, "sizes.csv"), csv_text(
+            ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
+        write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
+        order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
+        shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
+        page.galleries = {f"{kind.capitalize()} images": write_pictures(
+            os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
+        page.matrix, page.sizes, page.trimap = matrix, sizes, bands
+        page.facts |= {"images": f"{result.images:,}",
+                       "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
+        if second:
+            page.facts |= {"geometric classes": str(second)}
+        if labels.excluded:
+            left_out = ", ".join(labels.excluded)
+            page.notes = [*page.notes, f"Means leave out {left_out}, as the data set's protocol does."]
+        write_page(page)
+        save_json(done, {
+            "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+            "seconds per image": evaluation.seconds,
+            "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
+            "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
+            "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
+            "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist())),
+            **({"geometric": {"metrics": second.compute(), "class IoU": second.class_ious().tolist(),
+                              "confusion matrix": second.counts.tolist()}} if second else {}),
+            **({"excluded": list(labels.excluded)} if labels.excluded else {})})
+    return result
+
+
+def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
+    """Draw these images of an evaluation beside their masks, one file each in `folder`. Returns their Pictures."""
+    # Pictures of an earlier evaluation would stand among these under their own numbers.
+    for old in glob.glob(os.path.join(glob.escape(folder), "[0-9][0-9]*_*.jpg")):
+        os.remove(old)
+    pictures = []
+    for place, (name, image, planes, truth, _) in enumerate(dataset.examples(numbers), 1):
+        mask, _ = segment(planes)
+        image = np.ascontiguousarray(image[..., ::-1])
+        note = f"mean IoU {100 * evaluation.scores[numbers[place - 1]]:.1f} %"
+        write_picture(os.path.join(folder, f"{place:02d}_{_safe(name)}.jpg"),
+                      side_by_side(image, truth, mask, labels, f"{name}: {note}"))
+        single = ConfusionMatrix(len(labels))
+        single.update(mask, truth)
+        pictures.append(picture(name, image, {"truth": truth, "prediction": mask}, labels, note, single.class_ious()))
+    return pictures
+
+
+def save_json(path, content):
+    """Write indented JSON; NaN becomes null."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(_no_nan(content), file, indent=1, ensure_ascii=False)
+
+
+def _no_nan(content):
+    if isinstance(content, dict):
+        return {key: _no_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_no_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content
+
+
+def _safe(name):
+    """A record's name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]

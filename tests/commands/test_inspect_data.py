@@ -1,0 +1,174 @@
+"""The verb inspect: every kind of fault is found where it was put, and figures are those of the masks."""
+
+import json
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindfcn.cli.main import main
+from mindfcn.commands.inspect_data import KINDS, inspect
+from mindfcn.commands.prepare import prepare
+from mindfcn.config import InspectConfig, PrepareConfig
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
+
+LABELS = LabelSet(["ground", "roof", "tree", "pond"], [(0, 0, 0), (200, 10, 10), (10, 200, 10), (10, 10, 200)])
+TRAIN, VAL = [f"t{number}" for number in range(8)], [f"v{number}" for number in range(3)]
+
+
+def photograph(number):
+    return np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), np.uint8)
+
+
+def mask(number):
+    found = np.zeros((20 + number, 30), np.uint8)
+    found[:5 + number], found[12:15], found[-1] = 1, 2, 255
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in order, but for class 3, which occurs in no mask."""
+    root = tmp_path / "mine"
+    for inner in ("images", "masks"):
+        (root / inner).mkdir(parents=True)
+    for number, name in enumerate(TRAIN + VAL):
+        Image.fromarray(photograph(number)).save(root / "images" / f"{name}.png")
+        Image.fromarray(mask(number)).save(root / "masks" / f"{name}.png")
+    (root / "train.txt").write_text("\n".join(TRAIN))
+    (root / "val.txt").write_text("\n".join(VAL))
+    LABELS.save(root / "labels.yaml")
+    return root
+
+
+def inspected(data, **options):
+    return inspect(InspectConfig(str(data), out=str(data) + "-out", **options))
+
+
+def kinds(result):
+    return sorted((one.kind, one.split, one.name) for one in result.findings if one.kind != "absent")
+
+
+def test_figures_are_those_of_the_masks(folder):
+    result = inspected(folder)
+    assert kinds(result) == [] and not result.broken
+    assert [(found.kind, found.name) for found in result.findings] == 2 * [("absent", "pond")]
+    written = json.loads((folder.parent / "mine-out" / "inspection.json").read_text())
+    assert written == json.loads(result.to_json()) and written["source"] == "folder"
+    masks = [mask(number) for number in range(8)]
+    train = written["splits"]["train"]
+    assert train["pairs"] == 8 and written["splits"]["val"]["pairs"] == 3
+    for number, row in enumerate(train["classes"]):
+        assert row["pixels"] == sum((one == number).sum() for one in masks)
+        assert row["images"] == sum((one == number).any() for one in masks)
+    total = sum((one != 255).sum() for one in masks)
+    assert train["classes"][1]["share"] == pytest.approx(train["classes"][1]["pixels"] / total)
+    assert train["ignored share"] == pytest.approx(8 * 30 / (total + 8 * 30))
+    assert {(size["width"], size["height"]) for size in train["sizes"]} == {(30, 20 + number) for number in range(8)}
+    told = result.to_text()
+    assert "30x20" in told and "30x27" in told and "nothing to mend" in told
+    sheet = np.asarray(Image.open(result.sheet))
+    assert sheet.ndim == 3 and sheet.shape[0] > 400 and sheet.shape[1] > 400
+
+
+def spoil(root):
+    """Put one fault of every kind into the folder; returns what must be found."""
+    images, masks = root / "images", root / "masks"
+    (masks / "t0.png").unlink()
+    (images / "t1.png").unlink()
+    whole = (images / "t2.png").read_bytes()
+    (images / "t2.png").write_bytes(whole[:len(whole) // 2])
+    Image.fromarray(mask(3)[:, ::2]).save(masks / "t3.png")
+    wrong = mask(4)
+    wrong[0, 0] = 9
+    Image.fromarray(wrong).save(masks / "t4.png")
+    Image.fromarray(np.full_like(mask(5), 255)).save(masks / "t5.png")
+    Image.fromarray(np.full_like(mask(6), 2)).save(masks / "t6.png")
+    # The same pixels in another file: recognised by content, in the other split and in its own.
+    Image.fromarray(photograph(7)).save(images / "v0.png", compress_level=1)
+    Image.fromarray(mask(7)).save(masks / "v0.png")
+    shutil.copy(images / "v1.png", images / "v2.png")
+    shutil.copy(masks / "v1.png", masks / "v2.png")
+    Image.fromarray(mask(0)).save(masks / "lonely.png")
+    return [("classes", "train", "t4"), ("ignored", "train", "t5"), ("leak", "val", "v0"), ("missing", "", "lonely"),
+            ("missing", "train", "t0"), ("missing", "train", "t1"), ("one class", "train", "t6"),
+            ("size", "train", "t3"), ("twice", "val", "v2"), ("unreadable", "train", "t2")]
+
+
+def test_every_fault_is_found_once_where_it_is(folder):
+    expected = spoil(folder)
+    result = inspected(folder)
+    assert kinds(result) == sorted(expected)
+    assert {kind for kind, _, _ in expected} | {"absent"} == set(KINDS)
+    assert sorted({finding.kind for finding in result.broken}) == ["classes", "leak", "missing", "size", "unreadable"]
+    messages = {finding.kind: finding.message for finding in result.findings}
+    assert "9 at row 0, column 0" in messages["classes"] and "t7" in messages["leak"] and "v1" in messages["twice"]
+    assert "15x23" in messages["size"] and "30x23" in messages["size"]
+    assert os.path.exists(result.sheet)
+
+
+def test_the_command_prints_tables_or_json_and_fails_where_something_is_broken(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder.parent)
+    assert main(["inspect", "mine"]) == 0
+    told = capfd.readouterr()
+    assert "pond" in told.out and "inspection/sheet.jpg" in told.out
+    spoil(folder)
+    assert main(["inspect", "mine", "--json", "--pictures", "0", "--out", "other"]) == 1
+    told = capfd.readouterr()
+    assert json.loads(told.out)["broken"] == 7 and "7 things to mend" in told.err
+    assert os.listdir("other") == ["inspection.json"]
+    assert main(["inspect", "mine"]) == 1
+    assert "MEND" in capfd.readouterr().out
+
+
+def test_voc_folders_and_records_hold_the_same(sample_records, tmp_path, monkeypatch):
+    # The sheet's title names the folder, and a long one makes it wider.
+    monkeypatch.chdir(sample_records)
+    by_files = inspect(InspectConfig("source", out=str(tmp_path / "a"), labels="source/labels.yaml"))
+    by_records = inspect(InspectConfig("records", out=str(tmp_path / "b")))
+    one_file = inspect(InspectConfig("records/val.mindrecord", out=str(tmp_path / "c")))
+    assert (by_files.source, by_records.source) == ("voc", "records")
+    assert by_files.to_dict()["splits"] == by_records.to_dict()["splits"]
+    assert one_file.to_dict()["splits"] == {"val": by_records.to_dict()["splits"]["val"]}
+    assert (tmp_path / "a" / "sheet.jpg").exists() and not by_records.broken
+    # The sheet shows the same pairs.
+    first, second = (cv2.imread(str(tmp_path / name / "sheet.jpg")) for name in "ab")
+    assert first.shape == second.shape
+
+
+def test_the_weights_shown_are_those_of_the_training_records(sample_records, tmp_path):
+    from mindfcn.data.dataset import SegDataset
+    dataset = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False, num_classes=7)
+    shown = inspect(InspectConfig(str(sample_records / "records"), out=str(tmp_path))).to_dict()["splits"]["train"]
+    expected = dataset.class_counts().median_frequency()
+    np.testing.assert_allclose([row["median frequency weight"] for row in shown["classes"]], expected)
+    assert expected[0] < 0.2 < expected[1:].min(), "the background is everywhere"
+
+
+def test_splits_are_those_of_prepare(folder, tmp_path):
+    for name in ("train.txt", "val.txt"):
+        (folder / name).unlink()
+    result = inspected(folder, val_fraction=0.4)
+    config = PrepareConfig(records=str(tmp_path / "r"), source="folder", root=str(folder), val_fraction=0.4)
+    made = prepare(config)
+    assert (result.splits["train"].pairs, result.splits["val"].pairs) == (made.train.written, made.val.written)
+
+
+def test_masks_that_are_jpegs_are_told(folder):
+    Image.fromarray(mask(0)).save(folder / "masks" / "t0.jpg")
+    (folder / "masks" / "t0.png").unlink()
+    finding, = [finding for finding in inspected(folder).findings if finding.kind == "missing"]
+    assert "t0.jpg is a JPEG" in finding.message
+
+
+def test_mistakes_are_told_in_one_line(folder, tmp_path):
+    os.remove(folder / "labels.yaml")
+    for data, options, words in ((folder, {}, "mindfcn labels --from"), (tmp_path / "away", {}, "no .*away"),
+                                 (tmp_path, {}, "ImageSets"), (folder, {"pictures": -1}, "at least 0")):
+        with pytest.raises(UserError, match=words) as told:
+            inspected(data, **options)
+        assert "\n" not in str(told.value)

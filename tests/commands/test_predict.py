@@ -1,0 +1,218 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindfcn.commands.predict import predict
+from mindfcn.config import PredictConfig
+from mindfcn.data.image_paths import find_images, output_names
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
+
+LABELS = LabelSet(("dark", "bright"), ((0, 0, 0), (255, 200, 0)))
+
+
+def segment(image, probabilities):
+    """Bright pixels are class 1; their probability is their brightness."""
+    assert image.dtype == np.uint8 and image.shape[2] == 3
+    bright = image.mean(axis=2, dtype=np.float32) / 255
+    return (bright > 0.5).astype(np.uint8), np.stack([1 - bright, bright]) if probabilities else None
+
+
+def paint(path, size=(30, 20), box=(0, 0, 10, 20), mode="L", **options):
+    """Save a dark picture with a bright box; return the expected mask."""
+    picture = Image.new("L", size, 20)
+    picture.paste(230, box)
+    picture.convert(mode).save(path, **options)
+    return (np.array(picture) > 127).astype(np.uint8)
+
+
+def run(tmp_path, images, **options):
+    return predict(PredictConfig("x.ckpt", [str(image) for image in images], str(tmp_path / "out"), **options),
+                   segment, LABELS)
+
+
+def mask_of(entry):
+    picture = Image.open(entry["mask"])
+    assert picture.mode == "P"
+    return np.array(picture)
+
+
+@pytest.mark.parametrize("name, mode", [
+    ("grey.png", "L"), ("colour.jpg", "RGB"), ("alpha.png", "RGBA"), ("grey alpha.png", "LA"), ("数据.jpg", "RGB"),
+    ("один.bmp", "RGB"), ("a.b.c.webp", "RGB"), ("é.TIFF", "RGB"), ("[1].png", "L")])
+def test_any_image_becomes_a_mask_of_its_size(tmp_path, name, mode):
+    expected = paint(tmp_path / name, mode=mode)
+    result = run(tmp_path, [tmp_path / name])
+    assert result.failed == [] and len(result.written) == 1
+    assert result.written[0]["mask"] == str(tmp_path / "out" / (os.path.splitext(name)[0] + ".png"))
+    np.testing.assert_array_equal(mask_of(result.written[0]), expected)
+
+
+def test_16_bit_and_one_pixel(tmp_path):
+    deep = np.zeros((4, 6), np.uint16)
+    deep[:, :2] = 60000
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.new("RGB", (1, 1), (255, 255, 255)).save(tmp_path / "one.png")
+    result = run(tmp_path, [tmp_path / "deep.png", tmp_path / "one.png"], probabilities=True)
+    np.testing.assert_array_equal(mask_of(result.written[0]), (deep > 30000).astype(np.uint8))
+    np.testing.assert_array_equal(mask_of(result.written[1]), [[1]])
+
+
+def test_an_image_turned_by_exif_is_predicted_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = paint(tmp_path / "a.jpg", mode="RGB", exif=exif, quality=95)
+    np.testing.assert_array_equal(mask_of(run(tmp_path, [tmp_path / "a.jpg"]).written[0]), np.rot90(stored, -1))
+
+
+def test_what_is_written_is_what_was_asked_for(tmp_path):
+    paint(tmp_path / "a.png")
+    out = tmp_path / "out"
+    entry = run(tmp_path, [tmp_path / "a.png"], overlay=False).written[0]
+    assert os.listdir(out) == ["a.png"] and entry["overlay"] is None and entry["probabilities"] is None
+    shutil.rmtree(out)
+    entry = run(tmp_path, [tmp_path / "a.png"], probabilities=True, voc_names=True).written[0]
+    files = sorted(os.path.relpath(os.path.join(folder, name), out) for folder, _, names in os.walk(out)
+                   for name in names)
+    assert files == ["a.npz", "a_overlay.jpg", os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls",
+                                                            "a.png")]
+    assert entry["image"] == str(tmp_path / "a.png")
+    assert [os.path.relpath(entry[key], out) for key in ("probabilities", "overlay", "mask")] == files
+
+
+def test_probabilities_and_overlay_hold_the_result(tmp_path):
+    expected = paint(tmp_path / "a.png", size=(300, 200), box=(0, 0, 100, 200))
+    entry = run(tmp_path, [tmp_path / "a.png"], probabilities=True).written[0]
+    probabilities = np.load(entry["probabilities"])["probabilities"]
+    assert probabilities.dtype == np.float16 and probabilities.shape == (2, 200, 300)
+    np.testing.assert_array_equal(probabilities.argmax(axis=0), expected)
+    overlay = np.array(Image.open(entry["overlay"])).astype(int)
+    assert overlay.shape[0] > 200 and overlay.shape[1] == 300
+    # half 230 and half the class's orange on the left, the dark photograph on the right
+    assert np.abs(overlay[100, 50] - [243, 215, 115]).max() < 8 and np.abs(overlay[100, 250] - 20).max() < 8
+
+
+def test_the_overlay_keeps_the_colours_of_the_photograph(tmp_path):
+    Image.new("RGB", (100, 100), (180, 60, 10)).save(tmp_path / "a.png")
+    overlay = np.array(Image.open(run(tmp_path, [tmp_path / "a.png"]).written[0]["overlay"])).astype(int)
+    assert np.abs(overlay[50, 50] - [180, 60, 10]).max() < 8
+
+
+def test_unreadable_files_are_named_and_the_rest_goes_on(tmp_path):
+    expected = paint(tmp_path / "good.jpg", mode="RGB", quality=95)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.jpg")
+    os.truncate(tmp_path / "cut.jpg", (tmp_path / "cut.jpg").stat().st_size // 2)
+    (tmp_path / "text.jpg").write_text("not a photograph")
+    (tmp_path / "empty.png").write_bytes(b"")
+    said, counted = [], []
+    result = predict(PredictConfig("x.ckpt", [str(tmp_path)], str(tmp_path / "out")), segment, LABELS,
+                     progress=lambda *count: counted.append(count), say=said.append)
+    assert [os.path.basename(path) for path, _ in result.failed] == ["cut.jpg", "empty.png", "text.jpg"]
+    assert all(path in reason and "\n" not in reason for path, reason in result.failed)
+    assert "incomplete" in result.failed[0][1]
+    assert len(said) == 3 and "text.jpg" in said[2]
+    assert counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    np.testing.assert_array_equal(mask_of(result.written[0]), expected)
+    assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
+    paths = [tmp_path / name for name in ("x.jpg", "x.png", "a/x.jpg", "b/x.jpg", "b/y.png", "X.bmp")]
+    expected = []
+    for place, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        expected.append(paint(path, box=(0, 0, 4 * place + 3, 20), mode="RGB"))
+    result = run(tmp_path, paths)
+    masks = [entry["mask"] for entry in result.written]
+    assert len({mask.casefold() for mask in masks}) == len(paths)
+    for entry, mask in zip(result.written, expected):
+        # the border of a JPEG's box may blur by a pixel
+        assert (mask_of(entry) != mask).sum() <= 20
+    assert [entry["mask"] for entry in run(tmp_path, paths[::-1]).written] == masks[::-1]
+
+
+@pytest.mark.parametrize("paths, names", [
+    (["/p/x.jpg", "/p/y.jpg"], ["x", "y"]),
+    (["/p/x.jpg", "/p/x.png"], ["x_jpg", "x_png"]),
+    (["/a/x.jpg", "/b/x.jpg"], ["a_x", "b_x"]),
+    (["/a/x.jpg", "/b/x.jpg", "/c/a_x.jpg"], ["a_x_jpg", "b_x", "a_x"]),
+    (["/p/a/x.jpg", "/q/a/x.jpg"], ["a_x_jpg_1", "a_x_jpg_2"]),
+    (["/p/x.jpg", "/p/X.jpg"], ["p_x_jpg_2", "p_X_jpg_1"]),
+])
+def test_output_names(paths, names):
+    assert output_names(paths) == names
+    assert output_names(paths[::-1]) == names[::-1]
+
+
+def test_an_input_is_never_overwritten(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a.png", "b_overlay.jpg", "b.jpg"):
+        paint(out / name, mode="RGB")
+    os.symlink(out / "a.png", tmp_path / "a.png")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    for images in (["out/a.png"], ["a.png"], ["out/b.jpg", "out/b_overlay.jpg"]):
+        with pytest.raises(UserError, match="overwrite"):
+            run(tmp_path, [tmp_path / image for image in images])
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_shows_before_the_work(tmp_path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "out").write_text("a file where the folder should be")
+    worked = []
+    with pytest.raises(UserError, match="out"):
+        predict(PredictConfig("x.ckpt", [str(tmp_path / "a.png")], str(tmp_path / "out")),
+                lambda *arguments: worked.append(1), LABELS)
+    assert worked == []
+
+
+def test_find_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("p/deep/er")
+    os.makedirs("p/folder.jpg")
+    for name in ("p/b.jpg", "p/a.PNG", "p/notes.txt", "p/.hidden.jpg", "p/deep/c.jpg", "p/deep/er/d.tif", "p/[x].jpg"):
+        open(name, "w").close()
+    assert find_images(["p"]) == ["p/[x].jpg", "p/a.PNG", "p/b.jpg"]
+    assert find_images(["p/*"]) == find_images("p/") == find_images(["p"])
+    assert find_images(["p/**/*.jpg"]) == ["p/[x].jpg", "p/b.jpg", "p/deep/c.jpg"]
+    assert find_images(["p/deep/../b.jpg", "p/notes.txt", "p"]) == [
+        "p/deep/../b.jpg", "p/notes.txt", "p/[x].jpg", "p/a.PNG"]
+    assert find_images(["p/[x].jpg"]) == ["p/[x].jpg"]
+    os.rename("p", "[p]")
+    assert find_images(["[p]"]) == ["[p]/[x].jpg", "[p]/a.PNG", "[p]/b.jpg"]
+
+
+@pytest.mark.parametrize("patterns, words", [
+    (["there.jpg"], "there.jpg"), (["*.bmp"], r"\*.bmp"), (["empty"], "empty"), (["good.jpg", "z/**"], "z/"),
+    ([], "no images")])
+def test_a_pattern_that_finds_nothing_is_named(tmp_path, monkeypatch, patterns, words):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("empty")
+    paint("good.jpg")
+    with pytest.raises(UserError, match=words):
+        find_images(patterns)
+
+
+def test_scales_and_mirroring_stand_around_any_way_to_segment(tmp_path):
+    """Halves of a photograph: each scale blurs their edge a little, and the mean of the views keeps the halves."""
+    expected = paint(tmp_path / "a.png", size=(40, 20), box=(0, 0, 20, 20))
+    plain = run(tmp_path, [tmp_path / "a.png"], probabilities=True).written[0]
+    before = np.load(plain["probabilities"])["probabilities"]
+    entry = run(tmp_path, [tmp_path / "a.png"], probabilities=True, scales=[0.5, 1.0], flip=True).written[0]
+    after = np.load(entry["probabilities"])["probabilities"]
+    np.testing.assert_array_equal(mask_of(entry), expected)
+    assert np.abs(after[:, :, :15] - before[:, :, :15]).max() < 0.01 < np.abs(after - before).max()
+
+
+def test_a_way_that_cannot_be_is_said_before_anything_is_written(tmp_path):
+    paint(tmp_path / "a.png")
+    for settings, words in (({"scales": [0.0]}, "--scales"), ({"overlap": 8}, "--window"),
+                            ({"window": 64}, "--overlap"), ({"crf": "nobody"}, "nobody|pydensecrf2")):
+        with pytest.raises(UserError, match=words):
+            run(tmp_path, [tmp_path / "a.png"], **settings)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,101 @@
+"""A Segmenter's logits are its network's own, whatever it folds, pads and compiles."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from mindfcn.inference import network as whole_image
+from mindfcn.inference.network import Segmenter
+from mindfcn.preprocess import COURSE
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def images(height, width, count=1):
+    return np.random.default_rng(2).standard_normal((count, 3, height, width)).astype(np.float32)
+
+
+def assert_own(segmenter, batch):
+    """The logits are the network's own, operator by operator."""
+    logits = segmenter.logits(batch)
+    training = segmenter.net.training
+    expected = segmenter.net.set_train(False)(ms.Tensor(batch)).asnumpy()
+    segmenter.net.set_train(training)
+    assert logits.shape == expected.shape and logits.dtype == np.float32
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("padding", ["same", "pad100"])
+@pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn32s_vgg16", "fcn16s_alexnet"])
+def test_logits_are_the_networks_own_at_any_size(tiny, name, padding):
+    segmenter = Segmenter(tiny(name, padding=padding), COURSE)
+    for size in ((64, 64), (50, 41), (33, 64), (1, 1)):
+        assert_own(segmenter, images(*size))
+    assert_own(segmenter, images(40, 64, 2))
+
+
+def test_sizes_that_pad_alike_share_a_graph(tiny):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    for size in ((33, 64), (40, 50), (64, 64), (64, 40)):
+        segmenter.logits(images(*size))
+    assert len(segmenter.folded.net.compile_cache) == 1
+    segmenter.logits(images(65, 64))
+    assert len(segmenter.folded.net.compile_cache) == 2
+
+
+def test_beyond_some_sizes_nothing_more_is_compiled(tiny, monkeypatch):
+    monkeypatch.setattr(whole_image, "GRAPHS", 1)
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    for size in ((64, 64), (65, 64), (64, 65), (50, 60)):
+        assert_own(segmenter, images(*size))
+    assert len(segmenter.folded.net.compile_cache) == 1
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+def test_the_mode_stays_as_it_was(tiny, mode):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    ms.set_context(mode=mode)
+    segmenter.logits(images(32, 32))
+    assert ms.get_context("mode") == mode
+
+
+def test_a_network_that_trained_on_is_taken_as_it_is_now(tiny, scramble):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    batch = images(64, 64)
+    first = segmenter.logits(batch)
+    # As after an epoch: other weights, and the network in training mode.
+    scramble(segmenter.net, seed=3).set_train(True)
+    assert_own(segmenter, batch)
+    assert np.abs(segmenter.logits(batch) - first).max() > 1e-2 * np.abs(first).max()
+    assert not segmenter.net.training
+
+
+def test_weights_loaded_outside_training_are_taken_by_refreshing(tiny, scramble):
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    segmenter.logits(images(64, 64))
+    scramble(segmenter.net, seed=3)
+    segmenter.refresh()
+    assert_own(segmenter, images(64, 64))
+
+
+def test_the_mask_is_the_best_class_and_probabilities_sum_to_one(tiny):
+    segmenter = Segmenter(tiny("fcn16s_vgg16_bn"), COURSE)
+    image = np.random.default_rng(3).integers(0, 256, (37, 52, 3), np.uint8)
+    mask, probabilities = segmenter(image, probabilities=True)
+    logits = segmenter.net(ms.Tensor(COURSE.normalise(image).transpose(2, 0, 1)[None])).asnumpy()[0]
+    np.testing.assert_array_equal(mask, logits.argmax(0))
+    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
+    exponentials = np.exp(logits.astype(np.float64))
+    np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(0), rtol=1e-3)
+    assert segmenter(image)[1] is None
+
+
+def test_any_other_network_runs_as_it_is():
+    net = ms.nn.Conv2d(3, 4, 1)
+    batch = images(5, 7)
+    np.testing.assert_array_equal(Segmenter(net, COURSE).logits(batch), net(ms.Tensor(batch)).asnumpy())

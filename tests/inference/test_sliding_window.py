@@ -1,0 +1,128 @@
+"""Sliding windows give what the whole photograph gives."""
+
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from mindfcn.errors import UserError
+from mindfcn.inference.network import Segmenter
+from mindfcn.inference.sliding_window import SlidingWindow, spans
+from mindfcn.preprocess import COURSE
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def photograph(height, width):
+    return np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def logits_of(tiled, image):
+    """The logits of all windows, put together."""
+    whole = np.full((3, *image.shape[:2]), np.nan, np.float32)
+    for rows, columns, logits in tiled.blocks(image):
+        assert np.isnan(whole[:, rows.first:rows.last, columns.first:columns.last]).all(), "blocks overlap"
+        whole[:, rows.first:rows.last, columns.first:columns.last] = logits
+    return whole
+
+
+def whole_logits(segmenter, image):
+    from mindfcn.data.transforms import to_input
+    return segmenter.logits(to_input(image, COURSE)[None])[0]
+
+
+@pytest.mark.parametrize("name, padding, window, size", [
+    ("fcn8s_vgg16", "same", 576, (70, 700)), ("fcn32s_vgg16_bn", "pad100", 512, (600, 40)),
+    ("fcn16s_alexnet", "same", 512, (33, 650))])
+def test_no_seam_anywhere(tiny, name, padding, window, size):
+    segmenter, image = Segmenter(tiny(name, padding=padding), COURSE), photograph(*size)
+    tiled = SlidingWindow(segmenter, window)
+    assert len(list(tiled.blocks(image))) > 1
+    expected = whole_logits(segmenter, image)
+    found = logits_of(tiled, image)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    mask, probabilities = tiled(image, True)
+    plain_mask, plain = segmenter(image, True)
+    assert (mask == plain_mask).mean() > 0.9999
+    np.testing.assert_allclose(probabilities, plain, atol=1e-4)
+
+
+def test_equal_within_the_reach_and_not_at_the_seams_of_too_small_an_overlap(tiny):
+    """What lies further from a window's inner edge than the network reaches is right, whatever the overlap."""
+    segmenter, image = Segmenter(tiny("fcn32s_alexnet"), COURSE), photograph(40, 1000)
+    tiled, reach = SlidingWindow(segmenter, 640, 64), segmenter.net.reach
+    difference = np.abs(logits_of(tiled, image) - whole_logits(segmenter, image)).max((0, 1))
+    columns = spans(1000, 640, 64, 32)
+    inner = [edge for span in columns for edge in (span.start, span.stop) if 0 < edge < 1000]
+    distance = np.abs(np.arange(1000)[:, None] - inner).min(1)
+    assert len(columns) == 2 and (distance > reach).any()
+    assert difference[distance > reach].max() < 1e-5 < difference[distance <= 64].max()
+
+
+@pytest.mark.parametrize("name", ["fcn8s_vgg16", "fcn16s_vgg16", "fcn32s_alexnet", "fcn32s_vgg16"])
+@pytest.mark.parametrize("padding", ["same", "pad100"])
+def test_nothing_beyond_the_reach_changes_a_pixel(tiny, name, padding):
+    """And something close to it does: the reach is no larger than it has to be by more than its roundings."""
+    net = tiny(name, padding=padding)
+    segmenter, image = Segmenter(net, COURSE), photograph(32, 1024)
+    changed = image.copy()
+    changed[:, 512:] = 255 - changed[:, 512:]
+    difference = np.abs(whole_logits(segmenter, changed) - whole_logits(segmenter, image)).max((0, 1))
+    first = np.flatnonzero(difference > 0)[0]
+    assert 512 - net.reach <= first <= 512 - net.reach + net.stride + 12
+
+
+@pytest.mark.parametrize("size", [1, 31, 64, 65, 200, 1000, 1023, 1024])
+@pytest.mark.parametrize("window, overlap", [(64, 0), (64, 32), (256, 96), (1024, 512)])
+def test_spans_cover_every_pixel_once(size, window, overlap):
+    found = spans(size, window, overlap, 32)
+    covered = np.concatenate([np.arange(span.first, span.last) for span in found])
+    np.testing.assert_array_equal(covered, np.arange(size))
+    for span in found:
+        assert span.start % 32 == 0 and span.start <= span.first < span.last <= span.stop <= span.start + window
+        assert span.first == 0 or span.first - span.start >= overlap // 2
+        assert span.last == size or span.stop - span.last >= overlap // 2
+
+
+def test_windows_that_cannot_be(tiny):
+    segmenter = Segmenter(tiny("fcn8s_vgg16"), COURSE)
+    with pytest.raises(UserError, match=r"--window 256: must be larger than the overlap, 544 pixels; take --window"):
+        SlidingWindow(segmenter, 256)
+    with pytest.raises(UserError, match="larger than the overlap"):
+        SlidingWindow(segmenter, 256, 256)
+    with pytest.raises(UserError, match="larger than the overlap"):
+        SlidingWindow(segmenter, 256, -32)
+    with pytest.raises(UserError, match="--overlap"):
+        SlidingWindow(lambda image, probabilities=False: None, 512)
+
+
+@pytest.mark.long
+def test_a_photograph_of_12_megapixels_in_bounded_memory(tmp_path):
+    """Its probabilities alone would take a GB; the process stays below that beyond what MindSpore takes itself."""
+    script = tmp_path / "large.py"
+    script.write_text("""
+import resource
+import numpy as np
+from mindfcn import Segmenter, create_model
+from mindfcn.inference.sliding_window import SlidingWindow
+from mindfcn.preprocess import COURSE
+from mindfcn.runtime import set_up
+set_up("CPU")
+segmenter = Segmenter(create_model("fcn8s_vgg16", 21, width=0.125, fc_width=8), COURSE)
+tiled = SlidingWindow(segmenter, 1024)
+tiled(np.zeros((1024, 1024, 3), np.uint8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+mask, _ = tiled(np.random.default_rng(1).integers(0, 256, (3000, 4000, 3), np.uint8))
+assert mask.shape == (3000, 4000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+""")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    # MB: the photograph is 36, its mask 12; whole, the probabilities alone are 1,008.
+    assert float(run.stdout.split()[-1]) < 500

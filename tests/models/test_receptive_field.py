@@ -1,0 +1,155 @@
+"""Where maps lie on the image: the paper's numbers, and what the networks themselves show."""
+
+import math
+from fractions import Fraction
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+
+from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment, size_after
+from mindfcn.models.analysis.trace import trace
+from mindfcn.models.backbones.alexnet import AlexNet
+from mindfcn.models.backbones.googlenet import GoogLeNet
+from mindfcn.models.backbones.vgg import VGG16
+from mindfcn.models.factory import create_model
+from mindfcn.models.fcn import pad_to_multiple
+
+NARROW = {"vgg16": {"width": 0.03, "fc_width": 2}, "caffenet": {"width": 0.02, "fc_width": 2},
+          "alexnet": {"width": 0.03, "fc_width": 2}, "googlenet": {"width": 0.05}}
+HEADS = ("fcn32s", "fcn16s", "fcn8s")
+PADDINGS = ("same", "pad100")
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+
+
+def narrow(backbone, padding="same", head="fcn8s"):
+    return create_model(f"{head}_{backbone}", 2, padding=padding, **NARROW[backbone]).set_train(False)
+
+
+@pytest.mark.parametrize("name, offsets", [
+    ("fcn32s_vgg16", (19,)), ("fcn16s_vgg16", (-5, 27)), ("fcn8s_vgg16", (-5, -9, 31)), ("fcn32s_caffenet", (18,)),
+    ("fcn32s_googlenet", (98,))])
+def test_the_published_crops(name, offsets):
+    """Of the authors' nets; negative: the finer map is cropped. GoogLeNet's was never released."""
+    head = narrow(name.split("_")[1], "pad100", name.split("_")[0]).head
+    found = [getattr(head, place) for place in ("offset2", "offset4") if hasattr(head, place)]
+    assert (*found, head.offset) == offsets
+
+
+def test_maps_of_vgg16_padded_to_multiples_need_no_crops():
+    head = narrow("vgg16").head
+    assert (head.offset2, head.offset4, head.offset) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("backbone, field", [(VGG16, 404), (AlexNet, 355), (GoogLeNet, 715)])
+def test_the_papers_receptive_fields(backbone, field):
+    """Table 1; its 907 for GoogLeNet counts the average pooling over 7x7 cells that the nets leave out."""
+    last = backbone(width=0.02).receptive_fields()["fc7"]
+    assert (last.field, last.stride) == (field, 32)
+    if backbone is GoogLeNet:
+        assert last.after(nn.AvgPool2d(7, 1)).field == 907
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("backbone", NARROW)
+def test_a_cell_sees_just_the_pixels_that_its_geometry_says(backbone, padding):
+    """A single bright pixel in the dark, with positive weights and no biases, shows in every cell that sees it."""
+    cells = narrow(backbone, padding).backbone
+    for parameter in cells.get_parameters():
+        if parameter.name.endswith("weight"):
+            parameter.set_data(ms.Tensor(np.full(parameter.shape, 1 / math.prod(parameter.shape[2:]), np.float32)))
+    size = 1120
+    for name, place in cells.receptive_fields().items():
+        cell = math.ceil((560 - place.centre) / place.stride)
+        middle = place.centre + cell * place.stride
+        first, last = (middle + sign * Fraction(place.field - 1, 2) for sign in (-1, 1))
+        assert first.denominator == last.denominator == 1 and 0 < first and last < size - 1
+        seen = []
+        for pixel in (first - 1, first, last, last + 1):
+            image = np.zeros((1, 3, 96, size), np.float32)
+            image[:, :, 40:56, int(pixel)] = 1
+            maps = cells(ms.Tensor(image))[name].asnumpy()
+            seen.append(bool(maps[..., cell].max() > 0))
+        assert seen == [False, True, True, False], name
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("backbone", NARROW)
+def test_layer_by_layer_the_traced_geometry_ends_at_the_backbones_own(backbone, padding):
+    net = narrow(backbone, padding)
+    layers, _ = trace(net, 256)
+    for name, place in net.backbone.receptive_fields().items():
+        score = {"pool3": "score_pool3", "pool4": "score_pool4", "fc7": "score_fr"}[name]
+        assert next(layer.before for layer in layers if layer.name.endswith(score)) == place
+    assert sum(layer.parameters for layer in layers) == sum(
+        parameter.size for parameter in net.get_parameters() if not parameter.name.endswith(".step"))
+
+
+def sizes_and_offset(net, size):
+    """(cells of the last map, its offset, cells of the image): by arithmetic, for an image of that size."""
+    backbone, head, maps = net.backbone, net.head, {}
+    here = math.ceil(size / backbone.multiple) * backbone.multiple
+    for name, cells in backbone.paths().items():
+        here = maps[name] = size_after(here, *cells)
+    score = maps["fc7"]
+    for layer, name, offset in (("upscore2", "pool4", "offset2"), ("upscore_pool4", "pool3", "offset4")):
+        if hasattr(head, layer):
+            up, fine, crop = size_after(score, getattr(head, layer)), maps[name], getattr(head, offset)
+            score = min(up - max(0, crop), fine - max(0, -crop))
+            assert score > 0
+    final = next(getattr(head, name) for name in ("upscore", "upscore16", "upscore8") if hasattr(head, name))
+    return size_after(score, final), head.offset
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("backbone", NARROW)
+def test_the_last_map_covers_every_image_of_1_to_600_pixels(backbone, head, padding):
+    net = narrow(backbone, padding, head)
+    for size in range(1, 601):
+        cells, offset = sizes_and_offset(net, size)
+        assert offset >= 0 and offset + size <= cells, size
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("backbone", NARROW)
+def test_the_arithmetic_of_sizes_is_what_the_layers_do(backbone, padding):
+    net = narrow(backbone, padding)
+    for size in (1, 2, 30, 33, 97, 128):
+        here = pad_to_multiple(ms.Tensor(np.zeros((1, 3, 8, size), np.float32)), net.backbone.multiple)
+        maps = net.backbone(here)
+        cells = here.shape[3]
+        for name, path in net.backbone.paths().items():
+            cells = size_after(cells, *path)
+            assert maps[name].shape[3] == cells
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("backbone", NARROW)
+def test_logits_of_every_image_of_1_to_600_pixels_have_its_size(backbone, head, padding):
+    net = narrow(backbone, padding, head)
+    for size in range(1, 601):
+        image = np.zeros((1, 3, size, 601 - size), np.float32)
+        assert net(ms.Tensor(image)).shape == (1, 2, size, 601 - size)
+
+
+def test_cells_that_no_kernel_can_bring_together_are_refused():
+    with pytest.raises(ValueError, match="cannot be brought"):
+        alignment(ReceptiveField(Fraction(32), Fraction(1, 3)), ReceptiveField())
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 8, 16, 32])
+def test_alignment_of_halves_and_wholes(factor):
+    """A pooling of `factor` pixels has its middle between two of them if `factor` is even, on one if odd."""
+    pooled = ReceptiveField().after(nn.AvgPool2d(factor, factor))
+    found, kernel, offset = alignment(pooled, ReceptiveField())
+    assert (found, kernel) == (factor, 2 * factor - factor % 2)
+    assert offset == (kernel - factor) / 2

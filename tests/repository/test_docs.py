@@ -1,0 +1,204 @@
+"""The pages say what is so: commands and snippets work, links lead somewhere, versions agree."""
+
+import ast
+import configparser
+import importlib
+import importlib.util
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from mindfcn.cli import main as cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for path in (ROOT / folder).glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# What a page may tell a reader to run; others are a mistake, or an entry that is missing here.
+ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
+VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval"}
+
+
+def text_of(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page, *languages):
+    return [body for language, body in BLOCK.findall(text_of(page)) if language in languages]
+
+
+def commands(page):
+    """The commands of a page's shell blocks and of its texts in backquotes, a line each, without what follows `#`."""
+    lines = [line for body in blocks(page, "bash", "sh") for line in body.replace("\\\n", " ").splitlines()]
+    lines += [line[2:] for body in blocks(page, "") for line in body.splitlines() if line.startswith("$ ")]
+    inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text_of(page)))
+    lines += [words for words in inline if re.match(r"(\w+=\S+ )*(mindfcn \S+|bash|python) \S", words)]
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            del words[0]
+        if words:
+            yield words
+
+
+def check(words):
+    """Raise where a command would not be understood."""
+    line = " ".join(words)
+    if words[0] == "mindfcn":
+        if "--help" not in words and words[1] not in ("VERB", "子命令"):
+            cli.parse(words[1:])
+    elif words[0] == "bash" and words[1] in VERB_OF:
+        verb, rest = VERB_OF[words[1]], words[2:]
+        if rest and rest[0].endswith(".yaml"):
+            rest = ["--config", *rest]
+        elif verb == "eval" and rest and not rest[0].startswith("-"):
+            rest = ["--checkpoint", *rest]
+        cli.parse([verb, *(rest or ["--checkpoint", "x"] if verb == "eval" else rest)])
+    elif words[0] == "bash":
+        assert (ROOT / words[1]).is_file(), line
+    elif words[0] in ("python", "python3") and words[1].startswith("benchmarks/"):
+        script = (ROOT / words[1]).read_text(encoding="utf-8") + (ROOT / "benchmarks" / "rivals.py").read_text()
+        for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
+            assert f'"{option}"' in script or "parse_known_args" in script, f"{line}: no option {option}"
+    elif words[0] in ("ruff", "mypy"):
+        assert shutil.which(words[0]) or importlib.util.find_spec(words[0])
+    else:
+        assert line.startswith(ELSEWHERE) or words[0] in ("pdoc", "msrun", "cd", "export"), f"unknown command: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_command_is_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(page):
+        check(words)
+
+
+@pytest.mark.parametrize("words", [["mindfcn", "train", "--optim.rate", "1"], ["bash", "run_all.sh"], ["mindfnc"],
+                                   ["bash", "run_train.sh", "configs/nothing.yaml"],
+                                   ["python", "benchmarks/train_step.py", "--fast"]])
+def test_a_wrong_command_is_noticed(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((AssertionError, cli.UserError)):
+        check(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        path, _, anchor = target.partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        found = (ROOT / page).parent / path if path else ROOT / page
+        assert "*" in path or found.exists(), f"{page}: {target}"
+        if anchor and found.suffix == ".md":
+            heads = [re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-")
+                     for head in re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)]
+            assert anchor in heads, f"{page}: {target}"
+
+
+def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
+    """With random numbers in place of VGG16's weights; the class and the batches are the real ones."""
+    monkeypatch.chdir(sample_records.parent)
+    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    places = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    weights = {}
+    for place, inside, outside in zip(places, channels, channels[1:]):
+        weights[f"features.{place}.weight"] = np.zeros((outside, inside, 3, 3), np.float32)
+        weights[f"features.{place}.bias"] = np.zeros(outside, np.float32)
+    np.savez(tmp_path / "vgg16.npz", **weights)
+    found = [body for page in ("README.md", "README_CN.md") for body in blocks(page, "python")]
+    bodies = {re.sub(r"#.*", "", body) for body in found}
+    assert len(found) == 2 and len(bodies) == 1
+    body = bodies.pop().replace("vgg16.pth", str(tmp_path / "vgg16.npz")).replace("data/records/sample",
+                                                                                   str(sample_records / "records"))
+    scope = {}
+    exec(compile(body, "README.md", "exec"), scope)
+    assert scope["net"].trainable_params() and scope["batches"].get_dataset_size() == 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
+def test_the_table_of_networks_is_true(page):
+    """Parameters are counted, scores are those that `compare` shows; a dash where nothing is published of a network."""
+    from mindspore import nn
+
+    from mindfcn import create_model
+    from mindfcn.report.published import published
+    rows = re.findall(r"^\| `(fcn\w+)` \| ([\d,]+) \| [^|]+ \| ([^|]+) \|$", text_of(page), re.MULTILINE)
+    assert len(rows) == 9
+    for name, parameters, scores in rows:
+        with nn.no_init_parameters():
+            net = create_model(name, 21)
+        counted = sum(one.size for one in net.get_parameters()
+                      if "upscore" not in one.name and ".moving_" not in one.name and not one.name.endswith(".step"))
+        assert parameters == f"{counted:,}", name
+        known = {f"{row.metrics[2] / 100:.3f}" for row in published(name)}
+        assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
+
+
+def test_the_export_page_s_python_runs(colour_net, tmp_path, monkeypatch):
+    """On a network whose answer is known: pure red, green and blue pixels have classes of their own."""
+    import cv2
+    body, = blocks("docs/export.md", "python")
+    expected = np.random.default_rng(0).integers(0, 4, (20, 30))
+    colours = np.array([(0, 0, 0), (0, 0, 255), (0, 255, 0), (255, 0, 0)], np.uint8)[expected]
+    cv2.imwrite(str(tmp_path / "photo.png"), colours[..., ::-1])
+    shutil.copy(colour_net, tmp_path / "best.onnx")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(compile(body.replace("photo.jpg", "photo.png"), "docs/export.md", "exec"), scope)
+    np.testing.assert_array_equal(scope["mask"], expected)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_python_on_the_pages_compiles_and_its_names_are_there(page):
+    """What needs the network or torchvision is not run; it is checked this far."""
+    for body in blocks(page, "python"):
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mindfcn":
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_citation_and_package_agree():
+    package = configparser.ConfigParser()
+    package.read(ROOT / "setup.cfg", encoding="utf-8")
+    citation = yaml.safe_load(text_of("CITATION.cff"))
+    for name in ("version", "license"):
+        assert citation[name] == package["metadata"][name]
+    assert f"## {citation['version']}" in text_of("CHANGELOG.md")
+
+
+def test_every_dependency_has_its_line_in_the_readme():
+    package = configparser.ConfigParser()
+    package.read(ROOT / "setup.cfg", encoding="utf-8")
+    wanted = [package["options"]["install_requires"], *package["options.extras_require"].values()]
+    names = {re.match(r"[\w-]+", line).group() for text in wanted for line in text.splitlines()
+             if line and not line.startswith("#")}
+    assert len(names) > 20
+    rows = "".join(line for line in text_of("README.md").splitlines() if line.startswith("|"))
+    assert not [name for name in sorted(names) if not re.search(rf"\b{name}\b", rows)]
+
+
+def test_the_code_is_lint_clean():
+    pytest.importorskip("ruff")
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True,
+                           text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_reference_page_has_every_public_name(tmp_path):
+    """As CONTRIBUTING.md's command renders it; nothing of MindSpore's own docstrings."""
+    pytest.importorskip("pdoc")
+    import mindfcn
+    command, = (words for words in commands("CONTRIBUTING.md") if words[0] == "pdoc")
+    command = [word if word != "site" else str(tmp_path) for word in command[1:]]
+    subprocess.run([sys.executable, "-m", "pdoc", *command], cwd=ROOT, check=True, capture_output=True)
+    page = (tmp_path / "mindfcn.html").read_text(encoding="utf-8")
+    assert not [name for name in mindfcn.__all__ if f'id="{name}"' not in page and not name.startswith("__")]
+    assert "This method must be overridden" not in page

@@ -1,0 +1,143 @@
+"""The notebooks: they run, their text sources are the same, their results are presentable, both languages are one."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+LARGEST = 2_000_000  # bytes of a notebook with its pictures
+CHINESE = re.compile("[\u4e00-\u9fff]")
+
+every_notebook = pytest.mark.parametrize("name", NAMES)
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(cell):
+    """What a cell printed."""
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            yield output.text
+        else:
+            yield from (text for kind, text in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+def test_every_source_has_its_notebook():
+    assert NAMES == sorted(path.stem for path in FOLDER.glob("*.py")) and "fcn8s" in NAMES
+
+
+# The Chinese walkthrough is the English one but for its words (below), so that either of the two will do.
+@pytest.mark.parametrize("name, folder", [
+    pytest.param(name, FOLDER, marks=[pytest.mark.long] if name.endswith("_cn") else []) for name in NAMES
+] + [("fcn8s", ROOT)], ids=[*NAMES, "fcn8s from the root"])
+def test_it_runs_from_top_to_bottom(name, folder, tmp_path, monkeypatch):
+    notebook = read(name)
+    if folder == ROOT:
+        # Where to find the repository is decided before anything is computed.
+        notebook = nbformat.v4.new_notebook(cells=code_cells(notebook)[:3])
+    monkeypatch.setenv("MINDFCN_NOTEBOOK_QUICK", "1")
+    monkeypatch.setenv("MINDFCN_NOTEBOOK_DIR", str(tmp_path))
+    NotebookClient(notebook, timeout=300, kernel_name="python3",
+                   resources={"metadata": {"path": str(folder)}}).execute()
+    assert all(cell.outputs for cell in code_cells(notebook))
+
+
+@every_notebook
+def test_notebook_and_text_source_are_the_same(name):
+    source = jupytext.read(FOLDER / f"{name}.py")
+    assert [(cell.cell_type, cell.source) for cell in read(name).cells] == [
+        (cell.cell_type, cell.source) for cell in source.cells], (
+            f"run: jupytext --sync notebooks/{name}.py && jupyter execute --inplace notebooks/{name}.ipynb")
+
+
+@every_notebook
+def test_every_code_cell_shows_its_result(name):
+    for number, cell in enumerate(code_cells(read(name)), 1):
+        assert cell.execution_count == number, "the cells were not run in order, once"
+        assert cell.outputs, f"nothing to see below:\n{cell.source}"
+        assert all(output.output_type != "error" for output in cell.outputs)
+
+
+@every_notebook
+def test_saved_results_are_clean(name):
+    for cell in code_cells(read(name)):
+        assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.source
+        for text in texts(cell):
+            assert not re.search(r"(^|[\s'\"(=])/(?!\s)\w+/", text), f"an absolute path: {text}"
+            assert not re.search(r"\r|\x1b|it/s|\d%\|", text), f"traces of a progress bar: {text}"
+
+
+@every_notebook
+def test_the_file_stays_small(name):
+    assert os.path.getsize(FOLDER / f"{name}.ipynb") < LARGEST
+
+
+@every_notebook
+def test_links_lead_to_files(name):
+    for cell in read(name).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)#]+)", cell.source):
+                assert "://" in target or (FOLDER / target).exists(), target
+
+
+class Words(ast.NodeTransformer):
+    """Takes the words out of code: what is left is the same in every language."""
+
+    def __init__(self):
+        self.found = []
+
+    def visit_Constant(self, node):
+        if isinstance(node.value, str):
+            self.found.append(node.value)
+            return ast.Constant("")
+        return node
+
+    def visit_JoinedStr(self, node):
+        """An f-string: its values stay, with their formats."""
+        self.found.append("".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values))
+        values = [part for part in node.values if isinstance(part, ast.FormattedValue)]
+        for part in values:
+            part.value = self.visit(part.value)
+        return ast.JoinedStr(values)
+
+
+def without_words(code):
+    """(the code's structure, its strings in their order); comments are in neither."""
+    words = Words()
+    return ast.dump(words.visit(ast.parse(code))), words.found
+
+
+def outline(text):
+    """What a translation must keep of a text: headings, formulas, rows of tables and lists, code, numbers."""
+    return (re.findall(r"^#+ (?:\d[\d.]*)?", text, re.M), re.findall(r"\$.+?\$", text),
+            re.findall(r"^(?:\||- |\d+\. )", text, re.M), set(re.findall(r"`[^`\n]+`", text)),
+            set(re.findall(r"\d+(?:[.,]\d+)*", text)))
+
+
+def test_the_chinese_walkthrough_is_the_english_one_in_other_words():
+    english, chinese = (jupytext.read(FOLDER / f"{name}.py").cells for name in ("fcn8s", "fcn8s_cn"))
+    assert [cell.cell_type for cell in english] == [cell.cell_type for cell in chinese]
+    for one, other in zip(english, chinese):
+        if one.cell_type == "markdown":
+            assert outline(one.source) == outline(other.source)
+            assert CHINESE.search(other.source) and not CHINESE.search(one.source.replace("[中文]", ""))
+            continue
+        (code, words), (code_cn, words_cn) = without_words(one.source), without_words(other.source)
+        assert code == code_cn, f"not the same code:\n{one.source}\n\n{other.source}"
+        # Names that the code goes by, such as "cosine", are no words to translate.
+        assert len(words) == len(words_cn)
+        assert all(word == word_cn or CHINESE.search(word_cn) for word, word_cn in zip(words, words_cn))
