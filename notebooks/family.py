@@ -407,7 +407,7 @@ config = mindfcn.CompareConfig(out=f"{WORK}/compare", variants=variants, train=m
     augment=mindfcn.AugmentConfig(crop_size=64 if QUICK else 96, batch_size=4, min_scale=0.75, max_scale=1.5),
     model=mindfcn.ModelConfig(width=0.25, fc_width=128),
     optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05, min_lr=0.0005, warmup_epochs=0.5)))
-compared = mindfcn.compare(config, say=lambda text: print(text.splitlines()[0]))
+compared = mindfcn.compare(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
 
 # %%
 print("network             mean IoU, %  pixel accuracy, %  parameters  begun from")

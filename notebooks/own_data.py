@@ -174,7 +174,7 @@ shapes = mindfcn.train(mindfcn.TrainConfig(
     run_dir=f"{WORK}/shapes", overwrite=True, eval_every=0, augment=augment, model=mindfcn.ModelConfig(**narrow),
     data=mindfcn.PrepareConfig(records=f"{WORK}/shapes_records", root=f"{WORK}/shapes_data",
                                samples=15 if QUICK else 160, size=64 if QUICK else 128),
-    optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05)), show=mindfcn.LiveCurve())
+    optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05)), mindfcn.LiveCurve())
 print(f"mean IoU of 7 classes of shapes: {shapes.evaluation.metrics['mean IoU']:.3f}")
 
 # %% [markdown]
@@ -185,16 +185,16 @@ print(f"mean IoU of 7 classes of shapes: {shapes.evaluation.metrics['mean IoU']:
 data = mindfcn.PrepareConfig(source="folder", root=DATA, records=f"{WORK}/records")
 
 
-def garden(name, pretrained=shapes.checkpoint, class_weights="median_frequency", **told):
+def garden(name, pretrained=shapes.checkpoint, class_weights="median_frequency", console=None):
     """Train on the garden; returns the TrainResult."""
     return mindfcn.train(mindfcn.TrainConfig(
         run_dir=f"{WORK}/{name}", overwrite=True, eval_every=0, data=data, augment=augment,
         model=mindfcn.ModelConfig(**narrow, pretrained=pretrained),
-        optim=mindfcn.OptimConfig(epochs=1 if QUICK else 6, lr=0.05, class_weights=class_weights)), **told)
+        optim=mindfcn.OptimConfig(epochs=1 if QUICK else 6, lr=0.05, class_weights=class_weights)), console or mindfcn.Console())
 
 
 said = []
-weighted = garden("weighted", show=mindfcn.LiveCurve(), say=said.append)
+weighted = garden("weighted", console=mindfcn.LiveCurve(say=said.append))
 report = next(text for text in said if "score_fr" in text).splitlines()
 print(report[0].replace(f"{WORK}/", ""))
 for line in report[1:]:

@@ -22,9 +22,10 @@ import numpy as np
 from accuracy_log import StepLog
 
 from mindfcn import ConfusionMatrix, SegDataset, load_segmenter, load_weights, runtime, save_checkpoint
-from mindfcn.cli.main import parse
+from mindfcn.cli.parser import parse
 from mindfcn.commands.prepare import find_records
 from mindfcn.commands.train import train
+from mindfcn.console import Console
 from mindfcn.engine.build import build, training_set
 from mindfcn.evaluation import evaluate_network
 from mindfcn.metrics import MEAN_IOU
@@ -39,7 +40,7 @@ def begin(folder, random_scores, every, *words):
     """Write start.ckpt and start.npz (the same weights), the pairs as files, and plan.json."""
     config = parse(["train", *words])[1]
     runtime.set_up("CPU", config.seed)
-    train_path, val_path, labels = find_records(config.data, None, print)
+    train_path, val_path, labels = find_records(config.data, Console(print))
     net, card = build(config, labels, val_path, print)
     if int(random_scores):
         # Score layers that begin at zero would make every logit equal.

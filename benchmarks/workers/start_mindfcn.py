@@ -16,7 +16,7 @@ def recipe(records, run_dir):
     """The verb train with the sample recipe, ended after its third step."""
     import os
 
-    from mindfcn.cli.main import parse
+    from mindfcn.cli.parser import parse
     from mindfcn.commands.train import train
 
     class Show:

@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.console import SILENT
 from mindfcn.metrics import ConfusionMatrix, ObjectSizes, Trimap
 
 # The first passes of a process set up kernels and memory; their times do not count.
@@ -43,7 +44,7 @@ class Evaluation:
         return self.matrix.compute()
 
 
-def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, background=None, excluded=(),
+def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, background=None, excluded=(),
                      geometric=None):
     """Every image of an evaluation data set at native size, each pixel counted once.
 
@@ -54,7 +55,7 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, ba
         segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything): a Segmenter, an Inference.
         dataset: SegDataset(training=False).
         num_classes: classes.
-        progress: wraps an iterable of batches and its length.
+        console: Console that shows progress and notes.
         stop: function, asked before each image; None is returned when it says true to any process.
         background: a class that has no objects (see ObjectSizes).
         excluded: numbers of classes that means leave out.
@@ -71,7 +72,7 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, ba
     with runtime.fail_on_all_ranks() if shared else contextlib.nullcontext():
         counters = ConfusionMatrix(num_classes, excluded), Trimap(num_classes), ObjectSizes(num_classes, background)
         second = ConfusionMatrix(GEOMETRIC_CLASSES)
-        share, seconds, stopped = _evaluate_share(segment, dataset, counters, progress, stop, geometric, second)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
@@ -82,12 +83,12 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, ba
     return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds), second if geometric else None)
 
 
-def _evaluate_share(segment, dataset, counters, progress, stop, geometric, second):
+def _evaluate_share(segment, dataset, counters, console, stop, geometric, second):
     """Count this process's records. Returns (their mean IoUs, seconds, whether it was stopped)."""
     matrix, *others = counters
     scores, seconds = [], []
     pairs = dataset.photographs()
-    for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
+    for image, truth in console.track(pairs, dataset.steps_per_epoch):
         if stop and stop():
             return scores, seconds, True
         single = ConfusionMatrix(matrix.num_classes)

@@ -12,7 +12,10 @@ import yaml
 from PIL import Image
 
 from mindfcn import runtime
-from mindfcn.cli.main import VERBS, TrainingBar, main, parse
+from mindfcn.cli.console import Terminal
+from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
+from mindfcn.cli.verbs import VERBS
 from mindfcn.config import ModelConfig, TrainConfig
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
@@ -398,11 +401,11 @@ def test_every_recipe_is_valid(config):
 def test_a_log_gets_lines_of_the_training_not_a_bar(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    bar = TrainingBar()
-    bar.begin(10, 2, 0)
+    bar = Terminal()
+    bar.begin_training(10, 2, 0)
     for step in range(1, 21):
         now[0] = 20.0 * step
-        bar(step, 1 + (step - 1) // 10, 1 / step, 0.1, 4.0)
+        bar.step(step, 1 + (step - 1) // 10, 1 / step, 0.1, 4.0)
         if step == 10:
             bar.evaluated(10, {"mean IoU": 0.25})
     lines = capsys.readouterr().err.splitlines()

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mindfcn.cli.main import parse
+from mindfcn.cli.parser import parse
 from mindfcn.commands.compare import HEADER, Row, cells, compare, plan
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.train import train
@@ -30,6 +30,7 @@ from mindfcn.config import (
     TrainConfig,
     Variant,
 )
+from mindfcn.console import Console
 from mindfcn.data.dataset import evenly_spaced
 from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, typical
@@ -61,17 +62,15 @@ def all_variants(loaded):
             Variant(FIRST, "loaded", checkpoint=str(loaded)))
 
 
-class StopAt:
+class StopAt(Console):
     """Sends this process a real signal at one step."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, say=None):
+        super().__init__(say)
+        self.stop_at = step
 
-    def begin(self, *_):
-        """Nothing to show."""
-
-    def __call__(self, step, *_):
-        if step == self.step:
+    def step(self, step, *_):
+        if step == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -181,7 +180,7 @@ def test_a_loaded_checkpoint_has_the_figures_of_eval(whole, out, tmp_path):
 def test_a_second_call_trains_nothing_and_gives_the_same_table(whole, out):
     before, told = [files(out / label) for label in (FIRST, STAGED)], []
     rows_before = table(out)
-    again = compare(whole[0], StopAt(1), say=told.append)
+    again = compare(whole[0], StopAt(1, told.append))
     assert again.signal is None and sum("trained already" in line for line in told) == 2
     assert [files(out / label) for label in (FIRST, STAGED)] == before
     assert len(table(out)) == len(rows_before)

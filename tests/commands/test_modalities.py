@@ -10,10 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mindfcn.cli.main import parse
+from mindfcn.cli.parser import parse
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.commands.export import export
-from mindfcn.commands.predict import predict
+from mindfcn.commands.predict import segment_images
 from mindfcn.commands.prepare import find_records, prepare
 from mindfcn.commands.train import check_settings, train
 from mindfcn.config import (
@@ -26,6 +26,7 @@ from mindfcn.config import (
     PrepareConfig,
     TrainConfig,
 )
+from mindfcn.console import Console
 from mindfcn.data.hha import encode_hha
 from mindfcn.data.sources.nyud import NYUD, list_nyud
 from mindfcn.data.sources.siftflow import GEOMETRIC, SCENES, SIFTFLOW
@@ -91,7 +92,7 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     config = PredictConfig(result.checkpoint, [sample.image], str(tmp_path / "out"), overlay=False, device="CPU",
                            depth=f"{rooms.root}/data/depth", camera=camera)
     segment, card = open_segmenter(config)
-    done = predict(config, segment, card.labels, card=card)
+    done = segment_images(config, segment, card.labels, card=card)
     found = np.array(Image.open(done.written[0]["mask"]))
     both = np.concatenate([image, encode_hha(depth / 1000, room_camera(48))], -1)
     both = (both - np.float32(card.preprocess.mean)).transpose(2, 0, 1)[None]
@@ -102,10 +103,10 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     assert matrix.mean_iou() == pytest.approx(again.metrics["mean IoU"])
 
     with pytest.raises(UserError, match="sees image and hha; give the folder"):
-        predict(dataclasses.replace(config, depth=""), segment, card.labels, card=card)
+        segment_images(dataclasses.replace(config, depth=""), segment, card.labels, card=card)
     with pytest.raises(UserError, match="sees image; leave it out"):
-        predict(config, segment, card.labels)
-    wrong = predict(dataclasses.replace(config, depth=str(tmp_path)), segment, card.labels, card=card)
+        segment_images(config, segment, card.labels)
+    wrong = segment_images(dataclasses.replace(config, depth=str(tmp_path)), segment, card.labels, card=card)
     assert "cannot read" in wrong.failed[0][1] and not wrong.written
     with pytest.raises(UserError, match="sees rgb_hha, which photographs do not hold"):
         export(ExportConfig(result.checkpoint, str(tmp_path / "a.onnx"), photos=[sample.image]))
@@ -115,7 +116,7 @@ def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
     color, hha = str(tmp_path / "color.ckpt"), str(tmp_path / "hha.ckpt")
     random_checkpoint(color, scramble=scramble)
     random_checkpoint(hha, "hha", seed=2, scramble=scramble)
-    _, val_path, labels = find_records(rooms, None, print)
+    _, val_path, labels = find_records(rooms, Console(print))
     config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=color, pretrained_hha=hha)
     check_settings(config)
     told = []
@@ -138,7 +139,7 @@ def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
 
 def test_early_fusion_begins_from_colours(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
-    _, val_path, labels = find_records(rooms, None, print)
+    _, val_path, labels = find_records(rooms, Console(print))
     net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,
                       val_path, print)
     first = next(p for p in net.get_parameters() if p.name == "conv1.0.weight").asnumpy()
@@ -184,7 +185,7 @@ def test_two_heads_are_trained_evaluated_and_predicted(scenes, tmp_path):
     photo = f"{scenes.root}/Images/{SCENES}/street_3.jpg"
     predicted = PredictConfig(result.checkpoint, [photo], str(tmp_path / "out"), overlay=False, device="CPU")
     segment, card = open_segmenter(predicted)
-    done, = predict(predicted, segment, card.labels, card=card).written
+    done, = segment_images(predicted, segment, card.labels, card=card).written
     for key, kind, classes, block in (("mask", "SemanticLabels", 33, written),
                                       ("geometric", "GeoLabels", 3, written["geometric"])):
         truth = scipy.io.loadmat(f"{scenes.root}/{kind}/{SCENES}/street_3.mat")["S"].astype(int)

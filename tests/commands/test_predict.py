@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindfcn.commands.predict import predict
+from mindfcn.commands.predict import segment_images
 from mindfcn.config import PredictConfig
+from mindfcn.console import Console
 from mindfcn.data.image_paths import find_images, output_names
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
@@ -30,7 +31,7 @@ def paint(path, size=(30, 20), box=(0, 0, 10, 20), mode="L", **options):
 
 
 def run(tmp_path, images, **options):
-    return predict(PredictConfig("x.ckpt", [str(image) for image in images], str(tmp_path / "out"), **options),
+    return segment_images(PredictConfig("x.ckpt", [str(image) for image in images], str(tmp_path / "out"), **options),
                    segment, LABELS)
 
 
@@ -109,13 +110,20 @@ def test_unreadable_files_are_named_and_the_rest_goes_on(tmp_path):
     (tmp_path / "text.jpg").write_text("not a photograph")
     (tmp_path / "empty.png").write_bytes(b"")
     said, counted = [], []
-    result = predict(PredictConfig("x.ckpt", [str(tmp_path)], str(tmp_path / "out")), segment, LABELS,
-                     progress=lambda *count: counted.append(count), say=said.append)
+
+    class Counting(Console):
+        def track(self, iterable, total=None, **_):
+            for done, item in enumerate(iterable, 1):
+                yield item
+                counted.append(done)
+
+    result = segment_images(PredictConfig("x.ckpt", [str(tmp_path)], str(tmp_path / "out")), segment, LABELS,
+                     Counting(said.append))
     assert [os.path.basename(path) for path, _ in result.failed] == ["cut.jpg", "empty.png", "text.jpg"]
     assert all(path in reason and "\n" not in reason for path, reason in result.failed)
     assert "incomplete" in result.failed[0][1]
     assert len(said) == 3 and "text.jpg" in said[2]
-    assert counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert counted == [1, 2, 3, 4]
     np.testing.assert_array_equal(mask_of(result.written[0]), expected)
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
 
@@ -166,7 +174,7 @@ def test_a_folder_that_cannot_be_written_shows_before_the_work(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     worked = []
     with pytest.raises(UserError, match="out"):
-        predict(PredictConfig("x.ckpt", [str(tmp_path / "a.png")], str(tmp_path / "out")),
+        segment_images(PredictConfig("x.ckpt", [str(tmp_path / "a.png")], str(tmp_path / "out")),
                 lambda *arguments: worked.append(1), LABELS)
     assert worked == []
 

@@ -22,9 +22,11 @@ import pytest
 from mindspore import nn, ops
 
 from mindfcn import runtime
-from mindfcn.cli.main import main, parse
+from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
 from mindfcn.commands.train import train
 from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
@@ -73,17 +75,15 @@ def settings(records, run_dir, model=None, optim=None, **options):
         optim=OptimConfig(**{"epochs": EPOCHS, "lr": 0.05, "warmup_epochs": 1.0, **(optim or {})}), **options)
 
 
-class StopAt:
+class StopAt(Console):
     """Sends this process a real signal at the end of one step."""
 
     def __init__(self, step, number=signal.SIGTERM):
-        self.step, self.number = step, number
+        super().__init__()
+        self.stop_at, self.number = step, number
 
-    def begin(self, *_):
-        """Nothing to show."""
-
-    def __call__(self, step, *_):
-        if step == self.step:
+    def step(self, step, *_):
+        if step == self.stop_at:
             os.kill(os.getpid(), self.number)
 
 
@@ -246,9 +246,9 @@ class Watch(StopAt):
         super().__init__(step)
         self.modes = set()
 
-    def __call__(self, step, *arguments):
+    def step(self, step, *arguments):
         self.modes.add(ms.get_context("mode"))
-        super().__call__(step, *arguments)
+        super().step(step, *arguments)
 
 
 def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bits(sample_records, tmp_path):
@@ -325,7 +325,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     weighted = {**QUICK, "optim": {"epochs": 2, "class_weights": "median_frequency"}}
     said = []
     config = settings(sample_records, tmp_path / "whole", **weighted)
-    train(config, say=said.append)
+    train(config, Console(said.append))
     records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
     masks = [mask for _, _, mask in records.samples(range(records.count))]
     frequencies = np.array([sum((mask == number).sum() for mask in masks)
@@ -672,8 +672,9 @@ TWO = """
     import sys
     import numpy as np
     from mindfcn import runtime
-    from mindfcn.cli.main import parse
+    from mindfcn.cli.parser import parse
     from mindfcn.commands import train as module
+    from mindfcn.console import Console
 
     class Kept(module.TrainStep):
         def __init__(self, net, *arguments, **options):
@@ -683,11 +684,12 @@ TWO = """
     module.TrainStep = Kept
     folder, arguments = sys.argv[1], sys.argv[2:]
 
-    def save(step, *_):
-        np.savez(f"{folder}/rank{runtime.rank()}-{step}.npz",
-                 **{parameter.name: parameter.asnumpy() for parameter in Kept.net.trainable_params()})
-    save.begin = lambda *_: None
-    module.train(parse(["train", *arguments])[1], save)
+    class Save(Console):
+        def step(self, step, *_):
+            np.savez(f"{folder}/rank{runtime.rank()}-{step}.npz",
+                     **{parameter.name: parameter.asnumpy() for parameter in Kept.net.trainable_params()})
+
+    module.train(parse(["train", *arguments])[1], Save())
 """
 
 

@@ -8,9 +8,11 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn import runtime
-from mindfcn.cli.main import main, parse
+from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
 from mindfcn.commands import train as engine
 from mindfcn.config import OptimConfig
+from mindfcn.console import Console
 from mindfcn.engine.averaging import WeightAverage
 from mindfcn.engine.callbacks import Signals
 from mindfcn.engine.optimiser import loss_function, optimiser
@@ -111,15 +113,15 @@ def train():
     save("train", signal=result.signal or 0, evaluated=result.evaluation is not None, **parameters(kept["net"]))
 
 
-class Shown:
+class Shown(Console):
     """Tells the test of every step, and waits there for a signal where the test wants to send one."""
 
-    def begin(self, *_):
+    def begin_training(self, *_):
         """Where this process can be reached."""
         with open(os.path.join(FOLDER, f"pid{runtime.rank()}"), "w", encoding="utf-8") as file:
             file.write(str(os.getpid()))
 
-    def __call__(self, step, *_):
+    def step(self, step, *_):
         if step == int(os.environ.get("FAIL_AT", "0")) and runtime.rank() == 1:
             raise UserError("this process has had enough")
         if step == int(os.environ.get("WAIT_AT", "0")) and runtime.rank() == 1:

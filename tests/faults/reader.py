@@ -83,7 +83,7 @@ def labels(path):
 
 
 def settings(path):
-    from mindfcn.cli.main import parse
+    from mindfcn.cli.parser import parse
     return [repr(parse(["train", "--config", path]))]
 
 

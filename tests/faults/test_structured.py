@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 from hypothesis import strategies as st
 
-from mindfcn.cli.main import check_config_file
+from mindfcn.cli.parser import check_config_file
 from mindfcn.config import PrepareConfig, TrainConfig
 from mindfcn.data.samples import check_names
 from mindfcn.errors import UserError

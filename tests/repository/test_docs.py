@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mindfcn.cli import main as cli
+from mindfcn.cli import parser as cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for path in (ROOT / folder).glob("*.md"))

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import yaml
 
-from mindfcn.cli.main import parse
+from mindfcn.cli.parser import parse
 from mindfcn.commands.train import check_settings
 from mindfcn.models.factory import split_name
 

@@ -19,7 +19,7 @@ USER = '''
 import numpy as np
 import mindfcn
 
-result = mindfcn.train(mindfcn.TrainConfig(tensorboard=True), say=print)
+result = mindfcn.train(mindfcn.TrainConfig(tensorboard=True), mindfcn.Console(print))
 reveal_type(result.checkpoint)
 segmenter, card = mindfcn.load_segmenter(result.checkpoint)
 reveal_type(segmenter(np.zeros((2, 3, 3), np.uint8))[0])

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import typing
-from typing import Optional
 
 import numpy as np
 import yaml
@@ -15,7 +14,7 @@ from mindfcn.commands.evaluate import check_classes, evaluate
 from mindfcn.commands.prepare import find_records
 from mindfcn.commands.train import check_settings, train
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
-from mindfcn.console import Progress, Say, Show
+from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset, evenly_spaced
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.transforms import to_input
@@ -91,13 +90,12 @@ class CompareResult:
     signal: typing.Optional[int] = None
 
 
-def compare(config: CompareConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
-            say: Optional[Say] = None) -> CompareResult:
+def compare(config: CompareConfig, console: Console = SILENT) -> CompareResult:
     """Train each network that has no finished run in `out` yet, then put all of them into one table.
 
     Args:
         config: CompareConfig.
-        show, progress, say: as in `train`.
+        console: Console that shows progress and notes.
 
     Returns:
         CompareResult.
@@ -106,25 +104,24 @@ def compare(config: CompareConfig, show: Optional[Show] = None, progress: Option
         UserError: whatever is wrong with settings, data or weights. It is looked for in all variants before the first
             is trained.
     """
-    say = say or (lambda line: None)
     runs = plan(config)
     device = runtime.set_up(config.train.device, config.train.seed)
     if runtime.rank_size() > 1:
         raise UserError("compare runs in one process; train its networks one by one with msrun, and give it their "
                         "checkpoints")
-    train_path, val_path, labels = find_records(config.train.data, progress, say)
+    train_path, val_path, labels = find_records(config.train.data, console)
     if not val_path:
         raise UserError(f"{train_path} has no validation records beside it; prepare records with a validation split")
     rehearse(runs, device, train_path, val_path, labels)
     write_text(os.path.join(config.out, "settings.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     rows: list[Row] = []
     for number, (variant, run) in enumerate(runs, 1):
-        say(f"network {number} of {len(runs)}: {variant.label}")
-        row, signal = result_of(variant, run, val_path, config, show, progress, say)
+        console.say(f"network {number} of {len(runs)}: {variant.label}")
+        row, signal = result_of(variant, run, val_path, config, console)
         if signal:
             return CompareResult(config.out, rows, signal=signal)
         rows.append(row)
-    pictures = look_at(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), progress)
+    pictures = look_at(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), console)
     notes = [f"Measured: {count_records(val_path)} images of {val_path} at native size; ms/image is the median of one "
              f"image's pass through the network, {device}.",
              "Minutes of a network begun from another come on top of that one's.",
@@ -237,7 +234,7 @@ def rehearse(runs, device, train_path, val_path, labels):
         waits = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if waits else run.model
-        net, card = build(dataclasses.replace(run, model=model), labels, val_path, lambda line: None)
+        net, card = build(dataclasses.replace(run, model=model), labels, val_path, SILENT)
         training_set(run, train_path, labels, card.preprocess)
         freeze(net, run.optim.freeze)
 
@@ -283,20 +280,20 @@ def check_run(run):
 
 # ------------------------------------------------------------------------------------------------- one variant
 
-def result_of(variant, run, val_path, config, show, progress, say):
+def result_of(variant, run, val_path, config, console):
     """(Row, None) of a variant, trained or loaded; (None, signal) where its training was stopped."""
     folder = os.path.join(config.out, variant.label)
     if run is None:
         found = evaluate(EvalConfig(variant.checkpoint, val_path, RunDir(folder).evaluation,
-                                    device=config.train.device, model=variant.name), progress, say)
+                                    device=config.train.device, model=variant.name), console)
         return Row(variant.label, variant.name, variant.checkpoint, "", found.metrics), None
     run_dir = RunDir(folder)
     if finished(run):
-        say(f"{folder} is trained already")
+        console.say(f"{folder} is trained already")
     else:
         resume = begun(run) and os.path.exists(run_dir.last)
         result = train(dataclasses.replace(run, resume=resume, overwrite=begun(run) and not resume),
-                       show, progress, say)
+                       console)
         if result.signal:
             return None, result.signal
     checkpoint = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
@@ -322,7 +319,7 @@ def minutes_of(log, batch_size):
 
 # ------------------------------------------------------------------------------------------------- all of them
 
-def look_at(rows, val_path, labels, path, progress):
+def look_at(rows, val_path, labels, path, console):
     """Time every row's network on the same photographs, one network after the other, and draw their masks.
 
     Returns the list of Pictures of those shown.
@@ -333,7 +330,7 @@ def look_at(rows, val_path, labels, path, progress):
     chosen = evenly_spaced(len(samples), SHOWN)
     shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
-    for row in progress(rows, len(rows)) if progress else rows:
+    for row in console.track(rows, len(rows)):
         segmenter, card = load_segmenter(row.checkpoint, row.name)
         row.classes, row.modality = len(card.labels), card.preprocess.modality
         row.parameters = count_parameters(segmenter.net)

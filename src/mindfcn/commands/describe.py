@@ -7,6 +7,7 @@ from mindspore import nn
 
 from mindfcn import runtime
 from mindfcn.config import DescribeConfig
+from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
 from mindfcn.models.analysis.receptive_field import window
 from mindfcn.models.analysis.trace import trace
@@ -42,11 +43,12 @@ class Description:
     notes: list
 
 
-def describe(config: DescribeConfig) -> Description:
+def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
     """Run the network once on an empty image, and tell of its layers.
 
     Args:
         config: DescribeConfig.
+        console: Console; unused so far.
 
     Returns:
         Description.

@@ -2,14 +2,13 @@
 
 import dataclasses
 import os
-from typing import Optional
 
 import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
 from mindfcn.config import EvalConfig, flat
-from mindfcn.console import Progress, Say
+from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.errors import UserError
@@ -25,13 +24,12 @@ from mindfcn.report.evaluation import EvalResult, save_json, write_evaluation
 from mindfcn.report.page import REPORT, Page, write_page
 
 
-def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
+def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
     Args:
         config: EvalConfig.
-        progress: wraps an iterable and its length.
-        say: called with one line of text.
+        console: Console that shows progress and notes.
 
     Returns:
         EvalResult.
@@ -57,8 +55,7 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
                         "crf, images, proposals and ensemble")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
-    if say:
-        say(f"evaluating {config.checkpoint} on {records}")
+    console.say(f"evaluating {config.checkpoint} on {records}")
     page = Page(os.path.join(out, REPORT), f"Evaluation of {os.path.basename(config.checkpoint)}", card.labels,
                 {"network": network_text(card), "checkpoint": config.checkpoint, "records": records},
                 details={"Settings of this evaluation": dataclasses.asdict(config),
@@ -66,10 +63,8 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
-                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
-                         rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
-    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
+    dataset = SegDataset.for_evaluation(records, card, config.images)
+    evaluation = evaluate_network(segment, dataset, len(card.labels), console, background=card.labels.background,
                                   excluded=card.labels.excluded_numbers(),
                                   geometric=segmenter.geometric if card.geometric else None)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mindfcn import runtime
 from mindfcn.config import ExplainConfig
+from mindfcn.console import SILENT, Console
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
@@ -39,11 +40,12 @@ class Explanation:
     found: str
 
 
-def explain(config: ExplainConfig) -> Explanation:
+def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     """Run a checkpoint's network on one photograph and draw its maps.
 
     Args:
         config: ExplainConfig.
+        console: Console; unused so far.
 
     Returns:
         Explanation.

@@ -16,7 +16,7 @@ from mindspore import nn
 
 from mindfcn import runtime
 from mindfcn.config import ExportConfig
-from mindfcn.console import FilePath, Say
+from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.image_paths import find_images
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
@@ -55,14 +55,14 @@ class ExportResult:
     compared: int
 
 
-def export(config: ExportConfig, say: Optional[Say] = None) -> ExportResult:
+def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
     """Write a checkpoint's network for another runtime, and compare the file with MindSpore before it gets its name.
 
     Both compute in float32 on CPU, so that the file does not depend on the device it is written on.
 
     Args:
         config: ExportConfig.
-        say: function (line of text).
+        console: Console that shows progress and notes.
 
     Returns:
         ExportResult.
@@ -87,21 +87,20 @@ def export(config: ExportConfig, say: Optional[Say] = None) -> ExportResult:
     batches = (to_input(decode_photograph(read_bytes(path), path), card.preprocess)[None] for path in photographs)
     if config.format == "onnx":
         return _export_onnx(config.out, net, card, batches if photographs else [_random_image(channels, 97, 131)],
-                            say)
+                            console)
     windows = (_window_of(batch, config.size) for batch in batches)
     return _export_mindir(config.out, net, card, config.size, windows if photographs else [
         _random_image(channels, *config.size)])
 
 
-def _export_onnx(path, net, card, batches, say):
+def _export_onnx(path, net, card, batches, console):
     with atomic_path(path) as temporary:
         write_onnx(net, temporary, card)
         if importlib.util.find_spec("onnxruntime"):
             found, compared = _difference(path, net, OnnxSegmenter(temporary, "CPU").logits, batches)
         else:
             found, compared = None, 0
-            if say:
-                say("not compared with MindSpore: the package onnxruntime is not installed")
+            console.say("not compared with MindSpore: the package onnxruntime is not installed")
     return ExportResult(path, card, None, ("N", net.in_channels, "H", "W"), found, compared)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mindfcn.commands.prepare import list_samples
 from mindfcn.config import InspectConfig, PrepareConfig
-from mindfcn.console import Progress
+from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
@@ -172,12 +172,12 @@ class Inspection:
                           list(zip(range(len(self.labels)), self.labels.names, *columns.values())))
 
 
-def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspection:
+def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
     """Look at every photograph and mask of a data set once, in threads, and write inspection.json and sheet.jpg.
 
     Args:
         config: InspectConfig.
-        progress: wraps an iterable of pairs and its length.
+        console: Console that shows progress and notes.
 
     Returns:
         Inspection.
@@ -192,7 +192,7 @@ def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspe
     digests: dict[bytes, Any] = {}
     chosen = _Chosen(config.pictures, len(labels))
     looks = in_threads(lambda pair: look(pair, labels), pairs)
-    for found in progress(looks, total) if progress else looks:
+    for found in console.track(looks, total):
         split = splits.setdefault(found.pair.split, Split(ClassCounts(len(labels))))
         split.pairs += 1
         findings += found.findings

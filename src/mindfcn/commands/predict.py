@@ -11,10 +11,10 @@ from typing import Any, Optional
 import numpy as np
 
 from mindfcn.config import PredictConfig
-from mindfcn.console import Progress, Say
+from mindfcn.console import SILENT, Console
 from mindfcn.data.image_paths import _stem, find_images, output_names
 from mindfcn.errors import UserError
-from mindfcn.inference.open import Segment
+from mindfcn.inference.open import Segment, open_segmenter
 from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import LabelSet
 from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
@@ -38,9 +38,28 @@ class PredictResult:
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
-            say: Optional[Say] = None, card: Optional[Card] = None) -> PredictResult:
-    """Segment every image that `config.images` names, and write what `config` asks for.
+def predict(config: PredictConfig, console: Console = SILENT) -> PredictResult:
+    """Open a checkpoint, segment every image that `config.images` names, and write what `config` asks for.
+
+    An image that cannot be read is recorded as failed; the other images are still segmented.
+
+    Args:
+        config: PredictConfig.
+        console: Console that shows progress and notes.
+
+    Returns:
+        PredictResult.
+
+    Raises:
+        UserError: as `open_segmenter` and `segment_images` do.
+    """
+    segment, card = open_segmenter(config)
+    return segment_images(config, segment, card.labels, console, card)
+
+
+def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, console: Console = SILENT,
+                   card: Optional[Card] = None) -> PredictResult:
+    """Segment the images of `predict` with a network that is open already.
 
     An image that cannot be read is recorded as failed and the others go on.
 
@@ -49,8 +68,7 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
         segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
             probabilities (C, H, W) float32 or None)
         labels: LabelSet of the masks
-        progress: function (images done, images in all), called after each image
-        say: function (line of text), told of each image that fails
+        console: Console that shows progress and notes
         card: Card of the network, where it sees more than colours or has a second head
 
     Returns:
@@ -73,7 +91,7 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
     _keep_inputs(images, targets)
     _open_folders(targets)
     result = PredictResult()
-    for done, (path, target) in enumerate(zip(images, targets), 1):
+    for path, target in console.track(list(zip(images, targets))):
         try:
             image = decode_photograph(read_bytes(path), path)
             seen = _with_planes(image, path, planes, config)
@@ -81,15 +99,12 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
             geometric = segmenter.geometric(seen) if second else None
         except UserError as error:
             result.failed.append((path, str(error)))
-            if say:
-                say(f"left out: {error}")
+            console.say(f"left out: {error}")
         else:
             _write(target, image, mask, probabilities, labels)
             if second:
                 write_palette_png(target["geometric"], geometric, second)
             result.written.append({"image": path, **target})
-        if progress:
-            progress(done, len(images))
     return result
 
 

@@ -6,7 +6,7 @@ from typing import Optional
 
 from mindfcn import runtime
 from mindfcn.config import PrepareConfig
-from mindfcn.console import Progress, Say
+from mindfcn.console import SILENT, Console
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
 from mindfcn.data.regions.proposals import check_installed
@@ -42,13 +42,12 @@ class PrepareResult:
     val_path: Optional[str]
 
 
-def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> PrepareResult:
+def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     """Fetch or draw what is wanted, list it, and write the records; what is complete already stays as it is.
 
     Args:
         config: PrepareConfig.
-        progress: tqdm, or what takes an iterable and, for downloads, the arguments of `data.download.download`.
-        say: called with one line of text at each step.
+        console: Console that shows progress and notes.
 
     Returns:
         PrepareResult.
@@ -56,27 +55,26 @@ def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Opt
     Raises:
         UserError: whatever is wrong with settings, source or files.
     """
-    say = say or (lambda line: None)
-    config = _fetch(config, progress, say)
+    config = _fetch(config, console)
     if config.download == ["course"]:
         return _course(config)
-    labels, train, val = list_samples(config, say)
+    labels, train, val = list_samples(config, console)
     if config.instances != "none":
-        train = windows(config, train, labels, progress, say)
+        train = windows(config, train, labels, console)
     paths = record_paths(config)
     summaries: list[RecordSummary] = []
     geometric = GEOMETRIC if config.source == "siftflow" else None
     for path, samples in zip(paths, (train, val)):
-        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress,
+        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, console.track,
                                 geometric)
         done = "complete already" if summary.reused else "written"
-        say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
+        console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
 
 
-def windows(config, train, labels, progress, say):
+def windows(config, train, labels, console):
     """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
     for name, value, least in (("instance_size", config.instance_size, 16), ("per_image", config.per_image, 0)):
         if value < least:
@@ -84,10 +82,10 @@ def windows(config, train, labels, progress, say):
     if config.instances == "proposals":
         check_installed()
     found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
-                           config.duplicate_rare, progress)
+                           config.duplicate_rare, console.track)
     copies = sum("_copy" in sample.name for sample in found)
-    say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of rare "
-        "classes")
+    console.say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of "
+                "rare classes")
     return found
 
 
@@ -96,14 +94,14 @@ def record_paths(config):
     return [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
 
 
-def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[LabelSet, list[Sample], list[Sample]]:
+def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[LabelSet, list[Sample], list[Sample]]:
     """The labels and both splits of a source, drawing the sample set where it is wanted.
 
     No validation image is among the training samples, whatever the lists say.
 
     Args:
         config: PrepareConfig; nothing is downloaded.
-        say: called with one line of text where images are taken out of training.
+        console: Console that notes how many images are taken out of training.
 
     Returns:
         (LabelSet, training list of Sample, validation list of Sample).
@@ -119,12 +117,12 @@ def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[Labe
                         "give splits that differ")
     if not val:
         raise UserError(f"no validation images in {config.root}; add images or lists")
-    if say and len(kept) < len(train):
-        say(f"{len(train) - len(kept)} validation images taken out of the training images")
+    if len(kept) < len(train):
+        console.say(f"{len(train) - len(kept)} validation images taken out of the training images")
     return labels, kept, val
 
 
-def _fetch(config, progress, say):
+def _fetch(config, console):
     """Download what is asked for; returns the config with the folders that downloads went to."""
     if not config.download:
         return config
@@ -134,8 +132,8 @@ def _fetch(config, progress, say):
         folder = getattr(config, targets[name])
         if not folder:
             raise UserError(f"no folder to download {name} to; set {targets[name]}")
-        say(f"fetching {name} into {folder}")
-        path = download(name, folder, progress=progress)
+        console.say(f"fetching {name} into {folder}")
+        path = download(name, folder, progress=console.track)
         if name != "course":
             config = dataclasses.replace(config, **{targets[name]: os.fspath(path)})
     return config
@@ -220,11 +218,11 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
            "context": _context}
 
 
-def find_records(data, progress, say):
+def find_records(data, console=SILENT):
     """(training path, validation path or None, LabelSet) of the records; where they are missing, rank 0 makes them."""
     with runtime.fail_on_all_ranks():
         if runtime.rank() == 0 and not have_records(data):
-            prepare(data, progress, say)
+            prepare(data, console)
     with runtime.fail_on_all_ranks():
         if not have_records(data):
             raise UserError(f"no records in {data.records} for process {runtime.rank()}: the first one made them on "

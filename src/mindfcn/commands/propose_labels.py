@@ -2,10 +2,9 @@
 
 import dataclasses
 import os
-from typing import Optional
 
 from mindfcn.config import LabelsConfig
-from mindfcn.console import Progress
+from mindfcn.console import SILENT, Console
 from mindfcn.data.masks import scan_mask
 from mindfcn.data.samples import in_threads
 from mindfcn.data.sources.folder import MASK_SUFFIXES, files_by_name
@@ -70,12 +69,12 @@ class _Found:
                             "a mask holds at most 255 classes, and no object numbers")
 
 
-def propose_labels(config: LabelsConfig, progress: Optional[Progress] = None) -> LabelsResult:
+def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsResult:
     """Look into all masks of a folder and write a labels file of the classes they hold.
 
     Args:
         config: LabelsConfig.
-        progress: wraps an iterable and its length.
+        console: Console that shows progress and notes.
 
     Returns:
         LabelsResult.
@@ -90,7 +89,7 @@ def propose_labels(config: LabelsConfig, progress: Optional[Progress] = None) ->
     paths = _mask_files(config.masks)
     if os.path.exists(out) and not config.overwrite:
         raise UserError(f"{out} exists; keep it, choose another --out, or write it anew with --overwrite")
-    found, encoding = _look_into(paths, config.mask_encoding, progress)
+    found, encoding = _look_into(paths, config.mask_encoding, console)
     classes, colours, ignored = _classes(found, encoding)
     names = _names(config.names, classes, colours)
     labels = LabelSet(names, colours, IGNORE)
@@ -116,11 +115,11 @@ def _mask_files(folder):
     return paths
 
 
-def _look_into(paths, encoding, progress):
+def _look_into(paths, encoding, console):
     """(_Found, the encoding of all masks). Raises UserError where there is no single one, or masks are blurred."""
     found = _Found()
     scans = in_threads(lambda path: (path, scan_mask(path, encoding)), paths)
-    for path, scan in progress(scans, len(paths)) if progress else scans:
+    for path, scan in console.track(scans, len(paths)):
         found.add(path, scan)
     if found.blurred:
         raise UserError(f"{len(found.blurred)} of {len(paths)} masks are blurred ({_some(found.blurred)}): "

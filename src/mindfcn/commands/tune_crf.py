@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from typing import Optional
 
 import numpy as np
 import yaml
@@ -10,7 +9,7 @@ import yaml
 from mindfcn import runtime
 from mindfcn.commands.evaluate import check_classes
 from mindfcn.config import TuneCrfConfig
-from mindfcn.console import Progress, Say
+from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import CRF, crf_of, permutohedral
@@ -40,7 +39,7 @@ class TuneCrfResult:
     out: str
 
 
-def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> TuneCrfResult:
+def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     """Try every combination of the appearance kernel's parameters on validation photographs, and keep the best one.
 
     Chen et al. (2015, section 5.2) search so, on 100 photographs, with the smoothness kernel fixed. The network runs
@@ -48,8 +47,7 @@ def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Op
 
     Args:
         config: TuneCrfConfig.
-        progress: wraps an iterable and its length.
-        say: called with one line of text.
+        console: Console that shows progress and notes.
 
     Returns:
         TuneCrfResult.
@@ -72,13 +70,12 @@ def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Op
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
     dataset = SegDataset(data_file=records, training=False, most=config.images)
-    if say:
-        say(f"{len(grid)} combinations on {dataset.count} images of {records}")
+    console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
     matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
     plain = ConfusionMatrix(len(card.labels))
     with runtime.unwrap_user_errors():
         pairs = dataset.photographs()
-        for image, truth in progress(pairs, dataset.count) if progress else pairs:
+        for image, truth in console.track(pairs, dataset.count):
             mask, probabilities = segmenter(image, True)
             plain.update(mask, truth)
             for crf, matrix in matrices.items():

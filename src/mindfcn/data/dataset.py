@@ -101,6 +101,19 @@ class SegDataset:
             raise UserError(f"{data_file} holds {self.count} records, fewer than one batch of {batch_size} on each of "
                             f"{rank_size} device(s); use a smaller batch size")
 
+    @classmethod
+    def for_evaluation(cls, data_file: FilePath, card: Any, most: int = 0) -> "SegDataset":
+        """The records that a network is evaluated on: this process's share of them, at native size.
+
+        Args:
+            data_file: MindRecord file.
+            card: Card of the network: its classes and the planes of its images.
+            most: take so many records only, evenly spread over all; 0 takes all.
+        """
+        return cls(data_file=data_file, training=False, preprocess=card.preprocess, num_classes=len(card.labels),
+                   ignore_label=card.labels.ignore_label, rank=runtime.rank(), rank_size=runtime.rank_size(),
+                   most=most, geometric=bool(card.geometric))
+
     @property
     def columns(self) -> list[str]:
         """The records' columns that a batch is made from."""

@@ -3,11 +3,13 @@
 import dataclasses
 
 from mindfcn import runtime
+from mindfcn.console import SILENT
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_manifest
+from mindfcn.engine.optimiser import loss_function
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
-from mindfcn.losses import CrossEntropy
+from mindfcn.losses import CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
@@ -33,14 +35,25 @@ def training_set(config, path, labels, preprocess):
                       geometric=config.model.geometric)
 
 
-def class_weights(optim, train_set, card, say):
+def training_loss(config, train_set, card, console):
+    """The loss of a run, with a second term for the geometric classes where the network has such a head."""
+    optim = config.optim
+    weights = class_weights(optim, train_set, card, console)
+    loss = loss_function(optim, card.labels.ignore_label, config.seed, weights)
+    if not card.geometric:
+        return loss
+    reduction = "sum" if optim.loss == "sum" else "mean"
+    return JointLoss(loss, CrossEntropy(card.geometric.ignore_label, reduction), len(card.labels))
+
+
+def class_weights(optim, train_set, card, console):
     """The loss's weights, a list of a number for each class, noted in the card; None where all count alike."""
     if optim.class_weights == "none":
         return None
     weights = train_set.class_counts().median_frequency().tolist()
     card.training["class_weights"] = weights
     told = (f"{name} {weight:.3g}" for name, weight in zip(card.labels.names, weights))
-    say(f"class weights, {optim.class_weights.replace('_', ' ')}: {', '.join(told)}")
+    console.say(f"class weights, {optim.class_weights.replace('_', ' ')}: {', '.join(told)}")
     return weights
 
 
@@ -51,7 +64,7 @@ def offset_seeds_by_rank(net, loss):
             cell.seed += RANK_SEEDS * runtime.rank()
 
 
-def build(config, labels, val_path, say, goes_on=False):
+def build(config, labels, val_path, console=SILENT, resuming=False):
     """(network with its first weights, Card); without pretrained weights where a checkpoint's will follow."""
     model = config.model
     options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
@@ -69,12 +82,12 @@ def build(config, labels, val_path, say, goes_on=False):
     card = Card(Card.model_entry(config.model.name, options), labels,
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
-    if config.model.pretrained and not goes_on:
+    if config.model.pretrained and not resuming:
         if model.pretrained_hha:
             report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
         else:
             report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
-        say(str(report))
+        console.say(str(report))
     return net, card
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn import runtime
+from mindfcn.console import SILENT
 
 
 def recalibrate(net: nn.Cell, batches: Iterable[np.ndarray]) -> int:
@@ -86,10 +87,9 @@ class Recalibration:
     dataset: object
     batches: int
 
-    def __call__(self, say=None):
+    def __call__(self, console=SILENT):
         """Recalibrate; several processes average over their own records, and then together (`Keeper.save`)."""
-        if say:
-            say(f"averaging the statistics of batch normalisation over {self.batches} mini-batches")
+        console.say(f"averaging the statistics of batch normalisation over {self.batches} mini-batches")
         recalibrate(self.net, itertools.islice(self._images(), self.batches))
 
     def _images(self):

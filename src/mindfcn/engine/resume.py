@@ -16,13 +16,13 @@ DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride
             "decoder_width": 1.0}
 
 
-def resume(run_dir, net, card, step, train_set, config, say):
+def resume(run_dir, net, card, step, train_set, config, console):
     """Put network, optimiser, data and card back to where the last checkpoint was written.
 
     Raises:
         UserError: no checkpoint can be read, or it is of other settings.
     """
-    weights, saved, state = newest_checkpoint(run_dir, say)
+    weights, saved, state = newest_checkpoint(run_dir, console)
     if network(saved) != network(card) or saved.labels != card.labels:
         raise UserError(f"{run_dir.last} is of another network or data set ({saved.model['name']}, "
                         f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
@@ -43,15 +43,15 @@ def resume(run_dir, net, card, step, train_set, config, say):
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
     step.batches = saved.training["step"]
-    say(f"going on after step {step.batches} of {run_dir.path}")
-    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, say),
+    console.say(f"going on after step {step.batches} of {run_dir.path}")
+    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, console),
                      "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
 
 
-def newest_checkpoint(run_dir, say):
+def newest_checkpoint(run_dir, console):
     """What `load_checkpoint` says of the newest checkpoint that is whole. Raises UserError where none is."""
     first = None
     for path in run_dir.checkpoints():
@@ -59,7 +59,7 @@ def newest_checkpoint(run_dir, say):
             return load_checkpoint(path)
         except UserError as error:
             first = first or error
-            say(f"{error}; looking for an older checkpoint")
+            console.say(f"{error}; looking for an older checkpoint")
     raise first
 
 
@@ -69,7 +69,7 @@ def network(card):
     return {**given, "skip_scales": card.skip_scales}
 
 
-def best_so_far(path, step, say):
+def best_so_far(path, step, console):
     """Epoch and metrics of best.ckpt by its own card, since last.ckpt is written before its epoch is evaluated.
 
     Empty where there is none, where it is damaged, or where it is of a later step, which a resumed run forgets.
@@ -79,6 +79,6 @@ def best_so_far(path, step, say):
     try:
         training = load_checkpoint(path)[1].training
     except UserError as error:
-        say(f"{error}; the next evaluation writes it anew")
+        console.say(f"{error}; the next evaluation writes it anew")
         return {}
     return training.get("best", {}) if training.get("step", math.inf) <= step else {}

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 
+from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
 
@@ -17,12 +18,12 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10
 
 
-def serve(config, say=None):
+def serve(config, console=SILENT):
     """Serve until Ctrl-C.
 
     Args:
         config: ServeConfig.
-        say: function (line of text), told the address.
+        console: Console that shows the address.
 
     Raises:
         UserError: the packages of the extra `serve` are not installed, the port cannot be had, a setting is out of
@@ -38,7 +39,6 @@ def serve(config, say=None):
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs the package {error.name}, which is not installed; install all with "
                         "pip install 'mindfcn[serve]'") from None
-    say = say or (lambda line: None)
     with contextlib.closing(listen(config.host, config.port)) as listener, signals_held(), \
             contextlib.closing(Worker(config.queue)) as worker:
         # MindSpore is set up in the thread that will use it.
@@ -49,12 +49,12 @@ def serve(config, say=None):
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
                                  limit_concurrency=config.queue + CONNECTIONS, timeout_graceful_shutdown=GRACE)
         if not is_loopback(config.host):
-            say(f"{config.host} may be reached from other machines; there is no password")
-        say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
+            console.say(f"{config.host} may be reached from other machines; there is no password")
+        console.say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
         server = uvicorn.Server(options)
         threading.Thread(target=end_at_signal, args=(server,), daemon=True).start()
         server.run(sockets=[listener])
-    say("stopped")
+    console.say("stopped")
 
 
 @contextlib.contextmanager
