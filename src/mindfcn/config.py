@@ -4,8 +4,64 @@ The command line, `--help` and the YAML files are made from these classes by jso
 """
 
 import dataclasses
+import math
 from dataclasses import field
 from typing import Any, Literal, Optional
+
+from mindfcn.errors import UserError
+
+Device = Literal["auto", "CPU", "GPU", "Ascend"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+MaskEncoding = Literal["auto", "palette", "grey", "rgb"]
+
+
+def bounded(default, text, fits):
+    """A setting with a bound.
+
+    Args:
+        default: its default; None, where that is the default, is always allowed.
+        text: the bound in words, after "must be".
+        fits: function (value) -> whether the value is within the bound.
+    """
+    return field(default=default, metadata={"bound": text, "fits": fits})
+
+
+def at_least(default, minimum):
+    """A setting with a lowest value."""
+    return bounded(default, f"at least {minimum}", lambda value: minimum <= value < math.inf)
+
+
+def between(default, minimum, maximum):
+    """A setting in a closed range."""
+    return bounded(default, f"in {minimum}..{maximum}", lambda value: minimum <= value <= maximum)
+
+
+def above_zero(default, maximum=math.inf):
+    """A positive setting."""
+    end = "" if maximum == math.inf else f" and at most {maximum}"
+    return bounded(default, f"above 0{end}", lambda value: 0 < value <= maximum and value < math.inf)
+
+
+def share(default, zero=False, one=False):
+    """A setting in 0..1; `zero` and `one` say whether the ends are allowed."""
+    excluded = [end for end, allowed in (("0", zero), ("1", one)) if not allowed]
+    text = "in 0..1" + (f" ({' and '.join(excluded)} excluded)" if excluded else "")
+    return bounded(default, text,
+                   lambda value: (0 <= value if zero else 0 < value) and (value <= 1 if one else value < 1))
+
+
+def check_bounds(config, prefix=""):
+    """Check every bounded setting of a config and of the configs in it.
+
+    Raises:
+        UserError: names the first setting that is out of its bound.
+    """
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            check_bounds(value, f"{prefix}{entry.name}.")
+        elif "fits" in entry.metadata and value is not None and not entry.metadata["fits"](value):
+            raise UserError(f"--{prefix}{entry.name} {value}: must be {entry.metadata['bound']}")
 
 
 @dataclasses.dataclass
@@ -56,10 +112,10 @@ class PrepareConfig:
     val_split: str = "val"
     val_fraction: float = 0.2
     labels: str = ""
-    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    mask_encoding: MaskEncoding = "auto"
     instances: Literal["none", "boxes", "proposals"] = "none"
-    instance_size: int = 250
-    per_image: int = 0
+    instance_size: int = at_least(250, 16)
+    per_image: int = at_least(0, 0)
     duplicate_rare: bool = True
     shards: int = 1
     skip_bad: bool = False
@@ -84,7 +140,7 @@ class LabelsConfig:
     masks: str
     out: str = ""
     names: Optional[list[str]] = None
-    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    mask_encoding: MaskEncoding = "auto"
     overwrite: bool = False
 
 
@@ -107,12 +163,12 @@ class InspectConfig:
     data: str
     out: str = "inspection"
     labels: str = ""
-    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    mask_encoding: MaskEncoding = "auto"
     year: int = 2012
     train_split: str = "train"
     val_split: str = "val"
     val_fraction: float = 0.2
-    pictures: int = 12
+    pictures: int = at_least(12, 0)
     json: bool = False
 
 
@@ -132,15 +188,15 @@ class AugmentConfig:
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
-    crop_size: int = 512
-    min_scale: float = 0.5
-    max_scale: float = 2.0
+    crop_size: int = bounded(512, "in 1..8192, or 0", lambda value: 0 <= value <= 8192)
+    min_scale: float = above_zero(0.5)
+    max_scale: float = above_zero(2.0, 16)
     flip: bool = True
-    photometric: float = 0.0
-    max_class_share: float = 1.0
-    crop_tries: int = 10
-    batch_size: int = 4
-    workers: int = 2
+    photometric: float = between(0.0, 0, 1)
+    max_class_share: float = share(1.0, one=True)
+    crop_tries: int = at_least(10, 1)
+    batch_size: int = at_least(4, 1)
+    workers: int = at_least(2, 1)
 
 
 @dataclasses.dataclass
@@ -175,12 +231,12 @@ class ModelConfig:
     """
     name: str = "fcn8s_vgg16_bn"
     padding: Literal["same", "pad100"] = "same"
-    width: Optional[float] = None
-    fc_width: Optional[int] = None
-    side: Optional[int] = None
-    decoder_width: Optional[float] = None
+    width: Optional[float] = above_zero(None, 4)
+    fc_width: Optional[int] = at_least(None, 1)
+    side: Optional[int] = bounded(None, "a multiple of 32", lambda value: value >= 32 and value % 32 == 0)
+    decoder_width: Optional[float] = above_zero(None, 1)
     upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
-    dropout: Optional[float] = None
+    dropout: Optional[float] = share(None, zero=True)
     skip_scales: Optional[tuple[float, float]] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
@@ -224,27 +280,27 @@ class OptimConfig:
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
         loss_scale: float16: fixed factor on the loss, or 0 for dynamic with skipped overflows
     """
-    epochs: int = 1
-    lr: float = 0.05
-    min_lr: float = 0.0005
+    epochs: int = at_least(1, 1)
+    lr: float = above_zero(0.05)
+    min_lr: float = at_least(0.0005, 0)
     schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
-    power: float = 0.9
-    warmup_epochs: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0001
+    power: float = above_zero(0.9)
+    warmup_epochs: float = at_least(0.0, 0)
+    momentum: float = share(0.9, zero=True)
+    weight_decay: float = at_least(0.0001, 0)
     paper_biases: bool = False
-    head_lr: float = 1.0
+    head_lr: float = above_zero(1.0)
     loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
-    hard_pixels: int = 512
-    focal_gamma: float = 2.0
+    hard_pixels: int = at_least(512, 1)
+    focal_gamma: float = bounded(2.0, "at least 1, or 0", lambda value: value == 0 or 1 <= value < math.inf)
     class_weights: Literal["none", "median_frequency"] = "none"
-    keep_cells: float = 1.0
-    accumulate: int = 1
-    recalibrate: int = 0
-    ema: float = 0.0
+    keep_cells: float = share(1.0, one=True)
+    accumulate: int = at_least(1, 1)
+    recalibrate: int = at_least(0, 0)
+    ema: float = share(0.0, zero=True)
     freeze: str = ""
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    loss_scale: float = 0.0
+    precision: Precision = "auto"
+    loss_scale: float = bounded(0.0, "at least 1, or 0", lambda value: value == 0 or value >= 1)
 
 
 @dataclasses.dataclass
@@ -268,10 +324,10 @@ class TrainConfig:
     run_dir: str = "runs/sample"
     resume: bool = False
     overwrite: bool = False
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     seed: int = 1
-    eval_every: int = 1
-    keep: int = 2
+    eval_every: int = at_least(1, 0)
+    keep: int = at_least(2, 1)
     tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -313,23 +369,23 @@ class EvalConfig:
     records: str = ""
     out: str = ""
     protocol: Literal["native", "course"] = "native"
-    worst: int = 8
-    best: int = 8
+    worst: int = at_least(8, 0)
+    best: int = at_least(8, 0)
     proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    max_proposals: int = 50
-    min_side: int = 112
+    max_proposals: int = at_least(50, 1)
+    min_side: int = at_least(112, 1)
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
-    images: int = 0
+    images: int = at_least(0, 0)
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
     window: int = 0
     overlap: Optional[int] = None
     crf: str = ""
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     seed: int = 1
 
 
@@ -352,12 +408,12 @@ class TuneCrfConfig:
     checkpoint: str
     out: str = "crf.yaml"
     records: str = ""
-    images: int = 20
+    images: int = at_least(20, 0)
     start: str = "deeplab_v1"
     bilateral_weight: list[float] = field(default_factory=lambda: [4.0, 10.0])
     bilateral_sxy: list[float] = field(default_factory=lambda: [30.0, 60.0, 100.0])
     bilateral_srgb: list[float] = field(default_factory=lambda: [3.0, 6.0, 12.0])
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     model: str = "fcn8s_vgg16_bn"
 
 
@@ -400,8 +456,8 @@ class PredictConfig:
     probabilities: bool = False
     voc_names: bool = False
     proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    max_proposals: int = 50
-    min_side: int = 112
+    max_proposals: int = at_least(50, 1)
+    min_side: int = at_least(112, 1)
     aggregate: Literal["max", "sum"] = "max"
     ensemble: str = ""
     ensemble_rule: Literal["mean", "product"] = "mean"
@@ -413,9 +469,9 @@ class PredictConfig:
     overlap: Optional[int] = None
     crf: str = ""
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Precision = "auto"
 
 
 @dataclasses.dataclass
@@ -458,16 +514,16 @@ class ServeConfig:
     """
     checkpoint: str
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = between(8000, 0, 65535)
     names: list[str] = field(default_factory=list)
-    max_megabytes: float = 20.0
-    max_megapixels: float = 4.0
-    queue: int = 16
-    patience: float = 60.0
+    max_megabytes: float = above_zero(20.0, 1000)
+    max_megapixels: float = above_zero(4.0, 128)
+    queue: int = between(16, 0, 1000)
+    patience: float = above_zero(60.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Precision = "auto"
 
 
 @dataclasses.dataclass
@@ -518,9 +574,9 @@ class ExplainConfig:
     checkpoint: str
     image: str
     out: str = "explanation.jpg"
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Precision = "auto"
 
 
 @dataclasses.dataclass
@@ -538,11 +594,11 @@ class DescribeConfig:
         output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
     """
     name: str
-    size: int = 500
-    classes: int = 21
+    size: int = between(500, 1, 1024)
+    classes: int = between(21, 1, 1000)
     padding: Literal["same", "pad100"] = "same"
-    width: Optional[float] = None
-    fc_width: Optional[int] = None
+    width: Optional[float] = above_zero(None, 4)
+    fc_width: Optional[int] = at_least(None, 1)
     output_stride: Optional[Literal[8, 16, 32]] = None
 
 

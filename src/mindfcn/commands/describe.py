@@ -6,7 +6,7 @@ from typing import Any
 from mindspore import nn
 
 from mindfcn import runtime
-from mindfcn.config import DescribeConfig
+from mindfcn.config import DescribeConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
 from mindfcn.models.analysis.receptive_field import window
@@ -57,13 +57,7 @@ def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
         UserError: no such network, size, number of classes or option.
     """
     width, fc_width = config.width, config.fc_width
-    for name, value, fine, bound in (
-            ("size", config.size, 1 <= config.size <= LARGEST, f"in 1..{LARGEST}"),
-            ("classes", config.classes, 1 <= config.classes <= 1000, "in 1..1000"),
-            ("width", width, width is None or 0 < width <= 4, "above 0 and at most 4"),
-            ("fc_width", fc_width, fc_width is None or fc_width >= 1, "at least 1")):
-        if not fine:
-            raise UserError(f"--{name} {value}: must be {bound}")
+    check_bounds(config)
     runtime.set_up("CPU")
     options: dict[str, Any] = {"padding": None if config.padding == "same" else config.padding, "width": width,
                "fc_width": fc_width, "output_stride": config.output_stride}

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import EvalConfig, flat
+from mindfcn.config import EvalConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_manifest
@@ -37,9 +37,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     Raises:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
-    for name, value in (("worst", config.worst), ("best", config.best), ("images", config.images)):
-        if value < 0:
-            raise UserError(f"--{name} {value}: must be at least 0")
+    check_bounds(config)
     runtime.set_up(config.device, config.seed)
     segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
     records = config.records or card.records

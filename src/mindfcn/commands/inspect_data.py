@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from mindfcn.commands.prepare import list_samples
-from mindfcn.config import InspectConfig, PrepareConfig
+from mindfcn.config import InspectConfig, PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.records.integrity import count_records
@@ -185,8 +185,7 @@ def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
     Raises:
         UserError: there is no such data set or labels file, or the results cannot be written.
     """
-    if config.pictures < 0:
-        raise UserError(f"--pictures {config.pictures}: must be at least 0")
+    check_bounds(config)
     source, labels, pairs, total, findings = _open_data(config)
     splits: dict[str, Split] = {}
     digests: dict[bytes, Any] = {}

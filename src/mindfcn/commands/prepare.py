@@ -5,7 +5,7 @@ import os
 from typing import Optional
 
 from mindfcn import runtime
-from mindfcn.config import PrepareConfig
+from mindfcn.config import PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
@@ -55,6 +55,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     Raises:
         UserError: whatever is wrong with settings, source or files.
     """
+    check_bounds(config)
     config = _fetch(config, console)
     if config.download == ["course"]:
         return _course(config)
@@ -76,9 +77,6 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
 
 def windows(config, train, labels, console):
     """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
-    for name, value, least in (("instance_size", config.instance_size, 16), ("per_image", config.per_image, 0)):
-        if value < least:
-            raise UserError(f"{name} {value}: must be at least {least}")
     if config.instances == "proposals":
         check_installed()
     found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,

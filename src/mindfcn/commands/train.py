@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import math
 import os
 from typing import Optional
 
@@ -11,7 +10,7 @@ from mindspore.train import Model
 
 from mindfcn import runtime
 from mindfcn.commands.prepare import find_records
-from mindfcn.config import TrainConfig, flat
+from mindfcn.config import TrainConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
@@ -133,60 +132,28 @@ def train_in(run_dir, config, resuming, device, console):
 
 
 def check_settings(config):
-    """Refuse numbers that no run can have. Raises UserError."""
+    """Check each setting by its bound, then those that exclude one another. Raises UserError."""
     augment, optim, model = config.augment, config.optim, config.model
     split_name(model.name)
-    rules = [("optim.epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
-             ("optim.lr", optim.lr, 0 < optim.lr < math.inf, "above 0"),
-             ("optim.min_lr", optim.min_lr, 0 <= optim.min_lr <= optim.lr, "between 0 and optim.lr"),
-             ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in 0..1 (1 excluded)"),
-             ("optim.power", optim.power, optim.power > 0, "above 0"),
-             ("optim.loss_scale", optim.loss_scale, optim.loss_scale == 0 or optim.loss_scale >= 1, "at least 1, or 0"),
-             ("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "at least 0"),
-             ("optim.warmup_epochs", optim.warmup_epochs, optim.warmup_epochs >= 0, "at least 0"),
-             ("optim.accumulate", optim.accumulate, optim.accumulate >= 1, "at least 1"),
-             ("optim.head_lr", optim.head_lr, optim.head_lr > 0, "above 0"),
-             ("optim.hard_pixels", optim.hard_pixels, optim.hard_pixels >= 1, "at least 1"),
-             ("optim.focal_gamma", optim.focal_gamma, optim.focal_gamma == 0 or 1 <= optim.focal_gamma < math.inf,
-              "at least 1, or 0"),
-             ("optim.ema", optim.ema, 0 <= optim.ema < 1, "in 0..1 (1 excluded)"),
-             ("optim.keep_cells", optim.keep_cells, 0 < optim.keep_cells <= 1, "in 0..1 (0 excluded)"),
-             ("augment.crop_size", augment.crop_size, 0 <= augment.crop_size <= 8192, "in 1..8192, or 0"),
-             ("augment.min_scale", augment.min_scale, 0 < augment.min_scale <= augment.max_scale,
+    check_bounds(config)
+    side = model.side or 224
+    rules = [("optim.min_lr", optim.min_lr, optim.min_lr <= optim.lr, "between 0 and optim.lr"),
+             ("augment.min_scale", augment.min_scale, augment.min_scale <= augment.max_scale,
               "above 0 and at most augment.max_scale"),
-             ("augment.max_scale", augment.max_scale, augment.max_scale <= 16, "at most 16"),
-             ("augment.batch_size", augment.batch_size, augment.batch_size >= 1, "at least 1"),
              ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
               "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
-             ("augment.photometric", augment.photometric, 0 <= augment.photometric <= 1, "in 0..1"),
-             ("augment.max_class_share", augment.max_class_share, 0 < augment.max_class_share <= 1,
-              "in 0..1 (0 excluded)"),
-             ("augment.crop_tries", augment.crop_tries, augment.crop_tries >= 1, "at least 1"),
-             ("augment.workers", augment.workers, augment.workers >= 1, "at least 1"),
-             ("model.dropout", model.dropout, 0 <= (model.dropout or 0) < 1, "in 0..1 (1 excluded)"),
-             ("model.width", model.width, model.width is None or 0 < model.width <= 4, "above 0 and at most 4"),
-             ("model.fc_width", model.fc_width, model.fc_width is None or model.fc_width >= 1, "at least 1"),
-             ("model.side", model.side, model.side is None or model.side >= 32 and model.side % 32 == 0,
-              "a multiple of 32"),
-             ("model.decoder_width", model.decoder_width, model.decoder_width is None or 0 < model.decoder_width <= 1,
-              "above 0 and at most 1"),
-             ("optim.recalibrate", optim.recalibrate, optim.recalibrate >= 0, "at least 0"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which averages the statistics as well"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
               and model.pretrained, "left out but for --model.modality rgb_hha with --model.pretrained"),
              ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
               "1 with --model.geometric"),
-             ("eval_every", config.eval_every, config.eval_every >= 0, "at least 0"),
-             ("keep", config.keep, config.keep >= 1, "at least 1")]
-    if model.name == DECONVNET:
-        side = model.side or 224
-        rules += [("augment.crop_size", augment.crop_size, augment.crop_size >= side,
-                   f"at least --model.side, {side} pixels"),
-                  ("augment.batch_size", augment.batch_size, augment.batch_size > 1,
-                   "at least 2: fc6's normalisation has one cell of each image")]
-    for name, value, fine, bound in rules:
-        if not fine:
+             ("augment.crop_size", augment.crop_size, model.name != DECONVNET or augment.crop_size >= side,
+              f"at least --model.side, {side} pixels"),
+             ("augment.batch_size", augment.batch_size, model.name != DECONVNET or augment.batch_size > 1,
+              "at least 2: fc6's normalisation has one cell of each image")]
+    for name, value, fits, bound in rules:
+        if not fits:
             raise UserError(f"--{name} {value}: must be {bound}")
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "

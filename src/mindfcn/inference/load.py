@@ -5,6 +5,7 @@ from typing import Optional
 
 import mindspore as ms
 
+from mindfcn.config import check_bounds
 from mindfcn.console import FilePath
 from mindfcn.data.regions.proposals import check_installed, propose
 from mindfcn.errors import UserError
@@ -50,9 +51,7 @@ def combined(segmenter, card, config):
         UserError: proposals cannot be made here, settings cannot be, or the other checkpoint has other classes.
     """
     if config.proposals != "none":
-        for name, value, least in (("max_proposals", config.max_proposals, 1), ("min_side", config.min_side, 1)):
-            if value < least:
-                raise UserError(f"--{name} {value}: must be at least {least}")
+        check_bounds(config)
         check_installed()
         segmenter = InstanceWise(segmenter, partial(propose, method=config.proposals, most=config.max_proposals,
                                                     min_side=config.min_side), config.aggregate)

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 
+from mindfcn.config import check_bounds
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
@@ -29,7 +30,7 @@ def serve(config, console=SILENT):
         UserError: the packages of the extra `serve` are not installed, the port cannot be had, a setting is out of
             range, or the checkpoint cannot be opened.
     """
-    check_settings(config)
+    check_bounds(config)
     try:
         import python_multipart  # noqa: F401
         import uvicorn
@@ -71,18 +72,6 @@ def end_at_signal(server):
     """Wait for a signal, then let the server answer what is under way and end."""
     signal.sigwait(ENDING)
     server.should_exit = True
-
-
-def check_settings(config):
-    """Refuse numbers that no server can have. Raises UserError."""
-    rules = [("port", config.port, 0 <= config.port <= 65535, "in 0..65535"),
-             ("max_megabytes", config.max_megabytes, 0 < config.max_megabytes <= 1000, "above 0 and at most 1000"),
-             ("max_megapixels", config.max_megapixels, 0 < config.max_megapixels <= 128, "above 0 and at most 128"),
-             ("queue", config.queue, 0 <= config.queue <= 1000, "in 0..1000"),
-             ("patience", config.patience, 0 < config.patience <= 3600, "above 0 and at most 3600")]
-    for name, value, fine, bound in rules:
-        if not fine:
-            raise UserError(f"--{name} {value}: must be {bound}")
 
 
 def listen(host, port):
