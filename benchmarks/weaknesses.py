@@ -57,7 +57,7 @@ def rows_of(options):
 def measured(name, arguments, options):
     """metrics.json of a row, with its peak memory in bytes; computed where it is not there yet."""
     out = pathlib.Path(options.out) / "".join(letter if letter.isalnum() else "_" for letter in name)
-    command = [sys.executable, "-m", "mindfcn", "eval", *arguments, "--images", str(options.images), "--out", str(out)]
+    command = [sys.executable, "-m", "mindfcn", "eval", *arguments, "--limit", str(options.images), "--out", str(out)]
     if options.records:
         command += ["--records", options.records]
     figures, noted = out / "metrics.json", out / "command.json"

@@ -251,7 +251,7 @@ show(rows, ["photograph", "truth", "prediction", "overlay"] * 3)
 # |---|---|
 # | segment a folder of photographs | `mindfcn predict --checkpoint CHECKPOINT photos/` |
 # | try it in the browser | `mindfcn serve --checkpoint CHECKPOINT` |
-# | use it without MindSpore | `mindfcn export --checkpoint CHECKPOINT --out net.onnx` |
+# | use it without MindSpore | `mindfcn export --checkpoint CHECKPOINT --out_file net.onnx` |
 
 # %%
 print("report     ", Path(weighted.run_dir, "report.html"))

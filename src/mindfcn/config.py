@@ -132,13 +132,13 @@ class LabelsConfig:
 
     Args:
         masks: folder of the masks
-        out: labels file to write, .yaml or .json; labels.yaml beside the folder of the masks if empty
+        out_file: labels file to write, .yaml or .json; labels.yaml next to the folder of the masks if empty
         names: names of the classes in their order, or a text file of them, one a line; numbered if not given
         mask_encoding: how masks hold classes; auto is what the files are
         overwrite: write again a labels file that exists
     """
     masks: str
-    out: str = ""
+    out_file: str = ""
     names: Optional[list[str]] = None
     mask_encoding: MaskEncoding = "auto"
     overwrite: bool = False
@@ -336,142 +336,124 @@ class TrainConfig:
 
 
 @dataclasses.dataclass
-class EvalConfig:
-    """Evaluate a checkpoint on a whole split.
+class CheckpointConfig:
+    """A trained network, and what computes it.
 
     Args:
         checkpoint: checkpoint file
+        device: where to compute; auto takes what MindSpore was built for
+        fallback_model: network name for a checkpoint without a card (official ones)
+        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+    """
+    checkpoint: str
+    device: Device = "auto"
+    fallback_model: str = "fcn8s_vgg16_bn"
+    precision: Precision = "auto"
+
+
+@dataclasses.dataclass
+class InferenceConfig(CheckpointConfig):
+    """How a network becomes a mask: windows, scales, mirroring, proposals, an ensemble, a CRF.
+
+    Args:
+        checkpoint: checkpoint file; for predict also an .onnx file of mindfcn export
+        device: where to compute; auto takes what the runtime was built for
+        fallback_model: network name for a checkpoint without a card (official ones)
+        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        scales: sizes at which the network sees each photograph; probabilities are averaged
+        flip: it also sees them mirrored; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
+        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
+        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
+            opencv-contrib-python
+        max_proposals: proposals of a photograph at most, the best ones
+        min_side: proposals with a shorter side are skipped, pixels
+        aggregate: how the windows' scores become one map
+        ensemble: a second checkpoint of the same classes, whose map is combined; it sees complete photographs
+        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
+    """
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+    window: int = 0
+    overlap: Optional[int] = None
+    crf: str = ""
+    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
+    max_proposals: int = at_least(50, 1)
+    min_side: int = at_least(112, 1)
+    aggregate: Literal["max", "sum"] = "max"
+    ensemble: str = ""
+    ensemble_rule: Literal["mean", "product"] = "mean"
+
+
+@dataclasses.dataclass
+class EvalConfig(InferenceConfig):
+    """Evaluate a checkpoint on a whole split.
+
+    Args:
         records: MindRecord file to evaluate on; the validation records of the checkpoint's run if empty
         out: folder for metrics, pictures and tables; beside the checkpoint if empty
         protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
         worst: images with the lowest IoU to show side by side
         best: images with the highest IoU to show, of those that are not among the worst
-        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
-            opencv-contrib-python
-        max_proposals: proposals of a photograph at most, the best ones
-        min_side: proposals with a shorter side are skipped, pixels
-        aggregate: how the windows' scores become one map
-        ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
-        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
-        images: evaluate on so many records, evenly spread over all; 0 takes all
-        scales: sizes at which the network sees each photograph; probabilities are averaged
-        flip: it also sees them mirrored; probabilities are averaged
-        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
-        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
-        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
-            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
-        device: where to compute; auto takes what MindSpore was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        limit: number of records to evaluate on, evenly spread over all; 0 takes all
         seed: draws the crops of the course's protocol
     """
-    checkpoint: str
     records: str = ""
     out: str = ""
     protocol: Literal["native", "course"] = "native"
     worst: int = at_least(8, 0)
     best: int = at_least(8, 0)
-    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    max_proposals: int = at_least(50, 1)
-    min_side: int = at_least(112, 1)
-    aggregate: Literal["max", "sum"] = "max"
-    ensemble: str = ""
-    ensemble_rule: Literal["mean", "product"] = "mean"
-    images: int = at_least(0, 0)
-    scales: list[float] = field(default_factory=lambda: [1.0])
-    flip: bool = False
-    window: int = 0
-    overlap: Optional[int] = None
-    crf: str = ""
-    device: Device = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Precision = "auto"
+    limit: int = at_least(0, 0)
     seed: int = 1
 
 
 @dataclasses.dataclass
-class TuneCrfConfig:
+class TuneCrfConfig(CheckpointConfig):
     """Search the parameters of a fully connected CRF on validation records.
 
     Args:
-        checkpoint: checkpoint file
-        out: file to write the best ones to, for --crf of eval and predict
+        out_file: file to write the best ones to, for --crf of eval and predict
         records: MindRecord file to search on; the validation records of the checkpoint's run if empty
-        images: try on so many records, evenly spread over all; 0 takes all
+        limit: number of records to search on, evenly spread over all; 0 takes all
         start: published set, or file, that everything else is taken from
         bilateral_weight: weights of the appearance kernel to try
         bilateral_sxy: its standard deviations in pixels to try
         bilateral_srgb: its standard deviations in colour steps of 0..255 to try
-        device: where the network computes; auto takes what MindSpore was built for
-        model: network name for a checkpoint without a card (official ones)
     """
-    checkpoint: str
-    out: str = "crf.yaml"
+    out_file: str = "crf.yaml"
     records: str = ""
-    images: int = at_least(20, 0)
+    limit: int = at_least(20, 0)
     start: str = "deeplab_v1"
     bilateral_weight: list[float] = field(default_factory=lambda: [4.0, 10.0])
     bilateral_sxy: list[float] = field(default_factory=lambda: [30.0, 60.0, 100.0])
     bilateral_srgb: list[float] = field(default_factory=lambda: [3.0, 6.0, 12.0])
-    device: Device = "auto"
-    model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass
-class PredictConfig:
+class PredictConfig(InferenceConfig):
     """Photographs -> masks.
 
     Args:
-        checkpoint: checkpoint file, or an .onnx file of mindfcn export
         images: image files, folders or glob patterns
         out: folder for NAME.png (palette mask) and NAME_overlay.jpg
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
-        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
-            opencv-contrib-python
-        max_proposals: proposals of a photograph at most, the best ones
-        min_side: proposals with a shorter side are skipped, pixels
-        aggregate: how the windows' scores become one map
-        ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
-        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
         depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
         camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
             not given, cropped for 425x560 pixels
-        scales: sizes at which the network sees each photograph; probabilities are averaged
-        flip: it also sees them mirrored; probabilities are averaged
-        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
-        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
-        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
-            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
         runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
-        device: where to compute; auto takes what the runtime was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
     """
-    checkpoint: str
-    images: list[str]
+    images: list[str] = field(default_factory=list)
     out: str = "predictions"
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
-    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    max_proposals: int = at_least(50, 1)
-    min_side: int = at_least(112, 1)
-    aggregate: Literal["max", "sum"] = "max"
-    ensemble: str = ""
-    ensemble_rule: Literal["mean", "product"] = "mean"
     depth: str = ""
     camera: Optional[tuple[float, float, float, float]] = None
-    scales: list[float] = field(default_factory=lambda: [1.0])
-    flip: bool = False
-    window: int = 0
-    overlap: Optional[int] = None
-    crf: str = ""
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
-    device: Device = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Precision = "auto"
 
 
 @dataclasses.dataclass
@@ -480,50 +462,42 @@ class ExportConfig:
 
     Args:
         checkpoint: checkpoint file
-        out: file to write: NAME.onnx, or NAME.mindir, which gets its card beside it as NAME.mindir.json
+        out_file: file to write: NAME.onnx, or NAME.mindir with its card next to it as NAME.mindir.json
         format: onnx takes images of any size and number; mindir takes one image of `size`
         photos: photographs to compare the two on: files, folders or patterns; a random image if none
         size: mindir: height and width of the image, pixels
-        model: network name for a checkpoint without a card (official ones)
+        fallback_model: network name for a checkpoint without a card (official ones)
     """
     checkpoint: str
-    out: str
+    out_file: str
     format: Literal["onnx", "mindir"] = "onnx"
     photos: list[str] = field(default_factory=list)
     size: tuple[int, int] = (512, 512)
-    model: str = "fcn8s_vgg16_bn"
+    fallback_model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass
-class ServeConfig:
+class ServeConfig(CheckpointConfig):
     """A page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
 
     Args:
-        checkpoint: checkpoint file, or an .onnx file of mindfcn export
         host: address to listen on; 127.0.0.1 is reached from this machine alone
         port: port to listen on; 0 takes a free one
-        names: names that the server is called by, besides localhost and addresses; others are refused
+        hostnames: names that requests may give the server, besides localhost and addresses
         max_megabytes: largest upload, 10^6 bytes
         max_megapixels: largest photograph, 10^6 pixels
         queue: requests that may wait while one is computed; more are refused
         patience: seconds until a request without an answer is refused
         runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
-        device: where to compute; auto takes what the runtime was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
     """
-    checkpoint: str
     host: str = "127.0.0.1"
     port: int = between(8000, 0, 65535)
-    names: list[str] = field(default_factory=list)
+    hostnames: list[str] = field(default_factory=list)
     max_megabytes: float = above_zero(20.0, 1000)
     max_megapixels: float = above_zero(4.0, 128)
     queue: int = between(16, 0, 1000)
     patience: float = above_zero(60.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
-    device: Device = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Precision = "auto"
 
 
 @dataclasses.dataclass
@@ -560,23 +534,15 @@ class CompareConfig:
 
 
 @dataclasses.dataclass
-class ExplainConfig:
+class ExplainConfig(CheckpointConfig):
     """Show what a trained network makes of one photograph, layer by layer, as one picture.
 
     Args:
-        checkpoint: checkpoint file
         image: photograph
-        out: picture to write, .jpg
-        device: where to compute; auto takes what MindSpore was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        out_file: picture to write, .jpg or .png
     """
-    checkpoint: str
-    image: str
-    out: str = "explanation.jpg"
-    device: Device = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Precision = "auto"
+    image: str = ""
+    out_file: str = "explanation.jpg"
 
 
 @dataclasses.dataclass

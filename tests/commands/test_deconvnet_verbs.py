@@ -115,7 +115,7 @@ def test_evaluation_by_proposals_and_in_an_ensemble(run, fcn, boxes, tmp_path):
 def test_a_prediction_by_proposals_is_put_together_from_its_windows(run, boxes):
     image = cv2.resize(np.random.default_rng(1).integers(0, 255, (4, 6, 3), np.uint8), (64, 48))
     plain, _ = load_segmenter(run.checkpoint)
-    segment, _ = open_segmenter(PredictConfig(run.checkpoint, [], proposals="edge_boxes"))
+    segment, _ = open_segmenter(PredictConfig(run.checkpoint, proposals="edge_boxes"))
     mask, probabilities = segment(image, True)
     assert mask.shape == (48, 64) and probabilities.shape[1:] == (48, 64)
     assert np.abs(probabilities - plain(image, True)[1]).max() > 1e-3
@@ -138,7 +138,7 @@ def test_without_contrib_proposals_are_refused_in_one_line(run, tmp_path, monkey
 def test_every_unpooling_and_deconvolution_is_in_the_explanation(run, tmp_path):
     photograph = tmp_path / "photo.jpg"
     cv2.imwrite(str(photograph), np.random.default_rng(1).integers(0, 255, (48, 64, 3), np.uint8))
-    found = explain(ExplainConfig(run.checkpoint, str(photograph), str(tmp_path / "maps.jpg")))
+    found = explain(ExplainConfig(run.checkpoint, image=str(photograph), out_file=str(tmp_path / "maps.jpg")))
     names = [title.split(",")[0] for title, _ in found.maps]
     assert names == ["deconv6", *(f"{kind}{number}" for number in (5, 4, 3, 2, 1) for kind in ("unpool", "deconv"))]
     assert [values.shape[0] for _, values in found.maps] == [1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
@@ -158,7 +158,8 @@ def test_an_fcns_maps_are_those_of_its_head(head, names, scramble, tmp_path):
     net = scramble(create_model(f"{head}_vgg16", 21, width=0.125, fc_width=8))
     save_checkpoint(tmp_path / "net.ckpt", net, Card({"name": f"{head}_vgg16", "width": 0.125, "fc_width": 8}))
     cv2.imwrite(str(tmp_path / "photo.png"), np.random.default_rng(1).integers(0, 255, (40, 70, 3), np.uint8))
-    found = explain(ExplainConfig(str(tmp_path / "net.ckpt"), str(tmp_path / "photo.png"), str(tmp_path / "maps.png")))
+    found = explain(ExplainConfig(str(tmp_path / "net.ckpt"), image=str(tmp_path / "photo.png"),
+                                  out_file=str(tmp_path / "maps.png")))
     assert [title.replace(":", ",").split(",")[0] for title, _ in found.maps] == names
     maps = dict(zip(names, (values for _, values in found.maps)))
     if head != "fcn32s":
@@ -174,14 +175,14 @@ def test_an_fcns_maps_are_those_of_its_head(head, names, scramble, tmp_path):
 
 def test_mistakes_of_explain_are_told(run, tmp_path):
     with pytest.raises(UserError, match="ends in .jpg or .png"):
-        explain(ExplainConfig(run.checkpoint, "x.jpg", "maps.txt"))
+        explain(ExplainConfig(run.checkpoint, image="x.jpg", out_file="maps.txt"))
     with pytest.raises(UserError, match="cannot read .*x.jpg"):
-        explain(ExplainConfig(run.checkpoint, str(tmp_path / "x.jpg"), "maps.jpg"))
+        explain(ExplainConfig(run.checkpoint, image=str(tmp_path / "x.jpg"), out_file="maps.jpg"))
 
 
 def test_it_exports_to_mindir_and_says_that_it_does_not_to_onnx(run, tmp_path, capsys):
     path = str(tmp_path / "net.mindir")
-    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out", path, "--format", "mindir", "--size",
+    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", path, "--format", "mindir", "--size",
                      "[32, 32]"]) == 0
-    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out", str(tmp_path / "net.onnx")]) == 1
+    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", str(tmp_path / "net.onnx")]) == 1
     assert "DeconvNet" in capsys.readouterr().err

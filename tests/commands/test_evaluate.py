@@ -89,7 +89,7 @@ def test_figures_are_those_of_a_plain_count(checkpoint, sample_records, tmp_path
 
 def test_every_image_of_the_records_is_counted(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
-    result = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path), device="CPU"))
+    result = evaluate(EvalConfig(str(checkpoint), records=records, out=str(tmp_path), device="CPU"))
     truths = [truth for *_, truth in SegDataset(data_file=records, training=False).samples(range(12))]
     assert result.images == 12 == len(written(tmp_path)["image IoU"])
     assert np.sum(written(tmp_path)["confusion matrix"]) == sum(np.count_nonzero(truth != 255) for truth in truths)
@@ -150,7 +150,8 @@ def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
 
 
 def test_the_best_come_first_and_none_is_among_the_worst(checkpoint, sample_records, tmp_path):
-    evaluate(EvalConfig(str(checkpoint), str(sample_records / "records" / "train.mindrecord"), str(tmp_path), worst=4,
+    evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=4,
+                        records=str(sample_records / "records" / "train.mindrecord"),
                         best=5, device="CPU"))
     scores = written(tmp_path)["image IoU"]
     order = sorted(scores, key=scores.get)
@@ -213,8 +214,8 @@ def test_small_objects_and_boundaries_are_those_of_the_masks(checkpoint, tmp_pat
 
 def test_some_of_the_records_evenly_spread(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
-    whole = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path / "all"), device="CPU"))
-    part = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path / "some"), images=4, device="CPU"))
+    whole = evaluate(EvalConfig(str(checkpoint), records=records, out=str(tmp_path / "all"), device="CPU"))
+    part = evaluate(EvalConfig(str(checkpoint), records=records, out=str(tmp_path / "some"), limit=4, device="CPU"))
     names = list(written(tmp_path / "all")["image IoU"])
     some = written(tmp_path / "some")["image IoU"]
     assert whole.images == 12 and part.images == 4 and list(some) == [names[place] for place in (0, 3, 7, 11)]
@@ -257,7 +258,7 @@ def test_a_crf_without_effect_and_one_with(checkpoint, tmp_path):
 @pytest.mark.parametrize("settings, words", [
     ({"scales": []}, "--scales"), ({"scales": [0.0]}, "--scales 0.0"), ({"scales": [1, 9]}, "at most 8"),
     ({"overlap": 32}, "give --window"), ({"window": -1}, "--window"), ({"window": 64}, "must be larger than"),
-    ({"images": -1}, "--images -1"), ({"protocol": "course", "flip": True}, "--protocol course")])
+    ({"limit": -1}, "--limit -1"), ({"protocol": "course", "flip": True}, "--protocol course")])
 def test_ways_that_cannot_be(checkpoint, tmp_path, settings, words):
     with pytest.raises(UserError, match=words):
         evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), device="CPU", **settings))
@@ -273,7 +274,7 @@ def test_results_lie_beside_the_checkpoint(checkpoint, tmp_path):
 def test_the_course_protocol_is_named_so(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
     shutil.copy(checkpoint, tmp_path / "a.ckpt")
-    config = EvalConfig(str(tmp_path / "a.ckpt"), records, protocol="course", device="CPU")
+    config = EvalConfig(str(tmp_path / "a.ckpt"), records=records, protocol="course", device="CPU")
     result = evaluate(config)
     assert result.out == str(tmp_path / "evaluation-course") and not (tmp_path / "evaluation").exists()
     found = written(tmp_path / "evaluation-course")
@@ -297,7 +298,7 @@ def test_records_of_other_classes_are_refused(sample_records, tmp_path):
     save_checkpoint(tmp_path / "two.ckpt", net, Card({"name": "fcn8s_vgg16_bn", **OPTIONS}, labels))
     records = str(sample_records / "records" / "val.mindrecord")
     with pytest.raises(UserError, match="7 classes .background, disc.* 2 .sky, earth") as caught:
-        evaluate(EvalConfig(str(tmp_path / "two.ckpt"), records, device="CPU"))
+        evaluate(EvalConfig(str(tmp_path / "two.ckpt"), records=records, device="CPU"))
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["two.ckpt"]
     with pytest.raises(UserError, match="--records"):
         evaluate(EvalConfig(str(tmp_path / "two.ckpt"), device="CPU"))
@@ -310,12 +311,12 @@ def test_an_official_checkpoint_needs_model_and_records(sample_records, tmp_path
     records = str(sample_records / "records" / "val.mindrecord")
     shutil.copytree(os.path.dirname(records), tmp_path / "course")
     os.remove(tmp_path / "course" / "val.mindrecord.json")  # ready records have no manifest
-    result = evaluate(EvalConfig(str(tmp_path / "official.ckpt"), str(tmp_path / "course" / "val.mindrecord"),
-                                 str(tmp_path / "out"), device="CPU", model="fcn8s_vgg16"))
+    result = evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records=str(tmp_path / "course" / "val.mindrecord"),
+                                 out=str(tmp_path / "out"), device="CPU", fallback_model="fcn8s_vgg16"))
     assert result.images == 3 == len(list(read_records(records)))
     assert written(tmp_path / "out")["classes"] == [f"class {number}" for number in range(len(SAMPLE))]
     with pytest.raises(UserError, match="--model"):
-        evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records, device="CPU"))
+        evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records=records, device="CPU"))
 
 
 @pytest.mark.parametrize("option, value", [("worst", -1), ("best", -1), ("seed", -1)])

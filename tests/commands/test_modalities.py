@@ -89,7 +89,8 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     depth = cv2.imread(sample.extras["depth"].path, cv2.IMREAD_UNCHANGED)
     image = cv2.imread(sample.image)
     camera = dataclasses.astuple(room_camera(48))
-    config = PredictConfig(result.checkpoint, [sample.image], str(tmp_path / "out"), overlay=False, device="CPU",
+    config = PredictConfig(result.checkpoint, images=[sample.image], out=str(tmp_path / "out"), overlay=False,
+                           device="CPU",
                            depth=f"{rooms.root}/data/depth", camera=camera)
     segment, card = open_segmenter(config)
     done = segment_images(config, segment, card.labels, card=card)
@@ -183,7 +184,7 @@ def test_two_heads_are_trained_evaluated_and_predicted(scenes, tmp_path):
     assert written["excluded"] == ["cow", "desert", "moon"]
     # The same counts by hand, from the network's own logits.
     photo = f"{scenes.root}/Images/{SCENES}/street_3.jpg"
-    predicted = PredictConfig(result.checkpoint, [photo], str(tmp_path / "out"), overlay=False, device="CPU")
+    predicted = PredictConfig(result.checkpoint, images=[photo], out=str(tmp_path / "out"), overlay=False, device="CPU")
     segment, card = open_segmenter(predicted)
     done, = segment_images(predicted, segment, card.labels, card=card).written
     for key, kind, classes, block in (("mask", "SemanticLabels", 33, written),
@@ -231,7 +232,7 @@ def test_checkpoints_of_depth_are_refused_by_the_page(tmp_path, scramble):
     from mindfcn.serve.server import serve
     random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
     with pytest.raises(UserError, match="sees hha, and the page takes photographs alone"):
-        serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), print)
+        serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), Console(print))
 
 
 def test_settings_from_the_command_line():

@@ -31,7 +31,8 @@ def paint(path, size=(30, 20), box=(0, 0, 10, 20), mode="L", **options):
 
 
 def run(tmp_path, images, **options):
-    return segment_images(PredictConfig("x.ckpt", [str(image) for image in images], str(tmp_path / "out"), **options),
+    return segment_images(PredictConfig("x.ckpt", images=[str(image) for image in images],
+                                        out=str(tmp_path / "out"), **options),
                    segment, LABELS)
 
 
@@ -117,7 +118,7 @@ def test_unreadable_files_are_named_and_the_rest_goes_on(tmp_path):
                 yield item
                 counted.append(done)
 
-    result = segment_images(PredictConfig("x.ckpt", [str(tmp_path)], str(tmp_path / "out")), segment, LABELS,
+    result = segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out")), segment, LABELS,
                      Counting(said.append))
     assert [os.path.basename(path) for path, _ in result.failed] == ["cut.jpg", "empty.png", "text.jpg"]
     assert all(path in reason and "\n" not in reason for path, reason in result.failed)
@@ -174,7 +175,7 @@ def test_a_folder_that_cannot_be_written_shows_before_the_work(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     worked = []
     with pytest.raises(UserError, match="out"):
-        segment_images(PredictConfig("x.ckpt", [str(tmp_path / "a.png")], str(tmp_path / "out")),
+        segment_images(PredictConfig("x.ckpt", images=[str(tmp_path / "a.png")], out=str(tmp_path / "out")),
                 lambda *arguments: worked.append(1), LABELS)
     assert worked == []
 

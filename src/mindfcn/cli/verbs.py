@@ -212,7 +212,7 @@ VERBS = {
         "--checkpoint FILE images [images ...] "),
     "export": Verb(
         ExportConfig, "mindfcn.commands.export:export", "a checkpoint -> an ONNX or MindIR file for other runtimes",
-        _show_export, usage="--checkpoint FILE --out FILE ",
+        _show_export, usage="--checkpoint FILE --out_file FILE ",
         arguments=(_argument("photos", "--photos", nargs="+", type=str, default=[],
                              help="compare on these files, folders or glob patterns; on a random image if none"),)),
     "serve": Verb(
@@ -224,7 +224,8 @@ VERBS = {
     "explain": Verb(
         ExplainConfig, "mindfcn.commands.explain:explain",
         "a checkpoint and a photograph -> what the network makes of it, layer by layer", _show_explanation,
-        usage="--checkpoint FILE --image FILE "),
+        usage="--checkpoint FILE --image FILE ",
+        arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
     "describe": Verb(
         DescribeConfig, "mindfcn.commands.describe:describe",
         "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds", _show_description,

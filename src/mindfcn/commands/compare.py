@@ -284,8 +284,8 @@ def result_of(variant, run, val_path, config, console):
     """(Row, None) of a variant, trained or loaded; (None, signal) where its training was stopped."""
     folder = os.path.join(config.out, variant.label)
     if run is None:
-        found = evaluate(EvalConfig(variant.checkpoint, val_path, RunDir(folder).evaluation,
-                                    device=config.train.device, model=variant.name), console)
+        found = evaluate(EvalConfig(variant.checkpoint, records=val_path, out=RunDir(folder).evaluation,
+                                    device=config.train.device, fallback_model=variant.name), console)
         return Row(variant.label, variant.name, variant.checkpoint, "", found.metrics), None
     run_dir = RunDir(folder)
     if finished(run):

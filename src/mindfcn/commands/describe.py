@@ -8,7 +8,6 @@ from mindspore import nn
 from mindfcn import runtime
 from mindfcn.config import DescribeConfig, check_bounds
 from mindfcn.console import SILENT, Console
-from mindfcn.errors import UserError
 from mindfcn.models.analysis.receptive_field import window
 from mindfcn.models.analysis.trace import trace
 from mindfcn.models.backbones.googlenet import GoogLeNet
@@ -19,7 +18,6 @@ from mindfcn.report.tables import text_table
 
 HEADER = ("layer", "kind", "output", "kernel", "stride", "receptive field", "parameters", "multiply-adds")
 # Pixels. Every map is kept until the network has run: 4 GB for VGG16 at this size, 6.5 GB with the paper's padding.
-LARGEST = 1024
 
 
 @dataclasses.dataclass

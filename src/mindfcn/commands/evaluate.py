@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     """
     check_bounds(config)
     runtime.set_up(config.device, config.seed)
-    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     records = config.records or card.records
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
@@ -47,10 +47,10 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)
     segment.check(card)
-    if config.protocol == "course" and (not segment.plain or config.window or config.images
+    if config.protocol == "course" and (not segment.plain or config.window or config.limit
                                          or config.proposals != "none" or config.ensemble):
         raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
-                        "crf, images, proposals and ensemble")
+                        "crf, limit, proposals and ensemble")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     console.say(f"evaluating {config.checkpoint} on {records}")
@@ -61,7 +61,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset.for_evaluation(records, card, config.images)
+    dataset = SegDataset.for_evaluation(records, card, config.limit)
     evaluation = evaluate_network(segment, dataset, len(card.labels), console, background=card.labels.background,
                                   excluded=card.labels.excluded_numbers(),
                                   geometric=segmenter.geometric if card.geometric else None)

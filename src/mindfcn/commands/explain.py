@@ -53,12 +53,12 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     Raises:
         UserError: checkpoint or photograph cannot be read, or the picture cannot be written.
     """
-    if not config.out.lower().endswith((".jpg", ".jpeg", ".png")):
-        raise UserError(f"--out {config.out}: choose a name that ends in .jpg or .png")
+    if not config.out_file.lower().endswith((".jpg", ".jpeg", ".png")):
+        raise UserError(f"--out_file {config.out_file}: choose a name that ends in .jpg or .png")
     image = decode_photograph(read_bytes(config.image), config.image)
     runtime.set_up(config.device)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):
@@ -71,8 +71,8 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
         found = card.labels.names[number]
         maps = [(title.replace("CLASS", found), values) for title, values in maps]
     shown = card.preprocess.denormalise(batch[0].transpose(1, 2, 0))
-    save_maps(config.out, shown, maps, card.labels.colorize(mask))
-    return Explanation(maps, config.out, found)
+    save_maps(config.out_file, shown, maps, card.labels.colorize(mask))
+    return Explanation(maps, config.out_file, found)
 
 
 def deconvnet_maps(net, batch):

@@ -71,14 +71,15 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
         UserError: the checkpoint cannot be read, its network has no such form, the file cannot be written, or its
             logits differ by more than TOLERANCE.
     """
-    if not config.out.lower().endswith(f".{config.format}"):
-        raise UserError(f"--out {config.out}: choose a name that ends in .{config.format}, or another --format")
+    if not config.out_file.lower().endswith(f".{config.format}"):
+        raise UserError(f"--out_file {config.out_file}: choose a name that ends in .{config.format}, or another "
+                        "--format")
     if min(config.size) < 1 or math.prod(config.size) > MAX_PIXELS:
         raise UserError(f"--size {list(config.size)}: must be 1 to {MAX_PIXELS} pixels in all")
     photographs = find_images(config.photos) if config.photos else []
     runtime.set_up("CPU")
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model, "float32")
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, "float32")
     net = segmenter.net.set_train(False)
     channels = card.preprocess.channels
     if photographs and card.preprocess.modality != "rgb":
@@ -86,10 +87,10 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
                         "hold; leave them out to compare on a random image")
     batches = (to_input(decode_photograph(read_bytes(path), path), card.preprocess)[None] for path in photographs)
     if config.format == "onnx":
-        return _export_onnx(config.out, net, card, batches if photographs else [_random_image(channels, 97, 131)],
+        return _export_onnx(config.out_file, net, card, batches if photographs else [_random_image(channels, 97, 131)],
                             console)
     windows = (_window_of(batch, config.size) for batch in batches)
-    return _export_mindir(config.out, net, card, config.size, windows if photographs else [
+    return _export_mindir(config.out_file, net, card, config.size, windows if photographs else [
         _random_image(channels, *config.size)])
 
 

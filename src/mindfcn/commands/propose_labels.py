@@ -83,12 +83,12 @@ def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsRes
         UserError: no masks; blurred masks; several encodings; more classes or fewer names than there can be; the labels
             file exists.
     """
-    out = config.out or os.path.normpath(os.path.join(config.masks, os.pardir, "labels.yaml"))
+    out = config.out_file or os.path.normpath(os.path.join(config.masks, os.pardir, "labels.yaml"))
     if not out.endswith((".yaml", ".yml", ".json")):
         raise UserError(f"--out {out}: the name of a labels file ends in .yaml, .yml or .json")
     paths = _mask_files(config.masks)
     if os.path.exists(out) and not config.overwrite:
-        raise UserError(f"{out} exists; keep it, choose another --out, or write it anew with --overwrite")
+        raise UserError(f"{out} exists; keep it, choose another --out_file, or write it anew with --overwrite")
     found, encoding = _look_into(paths, config.mask_encoding, console)
     classes, colours, ignored = _classes(found, encoding)
     names = _names(config.names, classes, colours)

@@ -8,7 +8,7 @@ import yaml
 
 from mindfcn import runtime
 from mindfcn.commands.evaluate import check_classes
-from mindfcn.config import TuneCrfConfig
+from mindfcn.config import TuneCrfConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.errors import UserError
@@ -59,17 +59,17 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     grid = [dataclasses.replace(start, bilateral_weight=weight, bilateral_sxy=sxy, bilateral_srgb=srgb, source="")
             for weight, sxy, srgb in itertools.product(config.bilateral_weight, config.bilateral_sxy,
                                                        config.bilateral_srgb)]
-    if not grid or config.images < 0:
-        raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb, and "
-                        "images from 0 up")
+    check_bounds(config)
+    if not grid:
+        raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb")
     runtime.set_up(config.device)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     records = config.records or card.records
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
-    dataset = SegDataset(data_file=records, training=False, most=config.images)
+    dataset = SegDataset(data_file=records, training=False, most=config.limit)
     console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
     matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
     plain = ConfusionMatrix(len(card.labels))
@@ -87,5 +87,5 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
              f"{100 * (scores[crf] - base):+.2f}") for crf in ranked]
     best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {records}, begun from "
                                f"{config.start}")
-    write_text(config.out, yaml.safe_dump(dataclasses.asdict(best), sort_keys=False))
-    return TuneCrfResult(best, scores, base, text_table(HEADER, rows), config.out)
+    write_text(config.out_file, yaml.safe_dump(dataclasses.asdict(best), sort_keys=False))
+    return TuneCrfResult(best, scores, base, text_table(HEADER, rows), config.out_file)

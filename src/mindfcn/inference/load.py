@@ -56,7 +56,7 @@ def combined(segmenter, card, config):
         segmenter = InstanceWise(segmenter, partial(propose, method=config.proposals, most=config.max_proposals,
                                                     min_side=config.min_side), config.aggregate)
     if config.ensemble:
-        other, other_card = load_segmenter(config.ensemble, config.model, config.precision)
+        other, other_card = load_segmenter(config.ensemble, config.fallback_model, config.precision)
         if other_card.labels.names != card.labels.names:
             raise UserError(f"--ensemble {config.ensemble}: it has {len(other_card.labels)} classes "
                             f"({', '.join(other_card.labels.names[:3])}, ...), {config.checkpoint} has "

@@ -18,7 +18,7 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
     """The runtime that the settings ask for, with their checkpoint in it.
 
     Args:
-        config: PredictConfig or ServeConfig: `checkpoint`, `runtime`, `device`, `model` and `precision` count.
+        config: PredictConfig or ServeConfig: `checkpoint`, `runtime`, `device`, `fallback_model` and `precision` count.
 
     Returns:
         (function that segments one photograph, as `predict` takes it; Card)
@@ -31,7 +31,7 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
         raise UserError(f"MindSpore does not read {config.checkpoint}; use --runtime onnx, or give the .ckpt file")
     if config.runtime == "onnx" and not is_onnx:
         raise UserError(f"{config.checkpoint} is not an .onnx file; make one with mindfcn export --checkpoint "
-                        f"{config.checkpoint} --out NAME.onnx")
+                        f"{config.checkpoint} --out_file NAME.onnx")
     if is_onnx:
         if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
             raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
@@ -43,5 +43,5 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
     from mindfcn.runtime import pynative_mode, set_up
     set_up(config.device)
     pynative_mode()
-    network, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    network, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     return combined(network, card, config) if isinstance(config, PredictConfig) else network, card

@@ -152,7 +152,7 @@ def create_app(segment, card, worker, config):
         return describe(mask, png, seconds, card.labels)
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    app.add_middleware(Guard, names=(config.host, *config.names), most=limits.bytes)
+    app.add_middleware(Guard, names=(config.host, *config.hostnames), most=limits.bytes)
     return app
 
 

@@ -61,7 +61,7 @@ class Guard:
         """Raise HTTPException where the headers alone say no."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.known(host):
-            raise HTTPException(403, "the server is not known by this name; start it with --names NAME")
+            raise HTTPException(403, "the server is not known by this name; start it with --hostnames NAME")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise HTTPException(403, "requests from other sites' pages are refused")
         length = headers.get("content-length", "")
