@@ -1,52 +1,39 @@
-"""Several networks' maps as one: what one misses another may see (Noh et al. 2015, section 4.3).
+"""Combine the maps of several networks (Noh et al. 2015, section 4.3).
 
-"mean" is the paper's: the mean of the probability maps. "product" is its released code's: raw scores multiplied, those
-of all but the first cut off at zero, before the softmax.
+The rule "mean" is the paper's: the mean of the probability maps. "product" is that of its released code: the raw scores
+are multiplied before the softmax, those of all but the first clipped at zero.
 """
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
-from mindfcn.data.transforms import to_input
-from mindfcn.logits import argmax, softmax
-from mindfcn.preprocess import Preprocess
+from mindfcn.inference.predictor import Predictor
+from mindfcn.logits import softmax
 
 RULES = ("mean", "product")
 # Below it, a probability's logarithm is no number of float32.
 SMALLEST = np.finfo(np.float32).tiny
 
 
-class Ensemble:
-    """Segmenters whose maps are put together; to be used in the place of one.
+class Ensemble(Predictor):
+    """Predictors whose maps are combined into one.
 
     Args:
-        segmenters: list of Segmenter, InstanceWise or alike, of the same classes; each has its own normalisation.
+        segmenters: list of Predictors of the same classes; each has its own normalisation.
         rule: one of RULES.
     """
 
     def __init__(self, segmenters: Iterable[Any], rule: str = "mean") -> None:
         self.segmenters, self.rule = list(segmenters), rule
+        # The input of `logits` is normalised for the first one.
+        self.preprocess = self.segmenters[0].preprocess
 
     @property
     def net(self) -> Any:
-        """The first one's network."""
+        """The first network."""
         return self.segmenters[0].net
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """The Preprocess record that `logits` expects: the first one's."""
-        return self.segmenters[0].preprocess
-
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph, (H, W, 3) uint8 BGR.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        scores = self.logits(to_input(image, self.preprocess)[None])[0]
-        return argmax(scores), softmax(scores) if probabilities else None
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax are the ensemble's probabilities."""

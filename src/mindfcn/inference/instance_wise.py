@@ -4,14 +4,13 @@ Objects that are larger or smaller than what a network sees at once come out who
 """
 
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
 from mindfcn.data.transforms import to_input
 from mindfcn.inference.network import resized
-from mindfcn.logits import argmax, softmax
-from mindfcn.preprocess import Preprocess
+from mindfcn.inference.predictor import Predictor
 
 # Windows in one pass of the network.
 BATCH = 10
@@ -19,7 +18,7 @@ BATCH = 10
 SIDE = 224
 
 
-class InstanceWise:
+class InstanceWise(Predictor):
     """A Segmenter that segments photographs by their proposals; to be used in its place.
 
     Args:
@@ -31,25 +30,16 @@ class InstanceWise:
 
     def __init__(self, segmenter: Any, propose: Callable[[np.ndarray], Any], rule: str = "max") -> None:
         self.segmenter, self.propose, self.rule = segmenter, propose, rule
+        self.preprocess = segmenter.preprocess
 
     @property
     def net(self) -> Any:
         """The network."""
         return self.segmenter.net
 
-    @property
-    def preprocess(self) -> Preprocess:
-        """The Preprocess record of its weights."""
-        return self.segmenter.preprocess
-
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph, (H, W, 3) uint8 BGR.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        scores = self.scores(to_input(image, self.preprocess), self.propose(image))
-        return argmax(scores), softmax(scores) if probabilities else None
+    def image_logits(self, image: np.ndarray) -> np.ndarray:
+        """Aggregated scores (C, H, W) float32 of one photograph, (H, W, 3) uint8 BGR."""
+        return self.scores(to_input(image, self.preprocess), self.propose(image))
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> aggregated scores (N, C, H, W) float32."""

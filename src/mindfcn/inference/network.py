@@ -1,14 +1,13 @@
 """The plain way from a network to a dense prediction: the whole image at once."""
 
-from typing import Any, Optional
+from typing import Optional
 
 import cv2
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from mindfcn.data.transforms import to_input
-from mindfcn.logits import argmax, softmax
+from mindfcn.inference.predictor import Predictor
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.fcn import FCN
 from mindfcn.models.surgery.fold_batch_norm import Folded
@@ -20,7 +19,7 @@ FOLDED = 2 ** 22
 GRAPHS = 16
 
 
-class Segmenter:
+class Segmenter(Predictor):
     """A network with the preprocessing that belongs to its weights.
 
     DeconvNet sees the whole photograph warped to the square that it takes, and its logits are warped back.
@@ -37,31 +36,10 @@ class Segmenter:
     def __init__(self, net: nn.Cell, preprocess: Preprocess) -> None:
         self.net = net
         self.preprocess = preprocess
+        # A network of another package has one head.
+        self.classes = None if getattr(net, "geometric", None) is None else net.n_class
         self.folded: Optional[Folded] = None
         self.sizes: set[tuple[int, ...]] = set()
-
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph of any size.
-
-        Args:
-            image: (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
-            probabilities: also give the softmax.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        logits, _ = self.split(self.logits(to_input(image, self.preprocess)[None])[0])
-        return argmax(logits), softmax(logits) if probabilities else None
-
-    def geometric(self, image: Any) -> np.ndarray:
-        """(H, W) uint8: the second head's classes of an image."""
-        return argmax(self.split(self.logits(to_input(image, self.preprocess)[None])[0])[1])
-
-    def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Logits (classes, H, W) of one image -> (those of the classes, those of the second head or None)."""
-        if getattr(self.net, "geometric", None) is None:
-            return logits, None
-        return logits[:self.net.n_class], logits[self.net.n_class:]
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""

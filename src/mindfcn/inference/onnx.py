@@ -2,14 +2,12 @@
 
 import os
 import zlib
-from typing import Any, Optional
 
 import numpy as np
 
 from mindfcn.console import FilePath
-from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.logits import argmax, softmax
+from mindfcn.inference.predictor import Predictor
 from mindfcn.storage.files import read_bytes
 from mindfcn.weights.card import CARD, Card
 
@@ -24,7 +22,7 @@ def sealed(model):
     return model + _SEAL + b"%08x" % zlib.crc32(model)
 
 
-class OnnxSegmenter:
+class OnnxSegmenter(Predictor):
     """A file that `mindfcn export` wrote; the counterpart of `dense.whole_image.Segmenter`.
 
     Args:
@@ -72,19 +70,7 @@ class OnnxSegmenter:
                             "export; write it with mindfcn export")
         self.card = Card.from_json(texts[CARD], path)
         self.preprocess = self.card.preprocess
-
-    def __call__(self, image: Any, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph of any size, (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        logits = self.logits(to_input(image, self.preprocess)[None])[0][:len(self.card.labels)]
-        return argmax(logits), softmax(logits) if probabilities else None
-
-    def geometric(self, image: Any) -> np.ndarray:
-        """(H, W) uint8: the second head's classes of an image."""
-        return argmax(self.logits(to_input(image, self.preprocess)[None])[0][len(self.card.labels):])
+        self.classes = len(self.card.labels) if self.card.geometric else None
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
