@@ -17,11 +17,12 @@ class Console:
     """
 
     def __init__(self, say: Optional[Callable[[str], Any]] = None) -> None:
-        if say:
-            self.say = say  # type: ignore[method-assign]
+        self._say = say
 
-    def say(self, line: str) -> Any:
+    def say(self, line: str) -> None:
         """Show one line of text."""
+        if self._say:
+            self._say(line)
 
     def track(self, iterable: Any = None, total: Optional[int] = None, **options: Any) -> Any:
         """The items of an iterable while a bar advances.
