@@ -12,6 +12,7 @@ import typing
 import jsonargparse
 from tqdm import tqdm
 
+from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
 from mindfcn.config import (
     CompareConfig,
     DescribeConfig,
@@ -27,7 +28,7 @@ from mindfcn.config import (
     TuneCrfConfig,
 )
 from mindfcn.errors import UserError
-from mindfcn.storage.files import FAULTS, cannot_use, read_yaml
+from mindfcn.storage.files import FAULTS, cannot_use
 
 VERBS = {
     "labels": (LabelsConfig, "a folder of masks -> a labels file of the classes they hold"),
@@ -123,7 +124,7 @@ def parse(arguments):
 def _verb_parser(name, config):
     parser = Parser(description=(config.__doc__ or "").split("\n")[0],
                     usage=f"mindfcn {name} {USAGE.get(name, '')}[--config FILE] [--SETTING VALUE ...]")
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, metavar="FILE",
+    parser.add_argument("--config", action=ActionRecipeFile, metavar="FILE",
                         help="YAML file of settings; options after it win")
     words = WORDS.get(name, ())
     parser.add_class_arguments(config, skip=set(words))
@@ -162,10 +163,8 @@ def _config_files(arguments):
 
 def check_config_file(path, config):
     """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} holds no settings; write lines such as `seed: 1`, or start from --print_config")
-    _check_names(path, content, config)
+    for file, settings in read_recipe(path):
+        _check_names(file, settings, config)
 
 
 def _check_names(path, content, config, prefix=""):
