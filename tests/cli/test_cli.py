@@ -326,7 +326,7 @@ MISTAKES = [
     ("inspect text.jpg", ["text.jpg", "not a MindRecord file"]),
     ("inspect src --pictures -1", ["--pictures -1", "at least 0"]),
     ("inspect rec --out file", ["file", "choose a folder"]),
-    ("compare", ["no variants", "configs/compare_sample.yaml"]),
+    ("compare", ["no variants", "configs/compare/sample.yaml"]),
     ("compare --variants fcn8s_vgg16", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
     ("compare --variants [fcn8s_vgg16]", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
     ('compare --variants [{"label":"x"}]', ["variants", "needs a name"]),
