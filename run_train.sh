@@ -15,7 +15,7 @@ recipe=$here/configs/sample.yaml
 case "${1:-}" in
     *.yaml | *.yml)
         recipe=$1
-        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$here" && echo configs/*.yaml configs/*/*.yaml)" >&2; exit 2; }
+        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$here" && ls configs/*.yaml configs/*/*.yaml | grep -v /base.yaml | xargs)" >&2; exit 2; }
         shift
         ;;
 esac
