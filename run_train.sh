@@ -2,7 +2,7 @@
 # Train, evaluate and draw, with one command.
 #
 #   bash run_train.sh                                          the sample set, on any machine
-#   bash run_train.sh configs/NAME.yaml [--key value ...]      any recipe
+#   bash run_train.sh configs/NAME.yaml [--key value ...]      any recipe of configs/ and its folders
 #   DEVICE_NUM=8 DEVICE_TARGET=Ascend bash run_train.sh ...    several devices, data parallel; docs/scaling.md: machines
 set -euo pipefail
 
@@ -15,7 +15,7 @@ recipe=$here/configs/sample.yaml
 case "${1:-}" in
     *.yaml | *.yml)
         recipe=$1
-        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$here" && echo configs/*.yaml)" >&2; exit 2; }
+        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$here" && ls configs/*.yaml configs/*/*.yaml | grep -v /base.yaml | xargs)" >&2; exit 2; }
         shift
         ;;
 esac

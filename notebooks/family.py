@@ -419,8 +419,8 @@ Image(f"{compared.out}/pictures.jpg", width=760)
 # %% [markdown]
 # Each stage has learned longer than the one before it, so that not all of its gain is the skip's; but outlines get
 # finer from left to right, and that no longer training gives FCN-32s, whose bound is the one of chapter 4.
-# `mindfcn compare --config configs/compare_sample.yaml` trains the three with equal budgets, and
-# `configs/compare_voc_cpu.yaml` on real photographs from ImageNet weights.
+# `mindfcn compare --config configs/compare/sample.yaml` trains the three with equal budgets, and
+# `configs/compare/voc_cpu.yaml` on real photographs from ImageNet weights.
 #
 # ## 6 What was equal
 #

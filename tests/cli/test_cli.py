@@ -1,6 +1,7 @@
 """The command: its help, its settings, and one telling line for every mistake."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -328,7 +329,7 @@ MISTAKES = [
     ("inspect text.jpg", ["text.jpg", "not a MindRecord file"]),
     ("inspect src --pictures -1", ["--pictures -1", "at least 0"]),
     ("inspect rec --out file", ["file", "choose a folder"]),
-    ("compare", ["no variants", "configs/compare_sample.yaml"]),
+    ("compare", ["no variants", "configs/compare/sample.yaml"]),
     ("compare --variants fcn8s_vgg16", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
     ("compare --variants [fcn8s_vgg16]", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
     ('compare --variants [{"label":"x"}]', ["variants", "needs a name"]),
@@ -388,14 +389,15 @@ def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch,
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
 
 
-@pytest.mark.parametrize("config", sorted(
-    os.path.join(folder, name) for folder in [os.path.join(os.path.dirname(__file__), os.pardir, os.pardir, "configs")]
-    if os.path.isdir(folder) for name in os.listdir(folder) if name.endswith(".yaml")), ids=os.path.basename)
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("config", sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem != "base"),
+                         ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_every_recipe_is_valid(config):
-    verb, folder = ("compare", "out") if os.path.basename(config).startswith("compare") else ("train", "run_dir")
-    settings = parse([verb, "--config", config])[1]
-    with open(config, encoding="utf-8") as file:
-        assert getattr(settings, folder) == yaml.safe_load(file)[folder]
+    verb, folder = ("compare", "out") if config.parent.name == "compare" else ("train", "run_dir")
+    settings = parse([verb, "--config", str(config)])[1]
+    assert getattr(settings, folder) == yaml.safe_load(config.read_text(encoding="utf-8"))[folder]
 
 
 def test_a_log_gets_lines_of_the_training_not_a_bar(capsys, monkeypatch):

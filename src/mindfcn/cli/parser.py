@@ -7,9 +7,9 @@ import typing
 
 import jsonargparse
 
+from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
 from mindfcn.cli.verbs import VERBS
 from mindfcn.errors import UserError
-from mindfcn.storage.files import read_yaml
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -47,7 +47,7 @@ def parse(arguments):
 def _verb_parser(name, config):
     parser = Parser(description=(config.__doc__ or "").split("\n")[0],
                     usage=f"mindfcn {name} {VERBS[name].usage}[--config FILE] [--SETTING VALUE ...]")
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, metavar="FILE",
+    parser.add_argument("--config", action=ActionRecipeFile, metavar="FILE",
                         help="YAML file of settings; options after it win")
     arguments = VERBS[name].arguments
     parser.add_class_arguments(config, skip={argument.name for argument in arguments})
@@ -67,10 +67,8 @@ def _config_files(arguments):
 
 def check_config_file(path, config):
     """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} holds no settings; write lines such as `seed: 1`, or start from --print_config")
-    _check_names(path, content, config)
+    for file, settings in read_recipe(path):
+        _check_names(file, settings, config)
 
 
 def _check_names(path, content, config, prefix=""):

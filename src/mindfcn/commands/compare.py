@@ -139,7 +139,7 @@ def compare(config: CompareConfig, console: Console = SILENT) -> CompareResult:
 def plan(config):
     """[(Variant with its label, TrainConfig of its run; None for one to load)]. Raises UserError."""
     if not config.variants:
-        raise UserError("no variants: name the networks to compare, as in configs/compare_sample.yaml")
+        raise UserError("no variants: name the networks to compare, as in configs/compare/sample.yaml")
     if config.train.resume or config.train.overwrite:
         raise UserError("compare resumes what is unfinished by itself; leave out --train.resume and --train.overwrite, "
                         "and delete a network's folder to train it anew")
