@@ -16,7 +16,7 @@ from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import CAFFE
 from mindfcn.storage.files import atomic_path
-from mindfcn.storage.weight_files import read_checkpoint
+from mindfcn.storage.weight_files.read import read_checkpoint
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.naming import published_fcn
 
