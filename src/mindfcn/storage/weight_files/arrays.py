@@ -8,6 +8,7 @@ import numpy as np
 class RefusedFile(Exception):
     """The format is understood, but the content is not accepted. The text follows the file's path in the message."""
 
+
 def check(condition):
     """Raise ValueError, which means a damaged file, unless the condition holds."""
     if not condition:
