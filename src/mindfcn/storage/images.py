@@ -53,7 +53,7 @@ def check_complete(data, where):
 
 
 def image_size(data, where):
-    """(height, width) of the result of `decode_image`, for a JPEG from its header alone. Raises UserError as it does."""
+    """(height, width) of the result of `decode_image`, for a JPEG from its header only. Raises UserError likewise."""
     image = _open(data, where)
     if image.format == "JPEG" and "exif" not in image.info:
         return image.height, image.width
