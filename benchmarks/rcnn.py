@@ -26,8 +26,8 @@ from mindspore import nn
 from scipy import sparse
 
 from mindfcn import runtime
-from mindfcn.data.regions import proposals
 from mindfcn.data.dataset import SegDataset
+from mindfcn.data.regions import proposals
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter

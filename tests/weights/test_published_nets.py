@@ -212,7 +212,7 @@ def save(path, weights, caffe, **options):
 def built(path):
     """(network, card) of a file, by its own card only."""
     weights, card, state = load_checkpoint(path)
-    model = dict(card.model)
+    model = {"name": card.model["name"], **card.options()}
     net = create_model(model.pop("name"), len(card.labels), **model).set_train(False)
     report = load_weights(net, weights, path)
     assert state == {} and not report.missing + report.unexpected + report.clashes
