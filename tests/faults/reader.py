@@ -59,7 +59,7 @@ def records(path):
 
 
 def weights(path):
-    from mindfcn.storage.weight_files import read_checkpoint
+    from mindfcn.storage.weight_files.read import read_checkpoint
     found, texts = read_checkpoint(path)
     return [part for name in sorted(found) for part in (name, found[name])] + sorted(texts.items())
 

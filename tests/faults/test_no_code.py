@@ -24,7 +24,7 @@ from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 from mindfcn.storage.images import decode_image, decode_photograph, read_mask_image, read_palette_mask
-from mindfcn.storage.weight_files import read_weights
+from mindfcn.storage.weight_files.read import read_weights
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 

@@ -1,4 +1,4 @@
-"""The verb serve: a page and an HTTP interface around one checkpoint."""
+"""The command `serve`: a web page and an HTTP interface for one checkpoint."""
 
 import contextlib
 import errno
@@ -12,11 +12,11 @@ from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
 
-# Connections beside the requests in the queue: the page's own files, uploads under way.
+# Connections in addition to the queued requests: files of the page, uploads in progress.
 CONNECTIONS = 64
-ENDING = (signal.SIGINT, signal.SIGTERM)
-# Seconds for answers under way when the server ends.
-GRACE = 10
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds to finish running requests when the server stops.
+SHUTDOWN_TIMEOUT = 10
 
 
 def serve(config, console=SILENT):
@@ -24,10 +24,10 @@ def serve(config, console=SILENT):
 
     Args:
         config: ServeConfig.
-        console: Console that shows the address.
+        console: Console that shows the address when the server is ready.
 
     Raises:
-        UserError: the packages of the extra `serve` are not installed, the port cannot be had, a setting is out of
+        UserError: the packages of the extra `serve` are not installed, the port is not available, a setting is out of
             range, or the checkpoint cannot be opened.
     """
     check_bounds(config)
@@ -40,42 +40,46 @@ def serve(config, console=SILENT):
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs the package {error.name}, which is not installed; install all with "
                         "pip install 'mindfcn[serve]'") from None
-    with contextlib.closing(listen(config.host, config.port)) as listener, signals_held(), \
+    with contextlib.closing(listen(config.host, config.port)) as listener, blocked_signals(), \
             contextlib.closing(Worker(config.queue)) as worker:
-        # MindSpore is set up in the thread that will use it.
+        # MindSpore is set up in the thread that uses it.
         segment, card = worker.submit(open_segmenter, config).result()
         if card.preprocess.modality != "rgb":
-            raise UserError(f"{config.checkpoint} sees {card.preprocess.modality}, and the page takes photographs "
-                            "alone; use mindfcn predict with --depth")
+            raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
+                            "photographs; use mindfcn predict with --depth")
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
-                                 limit_concurrency=config.queue + CONNECTIONS, timeout_graceful_shutdown=GRACE)
+                                 limit_concurrency=config.queue + CONNECTIONS,
+                                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT)
         if not is_loopback(config.host):
             console.say(f"{config.host} may be reached from other machines; there is no password")
         console.say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
         server = uvicorn.Server(options)
-        threading.Thread(target=end_at_signal, args=(server,), daemon=True).start()
+        threading.Thread(target=stop_at_signal, args=(server,), daemon=True).start()
         server.run(sockets=[listener])
     console.say("stopped")
 
 
 @contextlib.contextmanager
-def signals_held():
-    """Keep SIGINT and SIGTERM waiting for `end_at_signal`: MindSpore, compiling a graph, puts in handlers that kill."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+def blocked_signals():
+    """Block SIGINT and SIGTERM until `stop_at_signal` waits for them.
+
+    While MindSpore compiles a graph it installs signal handlers that kill the process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_at_signal(server):
-    """Wait for a signal, then let the server answer what is under way and end."""
-    signal.sigwait(ENDING)
+def stop_at_signal(server):
+    """Wait for a signal, then let the server finish running requests and stop."""
+    signal.sigwait(STOP_SIGNALS)
     server.should_exit = True
 
 
 def listen(host, port):
-    """A socket that listens. Raises UserError."""
+    """Open a listening socket. Raises UserError: the port or the host is not available."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -91,7 +95,7 @@ def address(listener):
 
 
 def is_loopback(host):
-    """Whether only this machine reaches an address."""
+    """Whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -10,7 +10,7 @@ from mindspore import nn
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
 from mindfcn.preprocess import CONVENTIONS, Preprocess
-from mindfcn.storage.weight_files import read_weights
+from mindfcn.storage.weight_files.read import read_weights
 from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 
 # Layers that only a classifier of the full width can fill.
