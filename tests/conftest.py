@@ -8,6 +8,9 @@ import shutil
 os.environ.setdefault("GLOG_v", "4")
 
 import pytest  # noqa: E402
+
+pytest.register_assert_rewrite("helpers")  # before a test file imports it
+
 from caffe_files import Caffe  # noqa: E402
 
 
@@ -29,6 +32,24 @@ def pytest_collection_modifyitems(config, items):
 def caffe():
     """Encoder of .caffemodel files."""
     return Caffe()
+
+
+@pytest.fixture
+def pynative():
+    """Run networks operator by operator, without compiling; PyNative is set again after tests that change the mode."""
+    import mindspore as ms
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture(params=["GRAPH", "PYNATIVE"])
+def mode(request):
+    """Name of the mode in which the test runs: each of MindSpore's two in turn."""
+    import mindspore as ms
+    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
+    yield request.param
+    ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,6 @@ import pytest
 from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
 
 
-@pytest.fixture(params=["GRAPH", "PYNATIVE"])
-def mode(request):
-    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
 def batch(seed=1, classes=21, ignore_label=255, scale=3.0):
     """Logits (2, C, 5, 7) and labels of which about a fifth does not count."""
     random = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import yaml
+from helpers import read_table, sample_settings
 from PIL import Image
 
 from mindfcn.cli.main import parse
@@ -21,13 +22,10 @@ from mindfcn.commands.compare import HEADER, Row, cells, compare, plan
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.train import train
 from mindfcn.config import (
-    AugmentConfig,
     CompareConfig,
     EvalConfig,
     ModelConfig,
     OptimConfig,
-    PrepareConfig,
-    TrainConfig,
     Variant,
 )
 from mindfcn.data.dataset import evenly_spaced
@@ -45,11 +43,7 @@ SHARED = {"conv1.0.weight", "conv4.0.weight", "conv6.0.weight", "score_fr.weight
 
 def settings(records, out, *variants, **options):
     """A CompareConfig of the tiny sample set and tiny networks."""
-    shared = TrainConfig(
-        device="CPU", data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15,
-                                         size=64),
-        augment=AugmentConfig(crop_size=32, batch_size=4), model=ModelConfig(width=0.125, fc_width=8),
-        optim=OptimConfig(epochs=1, lr=0.05))
+    shared = sample_settings(records, ModelConfig(width=0.125, fc_width=8), OptimConfig(epochs=1, lr=0.05))
     for name, value in options.items():
         setattr(shared, name, value)
     return CompareConfig(str(out), list(variants), shared)
@@ -77,8 +71,7 @@ class StopAt:
 
 def table(out):
     """{first cell: {heading: cell}} of table.csv."""
-    with open(out / "table.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(out / "table.csv")
     assert tuple(rows[0]) == HEADER
     return {row["network"]: row for row in rows}
 

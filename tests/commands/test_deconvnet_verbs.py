@@ -32,8 +32,8 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(autouse=True)
-def pynative(monkeypatch):
-    """Nothing is evaluated often enough here to compile it."""
+def uncompiled(monkeypatch):
+    """Evaluate without compiling; no network runs often enough here to be worth it."""
     monkeypatch.setattr(Segmenter, "_mode", lambda self, shape: ms.PYNATIVE_MODE)
 
 

@@ -25,10 +25,7 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
 SIZES = [(1, 64, 64), (2, 70, 45), (1, 33, 97), (1, 1, 1)]
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def evaluator(model):

@@ -42,12 +42,7 @@ from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The verb train from records to checkpoints: what a run leaves, and that it goes on where it was stopped."""
 
-import csv
 import dataclasses
 import functools
 import importlib.util
@@ -19,12 +18,13 @@ import time
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import read_table, sample_settings
 from mindspore import nn, ops
 
 from mindfcn import runtime
 from mindfcn.cli.main import main, parse
 from mindfcn.commands.train import train
-from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, TrainConfig
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
@@ -65,12 +65,10 @@ def on(*options):
 
 
 def settings(records, run_dir, model=None, optim=None, **options):
-    return TrainConfig(
-        run_dir=str(run_dir), device="CPU",
-        data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15, size=64),
-        augment=AugmentConfig(crop_size=32, batch_size=4),
-        model=ModelConfig(**{"width": 0.125, "fc_width": 8, **(model or {})}),
-        optim=OptimConfig(**{"epochs": EPOCHS, "lr": 0.05, "warmup_epochs": 1.0, **(optim or {})}), **options)
+    return sample_settings(
+        records, ModelConfig(**{"width": 0.125, "fc_width": 8, **(model or {})}),
+        OptimConfig(**{"epochs": EPOCHS, "lr": 0.05, "warmup_epochs": 1.0, **(optim or {})}), run_dir=str(run_dir),
+        **options)
 
 
 class StopAt:
@@ -87,16 +85,11 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
-def table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def figures(run_dir):
     """The rows of both tables without the speed, which differs from run to run."""
     log = [{name: value for name, value in row.items() if name != "images_per_s"}
-           for row in table(run_dir / "log.csv")]
-    return log, table(run_dir / "evaluation.csv")
+           for row in read_table(run_dir / "log.csv")]
+    return log, read_table(run_dir / "evaluation.csv")
 
 
 def assert_same_checkpoint(one, other):
@@ -124,7 +117,7 @@ def assert_events_are_the_tables(run_dir):
         for name in header[2:]:
             events = [(event.step, make_ndarray(event.tensor_proto).item())
                       for event in read.Tensors(f"{group}/{name}")]
-            assert events == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in table(path)]
+            assert events == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in read_table(path)]
 
 
 def checkpoints(run_dir):
@@ -171,7 +164,7 @@ def test_the_page_tells_of_the_whole_run(whole):
     for name, value in best.items():
         assert f"<dt>{name}</dt><dd>{100 * value:.2f}<" in text
     assert all(title in text for title in ("Training loss", "Learning rate", "Evaluation", "Worst images"))
-    last = table(folder / "evaluation.csv")[-1]
+    last = read_table(folder / "evaluation.csv")[-1]
     assert all(re.search(rf"{name} <b>{float(last[name]):.4g}</b>", text) for name in best)
     assert '<th scope="row">optim.lr</th><td>0.05</td>' in text and ms.__version__ in text
     assert f"Epoch {EPOCHS}" not in text
@@ -179,7 +172,7 @@ def test_the_page_tells_of_the_whole_run(whole):
 
 def test_the_log_has_a_row_for_every_step(whole):
     options, folder = whole
-    rows, evaluations = table(folder / "log.csv"), table(folder / "evaluation.csv")
+    rows, evaluations = read_table(folder / "log.csv"), read_table(folder / "evaluation.csv")
     assert tuple(rows[0]) == LOG and tuple(evaluations[0]) == EVALUATION
     assert [(int(row["step"]), int(row["epoch"])) for row in rows] == [
         (step, (step - 1) // STEPS + 1) for step in range(1, EPOCHS * STEPS + 1)]
@@ -193,7 +186,7 @@ def test_the_log_has_a_row_for_every_step(whole):
 
 def test_the_best_checkpoint_is_the_best(whole):
     _, folder = whole
-    best = max(float(row["mean IoU"]) for row in table(folder / "evaluation.csv"))
+    best = max(float(row["mean IoU"]) for row in read_table(folder / "evaluation.csv"))
     card = load_checkpoint(folder / "checkpoints" / "best.ckpt")[1]
     assert round(card.training["best"]["mean IoU"], 6) == best
     written = json.loads((folder / "evaluation" / "metrics.json").read_text())
@@ -217,8 +210,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records
     for stop in stops:
         result = train(config, StopAt(stop))
         assert (result.signal, result.epoch, result.evaluation) == (signal.SIGTERM, stop // STEPS, None)
-        assert len(table(tmp_path / "log.csv")) == stop
-        evaluated = [int(row["epoch"]) for row in table(tmp_path / "evaluation.csv")]
+        assert len(read_table(tmp_path / "log.csv")) == stop
+        evaluated = [int(row["epoch"]) for row in read_table(tmp_path / "evaluation.csv")]
         assert evaluated == list(range(1, (stop - 1) // STEPS + 1))
         name = f"epoch-{stop // STEPS:04d}" + (f"-step-{stop % STEPS:06d}" if stop % STEPS else "") + ".ckpt"
         assert_same_checkpoint(tmp_path / "checkpoints" / name, result.checkpoint)
@@ -263,7 +256,7 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
     steps, watch = records.count, Watch()
     assert train(config, watch).epoch == 2
     assert watch.modes == {ms.PYNATIVE_MODE}
-    losses = [float(row["loss"]) for row in table(tmp_path / "whole" / "log.csv")]
+    losses = [float(row["loss"]) for row in read_table(tmp_path / "whole" / "log.csv")]
     assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
     config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
     assert train(config, Watch(steps + 5)).signal == signal.SIGTERM
@@ -288,7 +281,7 @@ def test_rows_after_the_checkpoint_are_forgotten(whole, sample_records, tmp_path
 def test_another_seed_gives_other_bits(whole, sample_records, tmp_path):
     options, folder = whole
     train(settings(sample_records, tmp_path, seed=2, **options), StopAt(1))
-    assert float(table(tmp_path / "log.csv")[0]["loss"]) != float(table(folder / "log.csv")[0]["loss"]) or (
+    assert float(read_table(tmp_path / "log.csv")[0]["loss"]) != float(read_table(folder / "log.csv")[0]["loss"]) or (
         options is PAPER)  # zero scores: the first loss is that of equal classes, whatever the seed
     one = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")[0]
     other = load_checkpoint(folder / "checkpoints" / "last.ckpt")[0]
@@ -338,7 +331,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     assert any("background" in line and f"{expected[0]:.3g}" in line for line in said)
     train(settings(sample_records, tmp_path / "plain", **QUICK, optim={"epochs": 2}), StopAt(2))
     # The first loss is that of zero scores, whatever the weights.
-    first, plain = (float(table(tmp_path / name / "log.csv")[1]["loss"]) for name in ("whole", "plain"))
+    first, plain = (float(read_table(tmp_path / name / "log.csv")[1]["loss"]) for name in ("whole", "plain"))
     assert abs(first - plain) > 1e-3, "the same weights and crops"
 
     halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
@@ -385,7 +378,7 @@ def test_a_run_with_another_loss_and_all_aids_learns(loss, sample_records, tmp_p
     config = settings(sample_records, tmp_path, optim={"epochs": 6, "loss": loss, "warmup_epochs": 0, "lr": 0.02})
     config.augment = AugmentConfig(crop_size=32, batch_size=4, photometric=1.0, max_class_share=0.75)
     train(dataclasses.replace(config, eval_every=0))
-    losses = [float(row["loss"]) for row in table(tmp_path / "log.csv")]
+    losses = [float(row["loss"]) for row in read_table(tmp_path / "log.csv")]
     assert np.mean(losses[-STEPS:]) < 0.97 * np.mean(losses[:STEPS])
 
 
@@ -456,7 +449,7 @@ def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, t
     # A rate this high forgets what was learned.
     worse = OptimConfig(epochs=13, lr=3.0, schedule="constant", warmup_epochs=0)
     train(dataclasses.replace(config, optim=worse, resume=True))
-    first, second = (float(row["mean IoU"]) for row in table(tmp_path / "evaluation.csv"))
+    first, second = (float(row["mean IoU"]) for row in read_table(tmp_path / "evaluation.csv"))
     assert second < first
     assert (tmp_path / "checkpoints" / "best.ckpt").read_bytes() == kept
 
@@ -488,7 +481,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(whole, sample_records, tmp_path
     assert 2 * STEPS < step <= EPOCHS * STEPS
     assert error.count("sample_0") == 4
     assert {name: (kept / name).read_bytes() for name in before} == before
-    assert [int(row["step"]) for row in table(tmp_path / "run" / "log.csv")] == list(range(1, step))
+    assert [int(row["step"]) for row in read_table(tmp_path / "run" / "log.csv")] == list(range(1, step))
 
 
 @pytest.mark.parametrize("whole, number", [
@@ -510,8 +503,8 @@ def test_a_signal_from_outside(whole, sample_records, tmp_path, number):
     # While a graph runs, MindSpore itself turns an interrupt into SIGTERM.
     assert process.returncode in (128 + number, 128 + signal.SIGTERM), err
     assert "stopped by a signal; saved" in out and "--resume" in out and "Traceback" not in err
-    assert 0 < len(table(log)) < EPOCHS * STEPS
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[1].training["step"] == len(table(log))
+    assert 0 < len(read_table(log)) < EPOCHS * STEPS
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[1].training["step"] == len(read_table(log))
     assert main([*command[3:], "--resume"]) == 0
     assert_same_run(folder, tmp_path / "run")
 
@@ -720,7 +713,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
     assert one.files == other.files
     assert all(one[name].tobytes() == other[name].tobytes() for name in one.files)
     assert not all(np.array_equal(one[name], first[name]) for name in one.files)
-    assert len(table(tmp_path / "run" / "log.csv")) == 6
+    assert len(read_table(tmp_path / "run" / "log.csv")) == 6
     assert checkpoints(tmp_path / "run") == ["best.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt", "last.ckpt"]
 
 

@@ -1,6 +1,5 @@
 """Several processes on CPU: they see what one process with the joined batch sees, learn the same, and one writes."""
 
-import csv
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import read_table
 
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
@@ -62,11 +62,6 @@ def saved(folder, name, ranks):
 def differences(one, other):
     """The largest difference of each array, as a share of its largest entry."""
     return {name: np.abs(one[name] - other[name]).max() / max(np.abs(one[name]).max(), 1e-3) for name in one.files}
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("ranks, batch_size", [(2, 2), (3, 1)])
@@ -150,7 +145,7 @@ def test_the_verb_train_leaves_what_one_process_leaves(sample_records, tmp_path)
     assert sorted(path.relative_to(one) for path in one.rglob("*")) == sorted(
         path.relative_to(two) for path in two.rglob("*"))
     for table in ("log.csv", "evaluation.csv"):
-        single, shared = rows(one / table), rows(two / table)
+        single, shared = read_table(one / table), read_table(two / table)
         assert len(single) == len(shared) > 0
         for key in set(single[0]) - {"images_per_s"}:
             np.testing.assert_allclose([float(row[key]) for row in shared], [float(row[key]) for row in single],
@@ -202,7 +197,7 @@ def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_goes_on_bit_for_b
     said = running.communicate(timeout=200)[0]
     assert running.returncode == 0, said[-3000:]
     assert [int(one["signal"]) for one in saved(tmp_path / "parts", "train", 2)] == [15, 15]
-    assert rows(tmp_path / "parts" / "run" / "log.csv")[-1]["step"] == "4"
+    assert read_table(tmp_path / "parts" / "run" / "log.csv")[-1]["step"] == "4"
     on_two("train", tmp_path / "parts", *common, "--resume", "true")
     for one, other in zip(saved(tmp_path / "whole", "train", 2), saved(tmp_path / "parts", "train", 2)):
         assert all(one[name].tobytes() == other[name].tobytes() for name in one.files)

@@ -7,12 +7,13 @@ import cv2
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import sample_settings
 from PIL import Image
 
 from mindfcn.cli.main import main
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.commands.train import train
-from mindfcn.config import AugmentConfig, EvalConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.config import EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.build import build, start_from
 from mindfcn.errors import UserError
@@ -24,10 +25,7 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 TINY = {"width": 0.125, "fc_width": 8}
 PLACES = {"1": 2, "2": 2, "3": 3, "4": 3, "5": 3}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def caffes(name):
@@ -53,12 +51,8 @@ def published(path, name="fcn8s_vgg16", backbone_only=False):
 
 
 def settings(records, run_dir, epochs=1, resume=False, **model):
-    return TrainConfig(
-        run_dir=str(run_dir), device="CPU", resume=resume,
-        data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15, size=64),
-        augment=AugmentConfig(crop_size=32, batch_size=4),
-        model=ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
-        optim=OptimConfig(epochs=epochs, lr=1e-6, min_lr=0))
+    return sample_settings(records, ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
+                           OptimConfig(epochs=epochs, lr=1e-6, min_lr=0), run_dir=str(run_dir), resume=resume)
 
 
 def first_card(name="fcn8s_vgg16", pretrained="", **model):

@@ -16,7 +16,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import scipy.io
-from damage import Reader, damaged, helper, try_damaged
+from damage import damaged, helper, try_damaged
 from PIL import Image
 
 from mindfcn.data.records.mindrecord import write_records
@@ -31,13 +31,6 @@ HERE = pathlib.Path(__file__).parent
 # What writes PyTorch's files without PyTorch, and Caffe's without Caffe.
 save = helper("storage/test_weight_files").save
 Caffe = helper("caffe_files").Caffe
-
-
-@pytest.fixture(scope="module")
-def reader():
-    reader = Reader()
-    yield reader
-    reader.close()
 
 
 def damage_line(name, found):

@@ -3,7 +3,6 @@
     bash run_tests.sh --long tests/faults/test_long_runs.py
 """
 
-import csv
 import os
 import pathlib
 import re
@@ -11,6 +10,7 @@ import statistics
 import time
 
 import pytest
+from helpers import read_table
 from killing import NARROW, alive
 
 pytestmark = [pytest.mark.long,
@@ -31,10 +31,7 @@ def held(pid, run):
 
 def rows(path):
     """The rows of a table that may not be there yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_table(path) if path.exists() else []
 
 
 def test_nothing_grows(server, tmp_path, figures):

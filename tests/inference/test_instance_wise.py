@@ -14,12 +14,7 @@ from mindfcn.logits import softmax
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,7 @@ from mindfcn.inference import network as whole_image
 from mindfcn.inference.network import Segmenter
 from mindfcn.preprocess import COURSE
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def images(height, width, count=1):

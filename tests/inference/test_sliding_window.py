@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -12,12 +11,7 @@ from mindfcn.inference.network import Segmenter
 from mindfcn.inference.sliding_window import SlidingWindow, spans
 from mindfcn.preprocess import COURSE
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def photograph(height, width):
