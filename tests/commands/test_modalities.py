@@ -106,7 +106,7 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
         export(ExportConfig(result.checkpoint, str(tmp_path / "a.onnx"), photos=[sample.image]))
 
 
-def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
+def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
     color, hha = str(tmp_path / "color.ckpt"), str(tmp_path / "hha.ckpt")
     random_checkpoint(color, scramble=scramble)
     random_checkpoint(hha, "hha", seed=2, scramble=scramble)
@@ -131,7 +131,7 @@ def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 
 
-def test_early_fusion_begins_from_colours(rooms, tmp_path, scramble):
+def test_early_fusion_starts_from_a_colour_checkpoint(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
     _, val_path, labels = find_records(rooms, None, print)
     net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,

@@ -1,4 +1,4 @@
-"""The verb train from records to checkpoints: what a run leaves, and that it goes on where it was stopped."""
+"""The verb train from records to checkpoints: the files of a run, and that it resumes where it was stopped."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width
 PAPER = {"model": {"name": "fcn8s_vgg16"},
          "optim": {"paper_biases": True, "accumulate": 2, "head_lr": 2.0, "keep_cells": 0.75}}
 COURSE = {"model": {"name": "fcn8s_vgg16_bn"}}
-# Compiled sooner: for what does not depend on the network.
+# Quicker to compile, for tests that do not depend on the network.
 QUICK = {"model": {"name": "fcn32s_alexnet"}}
 
 
@@ -106,7 +106,7 @@ def assert_same_run(one, other):
 
 
 def assert_events_are_the_tables(run_dir):
-    """TensorBoard's own reader finds every row once, the earlier ones of a run that went on among them."""
+    """TensorBoard's own reader finds every row once, including the earlier ones of a resumed run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
     read = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"tensors": 0}).Reload()
@@ -157,7 +157,7 @@ def test_what_a_run_leaves(whole, sample_records):
         assert (folder / "evaluation" / name).exists()
 
 
-def test_the_page_tells_of_the_whole_run(whole):
+def test_the_page_shows_the_whole_run(whole):
     _, folder = whole
     text = (folder / "report.html").read_text()
     best = json.loads((folder / "evaluation" / "metrics.json").read_text())["metrics"]
@@ -191,14 +191,14 @@ def test_the_best_checkpoint_is_the_best(whole):
     assert round(card.training["best"]["mean IoU"], 6) == best
     written = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert round(written["metrics"]["mean IoU"], 6) == best
-    # Its card tells the metrics of its own weights; other checkpoints are written before they are evaluated.
+    # Its card has the metrics of its own weights; other checkpoints are written before they are evaluated.
     assert {name: card.metrics[name] for name in EVALUATION[2:]} == pytest.approx(written["metrics"])
     assert load_checkpoint(folder / "checkpoints" / "last.ckpt")[1].metrics == {}
     assert_same_checkpoint(folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "epoch-0004.ckpt")
 
 
 # In the middle of an epoch (for the paper's network between two batches of one update), and at an epoch's end, whose
-# evaluation is left to the run that goes on.
+# evaluation is left to the resumed run.
 @pytest.mark.parametrize("whole, stops", [
     pytest.param(COURSE, (3 * STEPS,), id="course"), pytest.param(PAPER, (STEPS + 2,), id="paper"),
     pytest.param(COURSE, (STEPS + 2, 3 * STEPS), id="course-twice", marks=long),
@@ -245,7 +245,7 @@ class Watch(StopAt):
 
 
 def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bits(sample_records, tmp_path):
-    """The published recipes: native sizes, summed loss, momentum 0.99. Each size would be compiled anew otherwise."""
+    """The published recipes: native sizes, summed loss, momentum 0.99. Otherwise each size would be compiled again."""
     records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
     assert len({image.shape for image, _ in records.get_dataset().create_tuple_iterator(output_numpy=True)}) > 1
     config = dataclasses.replace(
@@ -266,7 +266,7 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
 
 @long
 @on(COURSE, PAPER)
-def test_rows_after_the_checkpoint_are_forgotten(whole, sample_records, tmp_path):
+def test_rows_after_the_checkpoint_are_dropped(whole, sample_records, tmp_path):
     """A run that was killed without notice has logged steps that no checkpoint holds."""
     options, folder = whole
     shutil.copytree(folder, tmp_path / "run")
@@ -288,7 +288,7 @@ def test_another_seed_gives_other_bits(whole, sample_records, tmp_path):
     assert not np.array_equal(one["conv1.0.weight"], other["conv1.0.weight"])
 
 
-def test_tensorboard_is_asked_for_before_anything_is_done(sample_records, tmp_path, monkeypatch):
+def test_tensorboard_is_checked_before_anything_is_done(sample_records, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UserError, match=r"tensorboard is not installed; pip install 'mindfcn\[tensorboard\]'"):
         train(settings(sample_records, tmp_path / "run", tensorboard=True))
@@ -299,7 +299,7 @@ def test_tensorboard_is_asked_for_before_anything_is_done(sample_records, tmp_pa
     ({"seed": 2}, "other batches"), ({"augment": AugmentConfig(crop_size=32, batch_size=3)}, "other batches"),
     ({"optim": OptimConfig(accumulate=3)}, "accumulated"),
     ({"model": ModelConfig(width=0.125, fc_width=16)}, "another network")])
-def test_a_run_does_not_go_on_with_other_settings(whole, sample_records, tmp_path, change, words):
+def test_a_run_does_not_resume_with_other_settings(whole, sample_records, tmp_path, change, words):
     options, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -374,7 +374,7 @@ def test_averaged_weights_are_evaluated_kept_as_best_and_resumed(sample_records,
 
 @pytest.mark.parametrize("loss", ["bootstrapped", *(pytest.param(loss, marks=pytest.mark.long)
                                                    for loss in ("focal", "dice"))])
-def test_a_run_with_another_loss_and_all_aids_learns(loss, sample_records, tmp_path):
+def test_a_run_with_another_loss_and_all_options_learns(loss, sample_records, tmp_path):
     config = settings(sample_records, tmp_path, optim={"epochs": 6, "loss": loss, "warmup_epochs": 0, "lr": 0.02})
     config.augment = AugmentConfig(crop_size=32, batch_size=4, photometric=1.0, max_class_share=0.75)
     train(dataclasses.replace(config, eval_every=0))
@@ -420,8 +420,8 @@ def as_older(path, written):
 
 
 @on(COURSE)
-def test_a_run_of_an_older_release_goes_on(whole, sample_records, tmp_path):
-    """Its card names every option, those of the defaults too; other values are another network's."""
+def test_a_run_of_an_older_release_resumes(whole, sample_records, tmp_path):
+    """Its card names every option, including defaults; other values are another network's."""
     _, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -442,7 +442,7 @@ def test_a_default_that_is_written_out_is_the_same_network(written, same):
 
 
 def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, tmp_path):
-    """last.ckpt is written before its epoch is evaluated: the next run must know that epoch's figures all the same."""
+    """last.ckpt is written before its epoch is evaluated: the next run still needs that epoch's figures."""
     config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 12, "lr": 0.02}, eval_every=0)
     train(config)
     kept = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
@@ -488,7 +488,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(whole, sample_records, tmp_path
     pytest.param(COURSE, signal.SIGTERM, id="course"),
     pytest.param(PAPER, signal.SIGINT, id="paper", marks=long)], indirect=["whole"])
 def test_a_signal_from_outside(whole, sample_records, tmp_path, number):
-    """The command in a process of its own, stopped at an unforeseen place, ends with the bits of `whole`."""
+    """The command in a separate process, stopped at an arbitrary step, ends with the bits of `whole`."""
     _, folder = whole
     command = [sys.executable, "-m", "mindfcn", "train", "--config", str(folder / "settings.yaml"),
                "--run_dir", str(tmp_path / "run")]
@@ -698,7 +698,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
         pytest.skip("this MindSpore has no msrun")
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
     source = sample_records if ready else tmp_path
-    # msrun starts the `python` that it finds.
+    # msrun starts the first `python` on PATH.
     environment = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
     done = subprocess.run(
         [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True",

@@ -1,4 +1,4 @@
-"""Several processes on CPU: they see what one process with the joined batch sees, learn the same, and one writes."""
+"""Several processes on CPU: they see and learn the same as one process with the joined batch, and one rank writes."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def start(task, folder, *arguments, **environment):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    # msrun starts the `python` that it finds.
+    # msrun starts the first `python` on PATH.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     return subprocess.Popen(
         [MSRUN, "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True", "--tail_worker_log=0",
@@ -55,7 +55,7 @@ def on_two(task, folder, *arguments, status=0, **environment):
 
 
 def saved(folder, name, ranks):
-    """What every rank saved."""
+    """The arrays that every rank saved."""
     return [np.load(folder / f"{name}-{ranks}-{rank}.npz") for rank in range(ranks)]
 
 
@@ -88,7 +88,7 @@ def test_alone_a_sum_over_ranks_is_the_array_itself():
 
 
 @long
-def test_sums_are_exact_signals_are_heard_and_masks_differ(tmp_path):
+def test_sums_are_exact_signals_reach_all_ranks_and_masks_differ(tmp_path):
     on_two("sums", tmp_path)
     alone("sums", tmp_path)
     both, (single,) = saved(tmp_path, "sums", 2), saved(tmp_path, "sums", 1)
@@ -171,7 +171,7 @@ def test_moving_averages_are_joined_and_the_checkpoint_gives_the_noted_metrics(e
     first, second = saved(tmp_path, "train", 2)
     moving = [name for name in first.files if "moving_" in name]
     assert len(moving) == 30
-    # At the end the first rank alone takes over the best weights, which are the averages where there are some.
+    # At the end only the first rank loads the best weights: the averages where there are any.
     assert ema != "0" or all(first[name].tobytes() == second[name].tobytes() for name in moving)
     checkpoint = str(tmp_path / "run" / "checkpoints" / "best.ckpt")
     evaluated = ["eval", "--checkpoint", checkpoint, "--device", "CPU", "--out"]
@@ -185,7 +185,7 @@ def test_moving_averages_are_joined_and_the_checkpoint_gives_the_noted_metrics(e
 
 
 @long
-def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_goes_on_bit_for_bit(sample_records, tmp_path):
+def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_resumes_bit_for_bit(sample_records, tmp_path):
     common = train_arguments(sample_records, "--model.name", "fcn8s_vgg16", "--augment.batch_size", "2",
                              "--optim.epochs", "2", "--optim.keep_cells", "0.75")
     (tmp_path / "whole").mkdir()

@@ -1,4 +1,4 @@
-"""Fixtures of the fault suite: commands in processes of their own, and the figures that docs/reliability.md gives."""
+"""Fixtures of the fault suite: commands in separate processes, and the figures that docs/reliability.md gives."""
 
 import pytest
 from damage import Reader
@@ -9,7 +9,7 @@ LINES = []
 
 @pytest.fixture(scope="session")
 def server():
-    """Server that runs the verbs in processes of their own."""
+    """Server that runs the verbs in separate processes."""
     with Server() as running:
         yield running
 

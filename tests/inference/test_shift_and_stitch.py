@@ -111,13 +111,13 @@ def test_filled_images_all_have_one_size_and_give_an_entry_for_every_pixel():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 7])
-def test_interlacing_undoes_taking_every_so_manyth_pixel(factor):
+def test_interlacing_undoes_subsampling(factor):
     image = picture(29, 30)
     maps = [[image[:, :, y::factor, x::factor] for x in range(factor)] for y in range(factor)]
     np.testing.assert_array_equal(interlace(maps), image)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     net, image = vgg_like(), picture(30, 30)
     with pytest.raises(ValueError, match="network's output stride"):
         shift_and_stitch(net, image, 8)
