@@ -1,4 +1,4 @@
-"""The command: its help, its settings, and one telling line for every mistake."""
+"""The command: its help, its settings, and one clear line for every mistake."""
 
 import os
 import pathlib
@@ -27,13 +27,13 @@ TINY = "--model.width 0.125 --model.fc_width 8 --augment.crop_size 32 --augment.
 
 
 def run(*words, cwd=None):
-    """The command in a process of its own."""
+    """Run the command in a separate process."""
     return subprocess.run([sys.executable, "-m", "mindfcn", *words], capture_output=True, text=True, cwd=cwd,
                           timeout=300, check=False)
 
 
 def out_of(capfd, *words):
-    """What a call that ends by itself prints."""
+    """The output of a call that ends by itself."""
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     assert ended.value.code in (0, None)
@@ -44,7 +44,7 @@ def out_of(capfd, *words):
 
 @pytest.mark.parametrize("words", [
     ["--help"], *([verb, "--help"] for verb in VERBS), ["train", "--print_config"], ["train", "--nothing"]])
-def test_mindspore_is_not_imported_for_words(words):
+def test_mindspore_is_not_imported_for_help_and_settings(words):
     code = ("import sys\nfrom mindfcn.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
             "    assert not end.code\nassert 'mindspore' not in sys.modules")
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
@@ -88,7 +88,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path):
 @pytest.mark.parametrize("words, values", [
     ([], (False, False)), (["--resume"], (True, False)), (["--resume", "--overwrite"], (True, True)),
     (["--resume", "--seed", "2"], (True, False)), (["--resume", "false", "--overwrite=true"], (False, True))])
-def test_switches_go_without_a_value(words, values):
+def test_switches_need_no_value(words, values):
     config = parse(["train", *words])[1]
     assert (config.resume, config.overwrite) == values
 
@@ -105,7 +105,7 @@ def test_a_switch_does_not_swallow_an_image():
 # ------------------------------------------------------------------------------------------------- the journey
 
 def test_prepare_predict_and_eval_as_typed(tmp_path):
-    """In processes of their own, with relative paths, as a user types them."""
+    """In separate processes, with relative paths, as a user types them."""
     done = run("prepare", "--records", "rec", "--root", "src", "--samples", "5", "--size", "48", cwd=tmp_path)
     assert done.returncode == 0 and "train: rec/train.mindrecord" in done.stdout, done.stderr
     ms.set_seed(1)
@@ -178,7 +178,7 @@ TRAIN = f"train --data.records rec --device CPU {TINY}"
 EVAL = "eval --device CPU --checkpoint"
 PREPARE = "prepare --root src --samples 15 --size 64"
 COMPARE = "compare " + f"--data.records rec --device CPU {TINY} ".replace("--", "--train.") + "--variants"
-# (command, what its line must say: the culprit, and words of the cure)
+# (command, what its line must contain: the cause, and words of the remedy)
 MISTAKES = [
     ("", ["verb", "labels, inspect, prepare, train, eval"]),
     ("tain", ["'tain'", "labels, inspect, prepare, train, eval"]),
@@ -354,7 +354,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("command, words", MISTAKES, ids=[command or "nothing" for command, _ in MISTAKES])
-def test_a_mistake_is_told_in_one_line(bench, monkeypatch, capfd, command, words):
+def test_a_mistake_is_reported_in_one_line(bench, monkeypatch, capfd, command, words):
     monkeypatch.chdir(bench)
     before = contents(bench)
     status = main(command.split())
@@ -363,7 +363,7 @@ def test_a_mistake_is_told_in_one_line(bench, monkeypatch, capfd, command, words
     assert told.err.startswith("mindfcn") and told.err.endswith("\n") and told.err.count("\n") == 1, told.err
     assert all(word in told.err for word in words), told.err
     assert "Traceback" not in told.out + told.err
-    # Nothing is left: no partial record, run or result (MindSpore's own kernel folders are its business).
+    # Nothing is left: no partial record, run or result (MindSpore's kernel folders are ignored).
     left = {path for path in contents(bench).keys() - before.keys() if path.relative_to(bench).parts[0] != "rank_0"}
     assert not [path for path in left if path.is_file()], left
     assert {path: text for path, text in contents(bench).items() if path in before} == before
@@ -400,7 +400,7 @@ def test_every_recipe_is_valid(config):
     assert getattr(settings, folder) == yaml.safe_load(config.read_text(encoding="utf-8"))[folder]
 
 
-def test_a_log_gets_lines_of_the_training_not_a_bar(capsys, monkeypatch):
+def test_a_log_file_gets_lines_instead_of_a_progress_bar(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     bar = Terminal()

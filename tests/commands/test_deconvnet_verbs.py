@@ -32,14 +32,14 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(autouse=True)
-def pynative(monkeypatch):
-    """Nothing is evaluated often enough here to compile it."""
+def uncompiled(monkeypatch):
+    """Evaluate without compiling; no network runs often enough here to be worth it."""
     monkeypatch.setattr(Segmenter, "_mode", lambda self, shape: ms.PYNATIVE_MODE)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Of a tiny DeconvNet on the windows of a sample set's objects."""
+    """Settings of a tiny DeconvNet on the windows of a sample set's objects."""
     folder = tmp_path_factory.mktemp("deconvnet")
     return TrainConfig(
         run_dir=str(folder / "stage1"), eval_every=0,
@@ -97,7 +97,7 @@ def test_stage_2_begins_where_stage_1_ended(settings, run):
     ({"augment": AugmentConfig(crop_size=32, batch_size=1)}, "--augment.batch_size 1: must be at least 2"),
     ({"model": ModelConfig(name="deconvnet_vgg16", side=50)}, "--model.side 50: must be a multiple of 32"),
     ({"model": ModelConfig(name="deconvnet_vgg16", side=32, padding="pad100")}, "has no option padding")])
-def test_settings_that_cannot_be_are_told(settings, change, message):
+def test_impossible_settings_are_reported(settings, change, message):
     with pytest.raises(UserError, match=message):
         train(dataclasses.replace(settings, run_dir=settings.run_dir + "-x", **change))
 
@@ -142,7 +142,7 @@ def test_every_unpooling_and_deconvolution_is_in_the_explanation(run, tmp_path):
     names = [title.split(",")[0] for title, _ in found.maps]
     assert names == ["deconv6", *(f"{kind}{number}" for number in (5, 4, 3, 2, 1) for kind in ("unpool", "deconv"))]
     assert [values.shape[0] for _, values in found.maps] == [1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
-    # An unpooled map is what was below it, and zeros: three quarters of it at least.
+    # An unpooled map is its input among zeros, at least three quarters of it.
     for title, values in found.maps:
         if title.startswith("unpool"):
             assert (values == 0).mean() >= 0.75
@@ -167,13 +167,13 @@ def test_an_fcns_maps_are_those_of_its_head(head, names, scramble, tmp_path):
     if head == "fcn8s":
         expected = maps["upscore_pool4"] + maps["score_pool3"]
         np.testing.assert_allclose(maps["fuse_pool3"], expected, rtol=1e-4, atol=1e-5)
-    # The final scores are the network's own, of the class it sees most of.
+    # The final scores are the network's own, of the most frequent class.
     segmenter, card = load_segmenter(str(tmp_path / "net.ckpt"))
     mask, _ = segmenter(cv2.imread(str(tmp_path / "photo.png")))
     assert found.found == card.labels.names[1 + np.bincount(mask.ravel(), minlength=21)[1:].argmax()]
 
 
-def test_mistakes_of_explain_are_told(run, tmp_path):
+def test_mistakes_of_explain_are_reported(run, tmp_path):
     with pytest.raises(UserError, match="ends in .jpg or .png"):
         explain(ExplainConfig(run.checkpoint, image="x.jpg", out_file="maps.txt"))
     with pytest.raises(UserError, match="cannot read .*x.jpg"):

@@ -1,4 +1,4 @@
-"""The verb eval: its figures are those of a plain count, its files are there, and what does not fit is refused."""
+"""The verb eval: its figures are those of a plain count, its files are written, and what does not match is refused."""
 
 import base64
 import io
@@ -72,7 +72,7 @@ def counted(checkpoint, records):
 def test_figures_are_those_of_a_plain_count(checkpoint, sample_records, tmp_path):
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
     names, matrix, scores = counted(checkpoint, str(sample_records / "records" / "val.mindrecord"))
-    assert len({*matrix.argmax(1)}) > 1 or np.count_nonzero(matrix.sum(0)) > 1, "the network says one class only"
+    assert len({*matrix.argmax(1)}) > 1 or np.count_nonzero(matrix.sum(0)) > 1, "the network predicts only one class"
     found = written(tmp_path)
     assert found["confusion matrix"] == matrix.tolist()
     hits, true, union = np.diag(matrix), matrix.sum(1), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
@@ -125,13 +125,13 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_an_evaluation_that_is_stopped_gives_nothing(checkpoint, sample_records, processes):
+def test_a_stopped_evaluation_has_no_result(checkpoint, sample_records, processes):
     segmenter, card = load_segmenter(str(checkpoint), None)
     dataset = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False,
                          preprocess=card.preprocess, rank_size=processes)
     answers = iter([False, False, True])
     assert evaluate_network(segmenter, dataset, len(card.labels), stop=lambda: next(answers)) is None
-    assert not list(answers), "it asks before each image"
+    assert not list(answers), "it is called before each image"
 
 
 def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
@@ -171,7 +171,7 @@ def test_a_second_evaluation_leaves_only_its_own_images(checkpoint, tmp_path):
 
 
 def test_the_page_has_the_figures_the_settings_and_the_masks(checkpoint, tmp_path):
-    """The masks of the first image on the page are its truth and what the network says of it."""
+    """The masks of the first image on the page are its truth and the network's prediction."""
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
     text = (tmp_path / "report.html").read_text()
     for name, value in result.metrics.items():
@@ -224,8 +224,8 @@ def test_some_of_the_records_evenly_spread(checkpoint, sample_records, tmp_path)
     assert sorted(name[3:-4] for name in shown) == sorted(some), "pictures are of those images"
 
 
-def test_what_stands_around_the_network_is_in_the_figures(checkpoint, tmp_path):
-    """Scales and mirroring give the mean of what the network says of each view, one by one."""
+def test_scales_mirroring_and_crf_are_in_the_figures(checkpoint, tmp_path):
+    """Scales and mirroring give the mean of the network's results for the single views."""
     evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), scales=[0.5, 1.0], flip=True, device="CPU"))
     segmenter, card = load_segmenter(str(checkpoint), None)
     matrix = ConfusionMatrix(len(SAMPLE))
@@ -259,19 +259,19 @@ def test_a_crf_without_effect_and_one_with(checkpoint, tmp_path):
     ({"scales": []}, "--scales"), ({"scales": [0.0]}, "--scales 0.0"), ({"scales": [1, 9]}, "at most 8"),
     ({"overlap": 32}, "give --window"), ({"window": -1}, "--window"), ({"window": 64}, "must be larger than"),
     ({"limit": -1}, "--limit -1"), ({"protocol": "course", "flip": True}, "--protocol course")])
-def test_ways_that_cannot_be(checkpoint, tmp_path, settings, words):
+def test_impossible_ways_to_segment_are_refused(checkpoint, tmp_path, settings, words):
     with pytest.raises(UserError, match=words):
         evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), device="CPU", **settings))
     assert not (tmp_path / "out").exists()
 
 
-def test_results_lie_beside_the_checkpoint(checkpoint, tmp_path):
+def test_results_are_next_to_the_checkpoint(checkpoint, tmp_path):
     shutil.copy(checkpoint, tmp_path / "a.ckpt")
     result = evaluate(EvalConfig(str(tmp_path / "a.ckpt"), device="CPU"))
     assert result.out == str(tmp_path / "evaluation") and written(tmp_path / "evaluation")["images"] == 3
 
 
-def test_the_course_protocol_is_named_so(checkpoint, sample_records, tmp_path):
+def test_the_course_protocol_is_named_in_the_results(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
     shutil.copy(checkpoint, tmp_path / "a.ckpt")
     config = EvalConfig(str(tmp_path / "a.ckpt"), records=records, protocol="course", device="CPU")

@@ -1,4 +1,4 @@
-"""The verb inspect: every kind of fault is found where it was put, and figures are those of the masks."""
+"""The verb inspect: every kind of fault is found in its place, and figures are those of the masks."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def mask(number):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in order, but for class 3, which occurs in no mask."""
+    """A folder without faults, except that class 3 occurs in no mask."""
     root = tmp_path / "mine"
     for inner in ("images", "masks"):
         (root / inner).mkdir(parents=True)
@@ -158,14 +158,14 @@ def test_splits_are_those_of_prepare(folder, tmp_path):
     assert (result.splits["train"].pairs, result.splits["val"].pairs) == (made.train.written, made.val.written)
 
 
-def test_masks_that_are_jpegs_are_told(folder):
+def test_masks_that_are_jpegs_are_reported(folder):
     Image.fromarray(mask(0)).save(folder / "masks" / "t0.jpg")
     (folder / "masks" / "t0.png").unlink()
     finding, = [finding for finding in inspected(folder).findings if finding.kind == "missing"]
     assert "t0.jpg is a JPEG" in finding.message
 
 
-def test_mistakes_are_told_in_one_line(folder, tmp_path):
+def test_mistakes_are_reported_in_one_line(folder, tmp_path):
     os.remove(folder / "labels.yaml")
     for data, options, words in ((folder, {}, "mindfcn labels --from"), (tmp_path / "away", {}, "no .*away"),
                                  (tmp_path, {}, "ImageSets"), (folder, {"pictures": -1}, "at least 0")):

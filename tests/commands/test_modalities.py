@@ -43,12 +43,7 @@ from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +108,7 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
         export(ExportConfig(result.checkpoint, str(tmp_path / "a.onnx"), photos=[sample.image]))
 
 
-def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
+def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
     color, hha = str(tmp_path / "color.ckpt"), str(tmp_path / "hha.ckpt")
     random_checkpoint(color, scramble=scramble)
     random_checkpoint(hha, "hha", seed=2, scramble=scramble)
@@ -138,7 +133,7 @@ def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 
 
-def test_early_fusion_begins_from_colours(rooms, tmp_path, scramble):
+def test_early_fusion_starts_from_a_colour_checkpoint(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
     _, val_path, labels = find_records(rooms, Console(print))
     net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,

@@ -70,7 +70,7 @@ def test_an_image_turned_by_exif_is_predicted_upright(tmp_path):
     np.testing.assert_array_equal(mask_of(run(tmp_path, [tmp_path / "a.jpg"]).written[0]), np.rot90(stored, -1))
 
 
-def test_what_is_written_is_what_was_asked_for(tmp_path):
+def test_requested_outputs_are_written_and_no_others(tmp_path):
     paint(tmp_path / "a.png")
     out = tmp_path / "out"
     entry = run(tmp_path, [tmp_path / "a.png"], overlay=False).written[0]
@@ -103,7 +103,7 @@ def test_the_overlay_keeps_the_colours_of_the_photograph(tmp_path):
     assert np.abs(overlay[50, 50] - [180, 60, 10]).max() < 8
 
 
-def test_unreadable_files_are_named_and_the_rest_goes_on(tmp_path):
+def test_unreadable_files_are_named_and_the_others_are_predicted(tmp_path):
     expected = paint(tmp_path / "good.jpg", mode="RGB", quality=95)
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "cut.jpg")
@@ -170,7 +170,7 @@ def test_an_input_is_never_overwritten(tmp_path):
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_folder_that_cannot_be_written_shows_before_the_work(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_the_work(tmp_path):
     paint(tmp_path / "a.png")
     (tmp_path / "out").write_text("a file where the folder should be")
     worked = []
@@ -207,7 +207,7 @@ def test_a_pattern_that_finds_nothing_is_named(tmp_path, monkeypatch, patterns, 
         find_images(patterns)
 
 
-def test_scales_and_mirroring_stand_around_any_way_to_segment(tmp_path):
+def test_scales_and_mirroring_work_with_any_way_to_segment(tmp_path):
     """Halves of a photograph: each scale blurs their edge a little, and the mean of the views keeps the halves."""
     expected = paint(tmp_path / "a.png", size=(40, 20), box=(0, 0, 20, 20))
     plain = run(tmp_path, [tmp_path / "a.png"], probabilities=True).written[0]
@@ -218,7 +218,7 @@ def test_scales_and_mirroring_stand_around_any_way_to_segment(tmp_path):
     assert np.abs(after[:, :, :15] - before[:, :, :15]).max() < 0.01 < np.abs(after - before).max()
 
 
-def test_a_way_that_cannot_be_is_said_before_anything_is_written(tmp_path):
+def test_an_impossible_way_is_reported_before_anything_is_written(tmp_path):
     paint(tmp_path / "a.png")
     for settings, words in (({"scales": [0.0]}, "--scales"), ({"overlap": 8}, "--window"),
                             ({"window": 64}, "--overlap"), ({"crf": "nobody"}, "nobody|pydensecrf2")):

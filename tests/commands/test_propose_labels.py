@@ -55,7 +55,7 @@ def proposed(folder, **options):
 
 
 @pytest.mark.parametrize("encoding", ["palette", "grey", "rgb"])
-def test_what_is_proposed_reads_the_masks(encoding, tmp_path):
+def test_proposed_labels_read_the_masks(encoding, tmp_path):
     result = proposed(write(tmp_path / "masks", [encoding] * 3))
     assert (result.encoding, result.masks, result.out) == (encoding, 3, str(tmp_path / "labels.yaml"))
     labels = LabelSet.load(result.out)
@@ -108,7 +108,7 @@ def test_numbers_with_gaps_keep_their_places(tmp_path):
     assert any("no mask holds 0, 2, 3" in note for note in result.notes)
 
 
-def test_a_palette_that_tells_nothing_apart_gives_way_to_vocs(tmp_path):
+def test_a_palette_of_equal_colours_is_replaced_by_vocs(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     picture = Image.fromarray(numbers())
@@ -117,7 +117,7 @@ def test_a_palette_that_tells_nothing_apart_gives_way_to_vocs(tmp_path):
     assert len(set(proposed(masks).labels.colours)) == 3
 
 
-def test_mixtures_are_refused_with_the_files_and_read_where_told(tmp_path):
+def test_mixed_encodings_are_refused_with_the_files_and_read_with_a_given_encoding(tmp_path):
     masks = write(tmp_path / "masks", ["palette", "palette", "rgb"])
     with pytest.raises(UserError) as told:
         proposed(masks)
@@ -155,7 +155,7 @@ def test_blurred_masks_are_named_as_such(tmp_path):
         proposed(masks)
 
 
-def test_other_mistakes_are_told_in_one_line(tmp_path):
+def test_other_mistakes_are_reported_in_one_line(tmp_path):
     masks = write(tmp_path / "masks", ["grey"])
     proposed(masks)
     before = (tmp_path / "labels.yaml").read_bytes()

@@ -32,7 +32,7 @@ def samples(tmp_path_factory):
 
 
 def copied(samples, folder, count=4):
-    """The first samples with files of their own, to be nonfinite."""
+    """The first samples with files of their own, to be damaged."""
     shutil.copytree(os.path.dirname(os.path.dirname(samples[0].image)), folder)
     return list_voc(folder, "train")[:count]
 
@@ -109,7 +109,7 @@ def test_other_samples_labels_or_shards_need_overwrite(samples, tmp_path):
 
 
 def spoil(sample, kind):
-    """Make a pair bad; returns the file to be named and a word of the reason."""
+    """Damage a pair; returns the file to be named and a word of the reason."""
     if kind == "class":
         mask = np.array(Image.open(sample.label))
         mask[3, 2] = 77

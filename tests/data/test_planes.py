@@ -1,4 +1,4 @@
-"""Planes beside a photograph: moved with it, scaled as fits each, normalised by one record."""
+"""Planes with a photograph: moved with it, scaled as fits each, normalised by one record."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_a_crop_moves_all_planes_and_masks_alike(planes, seed):
     np.testing.assert_array_equal(label[0][inside], pixels[0][inside] % 40)
     np.testing.assert_array_equal(label[1][inside], pixels[0][inside] % 3)
     assert (label[1][~inside] == 255).all() and (data[:, ~inside] == 0).all()
-    # Depth goes along, too.
+    # Depth is moved in the same way.
     record = NYUD.to("rgbd")
     data, label = transforms.augment({"image": image["image"], "depth": image["depth"]}, mask[..., 0],
                                      np.random.RandomState(seed), 24, 1.0, 1.0, record, 255)

@@ -55,8 +55,8 @@ def test_crops_are_the_courses_bit_by_bit(size):
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_crop_is_written_where_it_is_wanted():
-    """Nothing of what was there before remains."""
+def test_a_crop_is_written_into_a_given_array():
+    """Nothing of the array's earlier content remains."""
     image, mask = photograph(40, 20)
     for seed in range(8):
         out = np.full((3, 32, 32), np.nan, np.float32), np.full((32, 32), -1, np.int32)
@@ -128,7 +128,7 @@ def records_of(tmp_path, image, mask):
 
 
 class Keep:
-    """A network that remembers its input."""
+    """A network that stores its input."""
 
     def set_train(self, mode):
         assert mode is False
@@ -163,7 +163,7 @@ def test_training_evaluation_and_prediction_feed_the_same_numbers(tmp_path, prep
 # ------------------------------------------------------------------------------------------- colours, and class shares
 
 class Draws:
-    """A generator whose numbers are given: those of `uniform` as shares of the upper bound, those of `randint`."""
+    """A random generator with given numbers: those of `uniform` as shares of the upper bound, those of `randint`."""
 
     def __init__(self, uniform, randint):
         self.shares, self.numbers = list(uniform), list(randint)
@@ -209,7 +209,7 @@ def test_grey_stays_grey_in_saturation_and_hue():
 
 
 def test_colours_change_the_crop_alone_and_draw_after_it():
-    """Without them no number more is drawn than the course draws; masks and places are the same with them."""
+    """Without them no more numbers are drawn than in the course; masks and places are the same with them."""
     image, mask = photograph(60, 50)
     changed = 0
     for seed in range(12):
@@ -217,7 +217,7 @@ def test_colours_change_the_crop_alone_and_draw_after_it():
         plain = transforms.augment(image, mask, random, 32, 0.5, 2.0, COURSE, 255)
         colours = transforms.augment(image, mask, other, 32, 0.5, 2.0, COURSE, 255, photometric=1.0)
         np.testing.assert_array_equal(plain[1], colours[1])
-        # What lies beyond the photograph stays the mean colour.
+        # Padding beyond the photograph keeps the mean colour.
         assert (colours[0][:, plain[1] == 255] == 0).all() or (mask == 255).any()
         changed += not np.array_equal(plain[0], colours[0])
         again = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255, photometric=1.0)
@@ -226,14 +226,14 @@ def test_colours_change_the_crop_alone_and_draw_after_it():
 
 
 def one_sided(side=64):
-    """A photograph nearly all of class 0, with class 1 in a corner and a column that does not count."""
+    """A photograph nearly all of class 0, with class 1 in a corner and an ignored column."""
     mask = np.zeros((side, side), np.uint8)
     mask[:side // 3, :side // 3] = 1
     mask[:, side // 2] = 255
     return photograph(side, side)[0], mask
 
 
-def test_crops_are_drawn_anew_while_one_class_has_too_much_of_them():
+def test_crops_are_drawn_again_while_one_class_has_too_large_a_share():
     image, mask = one_sided()
     bound, few, many = 0.75, 0, 0
     for seed in range(40):
@@ -253,7 +253,7 @@ def test_crops_are_drawn_anew_while_one_class_has_too_much_of_them():
     assert 0 < few < many / 2
 
 
-def test_where_no_crop_will_do_the_tries_end():
+def test_drawing_ends_where_no_crop_is_acceptable():
     image, mask = photograph(40, 40)[0], np.full((40, 40), 3, np.uint8)
     _, label = transforms.augment(image, mask, np.random.RandomState(1), 16, 1.0, 1.0, COURSE, 255, max_class_share=0.5,
                                   tries=7)

@@ -48,7 +48,7 @@ def sums():
 
 
 def failures():
-    """A block that rank 1 does not come through."""
+    """A block in which rank 1 fails."""
     runtime.set_up("CPU")
     try:
         with runtime.fail_on_all_ranks():
@@ -85,7 +85,7 @@ def curves():
             labels[0][random.random((64, 64)) < 0.9] = 255
             labels[2, :20] = 255
             if number == 3:
-                # Rank 0 has nothing to learn from.
+                # Rank 0 has no labelled pixel.
                 labels[::2] = 255
             mine = slice(rank, None, ranks)
             losses.append(float(step(ms.Tensor(images[mine]), ms.Tensor(labels[mine])).asnumpy()))
@@ -95,11 +95,11 @@ def curves():
 
 
 def train():
-    """The verb, with a run directory for each rank: those of the others must stay away."""
+    """The verb, with a run directory for each rank: those of other ranks must not be written."""
     kept = {}
 
     class Kept(TrainStep):
-        """The step, whose network can be looked at."""
+        """The training step, kept so that its network can be read."""
 
         def __init__(self, net, *arguments, **options):
             super().__init__(net, *arguments, **options)
@@ -114,7 +114,7 @@ def train():
 
 
 class Shown(Console):
-    """Tells the test of every step, and waits there for a signal where the test wants to send one."""
+    """Reports every step to the test, and waits there for a signal where the test sends one."""
 
     def begin_training(self, *_):
         """Where this process can be reached."""

@@ -1,4 +1,4 @@
-"""Opens damaged files in a process of its own, because what it opens may end the process: a line of JSON in, one out.
+"""Opens damaged files in a separate process, because a file may crash it: one line of JSON in, one out.
 
 `python reader.py` reads lines [kind, path] and answers [what, text, seconds, MB]:
     what     read | refused (UserError) | failed (any other exception)
@@ -123,7 +123,7 @@ def main():
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # libraries print their own complaints
+    # libraries print their own messages
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

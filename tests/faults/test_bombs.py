@@ -12,7 +12,7 @@ import zlib
 import mindspore  # noqa: F401  (refuses to be imported after protobuf, which onnx uses)
 import numpy as np
 import pytest
-from damage import MOST_MB, Reader, helper
+from damage import MOST_MB, helper
 from PIL import Image
 
 from mindfcn.cli.main import main
@@ -21,13 +21,6 @@ from mindfcn.storage.images import MAX_PIXELS
 
 Caffe = helper("caffe_files").Caffe
 HUGE = 100_000
-
-
-@pytest.fixture(scope="module")
-def reader():
-    reader = Reader()
-    yield reader
-    reader.close()
 
 
 def png(width=HUGE, height=HUGE, colour=2):

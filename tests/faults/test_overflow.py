@@ -17,7 +17,7 @@ from mindfcn.models import layers
 
 
 class Net(nn.Cell):
-    """Two convolutions and no rectifier between them."""
+    """Two convolutions without a ReLU between them."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Net(nn.Cell):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_gradients_that_overflow_are_noticed_in_their_own_step(accumulate):
-    """The loss is finite: only the step after it would show what happened, or the one after the checkpoint."""
+    """The loss is finite: only the next step would show the overflow, perhaps after a checkpoint."""
     runtime.set_up("CPU", 1)
     runtime.graph_mode()
     net = Net()

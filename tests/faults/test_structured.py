@@ -41,7 +41,7 @@ def one_line(error, path):
 
 
 def labels_of(path):
-    """The labels in a file, held to what they promise; None where they are refused."""
+    """The labels in a file, after checks of their invariants; None where they are refused."""
     try:
         labels = LabelSet.load(path)
     except UserError as error:

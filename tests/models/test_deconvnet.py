@@ -17,12 +17,7 @@ from mindfcn.weights.load import load_backbone
 
 NARROW = {"width": 0.125, "fc_width": 16, "side": 32}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def picture(side, count=1, seed=2):

@@ -3,18 +3,11 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import picture, run
 from mindspore import nn, ops
 
 from mindfcn.models import layers
 from mindfcn.models.surgery.dilate import DilatedAvgPool, DilatedMaxPool, dilate, input_strides, rarefied_kernel
-
-
-def picture(height, width, channels=3, seed=1):
-    return np.random.default_rng(seed).standard_normal((1, channels, height, width)).astype(np.float32)
-
-
-def run(net, image):
-    return net.set_train(False)(ms.Tensor(image)).asnumpy()
 
 
 def conv(inputs, outputs, kernel, stride=1, padding=0, **options):

@@ -9,13 +9,6 @@ from mindfcn.models import cpu_kernels as convolution
 from mindfcn.models import layers
 
 
-@pytest.fixture(params=["GRAPH", "PYNATIVE"])
-def mode(request):
-    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
-    yield request.param
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
 class Towards(nn.Cell):
     """The scalar whose gradient at a cell's output is `direction`."""
 

@@ -12,12 +12,7 @@ from mindfcn.weights.load import load_backbone
 
 mindcv = pytest.importorskip("mindcv", reason="mindcv is not installed: pip install mindcv")
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def picture(height, width):

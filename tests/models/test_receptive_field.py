@@ -21,11 +21,7 @@ NARROW = {"vgg16": {"width": 0.03, "fc_width": 2}, "caffenet": {"width": 0.02, "
 HEADS = ("fcn32s", "fcn16s", "fcn8s")
 PADDINGS = ("same", "pad100")
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def narrow(backbone, padding="same", head="fcn8s"):

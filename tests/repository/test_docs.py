@@ -1,4 +1,4 @@
-"""The pages say what is so: commands and snippets work, links lead somewhere, versions agree."""
+"""The pages are correct: commands and snippets work, links have targets, versions agree."""
 
 import ast
 import configparser
@@ -20,7 +20,7 @@ from mindfcn.cli import parser as cli
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for path in (ROOT / folder).glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# What a page may tell a reader to run; others are a mistake, or an entry that is missing here.
+# Commands that a page may contain; any other is a mistake, or an entry is missing here.
 ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
 VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval"}
 
@@ -34,7 +34,7 @@ def blocks(page, *languages):
 
 
 def commands(page):
-    """The commands of a page's shell blocks and of its texts in backquotes, a line each, without what follows `#`."""
+    """The commands of a page's shell blocks and of its texts in backquotes, one per line, without comments."""
     lines = [line for body in blocks(page, "bash", "sh") for line in body.replace("\\\n", " ").splitlines()]
     lines += [line[2:] for body in blocks(page, "") for line in body.splitlines() if line.startswith("$ ")]
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text_of(page)))
@@ -48,7 +48,7 @@ def commands(page):
 
 
 def check(words):
-    """Raise where a command would not be understood."""
+    """Raise where a command would not be accepted."""
     line = " ".join(words)
     if words[0] == "mindfcn":
         if "--help" not in words and words[1] not in ("VERB", "子命令"):
@@ -102,7 +102,7 @@ def test_every_link_leads_somewhere(page):
             assert anchor in heads, f"{page}: {target}"
 
 
-def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
+def test_python_in_the_readme_runs(sample_records, tmp_path, monkeypatch):
     """With random numbers in place of VGG16's weights; the class and the batches are the real ones."""
     monkeypatch.chdir(sample_records.parent)
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -123,7 +123,7 @@ def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
-def test_the_table_of_networks_is_true(page):
+def test_the_table_of_networks_is_correct(page):
     """Parameters are counted, scores are those that `compare` shows; a dash where nothing is published of a network."""
     from mindspore import nn
 
@@ -141,8 +141,8 @@ def test_the_table_of_networks_is_true(page):
         assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
 
 
-def test_the_export_page_s_python_runs(colour_net, tmp_path, monkeypatch):
-    """On a network whose answer is known: pure red, green and blue pixels have classes of their own."""
+def test_python_on_the_export_page_runs(colour_net, tmp_path, monkeypatch):
+    """On a network whose answer is known: pure red, green and blue pixels are classes 1, 2 and 3."""
     import cv2
     body, = blocks("docs/export.md", "python")
     expected = np.random.default_rng(0).integers(0, 4, (20, 30))
@@ -157,7 +157,7 @@ def test_the_export_page_s_python_runs(colour_net, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_python_on_the_pages_compiles_and_its_names_are_there(page):
-    """What needs the network or torchvision is not run; it is checked this far."""
+    """Code that needs the network or torchvision is compiled, not run."""
     for body in blocks(page, "python"):
         for node in ast.walk(ast.parse(body)):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mindfcn":

@@ -22,7 +22,7 @@ def imported_rooms(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_a_file_imports_only_from_its_own_room_and_from_floors_below(path):
+def test_a_file_imports_only_from_its_own_package_and_from_layers_below(path):
     room = path.parts[0].removesuffix(".py")
     for other in imported_rooms(path):
         assert other == room or HEIGHT[other] < HEIGHT[room], f"{path} imports {other}"
