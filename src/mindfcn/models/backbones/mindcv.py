@@ -37,10 +37,10 @@ class MindCV(nn.Cell):
         if output_stride not in STRIDES.values():
             raise UserError(f"output stride {output_stride}: choose one of {', '.join(map(str, STRIDES.values()))}")
         try:
-            self.backbone = features(name)
+            self.network = features(name)
             if output_stride < 32:
-                dilate(self.backbone, output_stride, TRACED)
-            layers, maps = trace(self.backbone, TRACED)
+                dilate(self.network, output_stride, TRACED)
+            layers, maps = trace(self.network, TRACED)
             self.at = {pool: max((layer.behind for layer in layers if layer.outputs == feature.shape[1:]),
                                  key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
         # The library's own networks fail in many ways, some on this MindSpore alone.
@@ -48,11 +48,11 @@ class MindCV(nn.Cell):
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"mindcv's {name} cannot carry a head at output stride {output_stride}: {reason}; "
                             "take another backbone, such as resnet50") from None
-        self.channels = dict(zip(STRIDES, self.backbone.out_channels))
+        self.channels = dict(zip(STRIDES, self.network.out_channels))
         self.blocks = tuple(dict.fromkeys(parameter.name.split(".")[0] for parameter in self.get_parameters()))
 
     def construct(self, image):
-        pool3, pool4, fc7 = self.backbone(image)
+        pool3, pool4, fc7 = self.network(image)
         return {"pool3": pool3, "pool4": pool4, "fc7": fc7}
 
     def receptive_fields(self):
