@@ -11,10 +11,10 @@ from mindspore.common.initializer import Normal
 
 from mindfcn.errors import UserError
 from mindfcn.models import layers
-from mindfcn.models.analysis.receptive_field import map_receptive_fields
+from mindfcn.models.backbones.stages import StagedBackbone
 
 
-class Encoder(nn.Cell):
+class Encoder(StagedBackbone):
     """VGG16 with batch normalisation, whose poolings keep their switches.
 
     Args:
@@ -30,6 +30,9 @@ class Encoder(nn.Cell):
         UserError: a side that is no multiple of 32.
     """
 
+    stages = {"pool3": ("conv1", "pool1", "conv2", "pool2", "conv3", "pool3"),
+              "pool4": ("conv4", "pool4"),
+              "fc7": ("conv5", "pool5", "conv6", "conv7")}
     blocks = tuple(f"conv{number}" for number in range(1, 8))
     multiple = 1
     has_bias = True
@@ -51,29 +54,16 @@ class Encoder(nn.Cell):
         self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.MaxPoolWithIndices() for _ in range(5))
 
     def construct(self, image):
-        conv1 = self.conv1(image)
-        pool1, switches1 = self.pool1(conv1)
-        conv2 = self.conv2(pool1)
-        pool2, switches2 = self.pool2(conv2)
-        conv3 = self.conv3(pool2)
-        pool3, switches3 = self.pool3(conv3)
-        conv4 = self.conv4(pool3)
-        pool4, switches4 = self.pool4(conv4)
-        conv5 = self.conv5(pool4)
-        pool5, switches5 = self.pool5(conv5)
-        fc7 = self.conv7(self.conv6(pool5))
-        return (fc7, (switches1, switches2, switches3, switches4, switches5),
-                (conv1.shape, conv2.shape, conv3.shape, conv4.shape, conv5.shape))
-
-    def receptive_fields(self):
-        """{map: ReceptiveField} of its maps."""
-        return map_receptive_fields(self.paths())
-
-    def paths(self):
-        """{map: layers from the map before}: how the maps follow from one another."""
-        return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.conv3, self.pool3),
-                "pool4": (self.conv4, self.pool4),
-                "fc7": (self.conv5, self.pool5, self.conv6, self.conv7)}
+        x, switches, shapes = image, (), ()
+        for stage in self.stages.values():
+            for layer in stage:
+                if layer.startswith("pool"):
+                    shapes += (x.shape,)
+                    x, places = getattr(self, layer)(x)
+                    switches += (places,)
+                else:
+                    x = getattr(self, layer)(x)
+        return x, switches, shapes
 
 
 class Decoder(nn.Cell):
