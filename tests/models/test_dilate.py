@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from mindfcn.models import layers
+from mindfcn.models import cpu_kernels, layers
 from mindfcn.models.surgery.dilate import DilatedAvgPool, DilatedMaxPool, dilate, input_strides, rarefied_kernel
 
 
@@ -140,8 +140,8 @@ def test_rarefying_twice_equals_rarefying_once():
 
 @pytest.mark.parametrize("kernel, limit", [(5, "NARROW"), (3, "WINOGRAD")])
 def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel, limit):
-    monkeypatch.setattr(layers, limit, 2)
-    monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 2)
+    monkeypatch.setattr(cpu_kernels, limit, 2)
+    monkeypatch.setattr(cpu_kernels, "WINOGRAD_BACKWARD", 2)
     net = nn.SequentialCell(nn.MaxPool2d(2, 2), layers.conv(3, 6, kernel, bias=True))
     assert isinstance(net[1], layers.CpuConv2d)
     image = picture(16, 24)

@@ -1,13 +1,27 @@
-"""Convolutions for CPU, computed in other ways than by MindSpore's kernels, with the same results to rounding.
+"""Convolutions for CPU that are faster or need less memory than MindSpore's kernels; results differ by rounding only.
 
-A convolution of single channels, whose few kernels are fixed, cuts a map into tiles and transforms them at once; what
-is left is a matrix product, which CPUs do at their best. The transposed convolution puts tiles together again.
+`convolution` and `transposed_convolution` choose them when a layer is built. Every network also runs without them:
+set `cpu_kernels.enabled = False` before building it, or the environment variable MINDFCN_CPU_KERNELS=0. Parameters are
+the same either way, and so are checkpoints.
+
+A convolution of single channels with a few fixed kernels cuts a map into tiles and transforms them at once; what is
+left is a matrix product, the operation CPUs are fastest at. The transposed convolution puts the tiles together again.
 """
+
+import os
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+# Whether layers that are built for CPU use the convolutions of this module.
+enabled = os.environ.get("MINDFCN_CPU_KERNELS", "1") != "0"
+# MindSpore's convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
+NARROW = 2048
+# From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
+WINOGRAD_BACKWARD, WINOGRAD = 64, 128
+# MindSpore's transposed convolutions of these strides take much memory; blocks of larger strides take long to join.
+BLOCKS = range(4, 9)
 TILE = 4
 # With fewer tiles the kernel's transform costs what the products save.
 MIN_TILES = 32
@@ -15,6 +29,30 @@ MIN_TILES = 32
 LARGE_MAP = 128 * 128
 # With the usual points 0, 1, -1, 2, -2 rounding errors are five times larger.
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
+
+
+def convolution(in_channels, out_channels, kernel, stride, padding, group):
+    """The cell that computes a convolution better than MindSpore on this device; None where there is none.
+
+    Args:
+        kernel: (height, width).
+        padding: one number, or four: above, below, left, right.
+    """
+    if not enabled or ms.get_context("device_target") != "CPU" or not stride == group == 1:
+        return None
+    narrower = min(in_channels, out_channels)
+    if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
+        return Winograd(out_channels, direct=narrower < WINOGRAD)
+    if kernel != (3, 3) and out_channels > NARROW:
+        return WideConv2d(kernel, padding)
+    return None
+
+
+def transposed_convolution(channels, kernel, stride, padding):
+    """The same for a transposed convolution from `channels` to as many; `kernel` is its side."""
+    if enabled and ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
+        return Upsampling(channels, stride, padding)
+    return None
 
 
 def transforms():

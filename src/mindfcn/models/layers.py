@@ -10,14 +10,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import Constant, HeNormal, Normal, Zero
 
 from mindfcn import random_bits
-from mindfcn.models.cpu_kernels import Upsampling, WideConv2d, Winograd
-
-# On CPU, convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
-NARROW = 2048
-# From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
-WINOGRAD_BACKWARD, WINOGRAD = 64, 128
-# On CPU, transposed convolutions of these strides take much memory, and of larger ones their blocks take long to join.
-BLOCKS = range(4, 9)
+from mindfcn.models import cpu_kernels
 
 
 def bilinear_kernel(size):
@@ -45,13 +38,7 @@ def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", 
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": group,
                  "has_bias": bias, "weight_init": weight_init, "bias_init": "zeros", "data_format": "NCHW"}
-    algorithm = None
-    if ms.get_context("device_target") == "CPU" and stride == group == 1:
-        narrower = min(in_channels, out_channels)
-        if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
-            algorithm = Winograd(out_channels, direct=narrower < WINOGRAD)
-        elif kernel != (3, 3) and out_channels > NARROW:
-            algorithm = WideConv2d(kernel, padding)
+    algorithm = cpu_kernels.convolution(in_channels, out_channels, kernel, stride, padding, group)
     if algorithm is None:
         return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
     return CpuConv2d(algorithm, in_channels, out_channels, kernel, **arguments)
@@ -62,13 +49,19 @@ class CpuConv2d(nn.Conv2d):
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
-        # Not as a child: to all who walk through a network, this is one layer.
-        vars(self)["algorithm"] = algorithm
+        # In a tuple, because as a child it would be a layer of its own to whatever walks through a network.
+        self.algorithms = (algorithm,)
+
+    def use_mindspore_kernels(self):
+        """Compute with MindSpore's kernels only."""
+        self.algorithms = ()
 
     def construct(self, x):
         # Not super().construct: in float16 MindSpore would cast the weight's uses in this method alone.
-        fits = self.algorithm is not None and x.dtype == ms.float32 and self.algorithm.fits(x.shape)
-        y = self.algorithm(x, self.weight) if fits else self.conv2d(x, self.weight)
+        if x.dtype == ms.float32 and self.algorithms and self.algorithms[0].fits(x.shape):
+            y = self.algorithms[0](x, self.weight)
+        else:
+            y = self.conv2d(x, self.weight)
         return self.bias_add(y, self.bias) if self.has_bias else y
 
 
@@ -81,25 +74,26 @@ def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False
     init = (ms.Tensor(bilinear_weight(channels, kernel)) if upsampling == "bilinear" else "xavier_uniform")
     arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": 1,
                  "has_bias": False, "weight_init": init}
-    if ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
-        cell = AlgorithmDeconv(Upsampling(channels, stride, padding), channels, channels, kernel, **arguments)
-    else:
+    algorithm = cpu_kernels.transposed_convolution(channels, kernel, stride, padding)
+    if algorithm is None:
         cell = nn.Conv2dTranspose(channels, channels, kernel, **arguments)
+    else:
+        cell = CpuConv2dTranspose(algorithm, channels, channels, kernel, **arguments)
     cell.weight.requires_grad = not fixed
     return cell
 
 
-class AlgorithmDeconv(nn.Conv2dTranspose):
+class CpuConv2dTranspose(nn.Conv2dTranspose):
     """A transposed convolution computed by a cell of models/cpu_kernels.py in float32; else by MindSpore's kernels."""
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
-        # Not as a child: to all who walk through a network, this is one layer.
-        vars(self)["algorithm"] = algorithm
+        # In a tuple for the same reason as in CpuConv2d.
+        self.algorithms = (algorithm,)
 
     def construct(self, x):
         if x.dtype == ms.float32:
-            return self.algorithm(x, self.weight)
+            return self.algorithms[0](x, self.weight)
         count, channels, height, width = x.shape
         sides = [(side - 1) * self.stride[0] + self.kernel_size[0] - 2 * self.padding for side in (height, width)]
         return self.conv2d_transpose(x, self.weight, (count, channels, sides[0], sides[1]))

@@ -238,7 +238,7 @@ def _set_window(conv, window):
     """Change a convolution in place: its attributes, and the operators that compute it."""
     conv.stride, conv.dilation, conv.padding, conv.pad_mode = window.stride, window.dilation, window.padding, "pad"
     if isinstance(conv, CpuConv2d):
-        conv.algorithm = None
+        conv.use_mindspore_kernels()
     for name, operator in list(vars(conv).items()):
         if isinstance(operator, ops.Conv2D):
             setattr(conv, name, ops.Conv2D(operator.out_channel, conv.kernel_size, mode=1, pad_mode="pad",
