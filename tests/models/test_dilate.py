@@ -149,7 +149,7 @@ def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel,
     np.testing.assert_allclose(run(dilate(net, 1, 16), image)[:, :, ::2, ::2], old, atol=1e-5)
 
 
-def test_a_network_is_compiled_anew():
+def test_a_network_is_compiled_again():
     net, image = Stack(), picture(96, 96)
     try:
         ms.set_context(mode=ms.GRAPH_MODE)

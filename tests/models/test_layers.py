@@ -57,7 +57,7 @@ WINOGRAD = (3, 5, (8, 12), False)
 @pytest.mark.parametrize("direct, large_map", [(True, 1), (False, 1), (False, 10 ** 6)])
 def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
                                                                  direct, large_map):
-    """Output and all gradients. A side of 6 is no multiple of Winograd's tiles and takes the plain kernel."""
+    """Output and all gradients. A side of 6 is not a multiple of Winograd's tile side and takes the plain kernel."""
     monkeypatch.setattr(cpu_kernels, "NARROW", 4)
     monkeypatch.setattr(cpu_kernels, "WINOGRAD_BACKWARD", 3)
     monkeypatch.setattr(cpu_kernels, "WINOGRAD", 4 if direct else 3)
@@ -88,7 +88,7 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
 
 @pytest.mark.parametrize("stride, padding, size", [(8, 4, (3, 5)), (4, 0, (2, 1)), (6, 1, (1, 4))])
 def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, padding, size):
-    """Output and gradients, with weights that are bilinear no more."""
+    """Output and gradients, with weights that are no longer bilinear."""
     ours = layers.deconv(3, 2 * stride, stride, padding)
     if ms.get_context("device_target") == "CPU":
         assert isinstance(ours, layers.CpuConv2dTranspose)
@@ -195,7 +195,7 @@ def test_dropout_masks_look_independent(rate):
     count = kept.shape[1]
     spread = np.sqrt(rate * (1 - rate) / count)
     assert (abs(kept.mean(1) - (1 - rate)) < 4 * spread).all()
-    assert kept.mean(1).std() > spread / 4, "shares must vary as chance does"
+    assert kept.mean(1).std() > spread / 4, "the kept shares must vary as random ones do"
     channels = kept.reshape(48, -1).mean(1)
     assert (abs(channels - (1 - rate)) < 4.5 * 2 * spread).all()
     limit = 4.5 / np.sqrt(count)

@@ -23,7 +23,7 @@ WINOGRAD_BACKWARD, WINOGRAD = 64, 128
 # MindSpore's transposed convolutions of these strides take much memory; blocks of larger strides take long to join.
 BLOCKS = range(4, 9)
 TILE = 4
-# With fewer tiles the kernel's transform costs what the products save.
+# With fewer tiles the kernel's transform costs as much as the products save.
 MIN_TILES = 32
 # From as many pixels on, the gradients of a batch are computed image by image: all tiles at once would take gigabytes.
 LARGE_MAP = 128 * 128
@@ -96,7 +96,7 @@ def image(batch, number):
 
 
 def swap(rows, first, second, third):
-    """(first, second, third, ...) -> (third * second * first, ...): the order of the first three axes turned round.
+    """(first, second, third, ...) -> (third * second * first, ...): the first three axes in reverse order.
 
     Rows are gathered, because MindSpore's transpose on CPU keeps eight bytes for every number that it has moved.
     """
@@ -132,14 +132,14 @@ class Winograd(nn.Cell):
         self.join_output = ops.Conv2DTranspose(36, TILE, pad=0, **tile)
 
     def fits(self, shape):
-        """Whether it can take a map of this shape, and is quicker on it."""
+        """Whether it accepts a map of this shape and is faster on it."""
         tiles = shape[0] * (shape[2] // TILE) * (shape[3] // TILE)
         return shape[2] % TILE == 0 and shape[3] % TILE == 0 and tiles >= MIN_TILES
 
     def construct(self, x, weight):
         if self.direct:
             return self.convolution(x, weight)
-        # Not before the map is there: all kernels of a network take 0.2 GB.
+        # Wait for the map: the transformed kernels of all layers at once would take 0.2 GB.
         kernels = self.kernels(ops.depend(weight, x))
         tiles = ops.BatchMatMul()(kernels, self.tiles(self.cut_input, self.input, x))
         return self.join(self.join_output, self.output, tiles, (x.shape[0], weight.shape[0], *x.shape[2:]))
@@ -170,7 +170,7 @@ class Winograd(nn.Cell):
         else:
             images, of_kernels = (), gradient[0, 0, 0, 0] * 0
             for number in range(x.shape[0]):
-                # Not before the last one is done, so that they use the same memory.
+                # Wait for the previous image, so that all images use the same memory.
                 of_image, more = self.gradients(image(ops.depend(x, of_kernels), number), kernels,
                                                 image(ops.depend(gradient, of_kernels), number))
                 images, of_kernels = (*images, of_image), of_kernels + more
@@ -187,7 +187,7 @@ class Winograd(nn.Cell):
 
 
 class Swap(nn.Cell):
-    """`swap`, whose gradient is the way back."""
+    """`swap`, whose gradient is the inverse swap."""
 
     def construct(self, rows, first, second, third):
         return swap(rows, first, second, third)
@@ -200,8 +200,8 @@ class Swap(nn.Cell):
 class WideConv2d(nn.Cell):
     """The convolution of (N, C, H, W) with (K, C, *kernel) as one matrix product, and so are its gradients.
 
-    MindSpore's own takes a slow reference kernel for the gradient of fc6's kernel. A cell with gradients of its own
-    would be given a copy of the weights, 411 MB of fc6.
+    MindSpore's convolution uses a slow reference kernel for the gradient of fc6's kernel. A cell with its own `bprop`
+    would get a copy of the weights, 411 MB for fc6.
 
     Args:
         kernel: (height, width).
@@ -217,7 +217,7 @@ class WideConv2d(nn.Cell):
         self.swap = Swap()
 
     def fits(self, shape):
-        """It takes any map."""
+        """True: it takes any map."""
         return True
 
     def construct(self, x, weight):

@@ -1,7 +1,7 @@
 """DeconvNet: VGG16 and its mirror of unpooling and deconvolution (Noh, Hong and Han 2015, table 2).
 
-Between the two halves stand only fc6 and fc7, which see a whole object at once, so images are windows of one size
-around objects: `mindfcn.inference.instance_wise` segments photographs by many of them.
+fc6 and fc7 between the two halves see a complete object at once, so images are windows of one size around objects:
+`mindfcn.inference.instance_wise` segments a photograph from many of them.
 """
 
 from typing import Optional
@@ -15,12 +15,12 @@ from mindfcn.models.backbones.stages import StagedBackbone
 
 
 class Encoder(StagedBackbone):
-    """VGG16 with batch normalisation, whose poolings keep their switches.
+    """VGG16 with batch normalisation, whose pooling layers also return the places of their maxima (switches).
 
     Args:
         fc_width: channels of fc6 and fc7.
         width: factor on the channels of conv1 to conv5, for small machines; 1 is VGG16.
-        side: side of the images that fc6 sees whole, pixels, a multiple of 32.
+        side: side of the images that one window of fc6 covers, pixels, a multiple of 32.
 
     Inputs: (N, 3, H, W) float32, H and W from `side` up.
     Outputs: fc7 (N, fc_width, h, w), 1x1 of an image of side x side; switches of pool1 to pool5; shapes of the maps
@@ -113,8 +113,8 @@ class DeconvNet(nn.Cell):
         backbone: the Encoder; None makes the published one.
         decoder_width: see Decoder.
 
-    Inputs: (N, 3, H, W) float32, normalised. Of side x side pixels, as it is trained on; from there up it is possible:
-        fc6 then takes several windows, and their deconvolutions add up where they overlap.
+    Inputs: (N, 3, H, W) float32, normalised. Trained on side x side pixels; larger images are possible: fc6 then
+        takes several windows, and their deconvolutions add up where they overlap.
     Outputs: logits (N, n_class, H, W) float32.
 
     Attributes:

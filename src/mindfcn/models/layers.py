@@ -1,6 +1,6 @@
-"""Every layer of every network is built here, with all its arguments spelled out.
+"""All layers of the networks, built with every argument spelled out.
 
-MindSpore renames layer arguments and defaults between releases; this is the one file that must follow.
+MindSpore renames layer arguments and defaults between releases; only this file has to change with them.
 Feature maps are (N, C, H, W) float32.
 """
 
@@ -22,7 +22,7 @@ def bilinear_kernel(size):
 
 
 def bilinear_weight(channels, size):
-    """(channels, channels, size, size) float32: each channel upsampled bilinearly, none mixed with another."""
+    """(channels, channels, size, size) float32: each channel upsampled bilinearly, without mixing channels."""
     weight = np.zeros((channels, channels, size, size), np.float32)
     weight[np.arange(channels), np.arange(channels)] = bilinear_kernel(size)
     return weight
@@ -31,8 +31,7 @@ def bilinear_weight(channels, size):
 def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
     """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
 
-    `kernel` is its side, or (height, width), which asks for a `padding`; that is one number, or four: above, below,
-    left, right.
+    `kernel` is its side, or (height, width), which needs `padding`: one number, or four: above, below, left, right.
     """
     padding = kernel // 2 if padding is None else padding
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -168,7 +167,7 @@ def deconv_bn_relu(in_channels, out_channels, kernel):
 
 
 class MaxPoolWithIndices(nn.MaxPool2d):
-    """Max pooling that also says where each maximum was; windows that would reach over the edge are left out.
+    """Max pooling that also returns the place of each maximum; windows that would reach over the edge are left out.
 
     Outputs: maxima (N, C, h, w); switches (N, C, h, w) int64, their places in the map read row by row.
     """
@@ -188,7 +187,7 @@ class MaxUnpool(nn.Cell):
     def __init__(self, kernel=2, stride=2):
         super().__init__()
         self.window = (kernel, stride, 0)
-        # max_unpool2d is for CPU and GPU alone.
+        # max_unpool2d exists on CPU and GPU only.
         self.scatter = ms.get_context("device_target") == "Ascend"
 
     def construct(self, x, switches, shape):
@@ -201,7 +200,7 @@ class MaxUnpool(nn.Cell):
         return ops.max_unpool2d(x, switches, *self.window, output_size=size)
 
     def scattered(self, x, switches, size):
-        """The same by writing every value to its place."""
+        """The same result by scattering every value to its place."""
         count, channels, height, width = size
         empty = ops.zeros((count, channels, height * width), x.dtype)
         flat = (count, channels, -1)
@@ -223,7 +222,7 @@ class LRN(nn.Cell):
 
 
 class Scale(nn.Cell):
-    """A fixed factor on a map."""
+    """A map times a fixed factor."""
 
     def __init__(self, factor):
         super().__init__()

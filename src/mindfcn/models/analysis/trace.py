@@ -1,4 +1,4 @@
-"""What the layers of a network did to one image: sizes, receptive fields, parameters, multiply-adds."""
+"""What each layer of a network does to one image: sizes, receptive fields, parameters, multiply-adds."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ class Layer:
     Attributes:
         name: its name in the network.
         cell: the layer.
-        inputs, outputs: (C, H, W) of the map before and behind it.
+        inputs, outputs: (C, H, W) of the map before and after it.
         before, behind: ReceptiveField of both maps; `behind` is None after a layer that enlarges its map, and both from
             there on.
     """
@@ -49,10 +49,10 @@ class Layer:
 
 
 def trace(net, height, width=None):
-    """Run a network on an empty image, and tell of its layers in the order they ran in.
+    """Run a network on a black image, and list its layers in the order they ran in.
 
-    Each layer's receptive field follows from the map it was given. Sums and concatenations are no layers: the map
-    they make counts as the widest of the maps of its size that were there before.
+    Each layer's receptive field follows from its input map. Sums and concatenations are not layers: their result
+    counts as the earlier map of the same size with the widest receptive field.
 
     Args:
         net: any network of (1, 3, H, W).
@@ -78,7 +78,7 @@ def trace(net, height, width=None):
 
 
 class _Record:
-    """Layers so far, and the places of the maps they were given and made."""
+    """The layers so far, and the places of their input and output maps."""
 
     def __init__(self):
         self.layers = []

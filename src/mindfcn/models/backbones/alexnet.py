@@ -10,11 +10,11 @@ FORMS = {"caffe": ((96, 256, 384, 384, 256), 2), "torchvision": ((64, 192, 384, 
 
 
 class AlexNet(StagedBackbone):
-    """The backbone of FCN-AlexNet. Its maps carry the names of VGG16's at the same strides.
+    """The backbone of FCN-AlexNet. Its maps have the names of VGG16's at the same strides.
 
     Args:
         form: "caffe", as published, with local response normalisation and convolutions in two groups; or
-            "torchvision", without both and narrower.
+            "torchvision", narrower and with neither.
         fc_width: channels of fc6 and fc7.
         dropout: share of their activations dropped in training.
         width: factor on the channels of conv1 to conv5, for small machines.

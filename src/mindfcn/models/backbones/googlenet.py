@@ -13,7 +13,7 @@ MODULES = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
 
 
 class Inception(nn.Cell):
-    """Four looks at one map, side by side: 1x1, 3x3 and 5x5 convolutions and a pooled one.
+    """Four parallel branches on one map, concatenated: 1x1, 3x3 and 5x5 convolutions, and max pooling.
 
     Inputs: (N, in_channels, H, W). Outputs: (N, out_channels, H, W).
     """

@@ -1,9 +1,9 @@
 """Filter rarefaction: strides become dilations, so that the same filters see every position (Long et al. 2015,
 section 3.2).
 
-A layer of stride s that keeps every position gives its followers s times as many; a filter f behind it becomes
-f'[i, j] = f[i / s, j / s] where s divides i and j, and 0 elsewhere: a dilation by s. From layer to layer the factors
-multiply. The result equals shift-and-stitch (`mindfcn.inference.shift_and_stitch`) at a fraction of its cost.
+A layer of stride s that keeps every position gives the layers after it s times as many; a filter f after it becomes
+f'[i, j] = f[i / s, j / s] where s divides i and j, and 0 elsewhere: a dilation by s. The factors multiply from layer to
+layer. The result equals shift-and-stitch (`mindfcn.inference.shift_and_stitch`) at a fraction of its cost.
 """
 
 import collections
@@ -21,7 +21,7 @@ Window = collections.namedtuple("Window", "kernel stride dilation padding")
 
 
 class DilatedPool(nn.Cell):
-    """What dilated max and average pooling share: the values under each place of their window.
+    """The common part of dilated max and average pooling: the values at each place of the window.
 
     Args:
         kernel_size, stride, dilation: one number, or (down, across).
@@ -94,11 +94,11 @@ def rarefied_kernel(weight, stride):
 
 
 def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Cell:
-    """Give a network a finer output stride: strides beyond it become dilations of the layers behind.
+    """Give a network a finer output stride: larger strides become dilations of the layers after them.
 
     The network is changed in place; parameters keep their names, shapes and values. Every (old stride /
     output_stride)-th row and column of its new map is its old map, unless a layer averages over the whole map
-    (squeeze-and-excitation). Any graph of nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d and cells without strides will do:
+    (squeeze-and-excitation). Works for any graph of nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d and cells without strides:
     the stride at each layer's input is measured by two runs. Padding of the mode "same" becomes the padding that the
     image measured has.
 
@@ -134,7 +134,7 @@ def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Ce
 
 
 def input_strides(net, image_size=256):
-    """Measure how many pixels of the image lie between neighbours on the map that each windowed layer is given.
+    """Measure how many pixels of the image lie between neighbours on the input map of each windowed layer.
 
     A network gives image_size / stride more rows for an image twice as high, whatever its padding.
 
