@@ -1,4 +1,4 @@
-"""Random choices that follow from (seed, step) alone, so that a resumed run makes the same ones.
+"""Random choices that depend on (seed, step) only, so that a resumed run makes the same ones.
 
 MindSpore's generators (nn.Dropout, ops.bernoulli) keep hidden state that a checkpoint cannot hold.
 """

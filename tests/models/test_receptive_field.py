@@ -142,7 +142,7 @@ def test_logits_of_every_image_of_1_to_600_pixels_have_its_size(backbone, head, 
 
 
 def test_cells_that_no_kernel_can_align_are_refused():
-    with pytest.raises(ValueError, match="cannot be brought"):
+    with pytest.raises(ValueError, match="cannot be aligned"):
         alignment(ReceptiveField(Fraction(32), Fraction(1, 3)), ReceptiveField())
 
 

@@ -193,7 +193,7 @@ class Swap(nn.Cell):
         return swap(rows, first, second, third)
 
     def bprop(self, rows, first, second, third, result, gradient):
-        """Gradient of the rows alone."""
+        """The gradient of the rows; the sizes have none."""
         return swap(gradient, third, second, first).reshape(rows.shape), 0, 0, 0
 
 

@@ -238,10 +238,10 @@ def score(in_channels, classes, bias):
 
 
 class Dropout(nn.Cell):
-    """Dropout whose masks follow from (seed, step) alone, so that a resumed run draws the same ones.
+    """Dropout whose masks depend on (seed, step) only, so that a resumed run draws the same ones.
 
     MindSpore's own dropout keeps hidden generator state that no checkpoint can hold.
-    `step` is a state parameter: (1,) int32, not trained, one up per training pass.
+    `step` is a state parameter: (1,) int32, not trained, increased by one in each training pass.
     """
 
     def __init__(self, rate, seed=1):

@@ -131,7 +131,7 @@ def alignment(coarse, fine):
     kernel = 2 * factor - (shift.denominator == 1)
     offset = (kernel - 1) / 2 - shift
     if factor.denominator != 1 or offset.denominator != 1:
-        raise ValueError(f"cells {coarse.stride} pixels apart from {coarse.centre} on cannot be brought upon cells "
+        raise ValueError(f"cells {coarse.stride} pixels apart from {coarse.centre} on cannot be aligned with cells "
                          f"{fine.stride} apart from {fine.centre} on")
     return int(factor), int(kernel), int(offset)
 

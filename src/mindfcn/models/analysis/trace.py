@@ -22,7 +22,7 @@ class Layer:
         name: its name in the network.
         cell: the layer.
         inputs, outputs: (C, H, W) of the map before and after it.
-        before, behind: ReceptiveField of both maps; `behind` is None after a layer that enlarges its map, and both from
+        before, after: ReceptiveField of both maps; `after` is None after a layer that enlarges its map, and both from
             there on.
     """
     name: str
@@ -30,7 +30,7 @@ class Layer:
     inputs: tuple
     outputs: tuple
     before: Optional[ReceptiveField]
-    behind: Optional[ReceptiveField]
+    after: Optional[ReceptiveField]
 
     @property
     def parameters(self):
@@ -91,12 +91,12 @@ class _Record:
         if not isinstance(output, ms.Tensor) or output.ndim != 4 or inputs[0].ndim != 4:
             return
         before = self.place(inputs[0])
-        behind = None
+        after = None
         if before is not None and not isinstance(cell, (nn.Conv2dTranspose, layers.MaxUnpool)):
             with contextlib.suppress(ValueError):
-                behind = before.after(cell, size=inputs[0].shape[-1])
-        self.layers.append(Layer(name, cell, inputs[0].shape[1:], output.shape[1:], before, behind))
-        self.keep(output, behind)
+                after = before.after(cell, size=inputs[0].shape[-1])
+        self.layers.append(Layer(name, cell, inputs[0].shape[1:], output.shape[1:], before, after))
+        self.keep(output, after)
 
     def keep(self, image, place):
         """Note the ReceptiveField of a map. Returns it."""
@@ -107,7 +107,7 @@ class _Record:
         """ReceptiveField of a map: as noted, or the widest among those of its size so far; the image's own; None."""
         if id(image) in self.places:
             return self.places[id(image)]
-        alike = [layer.behind for layer in self.layers if layer.outputs[1:] == image.shape[2:]]
+        alike = [layer.after for layer in self.layers if layer.outputs[1:] == image.shape[2:]]
         if None in alike or not alike and self.layers:
             return self.keep(image, None)
         return self.keep(image, max(alike, key=lambda place: place.field, default=ReceptiveField()))

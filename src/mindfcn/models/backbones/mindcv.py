@@ -41,7 +41,7 @@ class MindCV(nn.Cell):
             if output_stride < 32:
                 dilate(self.backbone, output_stride, TRACED)
             layers, maps = trace(self.backbone, TRACED)
-            self.at = {pool: max((layer.behind for layer in layers if layer.outputs == feature.shape[1:]),
+            self.at = {pool: max((layer.after for layer in layers if layer.outputs == feature.shape[1:]),
                                  key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
         # mindcv's networks fail in many ways, some only with this version of MindSpore.
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

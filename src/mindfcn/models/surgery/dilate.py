@@ -143,7 +143,7 @@ def input_strides(net, image_size=256):
         on maps of fixed size, such as 1x1, are left out.
 
     Raises:
-        ValueError: a stride is not whole, comes from none of the layers known, or the network enlarges maps.
+        ValueError: a stride is not an integer, comes from none of the known layers, or the network enlarges maps.
     """
     found, known = [], {(1, 1)}
     for (name, cell, size), (_, _, twice) in zip(*(_inputs(net, side) for side in (image_size, 2 * image_size))):
