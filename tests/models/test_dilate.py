@@ -6,7 +6,7 @@ import pytest
 from helpers import picture, run
 from mindspore import nn, ops
 
-from mindfcn.models import layers
+from mindfcn.models import cpu_kernels, layers
 from mindfcn.models.surgery.dilate import DilatedAvgPool, DilatedMaxPool, dilate, input_strides, rarefied_kernel
 
 
@@ -133,8 +133,8 @@ def test_rarefying_twice_equals_rarefying_once():
 
 @pytest.mark.parametrize("kernel, limit", [(5, "NARROW"), (3, "WINOGRAD")])
 def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel, limit):
-    monkeypatch.setattr(layers, limit, 2)
-    monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 2)
+    monkeypatch.setattr(cpu_kernels, limit, 2)
+    monkeypatch.setattr(cpu_kernels, "WINOGRAD_BACKWARD", 2)
     net = nn.SequentialCell(nn.MaxPool2d(2, 2), layers.conv(3, 6, kernel, bias=True))
     assert isinstance(net[1], layers.CpuConv2d)
     image = picture(16, 24)
@@ -142,7 +142,7 @@ def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel,
     np.testing.assert_allclose(run(dilate(net, 1, 16), image)[:, :, ::2, ::2], old, atol=1e-5)
 
 
-def test_a_network_is_compiled_anew():
+def test_a_network_is_compiled_again():
     net, image = Stack(), picture(96, 96)
     try:
         ms.set_context(mode=ms.GRAPH_MODE)

@@ -85,7 +85,7 @@ def _row(layer):
         kernel, stride = 2, "1/2"
     elif win := window(layer.cell, layer.inputs[-1]):
         kernel, stride = win.kernel, win.stride
-    field = int(layer.behind.field) if layer.behind else "-"
+    field = int(layer.after.field) if layer.after else "-"
     return (layer.name.removeprefix("backbone.").removeprefix("head.").removeprefix("backbone.net."), _kind(layer.cell),
             "x".join(map(str, layer.outputs)), kernel, stride, field, f"{layer.parameters:,}",
             f"{layer.multiply_adds:,}")

@@ -153,7 +153,7 @@ def write_mindir(net, path, size):
     for _, cell in net.cells_and_names():
         # MindSpore's own convolutions: ours are laid out for this CPU.
         if isinstance(cell, layers.CpuConv2d):
-            vars(cell)["algorithm"] = None
+            cell.use_mindspore_kernels()
     image = ms.Tensor(np.zeros((1, net.in_channels, *size), np.float32))
     try:
         ms.export(net, image, file_name=os.fspath(path), file_format="MINDIR")

@@ -54,7 +54,7 @@ def optimiser(net, config, steps_per_epoch):
 class Momentum(nn.Momentum):
     """Momentum SGD with weight decay that needs no memory of its own.
 
-    MindSpore's computes all weights times their decay at the beginning of a step and keeps them to its end.
+    nn.Momentum computes decay * weight of all parameters at the start of a step and keeps a copy of them until its end.
     """
 
     def __init__(self, groups, learning_rate, momentum):

@@ -22,7 +22,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
     # only the score layer trains
     "fcn32s_fixed": FCN32s,
-    # the mirror of VGG16, and of no other backbone
+    # the mirror of VGG16, available with that backbone only
     "deconvnet": DeconvNet}
 BACKBONES: dict[str, Callable[..., Any]] = {
     "vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),

@@ -13,16 +13,16 @@ TRACED = 256
 
 
 class MindCV(nn.Cell):
-    """A mindcv backbone. Its maps at strides 8, 16 and 32 carry the names of VGG16's.
+    """A mindcv backbone. Its maps at strides 8, 16 and 32 have the names of VGG16's.
 
     Args:
-        name: its name there, as in mindcv.list_models(): one that offers its maps (`features_only`), or whose cells
-            run one after another.
-        output_stride: 32, or 16 or 8: strides beyond it become dilations of the layers behind (Chen et al. 2015; the
+        name: a name from mindcv.list_models(): a network that offers its maps (`features_only`), or whose cells run
+            one after another.
+        output_stride: 32, 16 or 8. Larger strides become dilations of the layers after them (Chen et al. 2015; the
             FCN paper's filter rarefaction).
 
     Inputs: (N, 3, H, W) float32, H and W multiples of 32.
-    Outputs: {"pool3", "pool4", "fc7"}: (N, C, H/8, W/8), (N, C, H/16, W/16), (N, C, H/32, W/32), or less coarse.
+    Outputs: {"pool3", "pool4", "fc7"}: (N, C, H/8, W/8), (N, C, H/16, W/16), (N, C, H/32, W/32), or finer.
 
     Raises:
         UserError: mindcv is not installed, has no such backbone, or the backbone has no such maps.
@@ -41,9 +41,9 @@ class MindCV(nn.Cell):
             if output_stride < 32:
                 dilate(self.network, output_stride, TRACED)
             layers, maps = trace(self.network, TRACED)
-            self.at = {pool: max((layer.behind for layer in layers if layer.outputs == feature.shape[1:]),
+            self.at = {pool: max((layer.after for layer in layers if layer.outputs == feature.shape[1:]),
                                  key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
-        # The library's own networks fail in many ways, some on this MindSpore alone.
+        # mindcv's networks fail in many ways, some only with this version of MindSpore.
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"mindcv's {name} cannot carry a head at output stride {output_stride}: {reason}; "
@@ -61,7 +61,7 @@ class MindCV(nn.Cell):
 
 
 class Chain(nn.Cell):
-    """The cells of a classifier that run one after another, cut where the maps of STRIDES are.
+    """The cells of a classifier that run one after another, split at the maps of STRIDES.
 
     Inputs: (N, 3, H, W) float32. Outputs: the three maps. `out_channels`: their channels.
     """
@@ -85,7 +85,7 @@ class Chain(nn.Cell):
 
 
 def features(name):
-    """The backbone of that name in mindcv, returning its maps of STRIDES: by the library's own means or as a Chain."""
+    """The mindcv backbone of that name, returning its maps at STRIDES: by mindcv's feature extractor, or as a Chain."""
     try:
         import mindcv
         from mindcv.models.features import FeatureExtractWrapper
@@ -102,7 +102,7 @@ def features(name):
         levels = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES.values()]
         names = {id(parameter): parameter.name for parameter in whole.get_parameters()}
         backbone = FeatureExtractWrapper(whole, levels)
-        # The wrapper renames some families' parameters; under the library's names its weights fit.
+        # The wrapper renames some families' parameters; mindcv's weights need the original names.
         for parameter in backbone.get_parameters():
             parameter.name = names[id(parameter)]
         return backbone
@@ -114,14 +114,14 @@ def features(name):
 
 
 def cut(classifier):
-    """A classifier's Chain up to its pooling; None where its cells in their order do not give its own last map."""
+    """A classifier as a Chain up to its pooling; None if its cells run in order do not give its last map."""
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
         image = x = ms.Tensor(np.random.default_rng(1).standard_normal((1, 3, TRACED, TRACED)).astype(np.float32))
         stretches, channels, last = ([], [], []), [0, 0, 0], 0
         for cell in flat(classifier):
-            # What cannot follow on a map belongs to the classifier proper.
+            # A cell that cannot take a map belongs to the classification head.
             try:
                 y = cell(x)
             except (AssertionError, RuntimeError, TypeError, ValueError):
@@ -142,7 +142,7 @@ def cut(classifier):
 
 
 def flat(cell):
-    """The cells of a cell in their order, those of SequentialCells in their place."""
+    """The child cells in order, with SequentialCells replaced by the cells inside them."""
     for child in cell.cells():
         if isinstance(child, nn.SequentialCell):
             yield from flat(child)
