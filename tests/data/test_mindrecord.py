@@ -67,10 +67,10 @@ def test_order_is_kept_in_one_file(samples, tmp_path):
 
 
 def test_bytes_after_the_image_are_kept(samples, tmp_path):
-    nonfinite = copied(samples, tmp_path / "set", 2)
-    data = pathlib.Path(nonfinite[0].image).read_bytes() + bytes(7)
-    pathlib.Path(nonfinite[0].image).write_bytes(data)
-    write_records(nonfinite, tmp_path / "a", SAMPLE)
+    corrupted = copied(samples, tmp_path / "set", 2)
+    data = pathlib.Path(corrupted[0].image).read_bytes() + bytes(7)
+    pathlib.Path(corrupted[0].image).write_bytes(data)
+    write_records(corrupted, tmp_path / "a", SAMPLE)
     assert next(read_records(tmp_path / "a"))[1] == data
 
 

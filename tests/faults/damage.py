@@ -31,33 +31,33 @@ def damaged(data, count, seed):
     told = [place for place in range(len(data)) if data[place]] if len(data) < 1 << 20 else [
         *range(min(8 + int.from_bytes(data[:8], "little"), 1 << 20)), *range(1 << 24, len(data))]
     for number in range(count):
-        nonfinite = bytearray(data)
+        corrupted = bytearray(data)
         if number % 3 == 0:
             # the first and the last bytes each, then anywhere
             ends = [*range(12), *(len(data) - part for part in range(1, 13))]
             length = ends[number // 3] if number // 3 < len(ends) and ends[number // 3] >= 0 else chance.randrange(
                 len(data))
             what = f"cut off after {length} bytes"
-            del nonfinite[length:]
+            del corrupted[length:]
         elif number % 3 == 1:
             place = chance.choice(told)
             bit = chance.randrange(8)
             what = f"bit {bit} of byte {place} flipped"
-            nonfinite[place] ^= 1 << bit
+            corrupted[place] ^= 1 << bit
         else:
             places = sorted(chance.choice(told) for _ in range(chance.randint(1, 12)))
             kind = chance.choice(("changed", "changed", "lost", "repeated", "zeroed"))
             what = f"{kind}: {places}"
             for place in reversed(places) if kind == "changed" else ():
-                nonfinite[place] = chance.randrange(256)
+                corrupted[place] = chance.randrange(256)
             first, last = places[0], min(places[-1] + 1, places[0] + 64)
             if kind == "lost":
-                del nonfinite[first:last]
+                del corrupted[first:last]
             elif kind == "repeated":
-                nonfinite[last:last] = nonfinite[first:last]
+                corrupted[last:last] = corrupted[first:last]
             elif kind == "zeroed":
-                nonfinite[first:last] = bytes(last - first)
-        yield what, bytes(nonfinite)
+                corrupted[first:last] = bytes(last - first)
+        yield what, bytes(corrupted)
 
 
 def write_sparse(path, data):

@@ -75,8 +75,8 @@ def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, colou
         Image.new("RGB", (20, 16), (number, 9, 9)).save(tmp_path / "own" / "images" / f"{number}.png")
         Image.fromarray(np.full((16, 20), number % 3, np.uint8)).save(tmp_path / "own" / "masks" / f"{number}.png")
     SAMPLE.save(tmp_path / "own" / "labels.yaml")
-    nonfinite = tmp_path / "own" / ("masks" if verb == "labels" else "images") / "2.png"
-    nonfinite.write_bytes(png(colour=0 if verb == "labels" else 2))
+    foreign = tmp_path / "own" / ("masks" if verb == "labels" else "images") / "2.png"
+    foreign.write_bytes(png(colour=0 if verb == "labels" else 2))
     own, out = str(tmp_path / "own"), str(tmp_path / "out")
     status = main({"inspect": ["inspect", own, "--out", out], "labels": ["labels", "--from", f"{own}/masks", "--out",
                                                                           f"{out}.yaml"],

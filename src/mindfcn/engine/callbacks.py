@@ -129,7 +129,7 @@ class NonFiniteGuard(Callback):
         """Check the step."""
         step = self.run.step
         loss = float(run_context.original_args().net_outputs.asnumpy())
-        if math.isfinite(loss) and math.isfinite(step.nonfinite.asnumpy()):
+        if math.isfinite(loss) and bool(step.finite.asnumpy()):
             return
         self.log.flush()
         epoch, in_epoch = divmod(step.batches - 1, self.run.train.steps_per_epoch)
