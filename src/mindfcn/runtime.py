@@ -62,13 +62,13 @@ def _one_pool():
 
     It takes memory in blocks otherwise, with gaps that no map fits into: 0.9 GB at four images of 512x512.
     """
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 ** 31
     try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 ** 31
         # Some machines promise no memory that they may not have.
         mmap.mmap(-1, size << 30).close()
         ms.runtime.set_memory(init_size=f"{size}GB")
-    except (OSError, RuntimeError, ValueError):
-        # Or it is set already, or there is too little.
+    except (AttributeError, OSError, RuntimeError, ValueError):
+        # Windows has no sysconf; or it is set already, or there is too little.
         return
 
 

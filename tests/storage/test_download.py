@@ -333,7 +333,7 @@ def test_two_at_once(server, tmp_path):
     text = error_of(fetch, tmp_path, sources)
     server.gate.set()
     first.join()
-    assert "another process" in text
+    assert "is in use by process" in text
     check_voc(str(tmp_path), fetch(str(tmp_path), sources))
 
 

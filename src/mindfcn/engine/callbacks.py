@@ -46,8 +46,10 @@ class Signals:
     def __enter__(self):
         # Python takes signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
-            numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            # Windows has none.
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
             self.before = {number: signal.signal(number, self._receive) for number in numbers}
         else:
             self.before = {}

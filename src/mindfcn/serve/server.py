@@ -63,8 +63,12 @@ def serve(config, console=SILENT):
 def blocked_signals():
     """Block SIGINT and SIGTERM until `stop_at_signal` waits for them.
 
-    While MindSpore compiles a graph it installs signal handlers that kill the process.
+    While MindSpore compiles a graph it installs signal handlers that kill the process. Windows cannot block signals;
+    there, uvicorn's own handler stops the server.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -74,6 +78,8 @@ def blocked_signals():
 
 def stop_at_signal(server):
     """Wait for a signal, then let the server finish running requests and stop."""
+    if not hasattr(signal, "sigwait"):
+        return
     signal.sigwait(STOP_SIGNALS)
     server.should_exit = True
 

@@ -23,11 +23,7 @@ import urllib3
 
 from mindfcn.errors import UserError
 from mindfcn.storage.archives import SUFFIXES, DamagedArchive, unpack, writing_to
-
-try:
-    import fcntl
-except ImportError:  # Windows: two downloads of the same file at once are not prevented
-    fcntl = None  # type: ignore[assignment]
+from mindfcn.storage.files import held
 
 LOG = logging.getLogger(__name__)
 CHUNK = 1 << 18
@@ -167,36 +163,11 @@ def _workspace(folder, source):
     os.makedirs(workspace, exist_ok=True)
     path = os.path.join(workspace, source.file_name)
     try:
-        with _lock(path + ".lock", source, folder):
+        with held(path + ".lock", f"{source.name} in {folder}"):
             yield _Part(path + ".part")
     finally:
         with contextlib.suppress(OSError):
             os.rmdir(workspace)
-
-
-@contextlib.contextmanager
-def _lock(path, source, folder):
-    with open(path, "w", encoding="utf-8") as file:
-        if not _locked(file):
-            raise UserError(f"another process is downloading {source.name} into {folder}; wait until it has finished")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.remove(path)
-
-
-def _locked(file):
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The previous owner deletes the lock file before it unlocks it; a lock on a deleted file protects nothing.
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError:  # some network file systems do not support locks
-        return True
 
 
 # -- download into the partial file --------------------------------------------------------------------------------

@@ -2,19 +2,21 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable
 
+import portalocker
 import yaml
 
 from mindfcn.errors import UserError
 
 # Prefix of the folders and files that hold incomplete output.
 PARTIAL = ".partial-"
+# The lock file in such a folder.
+LOCK = ".lock"
 # Errors of file systems without locks; there, two processes are not kept apart.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
 
@@ -42,7 +44,7 @@ def atomic_path(path):
             empty_folder(partial)
             temporary = os.path.join(partial, name)
             yield temporary
-            with open(temporary, "rb") as written:
+            with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
@@ -91,10 +93,10 @@ def held(path, what, wait=False):
         try:
             with _writing(path):
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-                handle = stack.enter_context(_locked(path, os.O_RDWR | os.O_CREAT, wait))
-                os.ftruncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()} "
-                                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+                file = stack.enter_context(_locked(path, wait))
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} "
+                           f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         except _Held:
             owner = ""
             with contextlib.suppress(UserError):
@@ -102,12 +104,12 @@ def held(path, what, wait=False):
             raise UserError(f"{what} is in use by {owner or 'another process'}; wait for it to end, or choose another "
                             "folder") from None
         folder = os.path.dirname(os.path.abspath(path))
-        _HELD[folder] = what, lambda: _is(path, handle)
+        _HELD[folder] = what, lambda: _is(path, file)
         try:
             yield
         finally:
             del _HELD[folder]
-            if _is(path, handle):
+            if _is(path, file):
                 with contextlib.suppress(OSError):
                     os.remove(path)
 
@@ -162,61 +164,68 @@ def cannot_use(path, error, action="read or write"):
 def _held_folder(folder, wait):
     """Yield a folder, created if missing, while this process holds its lock. Raises _Held as `_locked`."""
     os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
-
-    def make():
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
-
-    with _locked(folder, os.O_RDONLY, wait, make):
+    with _locked(os.path.join(folder, LOCK), wait, folder):
         yield folder
+    # Windows does not delete an open file.
+    if os.name == "nt" and os.listdir(folder) == [LOCK]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(path, flags, wait, make=None):
-    """Yield the handle of a locked file or folder. Raises _Held if another process holds it and `wait` is False."""
+def _locked(path, wait, folder=None):
+    """Yield the open, locked file `path`, in `folder` if that is to be created.
+
+    Raises:
+        _Held: another process holds the lock and `wait` is False.
+    """
+    flags = portalocker.LOCK_EX if wait else portalocker.LOCK_EX | portalocker.LOCK_NB
     while True:
-        if make:
-            make()
         try:
-            handle = os.open(path, flags, 0o666)
+            if folder:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder)
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0)
         except FileNotFoundError:
-            # The previous owner has just removed it.
-            if make and os.path.isdir(os.path.dirname(path) or "."):
+            # The previous owner has just removed the folder.
+            if folder and os.path.isdir(os.path.dirname(folder) or "."):
                 continue
             raise
-        try:
+        with file:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
+                portalocker.lock(file, flags)
+            except portalocker.AlreadyLocked:
+                # Windows stops waiting after some seconds.
+                if wait:
+                    continue
                 raise _Held from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
+            except portalocker.LockException as error:
+                cause = error.args[0]
+                if not isinstance(cause, OSError) or cause.errno not in NO_LOCKS:
+                    raise cause if isinstance(cause, OSError) else error from None
             # The previous owner may have removed it after it was opened here and before it was locked.
-            if not _is(path, handle):
-                continue
-            yield handle
-            return
-        finally:
-            os.close(handle)
+            if _is(path, file):
+                yield file
+                return
 
 
-def _is(path, handle):
-    """Whether `path` is still the opened file or folder."""
+def _is(path, file):
+    """Whether `path` is still the open file."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except OSError:
         return False
 
 
 def empty_folder(folder):
-    """Remove the contents of a folder, but not the folder itself."""
-    for entry in list(os.scandir(folder)):
+    """Remove the contents of a folder, but neither the folder itself nor its lock file."""
+    for entry in [entry for entry in os.scandir(folder) if entry.name != LOCK]:
         shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
 
 
 def sync_folder(folder):
-    """Synchronise the names in a folder to the disk, where its file system supports that."""
+    """Synchronise the names in a folder to the disk, where the system supports that."""
+    if os.name == "nt":
+        return
     handle = os.open(folder or ".", os.O_RDONLY)
     try:
         os.fsync(handle)
