@@ -125,9 +125,10 @@ def _status(pid):
 
 
 def leftovers(folder):
-    """Paths of incomplete files and of locks."""
-    return [str(path) for path in pathlib.Path(folder).rglob("*")
-            if path.name.startswith(".partial-") or path.name.endswith(".lock")]
+    """Paths of incomplete output and of locks, without what is inside incomplete output."""
+    found = [path for path in pathlib.Path(folder).rglob("*")
+             if path.name.startswith(".partial-") or path.name.endswith(".lock")]
+    return [str(path) for path in found if not path.parent.name.startswith(".partial-")]
 
 
 # ------------------------------------------------------------------------------------------------- in the children
