@@ -2,7 +2,7 @@
 
     python benchmarks/performance.py [NAME ...]
 
-Without names all of them, which takes about two hours on two cores; nothing else should run meanwhile.
+Without names, runs all of them: about two hours on two cores, during which nothing else should run.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def path_of(name):
 
 
 def main():
-    """Run them in turn; one that fails does not keep the others from running."""
+    """Run the benchmarks in turn; after a failure the others still run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=", ".join(NAMES))
     names = parser.parse_args().names or NAMES

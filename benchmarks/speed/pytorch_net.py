@@ -1,4 +1,4 @@
-"""FCN-8s on VGG16 in PyTorch, under MindFCN's names, for every benchmark with PyTorch as a rival."""
+"""FCN-8s on VGG16 in PyTorch, with MindFCN's parameter names, for all benchmarks against PyTorch."""
 
 import numpy as np
 import torch
@@ -8,26 +8,26 @@ from torch.nn import functional
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
-def block(inside, outside, kernels, normalise):
-    """Convolution, (normalisation,) ReLU for each kernel."""
+def block(in_channels, out_channels, kernels, normalise):
+    """Convolution, optional batch normalisation and ReLU for each kernel size."""
     layers = []
     for kernel in kernels:
-        layers.append(nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=not normalise))
-        layers += [nn.BatchNorm2d(outside)] if normalise else []
+        layers.append(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not normalise))
+        layers += [nn.BatchNorm2d(out_channels)] if normalise else []
         layers.append(nn.ReLU(inplace=True))
-        inside = outside
+        in_channels = out_channels
     return nn.Sequential(*layers)
 
 
 class FCN8s(nn.Module):
-    """(N, 3, H, W) -> logits (N, classes, H, W), padded to multiples of 32 and cropped inside.
+    """(N, 3, H, W) -> logits (N, classes, H, W); pads to multiples of 32 and crops the logits.
 
     Args:
-        normalise: the course's form, with normalisation and without biases or dropout; else the paper's.
-        channels: of conv1, conv2, conv3, and conv4 and conv5.
+        normalise: the course's network, with batch normalisation, no biases and no dropout; otherwise the paper's.
+        channels: channels of conv1, conv2, conv3, and of conv4 and conv5.
         fc_width: channels of fc6 and fc7.
-        dropout: of the paper's form.
-        skip_scales: fixed factors on pool4 and pool3.
+        dropout: dropout rate of the paper's network.
+        skip_scales: constant factors on pool4 and pool3.
     """
 
     def __init__(self, normalise, channels=(64, 128, 256, 512), fc_width=4096, classes=21, dropout=0.5,
@@ -57,24 +57,24 @@ class FCN8s(nn.Module):
             pooled.append(x)
         for layers in (self.conv6, self.conv7):
             x = functional.dropout(layers(x), self.dropout, self.training)
-        # A factor of 1 would cost a map.
+        # Skip factors of 1: a multiplication allocates another map.
         pool4, pool3 = (pool if scale == 1 else pool * scale for pool, scale in zip(pooled[3:1:-1], self.skip_scales))
         scores = self.upscore_pool4(self.upscore2(self.score_fr(x)) + self.score_pool4(pool4))
         return self.upscore8(scores + self.score_pool3(pool3))[:, :, :height, :width]
 
 
 def rival(path, **options):
-    """FCN8s in the form and the widths of the weights that the file `path` (.npz) holds under MindFCN's names.
+    """Build FCN8s with the variant and widths of a weight file, and load its weights.
 
     Args:
-        path: file of weights.
-        options: `dropout` and `skip_scales` of FCN8s.
+        path: .npz file with MindFCN's parameter names.
+        options: `dropout` and `skip_scales` for FCN8s.
     """
     with np.load(path) as file:
         state = {".".join([*name.split(".")[:-1], NORM.get(name.split(".")[-1], name.split(".")[-1])]):
                  torch.from_numpy(file[name]) for name in file.files if not name.endswith(".step")}
     *channels, fc_width = (len(state[f"conv{block}.0.weight"]) for block in (1, 2, 3, 4, 6))
     net = FCN8s("conv1.0.bias" not in state, channels, fc_width, len(state["score_fr.weight"]), **options)
-    unfilled, unknown = net.load_state_dict(state, strict=False)
-    assert not unknown and all(name.endswith("num_batches_tracked") for name in unfilled), (unfilled, unknown)
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing), (missing, unexpected)
     return net

@@ -1,6 +1,6 @@
-"""What every benchmark shares: the rivals' environments, workers that take turns, the machine's limits, and tables.
+"""Shared by all benchmarks: environments of the rival libraries, workers that take turns, machine limits, tables.
 
-Each rival lives in an environment of its own under .bench/ (or the folder that BENCH_ENVS names), made on first use.
+Each rival has its own virtual environment in .bench/ (or the folder named by BENCH_ENVS), created on first use.
 """
 
 import argparse
@@ -28,7 +28,7 @@ THREADS = os.cpu_count()
 
 
 def python_of(name):
-    """The interpreter of a rival's environment, which is made on first use."""
+    """Path of the Python interpreter in a rival's environment, created on first use."""
     folder = pathlib.Path(os.environ.get("BENCH_ENVS") or ROOT / ".bench") / name
     python = folder / "bin" / "python"
     if not python.exists():
@@ -39,19 +39,19 @@ def python_of(name):
 
 
 def environment(*folders):
-    """Environment variables of a worker, which finds the modules of this folder and of `folders`."""
+    """Environment variables for a worker: this folder and `folders` are added to its PYTHONPATH."""
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE, *folders, *([known] if known else []))))}
 
 
 class Worker:
-    """A process that answers each line of command with one line.
+    """A process that answers each command, one line, with one line.
 
     Args:
-        name: of the contestant, for tables and messages.
-        python: interpreter.
-        script: path of the worker's program.
-        arguments: of the program.
+        name: shown in tables and messages.
+        python: path of the interpreter.
+        script: path of the program.
+        arguments: command line arguments of the program.
     """
 
     def __init__(self, name, python, script, *arguments):
@@ -66,17 +66,21 @@ class Worker:
         self.process.stdin.flush()
         answer = self.process.stdout.readline().strip()
         if not answer:
-            sys.exit(f"{self.name} ended without an answer to {command!r}; see its message above")
+            sys.exit(f"{self.name} ended without an answer to {command!r}; see its error message above")
         return answer
 
     def end(self):
-        """End the process and give its memory back."""
+        """End the process, which frees its memory."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def take_turns(workers, runs, warm_up, command="step"):
-    """{name: seconds of each timed run}: every worker once, then again, so that a busy machine disturbs all alike."""
+    """Time the workers in rounds, one run of each per round, so that load on the machine affects all equally.
+
+    Returns:
+        {name: seconds of each timed run}.
+    """
     seconds = {worker.name: [] for worker in workers}
     for run in range(warm_up + runs):
         for worker in workers:
@@ -87,7 +91,7 @@ def take_turns(workers, runs, warm_up, command="step"):
 
 
 def limits():
-    """(multiply-adds per second of a float32 matrix product, bytes per second of a copy), with every core."""
+    """Measure (multiply-adds/s of a float32 matrix product, bytes/s of a memory copy) with all cores."""
     matrix = np.random.default_rng(1).random((4096, 4096), np.float32)
     product = 4096 ** 3 / min(_seconds(lambda: matrix @ matrix) for _ in range(4))
     halves = [np.ones(2 ** 26, np.float32) for _ in range(2 * THREADS)]
@@ -103,7 +107,7 @@ def _seconds(run):
 
 
 def machine():
-    """One line: date, processor, cores, memory, and versions."""
+    """One line of text: date, processor, cores, memory and versions."""
     processor = platform.machine()
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         names = re.findall(r"model name\s*: (.+)", file.read())
@@ -114,13 +118,14 @@ def machine():
 
 
 def show(name, header, rows, notes=(), keep=False, page=PAGE):
-    """Print a table in Markdown with the machine's line and limits; `keep` also writes it into the page.
+    """Print a Markdown table with a line on the machine and its limits.
 
     Args:
-        name: of the table; the page marks its place by `<!-- NAME -->` and `<!-- /NAME -->`.
-        header, rows: texts or numbers.
+        name: name of the table; in the page it is between `<!-- NAME -->` and `<!-- /NAME -->`.
+        header, rows: cells, text or numbers.
         notes: lines below the table.
-        page: docs/performance.md, or another page.
+        keep: also write the table into the page.
+        page: path, docs/performance.md by default.
     """
     product, copy = limits()
     lines = ["| " + " | ".join(map(str, row)) + " |"
@@ -138,13 +143,13 @@ def show(name, header, rows, notes=(), keep=False, page=PAGE):
 
 
 def median(seconds):
-    """Median, with the least and the most, as text."""
+    """Text: median (minimum-maximum)."""
     return f"{statistics.median(seconds):.3g} ({min(seconds):.3g}-{max(seconds):.3g})"
 
 
 def parser(description, runs=5):
     """An argument parser with --runs and --keep."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--runs", type=int, default=runs, help="timed runs of each")
-    made.add_argument("--keep", action="store_true", help="write the table into docs/performance.md, too")
+    made.add_argument("--runs", type=int, default=runs, help="timed runs of each contestant")
+    made.add_argument("--keep", action="store_true", help="also write the table into docs/performance.md")
     return made

@@ -1,4 +1,4 @@
-"""What the workers of several benchmarks share: the batch, and answers to the benchmark's commands."""
+"""Shared by the workers of several benchmarks: a random batch, and the loop that answers commands."""
 
 import resource
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def batch(size, count):
-    """Images (count, 3, size, size) float32 and labels (count, size, size) int32 with some ignored pixels."""
+    """Random images (count, 3, size, size) float32, labels (count, size, size) int32, 5 % of them ignored (255)."""
     random = np.random.default_rng(1)
     labels = random.integers(0, 21, (count, size, size), np.int32)
     labels[random.random(labels.shape) < 0.05] = 255
@@ -16,19 +16,19 @@ def batch(size, count):
 
 
 def seconds(run):
-    """Of a function without arguments."""
+    """Seconds that one call of `run` takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def serve(step, version, **others):
-    """Answer `step` with seconds, `peak` with GB of memory, `version` with a name; until the input ends.
+    """Answer commands until the input ends: `step` with seconds, `peak` with GB of memory, `version` with a name.
 
     Args:
-        step: function that is timed.
+        step: function to time.
         version: name and version of the library.
-        others: functions by the name of their command; they return the answer, or nothing for `yes`.
+        others: further commands by name; a function that returns None is answered with `yes`.
     """
     for command in map(str.strip, sys.stdin):
         answer = "yes"

@@ -1,12 +1,12 @@
-"""Training input: MindRecord -> augmented batches, MindFCN beside PyTorch's loader and the course's class.
+"""Training input: MindRecord -> augmented batches, by MindFCN, PyTorch's DataLoader and the course's class.
 
     python benchmarks/speed/data/run.py [--runs 5] [--no-step] [--keep]
 
-Reads the photographs of 500x375 in ../shared/data (VOC 2012); without them, draws pictures of that size. An epoch is
-every photograph twice; the three draw epochs in turn. The three are given the same photographs and the same random
-numbers first, and must cut the same crops, to 1e-5 in normalised pixels. The second part takes training steps of
-fcn8s_vgg16 at 512x512, on new batches and on one batch over and over, in turn; it needs about 10 GB of memory and two
-minutes.
+Reads the photographs of 500x375 in ../shared/data (VOC 2012); without them, draws pictures of that size. An epoch
+contains every photograph twice; the three pipelines run epochs in turn. Before timing, all three get the same
+photographs and random numbers and must return the same crops, to 1e-5 in normalised pixels. The second part takes
+training steps of fcn8s_vgg16 at 512x512, in turn on new batches and on one constant batch; it needs about 10 GB of
+memory and two minutes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import rivals
 HERE = pathlib.Path(__file__).resolve().parent
 PHOTOGRAPHS = rivals.SHARED / "data"
 BATCH, SIZE, REPEATS, CHECKED = 4, 512, 2, 8
-# largest difference of normalised pixels in crops that count as the same
+# Largest difference of normalised pixels between crops that count as equal.
 SAME = 1e-5
 TIMES = 3
 
@@ -43,7 +43,7 @@ TIMES = 3
 def main():
     """Print the tables."""
     parser = rivals.parser(__doc__)
-    parser.add_argument("--step", action=argparse.BooleanOptionalAction, default=True, help="the second part, too")
+    parser.add_argument("--step", action=argparse.BooleanOptionalAction, default=True, help="also run the second part")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -59,7 +59,7 @@ def main():
 
 
 def photographs(folder):
-    """(samples under new names, labels, a phrase that says which)."""
+    """(samples with unique names, labels, description of the source)."""
     if (PHOTOGRAPHS / "VOCdevkit").is_dir():
         samples, labels = list_voc(PHOTOGRAPHS, "train") + list_voc(PHOTOGRAPHS, "val"), VOC
         samples = [sample for sample in samples if cv2.imread(sample.image).shape == (375, 500, 3)]
@@ -73,7 +73,7 @@ def photographs(folder):
 
 
 def prepare(samples, labels, path):
-    """Write the records several times; the seconds of each."""
+    """Write the records TIMES times; returns the seconds of each."""
     seconds = []
     for _ in range(TIMES):
         start = time.perf_counter()
@@ -83,7 +83,7 @@ def prepare(samples, labels, path):
 
 
 def export(folder):
-    """The records' own bytes as files, for PyTorch."""
+    """Write the encoded images and masks of the records as files, for PyTorch."""
     names = []
     for name, data, label in read_records(folder / "records"):
         (folder / f"{name}.jpg").write_bytes(data)
@@ -95,10 +95,10 @@ def export(folder):
 def loaders(folder, count, runs):
     """Rows of images per second, and a note."""
     settings = (folder, BATCH, SIZE)
-    ours = rivals.Worker("mindspore", sys.executable, HERE / "worker_mindfcn.py", *settings)
+    mindfcn = rivals.Worker("mindspore", sys.executable, HERE / "worker_mindfcn.py", *settings)
     torch = rivals.Worker("pytorch", rivals.python_of("torch"), HERE / "worker_pytorch.py", *settings, rivals.THREADS)
     course = rivals.Worker("course", sys.executable, HERE / "worker_course.py", *settings)
-    workers = [ours, torch, course]
+    workers = [mindfcn, torch, course]
     check(folder, workers)
     seconds = rivals.take_turns(workers, runs, 1)
     version = torch.ask("version")
@@ -109,25 +109,25 @@ def loaders(folder, count, runs):
     images = count // BATCH * BATCH
     rows = [[title, rate(images / s for s in seconds[worker.name]),
              f"{middle['pytorch'] / middle[worker.name]:.2f}", f"{middle['course'] / middle[worker.name]:.2f}"]
-            for title, worker in (("**MindFCN** SegDataset", ours),
+            for title, worker in (("**MindFCN** SegDataset", mindfcn),
                                   (f"{version} DataLoader, {rivals.THREADS} processes", torch),
                                   (f"the course's class, {min(4, rivals.THREADS)} threads", course))]
-    return rows, (f"{CHECKED} crops of the same random numbers agree within {SAME} in the three, their masks exactly. "
-                  f"Peak memory of the three processes (PyTorch's without its loader's): {peaks} GB")
+    return rows, (f"{CHECKED} crops with the same random numbers agree within {SAME} in all three, masks exactly. "
+                  f"Peak memory of the three processes (PyTorch's without its loader processes): {peaks} GB")
 
 
 def check(folder, workers):
-    """Stop where the three do not cut the same crops."""
+    """Exit if the three pipelines return different crops."""
     for number in range(CHECKED):
         crops = [np.load(folder / f"{worker.name}{number}.npz") for worker in workers]
         for worker, crop in zip(workers, crops):
             apart = np.abs(crop["image"] - crops[0]["image"]).max()
             if apart > SAME or (crop["label"] != crops[0]["label"]).any():
-                sys.exit(f"{worker.name} cuts another crop {number} than {workers[0].name}; nothing was timed")
+                sys.exit(f"crop {number} of {worker.name} differs from {workers[0].name}'s; nothing was timed")
 
 
 def waiting(folder, runs):
-    """A note: step time with real data over step time with constant data."""
+    """A note on step time with real data, compared with step time on a constant batch."""
     worker = rivals.Worker("step", sys.executable, HERE / "worker_step.py", folder, SIZE)
     real, constant, waited = [], [], []
     for run in range(runs + 2):
@@ -137,12 +137,12 @@ def waiting(folder, runs):
     worker.end()
     ratio = statistics.median(real) / statistics.median(constant)
     return (f"A step of fcn8s_vgg16, {SIZE}x{SIZE}, batch 1: {rivals.median(real)} s on new batches, "
-            f"{rivals.median(constant)} s on one batch over and over, ratio {ratio:.3f}; "
+            f"{rivals.median(constant)} s on a constant batch, ratio {ratio:.3f}; "
             f"it waits {1e3 * statistics.median(waited):.1f} ms for its batch")
 
 
 def profile(folder):
-    """Milliseconds of each operation, one thread, as text."""
+    """Text: milliseconds of each operation in one thread."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     rows = [row for _, row in zip(range(100), read_records(folder / "records"))]
@@ -165,7 +165,7 @@ def profile(folder):
 
 
 def rate(found):
-    """Images per second as text: median, with the least and the most."""
+    """Text: images per second, median (minimum-maximum)."""
     found = sorted(found)
     return f"{statistics.median(found):.0f} ({found[0]:.0f}-{found[-1]:.0f})"
 

@@ -1,4 +1,4 @@
-"""The course's data set class, written anew from its description, for data.py."""
+"""The course's data set class, rewritten from its description and timed by run.py."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ MEAN, STD = np.array([103.53, 116.28, 123.675], np.float32), np.array([57.375, 5
 
 
 def preprocess(image, label):
-    """Decode, scale and normalise the whole photograph, pad it, crop, flip: draws from NumPy's global generator."""
+    """Decode, scale, normalise, pad, crop, flip; normalises before cropping. Draws from NumPy's global generator."""
     image = cv2.imdecode(np.frombuffer(image.tobytes(), np.uint8), cv2.IMREAD_COLOR)
     label = cv2.imdecode(np.frombuffer(label.tobytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
     scale = np.random.uniform(0.5, 2.0)
@@ -37,7 +37,7 @@ def preprocess(image, label):
 
 
 def pipeline():
-    """Read shuffled, preprocess in four threads (MindSpore allows one a core), shuffle again, batch."""
+    """Read shuffled, preprocess in up to four threads (MindSpore allows one per core), shuffle again, batch."""
     records = ds.MindDataset(str(folder / "records"), ["data", "label"], shuffle=True, num_parallel_workers=2)
     crops = records.map(preprocess, ["data", "label"], ["data", "label"], num_parallel_workers=THREADS)
     return crops.shuffle(batch * 10).batch(batch, drop_remainder=True)
@@ -51,7 +51,7 @@ for number, name in enumerate((folder / "names.txt").read_text().split()[:8]):
 
 
 def epoch():
-    """Draw every batch of an epoch."""
+    """Iterate over all batches of an epoch."""
     for _ in pipeline().create_tuple_iterator(num_epochs=1, output_numpy=True):
         pass
 

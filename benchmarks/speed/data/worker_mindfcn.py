@@ -1,4 +1,4 @@
-"""MindFCN's training input, for data.py."""
+"""MindFCN's training input, timed by run.py."""
 
 import pathlib
 import sys
@@ -18,7 +18,7 @@ for number, name in enumerate((folder / "names.txt").read_text().split()[:8]):
 
 
 def epoch():
-    """Draw every batch of an epoch."""
+    """Iterate over all batches of an epoch."""
     batches = dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True)
     assert sum(len(image) for image, _ in batches) == dataset.steps_per_epoch * batch
 

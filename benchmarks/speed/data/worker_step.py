@@ -1,4 +1,4 @@
-"""MindFCN's training step on batches of SegDataset ("real") or on one of them over and over ("constant")."""
+"""MindFCN's training step on new batches of SegDataset ("real") or on one fixed batch ("constant"), timed by run.py."""
 
 import pathlib
 import sys

@@ -1,13 +1,13 @@
-"""From classifier to dense prediction (Long et al. 2015, sections 3.1 to 3.3): what each way costs, what padding does.
+"""From classifier to dense prediction (Long et al. 2015, sections 3.1 to 3.3): cost of each method, effect of padding.
 
     python benchmarks/speed/dense_prediction/run.py [--size 64] [--width 0.25] [--runs 3] [--photos 2]
 
-Table 1: seconds for one image through VGG16's backbone and a score layer, at its own output stride 32, and made dense
+Table 1: seconds for one image through VGG16's backbone and a score layer, at output stride 32, and with dense output
 by learned upsampling, dilation (filter rarefaction) and shift-and-stitch. Float32, compiled (graph mode), initial
 weights.
-Table 2: how far VGG16, made fully convolutional, departs from itself slid over a photograph in windows. Needs the
-ImageNet weights and photographs in ../shared beside the repository, and leaves the table out without them.
-Both together take about two minutes of processor time.
+Table 2: difference between fully convolutional VGG16 on a complete photograph and VGG16 on sliding windows. Needs the
+ImageNet weights and photographs in ../shared next to the repository; without them the table is left out.
+Both take about two minutes of CPU time.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main():
     if not WEIGHTS.exists() or not PHOTOS.is_dir():
         print(f"table 2 is left out: it needs {WEIGHTS} and {PHOTOS}")
         return
-    print_departure(options.photos)
+    print_differences(options.photos)
 
 
 def backbone(width):
@@ -91,7 +91,7 @@ def print_costs(size, width, runs):
 
 
 def timed(net, image, runs, warm):
-    """(shape of the result, seconds of each run); `warm`: one run more, before, that compiles."""
+    """(shape of the result, seconds of each run); with `warm`, an untimed first run compiles the network."""
     seconds = []
     for _ in range(runs + warm):
         start = time.perf_counter()
@@ -101,18 +101,18 @@ def timed(net, image, runs, warm):
     return shape, seconds[warm:]
 
 
-def print_departure(photos):
+def print_differences(photos):
     """Table 2."""
     classifier = vgg16_classifier(CLASSES, fc_width=256).set_train(False)
-    take_weights(classifier)
-    whole = convolutionalise(classifier, 224)
+    load_imagenet(classifier)
+    dense = convolutionalise(classifier, 224)
     unpadded = (without_padding(classifier),)
     paths = sorted(PHOTOS.glob("*.jpg"))[:photos]
-    print(f"2. The whole image in one pass against 6x6 windows {STRIDE} pixels apart: |difference| / |window's|, L2,\n"
+    print(f"2. The complete image in one pass and 6x6 windows {STRIDE} pixels apart: |difference| / |window's|, L2,\n"
           f"   over the windows of {len(paths)} photographs. VGG16's convolutions with ImageNet weights; dense layers "
           f"(256, 256, {CLASSES})\n   with initial weights")
-    plain = [departures(unpadded, unpadded, path, 212) for path in paths]
-    padded = [departures((classifier[:10], classifier[10:]), (whole[:10], whole[10:]), path, 224) for path in paths]
+    plain = [differences(unpadded, unpadded, path, 212) for path in paths]
+    padded = [differences((classifier[:10], classifier[10:]), (dense[:10], dense[10:]), path, 224) for path in paths]
     print(f"{'':44}{'mean':>10}{'most':>10}")
     print_row("without padding, 212 in 372: pool5, 1x1", [found for (found, _), in plain])
     print_row("zero-padded, 224 in 384: pool5, 7x7", [found for (found, _), _ in padded])
@@ -122,8 +122,8 @@ def print_departure(photos):
     print_row("zero-padded, 224 in 384: logits, 1x1", [found for _, (found, _) in padded])
 
 
-def take_weights(classifier):
-    """The 13 convolutions of ImageNet's VGG16, in their order."""
+def load_imagenet(classifier):
+    """Load the 13 convolutions of VGG16 trained on ImageNet, in order."""
     with np.load(WEIGHTS) as file:
         for name, parameter in zip(file.files, classifier.get_parameters()):
             if parameter.shape != file[name].shape:
@@ -132,7 +132,7 @@ def take_weights(classifier):
 
 
 def without_padding(classifier):
-    """conv1 to pool5 on the same weights, unpadded."""
+    """Copy of conv1 to pool5 with the same weights and no padding."""
     cells = []
     for block in range(5):
         for cell in classifier[2 * block].cells():
@@ -145,20 +145,20 @@ def without_padding(classifier):
     return nn.SequentialCell(cells).set_train(False)
 
 
-def departures(stages, whole, path, size):
-    """Compare stages of a network on 36 windows of a photograph with the same stages on all of it.
+def differences(stages, dense, path, size):
+    """Compare stages of a network on 36 windows of a photograph with the same stages on the complete photograph.
 
     Returns:
         for each stage (36,) |difference| / |window's|, and the same in rings of cells around the centre, (36, rings).
     """
     image = photograph(path, size + 5 * STRIDE)
-    maps, found = through(whole, image), [([], []) for _ in stages]
+    maps, found = stage_outputs(dense, image), [([], []) for _ in stages]
     for i in range(6):
         for j in range(6):
             corner = np.s_[:, :, STRIDE * i:STRIDE * i + size, STRIDE * j:STRIDE * j + size]
-            for of_whole, window, (all_cells, rings) in zip(maps, through(stages, image[corner]), found):
+            for of_dense, window, (all_cells, rings) in zip(maps, stage_outputs(stages, image[corner]), found):
                 side = window.shape[2]
-                difference = of_whole[:, :, i:i + side, j:j + side] - window
+                difference = of_dense[:, :, i:i + side, j:j + side] - window
                 away = np.abs(np.arange(side) - side // 2)
                 ring = np.maximum(away[:, None], away)
                 all_cells.append(np.linalg.norm(difference) / np.linalg.norm(window))
@@ -167,8 +167,8 @@ def departures(stages, whole, path, size):
     return [(np.array(all_cells), np.array(rings)) for all_cells, rings in found]
 
 
-def through(stages, image):
-    """The map (1, C, h, w) behind each stage; vectors are maps of 1x1."""
+def stage_outputs(stages, image):
+    """[map (1, C, h, w) after each stage]; vectors become 1x1 maps."""
     maps, x = [], ms.Tensor(image)
     for stage in stages:
         x = stage(x)

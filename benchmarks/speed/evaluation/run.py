@@ -1,11 +1,11 @@
-"""From logits to metrics: MindFCN's evaluation beside the course's four metric classes, and beside the network's time.
+"""From logits to metrics: MindFCN's evaluation, the course's four metric classes, and the network's forward pass.
 
     python benchmarks/speed/evaluation/run.py [--runs 9] [--keep]
 
-Both get the same logits and truths and compute with NumPy in one thread; their figures must agree before anything is
-timed. The truths are masks of PASCAL VOC in ../shared beside the repository, or drawn ones where those are missing; the
-logits are right in most pixels. Takes about a minute on two cores, most of it for the passes of fcn8s_vgg16 that the
-share of time is taken of.
+Both get the same logits and true masks and compute with NumPy in one thread; their metrics must agree before timing.
+The masks are PASCAL VOC's in ../shared next to the repository, or drawn ones if those are missing; the logits are right
+in most pixels. Takes about a minute on two cores, mostly for the forward passes of fcn8s_vgg16, with which times are
+compared.
 """
 
 import pathlib
@@ -44,9 +44,9 @@ CLASSES, CROP, NATIVE = 21, 512, (375, 500)
 
 
 class CourseMetric:
-    """One of the course's four: each takes the argmax of the logits and counts the pixels for itself.
+    """One of the course's four metrics: each takes the argmax of the logits and counts pixels on its own.
 
-    Where the course writes its batch's shape into the class, this one takes that of the logits.
+    The course's class has the batch shape as a constant; this one uses the shape of the logits.
     """
 
     def __init__(self, formula):
@@ -54,7 +54,7 @@ class CourseMetric:
         self.clear()
 
     def clear(self):
-        """Forget everything counted so far."""
+        """Reset the counts."""
         self.counts = np.zeros((CLASSES, CLASSES))
 
     def update(self, logits, truth):
@@ -83,15 +83,15 @@ def frequency_weighted(counts):
 
 
 def course_metrics():
-    """{name: CourseMetric} of the four."""
+    """{name: CourseMetric} of all four metrics."""
     formulas = {PIXEL_ACCURACY: lambda counts: np.diag(counts).sum() / counts.sum(),
                 MEAN_PIXEL_ACCURACY: lambda counts: np.nanmean(np.diag(counts) / counts.sum(1)),
                 MEAN_IOU: lambda counts: np.nanmean(ious(counts)), FREQUENCY_WEIGHTED_IOU: frequency_weighted}
     return {name: CourseMetric(formula) for name, formula in formulas.items()}
 
 
-class Here:
-    """A function of this process that takes turns as a rivals.Worker does."""
+class LocalWorker:
+    """A function in this process, with the interface of rivals.Worker."""
 
     def __init__(self, name, run):
         self.name, self.run = name, run
@@ -103,7 +103,7 @@ class Here:
         return time.perf_counter() - start
 
     def temporaries(self):
-        """MiB that one call needs beside its inputs."""
+        """Peak MiB that one call allocates."""
         tracemalloc.start()
         self.run()
         peak = tracemalloc.get_traced_memory()[1]
@@ -112,7 +112,7 @@ class Here:
 
 
 def truths():
-    """Masks (375, 500) uint8, 255 where they do not count: four of VOC, or drawn ones."""
+    """Masks (375, 500) uint8, 255 is void: four of VOC, or drawn ones."""
     found = []
     for path in sorted(MASKS.glob("*.png")):
         mask = read_palette_mask(path)
@@ -120,7 +120,7 @@ def truths():
             found.append(mask)
         if len(found) == 4:
             return found
-    print(f"drawn masks instead of real ones, which are looked for in {MASKS}", flush=True)
+    print(f"no masks of 375x500 in {MASKS}: using drawn masks", flush=True)
     drawn = np.full((4, *NATIVE), 255, np.uint8)
     for number, mask in enumerate(drawn):
         part = draw_image(NATIVE[0], 1, number)[1]
@@ -129,7 +129,7 @@ def truths():
 
 
 def batch_of(masks):
-    """(logits (N, C, H, W) float32, truths (N, H, W) int32): as tensors; the highest logit is right in most pixels."""
+    """(logits (N, C, H, W) float32, truths (N, H, W) int32) as tensors; the argmax is right in most pixels."""
     masks = np.stack(masks)
     logits = np.random.default_rng(1).standard_normal((len(masks), CLASSES, *masks.shape[1:]), np.float32)
     for number in range(CLASSES):
@@ -138,12 +138,12 @@ def batch_of(masks):
 
 
 def updates(metrics, logits, truth):
-    """A function that gives a batch to each metric, as Model.eval does."""
+    """A function that updates each metric with a batch, as Model.eval does."""
     return lambda: [metric.update(logits, truth) for metric in metrics.values()]
 
 
 def image_by_image(matrix, logits, truth):
-    """A function that does to each image what the verb eval does after the network: counts, the image's mean IoU."""
+    """A function that counts each image and computes its mean IoU, as the verb eval does after the network."""
     def run():
         for scores, mask in zip(logits.asnumpy(), truth.asnumpy()):
             single = ConfusionMatrix(CLASSES)
@@ -160,13 +160,14 @@ def weaknesses(logits, truth):
 
 
 def compare(logits, truth, others, runs):
-    """{name: (seconds of each run, MiB of temporaries)} of our two ways, of the course and of `others`, in turns.
+    """{name: (seconds of each run, MiB of temporaries)} of MindFCN's two ways, the course and `others`, in turn.
 
-    Ends the program where their figures differ.
+    Exits if their metrics differ.
     """
     views, matrix, course = segmentation_metrics(CLASSES), ConfusionMatrix(CLASSES), course_metrics()
-    workers = [Here("views", updates(views, logits, truth)), Here("verb", image_by_image(matrix, logits, truth)),
-               Here("course", updates(course, logits, truth))]
+    workers = [LocalWorker("views", updates(views, logits, truth)),
+               LocalWorker("verb", image_by_image(matrix, logits, truth)),
+               LocalWorker("course", updates(course, logits, truth))]
     for worker in workers:
         worker.run()
     for name, metric in course.items():
@@ -178,15 +179,15 @@ def compare(logits, truth, others, runs):
 
 
 def rows_of(words, images, found):
-    """Two rows: our ways beside the course's."""
+    """Two rows: MindFCN's two ways, compared with the course."""
     course, forward = statistics.median(found["course"][0]), found.get("forward")
     rows = []
     for name, way in (("views", "`segmentation_metrics`"), ("verb", "`mindfcn eval`")):
         seconds, memory = found[name]
-        ours = statistics.median(seconds)
-        share = f"{100 * ours / statistics.median(forward[0]):.2f} %" if forward else ""
-        rows.append([f"{words}, {way}", median([1000 * taken / images for taken in seconds]), f"{images / ours:.0f}",
-                     f"{images / course:.0f}", f"{course / ours:.1f}", f"{memory:.1f}", f"{found['course'][1]:.1f}",
+        mindfcn = statistics.median(seconds)
+        share = f"{100 * mindfcn / statistics.median(forward[0]):.2f} %" if forward else ""
+        rows.append([f"{words}, {way}", median([1000 * taken / images for taken in seconds]), f"{images / mindfcn:.0f}",
+                     f"{images / course:.0f}", f"{course / mindfcn:.1f}", f"{memory:.1f}", f"{found['course'][1]:.1f}",
                      share])
     return rows
 
@@ -200,13 +201,13 @@ def main():
     segmenter = Segmenter(create_model("fcn8s_vgg16", CLASSES), COURSE)
     photograph = np.random.default_rng(2).standard_normal((1, 3, *NATIVE), np.float32)
     batch = batch_of(masks[:1])
-    weak = Here("weaknesses", weaknesses(*batch))
-    native = compare(*batch, [Here("forward", lambda: segmenter.logits(photograph)), weak], options.runs)
+    weak = LocalWorker("weaknesses", weaknesses(*batch))
+    native = compare(*batch, [LocalWorker("forward", lambda: segmenter.logits(photograph)), weak], options.runs)
     taken = [1000 * seconds for seconds in native["weaknesses"][0]]
     share = statistics.median(native["weaknesses"][0]) / statistics.median(native["forward"][0])
     padded = [np.pad(mask, [(0, CROP - side) for side in NATIVE], constant_values=255) for mask in masks]
     crops = compare(*batch_of(padded), [], options.runs)
-    show("evaluation", ["logits of 21 classes", "ms/image (least-most)", "images/s", "course, images/s", "ratio",
+    show("evaluation", ["logits of 21 classes", "ms/image (min-max)", "images/s", "course, images/s", "ratio",
                         "temporaries, MiB", "course, MiB", "share of the forward"],
          [*rows_of("one image 500x375", 1, native),
           ["one image 500x375, boundaries and object sizes", median(taken), f"{1000 / statistics.median(taken):.0f}",

@@ -1,10 +1,11 @@
-"""Preparation, training input and evaluation of 500, 5,000 and 50,000 images: time and the highest memory of each.
+"""Preparation, training input and evaluation of 500, 5,000 and 50,000 images: time and peak memory.
 
     python benchmarks/speed/growth/run.py [--sizes 500 5000 50000] [--keep]
 
-The images are a drawn set of 100, repeated under new names by hard links in a temporary folder. Every size has a fresh
-process, warmed up on the hundred. Images are small and the network is a 1x1 convolution, so that what grows with their
-number shows. Takes about five minutes on two cores and 1 GB of disk; nothing need be downloaded.
+The images are a drawn set of 100, repeated under new names by hard links in a temporary folder. Every size runs in a
+new process, warmed up on the hundred images. Images are small and the network is a 1x1 convolution, so that costs
+which grow with the number of images are visible. Takes about five minutes on two cores and 1 GB of disk; downloads
+nothing.
 """
 
 import os
@@ -25,7 +26,7 @@ PHASES = {"prepare": "preparation", "train": "training input", "evaluate": "eval
 
 
 def repeat(drawn, folder, count):
-    """A folder in VOC's layout of `count` images: split `all`, and split `warm_up` of the drawn ones."""
+    """Make a folder in VOC's layout of `count` images: split `all`, and split `warm_up` with the first 100."""
     names = [f"{number // DRAWN:06d}_{number % DRAWN:02d}" for number in range(count)]
     for part, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
         (folder / part).mkdir(parents=True)
@@ -39,7 +40,7 @@ def repeat(drawn, folder, count):
 
 
 def measure(drawn, folder, count, runs):
-    """{phase: (median seconds, highest MiB)} of a fresh process."""
+    """{phase: (median seconds, peak MiB)} of a new process."""
     repeat(drawn, folder, count)
     worker, found = Worker(f"{count} images", sys.executable, HERE / "worker_mindfcn.py", folder, count), {}
     for phase in PHASES:
@@ -57,7 +58,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         draw_sample_set(str(folder / "drawn"), DRAWN, SIDE, 1)
-        # The smallest takes only a moment, in which much can disturb it.
+        # Only the smallest size is repeated: its runs are short and therefore noisy.
         found = {count: measure(folder / "drawn", folder / str(count), count, 1 if number else options.runs)
                  for number, count in enumerate(options.sizes)}
     rows, first = [], options.sizes[0]
@@ -69,7 +70,7 @@ def main():
                          f"{seconds / count / (slowest / first):.2f}", f"{peak:.0f}",
                          f"{100 * (peak / least - 1):+.1f} %"])
     show("growth", ["phase", "images", "seconds", "images/s", f"time per image / that of {first:,}",
-                    "highest memory, MiB", f"more than with {first:,}"], rows,
+                    "peak memory, MiB", f"increase over {first:,}"], rows,
          [f"Drawn images of {SIDE} pixels, crops of 64, a 1x1 convolution as the network; medians of "
           f"{options.runs} runs with {first:,}, one run with more."],
          options.keep)

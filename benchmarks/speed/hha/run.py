@@ -1,11 +1,11 @@
-"""HHA of one depth image: seconds, beside the same recipe with one least-squares fit a pixel.
+"""HHA of one depth image: seconds, compared with the same recipe with one least-squares fit per pixel.
 
     python benchmarks/speed/hha/run.py [--images 5] [--row 40]
 
-Prints wall and processor seconds of `mindfcn.data.hha.encode_hha` for NYUDv2's two sizes, and of the plain version,
-which fits the two planes of every pixel with numpy.linalg.lstsq; that takes minutes an image, so it computes every
-ROW-th row and its time is told times ROW. The normals of both are compared. The published recipe's Python port took
-2.3 s an image on a machine of two cores (cited; it is not run here).
+Prints wall and CPU seconds of `mindfcn.data.hha.encode_hha` for NYUDv2's two sizes, and of the plain version, which
+fits the two planes of every pixel with numpy.linalg.lstsq. That takes minutes per image, so it computes every ROW-th
+row and its time is multiplied by ROW. The normals of both are compared. The published recipe's Python port took 2.3 s
+per image on a machine with two cores (cited, not run here).
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main():
         wall, processor = timed(partial(encode_all, images, camera))
         show(size, "encode_hha", wall / len(images), processor / len(images))
         wall, processor, degrees = plain(images[0], camera, options.row)
-        show(size, f"one fit a pixel (each {options.row}th row)", wall * options.row, processor * options.row)
-        print(f"{'':8} normals differ by {degrees:.1e} degrees at most")
+        show(size, f"one fit per pixel (every {options.row}th row)", wall * options.row, processor * options.row)
+        print(f"{'':8} normals differ by at most {degrees:.1e} degrees")
 
 
 def encode_all(images, camera):
@@ -50,14 +50,14 @@ def show(size, method, wall, processor):
 
 
 def timed(work):
-    """(wall seconds, processor seconds) of a call."""
+    """(wall seconds, CPU seconds) of a call."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
 def plain(depth, camera, step):
-    """(wall seconds, processor seconds, largest angle to `normals`) of every `step`-th row, pixel by pixel."""
+    """(wall seconds, CPU seconds, largest angle to `normals` in degrees) of every `step`-th row, one fit per pixel."""
     depth = 100 * depth
     rows, columns = np.mgrid[1:depth.shape[0] + 1, 1:depth.shape[1] + 1]
     rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(depth.shape)])
@@ -75,8 +75,8 @@ def plain(depth, camera, step):
                     found[size, row, column] = normal / np.linalg.norm(normal)
 
     wall, processor = timed(fit)
-    ours = dict(zip((FINE, COARSE), normals(rays, depth, np.ones(depth.shape, bool))))
-    cross = [np.linalg.norm(np.cross(ours[size][:, row, column], normal))
+    fast = dict(zip((FINE, COARSE), normals(rays, depth, np.ones(depth.shape, bool))))
+    cross = [np.linalg.norm(np.cross(fast[size][:, row, column], normal))
              for (size, row, column), normal in found.items()]
     return wall, processor, np.degrees(np.arcsin(max(cross)))
 

@@ -1,4 +1,4 @@
-"""What the workers of inference.py share: images, and answers to its commands."""
+"""Shared by the inference workers: input images, and the loop that answers commands."""
 
 import os
 import resource
@@ -11,24 +11,25 @@ MEAN, STD = np.float32((103.53, 116.28, 123.675)), np.float32((57.375, 57.120, 5
 
 
 def images(folder, which, count):
-    """Normalised photographs: one `count` times (N, 3, H, W) float32.
+    """Batch (count, 3, H, W) float32 of one normalised photograph, repeated.
 
     Args:
-        folder: of the files NUMBER.npy, (H, W, 3) uint8 BGR.
-        which: number of a photograph.
-        count: images of the batch.
+        folder: folder of NAME.npy files, (H, W, 3) uint8 BGR.
+        which: NAME of the photograph, a number or `square`.
+        count: batch size.
     """
     image = ((np.load(os.path.join(folder, f"{which}.npy")) - MEAN) / STD).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(np.repeat(image, count, 0))
 
 
 def serve(folder, logits, version):
-    """Answer `run NUMBER COUNT` with the seconds of one pass over a batch of that photograph, from array to array.
+    """Answer commands until the input ends.
 
-    `write NUMBER NAME` writes its logits as NAME.npy, `peak` answers GB of memory, `version` a name.
+    `run PHOTOGRAPH COUNT`: seconds from input array to logits array; `write PHOTOGRAPH NAME`: write its logits to
+    NAME.npy; `peak`: GB of memory; `version`: name and version of the library.
 
     Args:
-        folder: of the photographs.
+        folder: folder of the photographs.
         logits: function from (N, 3, H, W) float32 to (N, C, H, W) float32, NumPy arrays.
         version: name and version of the library.
     """

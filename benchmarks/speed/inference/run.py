@@ -1,14 +1,13 @@
-"""From normalised image to logits, MindFCN beside PyTorch and exported runtimes: the same weights, float32, on CPU.
+"""From normalised image to logits, MindFCN, PyTorch and runtimes of the export: the same weights, float32, on CPU.
 
     python benchmarks/speed/inference/run.py [--runs 5] [--images 16] [--models fcn8s_vgg16_bn fcn8s_vgg16]
                                              [--ways NAME ...] [--keep]
 
-Squares of 512x512, alone and four at once, and photographs of PASCAL VOC at their own sizes, from ../shared beside the
-repository (noise of such sizes where they are missing); --images 200 takes an hour more, with three --ways a quarter of
-it. All live in processes of their own and take turns; a photograph is passed once by each, so that what a new size
-costs counts. Logits are compared before anything is timed. The runtimes read the file that MindFCN exports, which needs
-the package onnx beside MindSpore; without it they are left out. Needs about 16 GB of memory; takes about 20 minutes on
-two cores.
+Inputs are squares of 512x512, one and four at once, and PASCAL VOC photographs at native size from ../shared next to
+the repository (noise of such sizes if they are missing); --images 200 takes an hour more, with three --ways a quarter
+of it. Each contestant runs in its own process and they take turns; each sees a photograph once, so that the cost of a
+new size is included. Logits are compared before timing. The runtimes read the file that MindFCN exports, which needs
+the package onnx; without it they are left out. Needs about 16 GB of memory and about 20 minutes on two cores.
 """
 
 import importlib.util
@@ -32,7 +31,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 VOC = SHARED / "data/VOCdevkit/VOC2012"
 SIZES = ((375, 500), (500, 375), (333, 500), (334, 500), (281, 500), (442, 500), (500, 400), (225, 300))
 SIDE = 512
-# Name in the table: environment, worker, its way.
+# Name in the table: (environment, worker script, its variant).
 WAYS = {"MindSpore, plain": ("", "worker_mindfcn.py", "plain"),
         "MindFCN": ("", "worker_mindfcn.py", "segmenter"),
         "PyTorch": ("torch", "worker_pytorch.py", "eager"),
@@ -54,7 +53,7 @@ def photographs(count):
 
 
 def start(folder, model, names):
-    """Workers of the ways of these names, in the order of WAYS."""
+    """Start the workers of these names, in the order of WAYS."""
     ways = {name: way for name, way in WAYS.items() if name in names}
     if importlib.util.find_spec("onnx") is None:
         print("the package onnx is not installed: ONNX Runtime and OpenVINO are left out", file=sys.stderr)
@@ -64,7 +63,7 @@ def start(folder, model, names):
 
 
 def compare(workers, folder, picture):
-    """The largest difference of logits, as a share of the largest logit; ends the program above 1e-3."""
+    """Largest difference of logits as a fraction of the largest logit; exits above 1e-3."""
     found = []
     for worker in workers:
         worker.ask(f"write {picture} logits")
@@ -76,24 +75,24 @@ def compare(workers, folder, picture):
 
 
 def multiply_adds(model):
-    """Of the network's convolutions, for each pixel of an image of sides in multiples of 32."""
+    """Multiply-adds of the network's convolutions per pixel, for image sides that are multiples of 32."""
     runtime.set_up("CPU")
     layers, _ = trace(create_model(model, 21), 64)
     return sum(layer.multiply_adds for layer in layers) / 64 ** 2
 
 
 def row(words, seconds, pixels, work, product):
-    """A row of the table: every way's time, ratios to PyTorch's eager mode, and MindFCN's share of the peak."""
+    """Row of the table: time of each contestant, ratios to PyTorch eager, and MindFCN's percentage of the peak."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    eager, ours = medians["PyTorch"], medians["MindFCN"]
+    eager, mindfcn = medians["PyTorch"], medians["MindFCN"]
     exported = min(((medians[name], name) for name in EXPORTED if name in medians), default=None)
-    return [words, *(median(seconds[name]) if name in seconds else "" for name in WAYS), f"{ours / eager:.2f}",
+    return [words, *(median(seconds[name]) if name in seconds else "" for name in WAYS), f"{mindfcn / eager:.2f}",
             f"{exported[0] / eager:.2f} ({exported[1]})" if exported else "",
-            f"{100 * work * pixels / ours / product:.0f} %"]
+            f"{100 * work * pixels / mindfcn / product:.0f} %"]
 
 
 def padded(image):
-    """Pixels of an image with sides in multiples of 32."""
+    """Number of pixels after padding the sides to multiples of 32."""
     return int(np.prod([-(-side // 32) * 32 for side in image.shape[:2]]))
 
 
@@ -129,22 +128,22 @@ def measure(model, images, options):
 def main():
     """Print the table."""
     made = parser(__doc__)
-    made.add_argument("--images", type=int, default=16, help="photographs at their own sizes")
+    made.add_argument("--images", type=int, default=16, help="photographs at native size")
     made.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"], help="FCN-8s on VGG16")
-    made.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="squares at once")
+    made.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="batch sizes of the squares")
     made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="MindFCN, PyTorch and any others")
     options = made.parse_args()
     if not {"MindFCN", "PyTorch"} <= set(options.ways):
-        sys.exit("--ways: needs MindFCN and PyTorch, whose ratio is the table's")
+        sys.exit("--ways: must include MindFCN and PyTorch; the table shows their ratio")
     images, rows, notes = photographs(options.images), [], []
     for model in options.models:
-        more, told = measure(model, images, options)
-        rows += more
-        notes += [note for note in told if note not in notes]
+        new_rows, new_notes = measure(model, images, options)
+        rows += new_rows
+        notes += [note for note in new_notes if note not in notes]
     show("inference", ["seconds", *WAYS, "MindFCN / PyTorch", "best exported / PyTorch", "MindFCN, of peak"], rows,
-         [*notes, f"Medians of {options.runs} runs in turn, after 2; of the photographs, one pass each. MindSpore, "
-          "plain: operator by operator, the network as it trains. PyTorch: eager. Of peak: the multiply-adds of plain "
-          "convolutions."], options.keep)
+         [*notes, f"Medians of {options.runs} runs in turn, after 2 warm-up runs; photographs: one pass each. "
+          "MindSpore, plain: PyNative mode, the network as it trains. PyTorch: eager. Of peak: the multiply-adds "
+          "of plain convolutions."], options.keep)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""FCN-8s in MindSpore, for inference.py: `plain`, operator by operator as the network is, or MindFCN's `segmenter`.
+"""FCN-8s in MindSpore, timed by run.py: `plain`, the training network in PyNative mode, or MindFCN's `segmenter`.
 
-The first one writes the weights for the others, and the ONNX file where the package onnx is there.
+The first worker writes the weights for the others, and the ONNX file if the package onnx is installed.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ folder, model, way = sys.argv[1:]
 runtime.set_up("CPU")
 runtime.pynative_mode()
 net = create_model(model, 21).set_train(False)
-# Random numbers everywhere: new networks score zero, or normalise by nothing.
+# Random parameters: a new network has zero score layers and identity normalisation.
 random = np.random.default_rng(1)
 for parameter in net.get_parameters():
     kind, shape = parameter.name.split(".")[-1], parameter.shape

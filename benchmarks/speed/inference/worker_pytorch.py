@@ -1,4 +1,4 @@
-"""FCN-8s in PyTorch, for inference.py: `eager`, `channels-last` or `compile`."""
+"""FCN-8s in PyTorch, timed by run.py: `eager`, `channels-last` or `compile`."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ run = torch.compile(net, dynamic=True) if way == "compile" else net
 
 
 def logits(batch):
-    """NumPy to NumPy."""
+    """(N, 3, H, W) -> (N, C, H, W), both NumPy float32."""
     with torch.inference_mode():
         return run(torch.from_numpy(batch).to(memory_format=layout)).numpy()
 

@@ -1,4 +1,4 @@
-"""The exported FCN-8s in ONNX Runtime or OpenVINO, for inference.py: `onnxruntime` or `openvino`."""
+"""The exported FCN-8s in ONNX Runtime or OpenVINO, timed by run.py: `onnxruntime` or `openvino`."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ if way == "onnxruntime":
     serve(folder, lambda batch: session.run(None, {"image": batch})[0], f"ONNX Runtime {onnxruntime.__version__}")
 else:
     import openvino
-    # OpenVINO's own default for CPUs with bfloat16 is not float32.
+    # On CPUs with bfloat16, OpenVINO's default precision is not float32.
     settings = {"INFERENCE_NUM_THREADS": os.cpu_count(), "INFERENCE_PRECISION_HINT": "f32",
                 "PERFORMANCE_HINT": "LATENCY"}
     network = openvino.Core().compile_model(path, "CPU", settings)

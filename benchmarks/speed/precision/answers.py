@@ -1,4 +1,4 @@
-"""What both workers of precision.py answer."""
+"""The loop that answers commands, for both precision workers."""
 
 import resource
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def answer(train, infer, path):
-    """Seconds to `train` and `infer`, GB to `peak`; `check` writes the logits, and tells why where there are none."""
+    """Answer `train` and `infer` with seconds, `peak` with GB; `check` writes the logits or answers with the error."""
     for command in map(str.strip, sys.stdin):
         start = time.perf_counter()
         if command == "check":

@@ -1,8 +1,8 @@
-"""MindFCN's training step and inference in one precision, for precision.py.
+"""MindFCN's training step and inference in one precision, timed by run.py.
 
-    precision_mindfcn.py FOLDER PRECISION WIDTH FC_WIDTH SIZE BATCH
+    worker_mindfcn.py FOLDER PRECISION WIDTH FC_WIDTH SIZE BATCH
 
-PRECISION "plain" is float32 with MindSpore's own 3x3 convolutions, which float16 has, too: MindFCN's are float32.
+PRECISION "plain" is float32 with MindSpore's own 3x3 convolutions, as in float16; MindFCN's support float32 only.
 """
 
 import os
@@ -47,7 +47,7 @@ def train():
 
 
 def infer():
-    """Logits, operator by operator, as predict and eval compute them."""
+    """Logits in PyNative mode, as predict and eval compute them."""
     runtime.pynative_mode()
     net.set_train(False)
     return net(images).astype(ms.float32).asnumpy()

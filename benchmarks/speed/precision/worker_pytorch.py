@@ -1,4 +1,4 @@
-"""The same as precision_mindfcn.py in PyTorch, by autocast, from the weights that MindFCN's float32 wrote."""
+"""PyTorch's counterpart of worker_mindfcn.py, with autocast, from the weights written by MindFCN's float32."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ labels = labels.long()
 update = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
 
-def lowered():
-    """Layers in the wanted precision; normalisation and loss stay float32."""
+def autocast():
+    """Context of the precision; normalisation and loss stay float32."""
     return contextlib.nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)
 
 
@@ -28,7 +28,7 @@ def train():
     """One eager step."""
     net.train()
     update.zero_grad()
-    with lowered():
+    with autocast():
         logits = net(images)
     functional.cross_entropy(logits.float(), labels, ignore_index=255).backward()
     update.step()
@@ -37,7 +37,7 @@ def train():
 def infer():
     """Logits."""
     net.eval()
-    with torch.no_grad(), lowered():
+    with torch.no_grad(), autocast():
         return net(images).float().numpy()
 
 

@@ -1,4 +1,4 @@
-"""One rank of MindFCN, for processes.py: RANK RANKS PORT CORES FOLDER WIDTH SIZE BATCH; answers with seconds."""
+"""One rank of MindFCN, timed by run.py: worker_mindfcn.py RANK RANKS PORT CORES FOLDER WIDTH SIZE BATCH"""
 
 import functools
 import os
@@ -6,14 +6,14 @@ import pathlib
 import sys
 
 rank, ranks, port, cores, folder = *map(int, sys.argv[1:5]), sys.argv[5]
-width, size, joined = float(sys.argv[6]), int(sys.argv[7]), int(sys.argv[8])
+width, size, global_batch = float(sys.argv[6]), int(sys.argv[7]), int(sys.argv[8])
 scheduler = rank == ranks
-# Each rank on cores of its own, and before MindSpore counts them.
+# Pin each rank to its own cores before MindSpore counts them.
 if not scheduler:
     os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
 os.environ["OMP_NUM_THREADS"] = str(cores)
 if ranks > 1:
-    # What msrun tells its processes; started here, because msrun's cannot be spoken to.
+    # The variables that msrun sets. msrun itself would take the workers' stdin, which carries the commands.
     os.environ.update(MS_WORKER_NUM=str(ranks), MS_SCHED_HOST="127.0.0.1", MS_SCHED_PORT=str(port),
                       MS_ROLE="MS_SCHED" if scheduler else "MS_WORKER", MS_NODE_ID=str(rank), GLOG_v="4")
 
@@ -30,7 +30,7 @@ from mindfcn.models.factory import create_model  # noqa: E402
 
 
 class Reduction(nn.Cell):
-    """The step's sum of all gradients over the ranks, alone."""
+    """The step's sum of all gradients over the ranks, without the rest of the step."""
 
     def __init__(self, step):
         super().__init__(auto_prefix=False)
@@ -38,29 +38,29 @@ class Reduction(nn.Cell):
         self.weights = step.weights
 
     def construct(self):
-        # All of them, because a graph leaves out what is not returned.
+        # Return all sums, because graph mode drops unused results.
         return self.reduce(self.weights)
 
 
 @functools.cache
 def begin():
-    """Build both steps, with and without the sum over ranks. Returns {name: function}.
+    """Build the steps with and without the sum over ranks. Returns {name: function}.
 
-    Not before the first command, which all ranks are given at once: they wait for one another.
+    Called at the first command, which all ranks receive at the same time, because they wait for one another.
     """
     runtime.set_up("CPU")
     runtime.graph_mode()
     net = create_model("fcn8s_vgg16", 21, width=width, fc_width=round(4096 * width), dropout=0.0)
     random = np.random.default_rng(2)
     for parameter in net.get_parameters():
-        # The paper's score layers begin at zero, which would keep the backbone from learning.
+        # The paper's score layers start at zero, which would leave the backbone without gradients.
         if parameter.name.startswith("score") and parameter.name.endswith("weight"):
             parameter.set_data(ms.Tensor(random.standard_normal(parameter.shape, np.float32) * 0.01))
     if rank == 0:
         weights = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
         np.savez(pathlib.Path(folder) / "weights.npz", **weights)
     update, _ = optimiser(net, OptimConfig(lr=1e-3, min_lr=1e-3, schedule="constant"), 1000)
-    images, labels = (ms.Tensor(array[rank::ranks]) for array in batch(size, joined))
+    images, labels = (ms.Tensor(array[rank::ranks]) for array in batch(size, global_batch))
     step, local = TrainStep(net, update), TrainStep(net, update)
     local.ranks, local.reduce, local.total = 1, nn.Identity(), nn.Identity()
     for one in (step, local):

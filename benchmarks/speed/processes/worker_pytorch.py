@@ -1,11 +1,11 @@
-"""One rank of PyTorch's DistributedDataParallel, for processes.py; arguments and answers as processes_mindfcn.py."""
+"""One rank of PyTorch's DistributedDataParallel, timed by run.py; arguments and answers as worker_mindfcn.py."""
 
 import functools
 import os
 import sys
 
 rank, ranks, port, cores, folder = *map(int, sys.argv[1:5]), sys.argv[5]
-size, joined = int(sys.argv[7]), int(sys.argv[8])
+size, global_batch = int(sys.argv[7]), int(sys.argv[8])
 os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
 os.environ["OMP_NUM_THREADS"] = str(cores)
 
@@ -17,13 +17,13 @@ from torch.nn import functional  # noqa: E402
 
 @functools.cache
 def begin():
-    """Build the step. Returns it."""
+    """Build and return the training step."""
     torch.set_num_threads(cores)
     net = rival(os.path.join(folder, "weights.npz"), dropout=0.0)
     if ranks > 1:
         torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
         net = torch.nn.parallel.DistributedDataParallel(net)
-    images, labels = (torch.from_numpy(array[rank::ranks]) for array in batch(size, joined))
+    images, labels = (torch.from_numpy(array[rank::ranks]) for array in batch(size, global_batch))
     labels = labels.long()
     counted = (labels != 255).sum()
     if ranks > 1:
@@ -33,7 +33,7 @@ def begin():
     def step():
         update.zero_grad()
         loss = functional.cross_entropy(net(images), labels, ignore_index=255, reduction="sum") / counted
-        # DistributedDataParallel takes the mean over ranks.
+        # DistributedDataParallel averages gradients over ranks.
         (loss * ranks).backward()
         update.step()
         loss = loss.detach()

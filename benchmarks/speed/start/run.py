@@ -1,9 +1,9 @@
-"""How long it takes to begin: imports, help, and the way to the first training step, beside PyTorch's.
+"""Start-up time: imports, help, and the time to the first training step, MindFCN and PyTorch.
 
     python benchmarks/speed/start/run.py [--runs 5] [--size 512] [--keep]
 
-Every run is a fresh process, MindFCN and PyTorch in turn. Needs no data (the sample set is drawn), PyTorch's
-environment (made on the first run), and 8 GB of memory.
+Every run is a new process, MindFCN and PyTorch in turn. Needs no data (the sample set is drawn), PyTorch's
+environment (created on the first run), and 8 GB of memory.
 """
 
 import os
@@ -22,19 +22,19 @@ HERE = pathlib.Path(__file__).resolve().parent
 NAMES = "import mindspore, mindfcn\nfor name in mindfcn.__all__: getattr(mindfcn, name)"
 
 
-def ended(command):
-    """Seconds until a process of this command has ended."""
+def seconds_of(command):
+    """Seconds from the start to the end of a process."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def in_turn(commands, runs):
-    """{name: seconds of each run} of commands in turn, after one that warms the file cache."""
+    """{name: seconds of each run} of the commands in turn, after one warm-up run that fills the file cache."""
     seconds = {name: [] for name in commands}
     for run in range(1 + runs):
         for name, command in commands.items():
-            taken = ended(command)
+            taken = seconds_of(command)
             if run:
                 seconds[name].append(taken)
     return seconds
@@ -50,7 +50,7 @@ def first_steps(script, *words, python=sys.executable):
 
 
 def imports(runs, torch):
-    """Rows of imports and help."""
+    """Rows of the table for imports and help."""
     python = sys.executable
     seconds = in_turn({
         "nothing": [python, "-c", ""], "mindspore": [python, "-c", "import mindspore"],
@@ -59,49 +59,50 @@ def imports(runs, torch):
         "torch": [torch, "-c", "import torch"]}, runs)
     nothing, mindspore = statistics.median(seconds["nothing"]), statistics.median(seconds["mindspore"])
     beyond = [pair[0] - pair[1] for pair in zip(seconds["names"], seconds["mindspore"])]
-    return [("`import mindspore`, against `import torch`", *beside(seconds["mindspore"], seconds["torch"])),
+    return [("`import mindspore`, against `import torch`", *compared(seconds["mindspore"], seconds["torch"])),
             ("`import mindfcn`, beyond Python's own start", f"{statistics.median(seconds['mindfcn']) - nothing:.3f}",
              "", ""),
             (f"all public names of mindfcn, beyond MindSpore's {mindspore:.2f}", rivals.median(beyond), "", ""),
             *((f"`mindfcn {words}`", rivals.median(seconds[words]), "", "") for words in ("--help", "train --help"))]
 
 
-def beside(ours, rival):
-    """Two medians and their ratio."""
-    return rivals.median(ours), rivals.median(rival), f"{statistics.median(ours) / statistics.median(rival):.2f}"
+def compared(mindfcn, rival):
+    """Cells of both medians and their ratio."""
+    return rivals.median(mindfcn), rivals.median(rival), f"{statistics.median(mindfcn) / statistics.median(rival):.2f}"
 
 
 def until_first_step(runs, size, torch):
-    """Rows of the sample recipe and of the whole network."""
+    """Rows of the table for the sample recipe and the full-width network."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         records, root = os.path.join(folder, "records"), os.path.join(folder, "files")
         subprocess.run([sys.executable, "-m", "mindfcn", "prepare", "--records", records, "--root", root, "--samples",
                         "40"], check=True, stdout=subprocess.DEVNULL)
-        for name, ours, rival in (
+        for name, mindfcn, rival in (
                 ("the sample recipe, 128x128, batch 4", ("recipe", records), ("recipe", root)),
                 (f"fcn8s_vgg16_bn, {size}x{size}, batch 1", ("full", size), ("full", size))):
             pairs = []
             for run in range(1 + runs):
-                fresh = [os.path.join(folder, f"run{len(rows)}{run}")] if ours[0] == "recipe" else []
-                pairs.append((first_steps("worker_mindfcn.py", *ours, *fresh),
+                fresh = [os.path.join(folder, f"run{len(rows)}{run}")] if mindfcn[0] == "recipe" else []
+                pairs.append((first_steps("worker_mindfcn.py", *mindfcn, *fresh),
                               first_steps("worker_pytorch.py", *rival, python=torch)))
             first, later = ([[pair[who][kind] for pair in pairs[1:]] for who in (0, 1)] for kind in (0, 1))
-            rows.append((f"to the end of step 1: {name}", *beside(*first)))
-            rows.append((f"step 3 of it: {name}", *beside(*later)))
+            rows.append((f"to the end of step 1: {name}", *compared(*first)))
+            rows.append((f"step 3 of it: {name}", *compared(*later)))
     return rows
 
 
 def main():
     """Print the table."""
     parser = rivals.parser(__doc__)
-    parser.add_argument("--size", type=int, default=512, help="side of the whole network's images, pixels")
+    parser.add_argument("--size", type=int, default=512, help="side of the images of the full-width network, pixels")
     options = parser.parse_args()
     os.environ.setdefault("GLOG_v", "4")
     torch = rivals.python_of("torch")
     rows = imports(options.runs, torch) + until_first_step(options.runs, options.size, torch)
     rivals.show("start", ("seconds", "MindFCN", "PyTorch", "ratio"), rows,
-                ["Step 1 less step 3 and less the import: compilation and first touch of memory."], options.keep)
+                ["Step 1 minus step 3 and the import is the time of compilation and first memory allocation."],
+                options.keep)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,34 @@
-"""From the start of a process through MindFCN's first training steps, for start.py.
+"""MindFCN's first three training steps in a new process; prints the time after each. Started by run.py.
 
-    start_mindfcn.py recipe RECORDS RUN_DIR | full SIZE
+    worker_mindfcn.py recipe RECORDS RUN_DIR | full SIZE
 """
 
 import sys
 import time
 
 
-def told():
-    """Print the moment."""
+def print_time():
+    """Print the seconds since the epoch."""
     print(time.time(), flush=True)
 
 
 def recipe(records, run_dir):
-    """The verb train with the sample recipe, ended after its third step."""
+    """Train with the sample recipe; exits after the third step."""
     import os
 
     from mindfcn.cli.main import parse
     from mindfcn.commands.train import train
 
     class Show:
-        """Told of every step."""
+        """Called after every step."""
 
         def begin(self, *_):
-            """Nothing is shown."""
+            """Show nothing."""
 
         def __call__(self, step, *_):
-            told()
+            print_time()
             if step == 3:
-                # The rest of the epoch is not wanted, nor its checkpoint.
+                # Skip the rest of the epoch and its checkpoint.
                 os._exit(0)
     config = os.path.join(os.path.dirname(__file__), *[".."] * 3, "configs", "sample.yaml")
     words = ["train", "--config", config, "--data.records", records, "--run_dir", run_dir, "--device", "CPU"]
@@ -36,7 +36,7 @@ def recipe(records, run_dir):
 
 
 def full(size):
-    """Three steps of the whole network on a constant batch."""
+    """Three steps of the full-width network on a constant batch."""
     import mindspore as ms
     from serve import batch
 
@@ -54,7 +54,7 @@ def full(size):
     images, labels = map(ms.Tensor, batch(int(size), 1))
     for _ in range(3):
         step(images, labels).asnumpy()
-        told()
+        print_time()
 
 
 {"recipe": recipe, "full": full}[sys.argv[1]](*sys.argv[2:])

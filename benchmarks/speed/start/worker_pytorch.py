@@ -1,4 +1,4 @@
-"""The same as start_mindfcn.py in PyTorch: `recipe FOLDER` of the sample's files, or `full SIZE`."""
+"""PyTorch's counterpart of worker_mindfcn.py: `recipe FOLDER` with the sample's files, or `full SIZE`."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class Crops(torch.utils.data.Dataset):
-    """Random scale, crop of 128 and flip of the sample's photographs, as configs/sample.yaml asks for."""
+    """Random scale, crop of 128 and flip of the sample's photographs, as in configs/sample.yaml."""
 
     def __init__(self, folder):
         self.photographs = sorted(glob.glob(os.path.join(folder, "**", "*.jpg"), recursive=True))

@@ -1,14 +1,14 @@
-"""Time and memory of a training step, MindFCN beside PyTorch: the same network, weights and batch, float32, on CPU.
+"""Time and memory of a training step, MindFCN and PyTorch: the same network, weights and batch, float32, on CPU.
 
     python benchmarks/speed/train_step/run.py [--models NAME ...] [--sizes SIZExBATCH ...] [--rivals NAME ...]
                                               [--runs 5] [--profile] [--keep]
 
-Each rival lives in its own process and takes steps in turn with MindFCN, so that a busy machine disturbs both alike.
-The first size is measured against PyTorch as it comes (eager), with channels last, and compiled; the others against
-eager and what was quicker than eager there; --rivals eager leaves out the others. Needs 16 GB of memory; about 40
-minutes on two cores.
+Each rival runs in its own process and takes steps in turn with MindFCN, so that load on the machine affects both
+equally. The first size is measured against PyTorch eager, with channels last, and compiled; the other sizes against
+eager and the variants that were faster than eager; --rivals eager measures eager alone. Needs 16 GB of memory and
+about 40 minutes on two cores.
 
---profile prints instead where the time of MindFCN's step goes, by block of the network and by operator.
+--profile prints the time of MindFCN's step by block of the network and by operator instead.
 """
 
 import csv
@@ -38,9 +38,12 @@ def main():
     """Print the tables."""
     options = parser(__doc__)
     options.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"])
-    options.add_argument("--sizes", nargs="+", default=SIZES, metavar="SIZExBATCH", help="images' side, and how many")
-    options.add_argument("--rivals", nargs="+", default=VARIANTS, choices=VARIANTS, help="of PyTorch's settings")
-    options.add_argument("--profile", action="store_true", help="blocks and operators of MindFCN's step")
+    options.add_argument("--sizes", nargs="+", default=SIZES, metavar="SIZExBATCH",
+                         help="side of the images in pixels, and batch size")
+    options.add_argument("--rivals", nargs="+", default=VARIANTS, choices=VARIANTS,
+                         help="PyTorch variants to measure")
+    options.add_argument("--profile", action="store_true",
+                         help="print the time of MindFCN's step by block and operator")
     options = options.parse_args()
     if options.profile:
         for model in options.models:
@@ -56,24 +59,24 @@ def main():
             if variants is options.rivals and "eager" in variants:
                 variants = [variant for variant in variants if found[variant][0] <= found["eager"][0]]
     show("train_step", HEADER, rows, keep=options.keep, notes=[
-        f"Seconds are medians of {options.runs} steps in turn, with the least and the most. Memory is the largest that "
-        "a process held, with its libraries. Logits agree to 1e-3 of the largest before anything is timed. Of peak: "
-        "the multiply-adds of plain convolutions, of which MindFCN needs fewer."])
+        f"Seconds are medians of {options.runs} steps in turn (minimum-maximum). Memory is the peak of the process, "
+        "libraries included. Before timing, logits agree to 1e-3 of the largest. % of peak counts the multiply-adds of "
+        "plain convolutions; MindFCN's algorithm needs fewer."])
 
 
 def compare(model, shape, variants, runs, peak):
-    """{variant: (its seconds as a share of MindFCN's, row of the table)}."""
+    """{variant: (its seconds divided by MindFCN's, row of the table)}."""
     size, count = map(int, shape.split("x"))
     work, found = 3 * count * multiply_adds(model, size), {}
     with tempfile.TemporaryDirectory() as folder:
         settings = (folder, model, size, count)
-        ours = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", *settings)
+        mindfcn = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", *settings)
         for variant in variants:
             rival = Worker(variant, python_of("torch"), HERE / "worker_pytorch.py", *settings, variant)
             check_equal(folder)
-            seconds = take_turns((ours, rival), runs, WARM_UP)
-            memory = [float(worker.ask("peak")) for worker in (ours, rival)]
-            times = [statistics.median(seconds[worker.name]) for worker in (ours, rival)]
+            seconds = take_turns((mindfcn, rival), runs, WARM_UP)
+            memory = [float(worker.ask("peak")) for worker in (mindfcn, rival)]
+            times = [statistics.median(seconds[worker.name]) for worker in (mindfcn, rival)]
             version = rival.ask("version")
             rival.end()
             row = (model, f"{count} of {size}x{size}", f"{version}, {variant}", median(seconds["MindFCN"]),
@@ -81,19 +84,19 @@ def compare(model, shape, variants, runs, peak):
                    f"{memory[0] / memory[1]:.2f}", f"{100 * work / times[0] / peak:.0f}")
             print(" | ".join(row), file=sys.stderr, flush=True)
             found[variant] = times[1] / times[0], row
-        ours.end()
+        mindfcn.end()
     return found
 
 
 def multiply_adds(model, size):
-    """Multiply-adds of one forward pass on one image; a training step has three times as many."""
+    """Multiply-adds of one forward pass on one image; a training step needs three times as many."""
     words = subprocess.run([sys.executable, "-m", "mindfcn", "describe", model, "--size", str(size)],
                            capture_output=True, text=True, check=True).stdout
     return int(re.search(r"multiply-adds +([\d,]+)", words).group(1).replace(",", ""))
 
 
 def check_equal(folder):
-    """Stop where the two networks are not the same."""
+    """Exit if the logits of the two networks differ by more than 1e-3 of the largest."""
     logits = [np.load(pathlib.Path(folder) / f"{name}.npy") for name in ("mindspore", "pytorch")]
     difference = np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()
     if not difference < 1e-3:
@@ -101,7 +104,7 @@ def check_equal(folder):
 
 
 def profile(model, shape):
-    """Print the blocks and the operators of MindFCN's step, with their milliseconds."""
+    """Print the milliseconds of MindFCN's step by block and by operator."""
     size, count = map(int, shape.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", folder, model, size, count)

@@ -1,7 +1,7 @@
-"""MindFCN's training step, for train_step.py: mindspore_step.py FOLDER MODEL SIZE COUNT
+"""MindFCN's training step, timed by run.py: worker_mindfcn.py FOLDER MODEL SIZE COUNT [logits]
 
-Writes its weights and logits for the rival. The logits are those of a process of its own (with `logits` after the
-others), because MindSpore keeps what memory it ever had.
+Writes its weights and logits for the rival. A separate process (last argument `logits`) computes the logits, because
+MindSpore never returns memory to the system.
 """
 
 import os
@@ -23,7 +23,7 @@ folder, model, size, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys
 runtime.set_up("CPU")
 net = create_model(model, 21)
 if model == "fcn8s_vgg16":
-    # The paper's score layers begin at zero, which would make every logit equal.
+    # The paper's score layers start at zero, which would make all logits equal.
     for parameter in net.get_parameters():
         if parameter.name.startswith("score") and parameter.name.endswith("weight"):
             values = np.random.default_rng(2).standard_normal(parameter.shape) * 0.01
@@ -53,9 +53,9 @@ def step():
 
 
 def profiled():
-    """A step whose operators' times are written below `folder`/profile."""
+    """Take one step and write the times of its operators to `folder`/profile."""
     writer = profiler.tensorboard_trace_handler(os.path.join(folder, "profile"))
-    # The profiler prints its progress where the answers go.
+    # The profiler prints to stdout, which is for the answers.
     answers, words = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(words, 1)
     with profiler.profile(activities=[profiler.ProfilerActivity.CPU], on_trace_ready=writer):

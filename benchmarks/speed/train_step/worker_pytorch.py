@@ -1,4 +1,4 @@
-"""The same network and step in PyTorch, for train_step.py: eager, with channels last, or compiled."""
+"""The same network and step in PyTorch, timed by run.py: eager, with channels last, or compiled."""
 
 import os
 import sys
