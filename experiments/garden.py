@@ -1,8 +1,8 @@
-"""A data set that is not VOC's: drawn photographs of a garden bed and their masks, as a labelling tool leaves them.
+"""Draws a data set other than VOC: photographs of a garden bed and their masks, as a labelling tool writes them.
 
     python experiments/garden.py FOLDER [--images 160] [--size 192] [--encoding rgb] [--seed 1]
 
-FOLDER/images/*.jpg and FOLDER/masks/*.png, and neither lists nor a labels file: docs/own_data.md makes the rest. Four
+FOLDER/images/*.jpg and FOLDER/masks/*.png, without lists or a labels file, which docs/own_data.md creates. Four
 classes of very different size: soil, leaf, fruit and, in two images of five, a beetle or two of about 100 pixels each.
 Stones look like beetles and are soil.
 """
@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 
 NAMES = ("soil", "leaf", "fruit", "beetle")
-COLOURS = np.array([(0, 0, 0), (60, 180, 75), (230, 60, 40), (70, 110, 250)], np.uint8)
-BORDER, BORDER_COLOUR = 255, (224, 224, 192)
+COLORS = np.array([(0, 0, 0), (60, 180, 75), (230, 60, 40), (70, 110, 250)], np.uint8)
+BORDER, BORDER_COLOR = 255, (224, 224, 192)
 BEETLES = 0.4
 
 
 def main():
-    """Draw them."""
+    """Draw the images and masks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--images", type=int, default=160)
@@ -66,11 +66,11 @@ def encode(mask, encoding):
     """(H, W) uint8 -> a PIL image that holds the classes as colours, palette numbers or grey numbers."""
     if encoding == "rgb":
         table = np.zeros((256, 3), np.uint8)
-        table[:len(COLOURS)], table[BORDER] = COLOURS, BORDER_COLOUR
+        table[:len(COLORS)], table[BORDER] = COLORS, BORDER_COLOR
         return Image.fromarray(table[mask])
     picture = Image.fromarray(mask)
     if encoding == "palette":
-        picture.putpalette(COLOURS.tobytes() + bytes(3 * (BORDER - len(COLOURS))) + bytes(BORDER_COLOUR))
+        picture.putpalette(COLORS.tobytes() + bytes(3 * (BORDER - len(COLORS))) + bytes(BORDER_COLOR))
     return picture
 
 
@@ -82,12 +82,12 @@ def soil(height, width, random):
     return np.array(tone(random, (60, 85, 115), 15), np.float32) * (0.5 + clouds[..., None])
 
 
-def tone(random, colour, spread):
-    """A colour nearby, (3,) floats."""
-    return np.clip(np.array(colour) + random.normal(0, spread / 2, 3), 0, 255)
+def tone(random, color, spread):
+    """Random colour near `color`, (3,) floats."""
+    return np.clip(np.array(color) + random.normal(0, spread / 2, 3), 0, 255)
 
 
-def paint(image, mask, number, parts, colour, random):
+def paint(image, mask, number, parts, color, random):
     """Lay closed outlines [(K, 2)] over image and mask: a shadow, the colour with light from one side, a border."""
     def fill(shift, value, line):
         canvas = np.zeros(mask.shape, np.uint8)
@@ -101,7 +101,7 @@ def paint(image, mask, number, parts, colour, random):
     light = 1 + 0.5 * ((centre[0] - x) + (centre[1] - y))[..., None] / reach
     light = light + random.normal(0, 0.04, light.shape)
     image *= 1 - 0.45 * shadow
-    image[:] = image * (1 - cover) + np.clip(colour * light, 0, 255) * cover
+    image[:] = image * (1 - cover) + np.clip(color * light, 0, 255) * cover
     inside = fill(0, 1, cv2.LINE_8)
     mask[inside == 1] = number
     if number:

@@ -1,16 +1,16 @@
-"""R-CNN's way to a segmentation beside an FCN's: mean IoU and seconds per image, on the same photographs and features.
+"""Segmentation by R-CNN and by an FCN: mean IoU and seconds per image, on the same photographs and features.
 
     python experiments/rcnn.py --checkpoint runs/sample/checkpoints/best.ckpt [--train_images 60] [--images 30]
 
 Before FCNs, photographs were segmented by classifying regions (Girshick et al. 2014, section 5; Carreira et al. 2012;
-Hariharan et al. 2014): propose some hundred regions, warp each to a square, run the network on the square as it is
-(full) and with what is not the region set to the mean colour (fg), predict each class's overlap from the features by a
-linear machine, and paste the regions in ascending order of their scores. Here the network is the checkpoint's own
-backbone, so that both ways have the same features and differ in what they do with them. Regions come from merging
-segments (`merged`), or from the boxes of OpenCV's contributed modules.
+Hariharan et al. 2014): propose about a hundred regions, warp each to a square, run the network on the square
+(full) and on the square with its background set to the mean colour (fg), predict each class's overlap from the features
+by linear regression, and paste the regions in ascending order of their scores. The network here is the checkpoint's
+backbone, so both methods use the same features. Regions come from merging segments (`merged`), or from the boxes of
+OpenCV's contributed modules.
 
-The records are those beside the checkpoint's validation records; the machines learn from the first --train_images of
-the training records, those of every fifth choosing the score from which a region is pasted. Needs scikit-learn.
+Training records are read from the folder of the checkpoint's validation records. The regressors are fitted to the first
+--train_images of them, except every fifth, which serve to choose the score threshold for pasting. Needs scikit-learn.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def segments(image, count=SEGMENTS):
     markers = np.zeros((height, width), np.int32)
     markers[np.ix_(rows, columns)] = 1 + np.arange(len(rows) * len(columns)).reshape(len(rows), -1)
     cv2.watershed(cv2.GaussianBlur(image, (0, 0), 1), markers)
-    # Watersheds are -1, and the image's border is one of them: they join a neighbour.
+    # Watershed lines and the image border are -1; assign them to a neighbouring segment.
     labels = np.maximum(markers, 0).astype(np.float32)
     while not labels.all():
         labels = np.where(labels > 0, labels, cv2.dilate(labels, np.ones((3, 3), np.uint8)))
@@ -69,13 +69,13 @@ def segments(image, count=SEGMENTS):
 
 
 def merged(image, cut, count):
-    """Regions by merging neighbouring segments of like colour, until one is left: the last `count` of them.
+    """Regions by merging neighbouring segments of similar colour: the last `count` regions before one is left.
 
     Args:
         cut: (H, W) int32 of `segments`.
 
     Returns:
-        (N, S) bool: which segments each region holds, the largest regions first, without the whole photograph.
+        (N, S) bool: which segments each region holds, the largest regions first, without the region of all segments.
     """
     from sklearn.cluster import AgglomerativeClustering
     number = cut.max() + 1
@@ -85,9 +85,9 @@ def merged(image, cut, count):
                             np.stack([cut[1:].ravel(), cut[:-1].ravel()])], 1)
     neighbours = sparse.coo_matrix((np.ones(pairs.shape[1]), pairs), (number, number)).tocsr()
     pixels = cv2.cvtColor(image, cv2.COLOR_BGR2LAB).reshape(-1, 3).astype(np.float64)
-    colours = np.stack([np.bincount(cut.ravel(), channel, number) for channel in pixels.T], 1)
-    colours /= np.bincount(cut.ravel(), minlength=number)[:, None]
-    tree = AgglomerativeClustering(1, connectivity=neighbours + neighbours.T, compute_full_tree=True).fit(colours)
+    colors = np.stack([np.bincount(cut.ravel(), channel, number) for channel in pixels.T], 1)
+    colors /= np.bincount(cut.ravel(), minlength=number)[:, None]
+    tree = AgglomerativeClustering(1, connectivity=neighbours + neighbours.T, compute_full_tree=True).fit(colors)
     held = list(np.eye(number, dtype=bool))
     for one, other in tree.children_:
         held.append(held[one] | held[other])
@@ -95,7 +95,7 @@ def merged(image, cut, count):
 
 
 def inside(boxes, cut):
-    """Boxes (N, 4) int left, top, right, bottom -> (N, S) bool: the segments that lie in each by more than half."""
+    """Boxes (N, 4) int left, top, right, bottom -> (N, S) bool: segments with over half of their pixels in each."""
     number = cut.max() + 1
     areas, held = np.bincount(cut.ravel(), minlength=number), []
     for left, top, right, bottom in boxes:
@@ -111,13 +111,13 @@ def propose(image, kind, count):
     else:
         boxes = proposals.propose(image, kind, 10 ** 6, MIN_SIDE)
         if kind == "selective_search":
-            # The largest come first; small things need small ones.
+            # Boxes are sorted by size; small objects need small boxes.
             boxes = boxes[np.unique(np.linspace(0, len(boxes) - 1, count).round().astype(int))] if len(boxes) else boxes
         held = inside(boxes[:count], cut)
     return [region for region in (flags[cut] for flags in held) if region.any()]
 
 
-def things(mask, classes, ignore_label):
+def components(mask, classes, ignore_label):
     """[(class, (H, W) bool)] of the connected parts of a mask's classes, without background (0)."""
     found = []
     for number in sorted(set(range(1, classes)) & set(np.unique(mask).tolist()) - {ignore_label}):
@@ -174,8 +174,8 @@ class Features:
 
     Args:
         segmenter: Segmenter of the FCN.
-        side: of the squares that regions are warped to, pixels.
-        batch: squares that run through the network at once.
+        side: side of the warped squares, pixels.
+        batch: squares per forward pass.
     """
 
     def __init__(self, segmenter, side, batch=10):
@@ -193,7 +193,7 @@ class Features:
         return np.stack([full, full * region])
 
     def __call__(self, image, regions):
-        """(N, 2, channels) float32: of full and fg."""
+        """Features (N, 2, channels) float32 of full and fg."""
         if not regions:
             return np.zeros((0, 2, self.net.backbone.channels["fc7"]), np.float32)
         squares = np.concatenate([self.squares(image, region) for region in regions])
@@ -201,7 +201,7 @@ class Features:
         found = []
         for start in range(0, len(squares), self.batch):
             part = squares[start:start + self.batch]
-            # Batches of one size are one graph.
+            # Padding keeps the batch size constant, so that one graph is compiled.
             padded = np.concatenate([part, np.zeros((self.batch - len(part), *part.shape[1:]), np.float32)])
             found.append(self.net(ms.Tensor(padded)).asnumpy()[:len(part)])
         return np.concatenate(found).reshape(len(regions), 2, -1)
@@ -213,8 +213,8 @@ def flat(features, part):
     return chosen.reshape(len(chosen), chosen.shape[1] * chosen.shape[2])
 
 
-def machines(features, targets):
-    """One linear support vector regression of overlaps for each class that has any; features (N, D), targets (N, C).
+def fit_regressors(features, targets):
+    """One linear support vector regression of the overlaps per class that occurs; features (N, D), targets (N, C).
 
     Returns:
         function: features (N, D) -> scores (N, C), -inf for the others.
@@ -228,8 +228,8 @@ def machines(features, targets):
 
     def score(features):
         scores = np.full((len(features), targets.shape[1]), -np.inf)
-        for number, machine in fitted.items() if len(features) else ():
-            scores[:, number] = machine.predict(scaler.transform(features))
+        for number, regressor in fitted.items() if len(features) else ():
+            scores[:, number] = regressor.predict(scaler.transform(features))
         return scores
     return score
 
@@ -244,22 +244,22 @@ def photographs(path, count, classes):
 
 
 def learn(features, path, options, labels):
-    """Machines and threshold of each of KINDS: {kind: (score, threshold)}."""
+    """Fit regressors and choose a threshold for each of KINDS: {kind: (score, threshold)}."""
     fit, held = [], []
     for number, (image, mask) in enumerate(photographs(path, options.train_images, len(labels))):
         regions = propose(image, options.proposals, options.regions)
-        parts = things(mask, len(labels), labels.ignore_label)
+        parts = components(mask, len(labels), labels.ignore_label)
         if number % 5 == 4:
             held.append((features(image, regions), regions, mask))
         else:
-            # True regions, too, as examples of full overlap.
+            # True regions are examples of full overlap.
             regions += [part for _, part in parts if part.sum() >= 100]
             fit.append((features(image, regions), overlaps(regions, parts, len(labels))))
         print(f"\rlearnt from {number + 1} images", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     learnt, targets = {}, np.concatenate([targets for _, targets in fit])
     for kind, part in KINDS.items():
-        score = machines(np.concatenate([flat(rows, part) for rows, _ in fit]), targets)
+        score = fit_regressors(np.concatenate([flat(rows, part) for rows, _ in fit]), targets)
         ious = []
         for threshold in THRESHOLDS:
             matrix = ConfusionMatrix(len(labels))
@@ -298,16 +298,16 @@ def measure(segmenter, features, learnt, path, options, labels):
 
 
 def main():
-    """Learn, measure, print the table."""
+    """Fit, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="a trained FCN, whose backbone gives the features")
     parser.add_argument("--records", help="folder of train.mindrecord and val.mindrecord; the checkpoint's by default")
-    parser.add_argument("--train_images", type=int, default=60, help="images that the linear machines learn from")
+    parser.add_argument("--train_images", type=int, default=60, help="images to fit the regressors to")
     parser.add_argument("--images", type=int, default=30, help="validation images")
-    parser.add_argument("--regions", type=int, default=50, help="regions of an image; R-CNN took 150")
-    parser.add_argument("--side", type=int, default=96, help="of the squares that regions are warped to, pixels")
+    parser.add_argument("--regions", type=int, default=50, help="regions per image; R-CNN used 150")
+    parser.add_argument("--side", type=int, default=96, help="side of the warped squares, pixels")
     parser.add_argument("--proposals", default="merged", choices=["merged", "selective_search", "edge_boxes"],
-                        help="merged needs no more than OpenCV; the others its contributed modules")
+                        help="merged needs only OpenCV; the others need its contributed modules")
     options = parser.parse_args()
     try:
         report(options)
@@ -340,12 +340,12 @@ def report(options):
     print("| | mean IoU % | s/image | times the FCN's |\n|---|--:|--:|--:|")
     for name, (matrix, seconds) in found.items():
         taken = statistics.median(seconds)
-        label = card.model["name"] if name == "FCN" else f"R-CNN's way, {name}"
+        label = card.model["name"] if name == "FCN" else f"R-CNN, {name}"
         print(f"| {label} | {100 * matrix.mean_iou():.1f} | {taken:.2f} | {taken / fcn:.0f} |")
     for name, iou, seconds in PUBLISHED:
         print(f"| published, VOC 2011 / 2012 test: {name} | {iou} | {seconds} | |")
     print(f"\n{len(counts)} images of {val}, learnt from {options.train_images} images; "
-          f"{statistics.median(counts):.0f} regions an image ({options.proposals}, "
+          f"{statistics.median(counts):.0f} regions per image ({options.proposals}, "
           f"{statistics.median(proposing):.2f} s of the time), {options.side} pixels square; medians.")
 
 

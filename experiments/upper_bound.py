@@ -1,10 +1,9 @@
-"""The upper bound experiment: how well could a net score whose prediction is as coarse as its stride?
+"""The upper bound experiment: best mean IoU of a network whose prediction is as coarse as its stride.
 
     python experiments/upper_bound.py [--root ../shared/data] [--split trainval] [--year 2012]
 
 The true masks are shrunk by a factor, enlarged again, and scored against themselves (Long et al. 2015, appendix A).
-The paper does not say how it shrinks and enlarges; this prints the two ways of CONVENTIONS. Takes about a minute for
-532 masks.
+The paper does not describe the resampling; this prints both methods of CONVENTIONS. Takes about a minute for 532 masks.
 """
 
 import argparse
@@ -28,7 +27,7 @@ def centre_pixel(mask, classes, factor):
 
 
 def majority(mask, classes, factor):
-    """(C, h, w) float32: 1 at the class that most of each cell's pixels have, the lowest of equals."""
+    """(C, h, w) float32: 1 at the most frequent class of each cell, the lowest one in a tie."""
     height, width = (-(-side // factor) * factor for side in mask.shape)
     pixels = np.zeros((len(classes), height, width), np.float32)
     pixels[:, :mask.shape[0], :mask.shape[1]] = one_hot(mask, classes)
@@ -51,7 +50,7 @@ CONVENTIONS = {"middle pixel, nearest": (centre_pixel, nearest), "majority, bili
 
 
 def coarse(mask, factor, shrink=majority, enlarge=bilinear):
-    """A mask (H, W) uint8 shrunk and enlarged by a factor; the void label is shrunk as any other, then background."""
+    """A mask (H, W) uint8 shrunk and enlarged by a factor; void is shrunk like a class, then becomes background."""
     classes = np.unique(mask)
     scores = enlarge(shrink(mask, classes, factor), factor)[:, :mask.shape[0], :mask.shape[1]]
     prediction = classes[scores.argmax(0)]
@@ -59,7 +58,7 @@ def coarse(mask, factor, shrink=majority, enlarge=bilinear):
 
 
 def upper_bound(masks, factor, shrink=majority, enlarge=bilinear, num_classes=21):
-    """Mean IoU, 0..1, of coarse masks against themselves; void pixels do not count."""
+    """Mean IoU, 0..1, of coarse masks against themselves; void pixels are ignored."""
     matrix = ConfusionMatrix(num_classes)
     for mask in masks:
         matrix.update(coarse(mask, factor, shrink, enlarge), mask)

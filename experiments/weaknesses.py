@@ -1,12 +1,12 @@
-"""What is each answer to FCN's weaknesses worth: one table of accuracy, small objects, boundaries, time and memory.
+"""Gain of each remedy for FCN's weaknesses: a table of accuracy, small objects, boundaries, time and memory.
 
     python experiments/weaknesses.py --checkpoint runs/voc_cpu/checkpoints/best.ckpt [--images 60] [--keep]
         [--crf deeplab_v1 krahenbuhl] [--row "bootstrapped loss" "--checkpoint runs/boot/checkpoints/best.ckpt"] ...
 
-Each row is a `mindfcn eval` in a process of its own, so that its memory is its own. A row whose folder in --out holds
-the figures of the same command already is not computed again. `--row NAME OPTIONS` adds a row of any options of eval.
-Published gains stand beside; they are of other networks, data and machines. Takes about a minute a row and 60
-photographs of VOC on two cores, six times that with three scales and mirroring.
+Each row is a `mindfcn eval` in its own process, so that its memory is measured alone. A row is not computed again if
+its folder in --out holds the results of the same command. `--row NAME OPTIONS` adds a row of any options of eval.
+Published gains are shown for comparison; they are from other networks, data and machines. Takes about a minute per row
+for 60 photographs of VOC on two cores, six times that with three scales and mirroring.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "refinement.md"
 BAND = 3
 HEADER = ("network", "mIoU %", "gain", "small %", "medium %", "large %", f"boundary, {BAND} px %", "s/image",
           "memory, GB", "published gain in mIoU")
-# By a word of the row's name, the first that fits. DeepLab: Chen et al. 2015 and 2018, VOC 2012 val. CRF-RNN: Zheng et
+# Chosen by the first word found in the row's name. DeepLab: Chen et al. 2015 and 2018, VOC 2012 val. CRF-RNN: Zheng et
 # al. 2015, reduced val. DeconvNet: Noh et al. 2015, VOC 2012 test, over the FCN-8s of its table.
 GAIN_OF_CRF = "CRF-RNN's FCN-8s +2.4 (61.3 to 63.7); DeepLab v1 +3.9 (59.8 to 63.7)"
 GAINS = (
@@ -57,7 +57,7 @@ def rows_of(options):
 
 
 def measured(name, arguments, options):
-    """metrics.json of a row, with its peak memory in bytes; computed where it is not there yet."""
+    """metrics.json of a row, with its peak memory in bytes; computed if missing."""
     out = pathlib.Path(options.out) / "".join(letter if letter.isalnum() else "_" for letter in name)
     command = [sys.executable, "-m", "mindfcn", "eval", *arguments, "--images", str(options.images), "--out", str(out)]
     if options.records:
@@ -69,7 +69,7 @@ def measured(name, arguments, options):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            sys.exit(f"{name}: eval failed; see its message above")
+            sys.exit(f"{name}: eval failed; see its error message above")
         known = {"command": command, "memory": usage.ru_maxrss * 1024}
         noted.write_text(json.dumps(known, indent=1))
     return {**json.loads(figures.read_text()), "memory": known["memory"]}
@@ -82,7 +82,7 @@ def line(name, found, base):
 
     score = found["metrics"]["mean IoU"]
     gain = "" if found is base else f"{100 * (score - base['metrics']['mean IoU']):+.1f}"
-    # Sets of parameters bear the names of networks.
+    # CRF parameter sets are named after networks, so test for them first.
     published = GAIN_OF_CRF if name.startswith("CRF ") else next(
         (text for word, text in GAINS if word.lower() in name.lower()), "")
     return (name, percent(score), gain, *(percent(row["mean IoU"]) for row in found["object sizes"].values()),
@@ -95,13 +95,13 @@ def main():
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--checkpoint", required=True, help="the plain network, the first row")
     made.add_argument("--records", default="", help="MindRecord file; the checkpoint's validation records if empty")
-    made.add_argument("--images", type=int, default=0, help="so many records, evenly spread; 0 takes all")
-    made.add_argument("--scales", type=float, nargs="*", default=[0.75, 1.0, 1.25], help="none leaves its rows out")
+    made.add_argument("--images", type=int, default=0, help="number of records, evenly spread; 0 takes all")
+    made.add_argument("--scales", type=float, nargs="*", default=[0.75, 1.0, 1.25], help="empty leaves these rows out")
     made.add_argument("--crf", nargs="*", default=["deeplab_v1", "krahenbuhl", "deconvnet"],
                       help="published sets or files; the first is also combined with the scales")
     made.add_argument("--row", nargs=2, action="append", metavar=("NAME", "OPTIONS"), help="one more row")
     made.add_argument("--out", default="runs/weaknesses", help="folder of the evaluations")
-    made.add_argument("--keep", action="store_true", help="write the table into docs/refinement.md, too")
+    made.add_argument("--keep", action="store_true", help="also write the table into docs/refinement.md")
     options = made.parse_args()
     found = {name: measured(name, arguments, options) for name, arguments in rows_of(options)}
     base = next(iter(found.values()))
@@ -109,7 +109,7 @@ def main():
     show("weaknesses", HEADER, [line(name, each, base) for name, each in found.items()],
          [f"{base['images']} photographs; objects in them: {sizes}. Small, medium and large: mean IoU of objects below "
           f"32², up to 96², and above that many pixels. Boundary: mean IoU within {BAND} pixels of a true boundary.",
-          "Time: the median from a photograph in memory to its mask; memory: the peak of the whole process."],
+          "Time: the median from a photograph in memory to its mask; memory: the peak of the process."],
          options.keep, PAGE)
 
 

@@ -3,18 +3,18 @@
     python experiments/accuracy/run.py [--together] [--train_only | --report]
                                        [--folder runs/accuracy] [--SETTING VALUE ...]
 
-MindFCN's recipe against the same recipe in PyTorch (weights to begin with, batches, optimiser and schedule are equal)
-and against the course's settings, class and loop. The clock runs from the first batch that is asked for; it includes
-compiling, not saving and evaluating: the weights are kept every 100 images and evaluated later, all by the same code,
-on the whole validation split at native size; as many of them as a bisection needs.
+Compares MindFCN's recipe with the same recipe in PyTorch (equal initial weights, batches, optimiser and schedule) and
+with the course's settings, class and loop. Time starts with the request for the first batch and includes compilation,
+but not saving and evaluation: weights are saved every 100 images and evaluated later, all by the same code, on the
+complete validation split at native size, as many of them as a bisection needs.
 
-Every step of a contestant is a line in FOLDER/CONTESTANT/steps.jsonl, every evaluation one in scores.jsonl. Called
-again, the command goes on where it stopped: a contestant whose training ended is not trained again. Delete the folder
-to begin anew. With --train_only on a quiet machine and --report later, evaluation may share the machine with others.
+Every step of a contestant is a line in FOLDER/CONTESTANT/steps.jsonl, every evaluation one in scores.jsonl. Run
+again, the command continues where it stopped: a contestant whose training ended is not trained again. Delete the
+folder to start over. With --train_only on an idle machine and --report later, evaluation may share the machine.
 
-Needs the photographs and VGG16's weights of ../shared, or what the recipe names; 300 MB of disk for each 100 images
-of the recipe's training; 14 GB of memory.
-Other options are settings of `mindfcn train`, which win over the recipe's.
+Needs the photographs and VGG16's weights in ../shared, or those named by the recipe; 300 MB of disk for each 100
+images of the recipe's training; 14 GB of memory. Other options are settings of `mindfcn train` and override the
+recipe's.
 """
 
 import bisect
@@ -37,7 +37,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 TARGETS = (0.25, 0.30)
 SHARED_SETTINGS = {"data.root": "data/VOCdevkit", "data.sbd": "data/benchmark_RELEASE",
                    "model.pretrained": "weights/vgg16_imagenet_features.npz"}
-# name: folder, environment (None is this one), where the weights are
+# Name: folder, environment (None is this one), pattern of the weight files.
 CONTESTANTS = {"MindFCN": ("mindfcn", None, "checkpoints/epoch-*.ckpt"),
                "PyTorch": ("pytorch", "torch", "epoch-*.npz"),
                "course": ("course", None, "epoch-*.ckpt")}
@@ -45,13 +45,13 @@ CHECKED_STEPS = 4
 
 
 class Contest:
-    """A folder with the results of one comparison.
+    """One comparison, with its results in a folder.
 
     Args:
-        folder: made where it is missing.
+        folder: created if it is missing.
         words: settings of `mindfcn train`.
-        every: images between weights kept.
-        random_scores: score layers begin at random, for `check`.
+        every: images between saved weights.
+        random_scores: initialise the score layers at random, for `check`.
     """
 
     def __init__(self, folder, words, every, random_scores=False):
@@ -68,7 +68,7 @@ class Contest:
                      "delete it or choose another --folder")
 
     def train(self, name, minutes, steps=10 ** 9):
-        """Train a contestant, unless that has been done."""
+        """Train a contestant, unless its training has ended."""
         own, environment, _ = CONTESTANTS[name]
         ended = self.folder / own / "ended"
         if not ended.exists():
@@ -78,11 +78,11 @@ class Contest:
             ended.touch()
 
     def steps(self, name):
-        """The lines of steps.jsonl."""
+        """The objects in steps.jsonl."""
         return lines(self.folder / CONTESTANTS[name][0] / "steps.jsonl")
 
     def snapshots(self, name):
-        """[(step, seconds of training, file)] of the weights kept, in their order."""
+        """[(step, seconds of training, file)] of the saved weights, in order."""
         own, _, pattern = CONTESTANTS[name]
         seconds = {step["step"]: step["seconds"] for step in self.steps(name)}
         found = []
@@ -97,7 +97,7 @@ class Contest:
         return {line["step"]: line for line in lines(self.folder / CONTESTANTS[name][0] / "scores.jsonl")}
 
     def evaluate(self, name):
-        """Evaluate the last weights kept, and those before and after each target's crossing."""
+        """Evaluate the last saved weights, and those before and after each target is reached."""
         known = {step: line["mean IoU"] for step, line in self.scores(name).items()}
         evaluator = rivals.Worker("the evaluation", sys.executable, HERE / "worker_mindfcn.py", "evaluate", self.folder)
         path = self.folder / CONTESTANTS[name][0] / "scores.jsonl"
@@ -118,7 +118,7 @@ class Contest:
         evaluator.end()
 
     def minutes_to(self, name, target):
-        """(minutes, minutes at the evaluations around) at which the target is crossed, or None."""
+        """(minutes until the target is reached, minutes at the evaluations before and after), or None."""
         scores = sorted(self.scores(name).values(), key=lambda line: line["seconds"])
         place = next((place for place, line in enumerate(scores) if line["mean IoU"] >= target), None)
         if place is None:
@@ -132,18 +132,18 @@ class Contest:
 
 
 def run(environment, script, output, *arguments):
-    """Run a worker to its end, its words going into the file `output`."""
+    """Run a worker to its end and write its output to the file `output`."""
     python = rivals.python_of(environment) if environment else sys.executable
-    # The rivals' environments have no MindFCN of their own; of its data functions they need no MindSpore.
+    # The rivals' environments lack MindFCN; the data functions they import from src do not need MindSpore.
     with open(output, "w", encoding="utf-8") as file:
         ended = subprocess.run([python, HERE / script, *map(str, arguments)],
                                stdout=file, stderr=subprocess.STDOUT, env=rivals.environment(rivals.ROOT / "src"))
     if ended.returncode:
-        sys.exit(f"{script} failed; the end of {output} says:\n{pathlib.Path(output).read_text()[-2000:]}")
+        sys.exit(f"{script} failed; the end of {output}:\n{pathlib.Path(output).read_text()[-2000:]}")
 
 
 def lines(path):
-    """The objects of a file of JSON lines; a line cut short is left out."""
+    """The objects in a file of JSON lines; stops at an incomplete line."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -154,32 +154,32 @@ def lines(path):
 
 
 def check(contest):
-    """Refuse to compare what is not equal.
+    """Exit unless MindFCN's and PyTorch's recipes are equal. Returns a note for the table.
 
-    Both take CHECKED_STEPS steps without dropout from random score layers, to equal losses; and both evaluate these
-    first weights, which predict every class, on a few validation images, to equal mean IoU.
+    Both take CHECKED_STEPS steps without dropout from random score layers and must give equal losses; both evaluate
+    these initial weights, which predict every class, on a few validation images and must give equal mean IoU.
     """
     trial = Contest(contest.folder / "check", [*contest.words, "--model.dropout", "0"], contest.every, True)
     names = ("MindFCN", "PyTorch")
     for name in names:
         trial.train(name, 1000, CHECKED_STEPS)
-    ours, theirs = ([step["loss"] for step in trial.steps(name)] for name in names)
-    difference = max(abs(a / b - 1) for a, b in zip(ours, theirs))
+    mindfcn, pytorch = ([step["loss"] for step in trial.steps(name)] for name in names)
+    difference = max(abs(a / b - 1) for a, b in zip(mindfcn, pytorch))
     weights = trial.folder / "start.npz"
     evaluator = rivals.Worker("the evaluation", sys.executable, HERE / "worker_mindfcn.py", "evaluate", trial.folder)
     score = float(evaluator.ask(f"few {weights}").split()[0])
     evaluator.end()
     run("torch", "worker_pytorch.py", trial.folder / "score.txt", "evaluate", trial.folder, weights)
     rival_score = float((trial.folder / "score.txt").read_text().split()[-1])
-    said = (f"Checked before: {CHECKED_STEPS} steps without dropout give losses equal to {difference:.0e}; "
+    checked = (f"Checked before training: {CHECKED_STEPS} steps without dropout give losses equal to {difference:.0e}; "
             f"the same weights give mean IoU {score:.4g} here and {rival_score:.4g} in PyTorch.")
     if difference > 1e-4 or abs(score / rival_score - 1) > 1e-2:
-        sys.exit(f"the recipes differ. {said}")
-    return said
+        sys.exit(f"the recipes differ. {checked}")
+    return checked
 
 
 def compete(contest, minutes, together, trains, evaluates):
-    """Train and evaluate the contestants: all cores to one after the other, or one core to each."""
+    """Train and evaluate the contestants, one after the other on all cores, or together on one core each."""
     cores = sorted(os.sched_getaffinity(0))
     free = queue.Queue()
     for share in ([{core} for core in cores] if together else [set(cores)]):
@@ -192,7 +192,7 @@ def compete(contest, minutes, together, trains, evaluates):
         if evaluates and contest.snapshots(name):
             contest.evaluate(name)
 
-    # A thread's cores are those of the processes that it starts.
+    # Processes inherit the cores of the thread that starts them.
     def take_cores():
         os.sched_setaffinity(0, free.get())
 
@@ -209,11 +209,11 @@ def row(contest, name):
     reached = f"{scores[max(scores)]['mean IoU']:.3f}" if scores else "-"
     cells = [name, f"{statistics.median(taken):.2f}", f"{steps[-1]['seconds'] / 60:.1f}", reached]
     for target in TARGETS:
-        ours, rival = contest.minutes_to(name, target), contest.minutes_to("PyTorch", target)
-        if ours is None:
+        own, rival = contest.minutes_to(name, target), contest.minutes_to("PyTorch", target)
+        if own is None:
             cells += [f"not within {steps[-1]['seconds'] / 60:.1f}", "-"]
         else:
-            cells += ["{:.1f} ({:.1f}-{:.1f})".format(*ours), f"{ours[0] / rival[0]:.2f}" if rival else "-"]
+            cells += ["{:.1f} ({:.1f}-{:.1f})".format(*own), f"{own[0] / rival[0]:.2f}" if rival else "-"]
     return cells
 
 
@@ -226,33 +226,33 @@ def notes(contest, names, recipe):
     return [f"{settings['model']['name']}, {contest.plan['images']} training images, "
             f"{contest.plan['validation']} validation images at native size; "
             f"recipe {recipe}; trained {', '.join(days)}.",
-            "Minutes are of training alone, by a straight line between the evaluations before and after "
-            f"(in brackets). An evaluation took {statistics.median(taken or [0]):.0f} s beside that."]
+            "Minutes are training time, interpolated linearly between the evaluations before and after "
+            f"(in brackets). An evaluation took another {statistics.median(taken or [0]):.0f} s."]
 
 
 def main():
     """Train, evaluate, print the table."""
     parser = rivals.parser(__doc__)
-    parser.add_argument("--folder", default=rivals.ROOT / "runs" / "accuracy", help="results")
-    parser.add_argument("--recipe", default=rivals.ROOT / "configs" / "voc_cpu.yaml", help="settings")
-    parser.add_argument("--minutes", type=float, default=90, help="of training, at most, for MindFCN and PyTorch")
-    parser.add_argument("--course_minutes", type=float, default=15, help="of training for the course")
-    parser.add_argument("--every", type=int, default=100, help="images between weights kept")
+    parser.add_argument("--folder", default=rivals.ROOT / "runs" / "accuracy", help="folder of the results")
+    parser.add_argument("--recipe", default=rivals.ROOT / "configs" / "voc_cpu.yaml", help="YAML file of settings")
+    parser.add_argument("--minutes", type=float, default=90, help="maximum training time of MindFCN and PyTorch")
+    parser.add_argument("--course_minutes", type=float, default=15, help="maximum training time of the course")
+    parser.add_argument("--every", type=int, default=100, help="images between saved weights")
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
-    parser.add_argument("--together", action="store_true", help="all at the same time, one core and thread each")
+    parser.add_argument("--together", action="store_true", help="train all at once, on one core and thread each")
     parts = parser.add_mutually_exclusive_group()
-    parts.add_argument("--train_only", action="store_true", help="train; leave the rest for a later --report")
-    parts.add_argument("--report", action="store_true", help="train nothing; evaluate and show what is there")
+    parts.add_argument("--train_only", action="store_true", help="train only; --report evaluates later")
+    parts.add_argument("--report", action="store_true", help="evaluate and report existing weights without training")
     options, words = parser.parse_known_args()
     folder = pathlib.Path(options.folder).resolve()
     paths = {name: rivals.SHARED / path for name, path in SHARED_SETTINGS.items() if rivals.SHARED.exists()}
     if not paths:
-        print(f"{rivals.SHARED} is not there; the recipe's own paths are taken", file=sys.stderr)
+        print(f"{rivals.SHARED} does not exist; using the recipe's own paths", file=sys.stderr)
     paths["data.records"] = folder / "records"
     contest = Contest(folder, ["--config", options.recipe, *(word for name, path in paths.items()
                                                              for word in (f"--{name}", path)), *words],
                       options.every)
-    said = [check(contest)] if "PyTorch" in options.contestants else []
+    checked = [check(contest)] if "PyTorch" in options.contestants else []
     compete(contest, {name: options.course_minutes if name == "course" else options.minutes
                       for name in options.contestants}, options.together, not options.report,
             not options.train_only)
@@ -265,7 +265,7 @@ def main():
     recipe = " ".join([pathlib.Path(options.recipe).stem, *words])
     mode = "one core and one thread each, at the same time" if options.together else "in turn, with all cores"
     rivals.show("accuracy", header, [row(contest, name) for name in options.contestants],
-                [*notes(contest, options.contestants, recipe), *said, f"Trained {mode}."], options.keep)
+                [*notes(contest, options.contestants, recipe), *checked, f"Trained {mode}."], options.keep)
 
 
 if __name__ == "__main__":

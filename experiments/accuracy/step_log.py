@@ -1,4 +1,4 @@
-"""What the contestants of accuracy.py share: a line of JSON for each step, and the end of their time."""
+"""Shared by the workers of the accuracy experiment: a JSON line per step, the time limit, names of weight files."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import time
 
 
 class StepLog:
-    """Notes step, seconds of training and loss of every step in FOLDER/steps.jsonl.
+    """Writes step, seconds of training and loss of every step to FOLDER/steps.jsonl.
 
     Args:
-        folder: of this contestant.
-        minutes, steps: the training ends with the first step that reaches one of them.
+        folder: folder of this contestant.
+        minutes, steps: limits; training ends with the first step that reaches one of them.
     """
 
     def __init__(self, folder, minutes, steps):
@@ -21,11 +21,11 @@ class StepLog:
         self.over = False
 
     def begin(self):
-        """The clock starts, or goes on: what is imported and built is built, no batch has been asked for."""
+        """Start or continue the clock: after imports and construction, before the first batch is requested."""
         self.started = time.perf_counter() - self.seconds
 
     def add(self, step, loss):
-        """Note a step (from 1). Returns whether the time is over."""
+        """Record a step (from 1). Returns whether a limit is reached."""
         self.seconds = time.perf_counter() - self.started
         self.file.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), "loss": float(loss)}) + "\n")
         self.file.flush()

@@ -1,9 +1,9 @@
-"""The course's part of accuracy.py: its data set class, network, settings and loop, written anew.
+"""The course's worker: its data set class, network, settings and loop, rewritten from its description.
 
     worker_course.py train FOLDER MINUTES STEPS     checkpoints after each epoch and at the end in FOLDER/course
 
-Its schedule is applied step by step, as its text says; its code takes one constant rate. Its checkpoints every 10
-steps, half a gigabyte each, are left out.
+The schedule changes the rate every step, as in the course's text; the course's code uses one constant rate. Its
+checkpoints every 10 steps, half a gigabyte each, are left out.
 """
 
 import json
@@ -27,7 +27,7 @@ MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.120, 58.395)
 
 
 class SegDataset:
-    """MindRecord -> batches of random crops; every epoch is random."""
+    """MindRecord -> batches of random crops; unseeded."""
 
     def __init__(self, data_file, batch_size=BATCH, crop_size=CROP, min_scale=0.5, max_scale=2.0, ignore_label=255):
         self.data_file, self.batch_size, self.crop_size = data_file, batch_size, crop_size
@@ -74,7 +74,7 @@ def block(channels, outputs, kernels):
 class FCN8s(nn.Cell):
     """The course's network, layer by layer."""
 
-    # the layers that the course's pretrained file fills
+    # Layers that load_backbone fills from the pretrained file.
     blocks = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
     def __init__(self, n_class):
@@ -99,15 +99,15 @@ class FCN8s(nn.Cell):
         return self.upscore8(self.score_pool3(pool3) + self.upscore_pool4(fuse_pool4))
 
 
-class Keep(Callback):
-    """Notes the steps, and saves at the ends of epochs and when the time is over."""
+class SaveCallback(Callback):
+    """Records the steps; saves at the end of each epoch and at the time limit."""
 
     def __init__(self, net, log, folder, steps_per_epoch):
         super().__init__()
         self.net, self.log, self.folder, self.steps_per_epoch = net, log, folder, steps_per_epoch
 
     def on_train_step_end(self, run_context):
-        """Note, save, stop."""
+        """Record the step; save and stop when due."""
         run = run_context.original_args()
         over = self.log.add(run.cur_step_num, run.net_outputs.asnumpy())
         if over or run.cur_step_num % self.steps_per_epoch == 0:
@@ -132,7 +132,7 @@ def train(folder, minutes, steps):
     log = StepLog(own, minutes, min(int(steps), EPOCHS * per_epoch))
     log.begin()
     Model(net, nn.CrossEntropyLoss(ignore_index=plan["ignore"]), update).train(
-        EPOCHS, dataset, callbacks=[Keep(net, log, own, per_epoch)], dataset_sink_mode=False)
+        EPOCHS, dataset, callbacks=[SaveCallback(net, log, own, per_epoch)], dataset_sink_mode=False)
 
 
 if __name__ == "__main__":

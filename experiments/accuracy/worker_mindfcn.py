@@ -1,11 +1,11 @@
-"""MindFCN's part of accuracy.py: it begins a comparison, trains, and evaluates every contestant's weights.
+"""MindFCN's worker: prepares the comparison, trains, and evaluates the weights of every contestant.
 
     worker_mindfcn.py begin FOLDER RANDOM_SCORES IMAGES SETTING ...
-        the first weights, the records, files for the rivals; weights are to be kept every IMAGES images
+        writes initial weights, records and files for the rivals; weights will be saved every IMAGES images
     worker_mindfcn.py train FOLDER MINUTES STEPS
         `mindfcn.commands.train` from those weights
     worker_mindfcn.py evaluate FOLDER
-        each line of input: "all" or "few" (the pairs in FOLDER/val) and a file of weights; of output: mean IoU, seconds
+        input lines: "all" or "few" (the pairs in FOLDER/val) and a weight file; output lines: mean IoU and seconds
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from mindfcn.engine.build import build, training_set
 from mindfcn.evaluation import evaluate_network
 from mindfcn.metrics import MEAN_IOU
 
-# Validation images that PyTorch gets, to evaluate the same weights.
+# Number of validation images on which PyTorch evaluates the same weights.
 COMPARED = 5
-# Steps of a resumed run that are compiled: the second one, too.
-COMPILED_ANEW = 2
+# Steps of a resumed run that compile: the first two.
+RECOMPILED_STEPS = 2
 
 
 def begin(folder, random_scores, every, *words):
@@ -42,7 +42,7 @@ def begin(folder, random_scores, every, *words):
     train_path, val_path, labels = find_records(config.data, None, print)
     net, card = build(config, labels, val_path, print)
     if int(random_scores):
-        # Score layers that begin at zero would make every logit equal.
+        # Score layers that start at zero would make all logits equal.
         for parameter in net.get_parameters():
             if parameter.name.startswith("score") and parameter.name.endswith("weight"):
                 values = np.random.default_rng(2).standard_normal(parameter.shape) * 0.01
@@ -62,7 +62,7 @@ def begin(folder, random_scores, every, *words):
 
 
 def write_pairs(dataset, records, folder):
-    """Write NUMBER.jpg, as the record has it, and the mask NUMBER.png."""
+    """Write the encoded image of each record as NUMBER.jpg and its mask as NUMBER.png."""
     os.makedirs(folder, exist_ok=True)
     for record, (_, image, mask) in zip(records, dataset.samples(records)):
         with open(os.path.join(folder, f"{record}.jpg"), "wb") as file:
@@ -78,25 +78,25 @@ def settings(folder):
 
 
 def train_here(folder, minutes, steps):
-    """Train as a user does, who stops and resumes: a checkpoint in FOLDER/mindfcn/checkpoints at each stop.
+    """Train with stops and resumed runs, which leave a checkpoint in FOLDER/mindfcn/checkpoints at each stop.
 
-    The clock stands still from a stop to the first batch after it; see Show for the steps that are compiled again.
+    The clock pauses from a stop to the next batch; see TimedStops for the steps that compile again.
     """
     config, plan = settings(folder)
     own = os.path.join(folder, "mindfcn")
     model = dataclasses.replace(config.model, pretrained=os.path.join(folder, "start.ckpt"))
     config = dataclasses.replace(config, model=model, run_dir=own, overwrite=True, eval_every=0, keep=10000)
-    show = Show(own, minutes, min(int(steps), config.optim.epochs * plan["steps_per_epoch"]), plan["every"])
+    show = TimedStops(own, minutes, min(int(steps), config.optim.epochs * plan["steps_per_epoch"]), plan["every"])
     train(config, show=show, say=print)
     config = dataclasses.replace(config, resume=True, overwrite=False)
     while not show.over:
         train(config, show=show)
 
 
-class Show(StepLog):
-    """What `train` tells of its steps; it stops the run every so many.
+class TimedStops(StepLog):
+    """Progress callback of `train` that records the steps and stops the run every `every` steps.
 
-    Steps that a resumed run compiles anew count as the median of the others: a user who does not stop compiles once.
+    Steps that compile again after a resume count as the median of the others: a run without stops compiles once.
     """
 
     def __init__(self, folder, minutes, steps, every):
@@ -105,24 +105,24 @@ class Show(StepLog):
         self.taken = []
 
     def begin(self, *_):
-        """The first step is near."""
+        """Called before the first step of a run."""
         super().begin()
-        self.compiled_anew = COMPILED_ANEW if self.taken else 0
+        self.to_recompile = RECOMPILED_STEPS if self.taken else 0
 
     def __call__(self, step, _epoch, loss, _rate, _speed):
-        before, anew = self.seconds, self.compiled_anew > 0
-        if anew:
-            self.compiled_anew -= 1
+        before, recompiled = self.seconds, self.to_recompile > 0
+        if recompiled:
+            self.to_recompile -= 1
             self.started = time.perf_counter() - before - statistics.median_low(self.taken)
         over = self.add(step, loss)
-        self.taken += [] if anew else [self.seconds - before]
+        self.taken += [] if recompiled else [self.seconds - before]
         if over or step % self.every == 0:
-            # The run saves and stops; after its last step it leaves out its own evaluation, too.
+            # SIGTERM makes the run save and stop, without its final evaluation.
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def evaluate(folder):
-    """Answer lines until the input ends."""
+    """Answer input lines until the input ends."""
     config, plan = settings(folder)
     runtime.set_up("CPU", config.seed)
     for line in map(str.strip, sys.stdin):
@@ -136,7 +136,7 @@ def evaluate(folder):
 
 
 def segmenter_of(path, folder):
-    """MindFCN's and the course's checkpoints, or PyTorch's weights under MindFCN's names."""
+    """Segmenter of a checkpoint (MindFCN, course) or of PyTorch's weights with MindFCN's names."""
     if path.endswith(".ckpt"):
         return load_segmenter(path, "fcn8s_vgg16_bn")[0]
     segmenter = load_segmenter(os.path.join(folder, "start.ckpt"))[0]
@@ -145,7 +145,7 @@ def segmenter_of(path, folder):
 
 
 def on_all(segmenter, _folder, plan):
-    """Mean IoU over the validation split at native size, as `mindfcn eval` has it."""
+    """Mean IoU over the validation split at native size, as in `mindfcn eval`."""
     dataset = SegDataset(data_file=plan["val"], training=False, preprocess=segmenter.preprocess)
     return evaluate_network(segmenter, dataset, plan["classes"]).metrics[MEAN_IOU]
 

@@ -1,6 +1,6 @@
-"""PyTorch's part of accuracy.py: the same network, weights, batches, optimiser and schedule.
+"""PyTorch's worker: the same network, weights, batches, optimiser and schedule.
 
-    worker_pytorch.py train FOLDER MINUTES STEPS     from start.npz; weights every so many steps in FOLDER/pytorch
+    worker_pytorch.py train FOLDER MINUTES STEPS     from start.npz; saves weights to FOLDER/pytorch
     worker_pytorch.py evaluate FOLDER FILE           prints the mean IoU of those weights on the pairs in FOLDER/val
 """
 
@@ -22,7 +22,7 @@ HEADS = ("conv6", "conv7", "score", "upscore")
 
 
 class Crops(torch.utils.data.Dataset):
-    """Training crops by (epoch, record), drawn as MindFCN draws them, by the same functions of NumPy and OpenCV."""
+    """Training crops by (epoch, record), with MindFCN's random numbers and its NumPy and OpenCV functions."""
 
     def __init__(self, folder, settings, ignore, preprocess):
         self.folder, self.ignore, self.preprocess = folder, ignore, preprocess
@@ -43,7 +43,7 @@ def read_pair(folder, number):
 
 
 def batches(plan):
-    """The (epoch, record) pairs of every batch of the training, in MindFCN's order."""
+    """The (epoch, record) pairs of every training batch, in MindFCN's order."""
     settings, size = plan["settings"], plan["settings"]["augment"]["batch_size"]
     for epoch in range(settings["optim"]["epochs"]):
         order = np.random.default_rng([settings["seed"], epoch]).permutation(plan["images"]).tolist()
@@ -52,13 +52,13 @@ def batches(plan):
 
 
 def freeze(net, last):
-    """No gradients for the blocks up to `last`."""
+    """Disable gradients of the blocks up to `last`."""
     for block in range(1, int(last.removeprefix("conv") or 0) + 1):
         getattr(net, f"conv{block}").requires_grad_(False)
 
 
 def optimiser(net, optim):
-    """SGD in groups; each group's `factor` multiplies the rate of the schedule."""
+    """SGD in groups; each group's `factor` multiplies the scheduled learning rate."""
     groups = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
@@ -76,25 +76,25 @@ def rate(optim, step, steps):
     return optim["min_lr"] + (optim["lr"] - optim["min_lr"]) * shape[optim["schedule"]]
 
 
-def refuse(settings):
-    """The settings that are not written here must have their plain values."""
+def check_supported(settings):
+    """Exit if a setting that is not implemented here differs from its default."""
     optim, model = settings["optim"], settings["model"]
     plain = (optim["accumulate"] == optim["keep_cells"] == 1 and optim["loss"] == "mean" and not optim["warmup_epochs"]
              and model["name"] == "fcn8s_vgg16" and model["padding"] == "same" and model["upsampling"] == "bilinear")
     if not plain:
-        sys.exit("worker_pytorch.py: this recipe has settings that PyTorch's side does not have")
+        sys.exit("worker_pytorch.py: the recipe has settings that this worker does not implement")
 
 
 def read_plan(folder):
     """(plan, Preprocess)."""
     with open(os.path.join(folder, "plan.json"), encoding="utf-8") as file:
         plan = json.load(file)
-    refuse(plan["settings"])
+    check_supported(plan["settings"])
     return plan, Preprocess(**plan["preprocess"])
 
 
 def network(plan, path):
-    """The network with the weights of a file."""
+    """The network with the weights of the file `path`."""
     model = plan["settings"]["model"]
     return rival(path, dropout=0.5 if model["dropout"] is None else model["dropout"],
                  skip_scales=model["skip_scales"] or (1, 1))
@@ -131,7 +131,7 @@ def train(folder, minutes, steps):
 
 
 def save(net, path):
-    """Write the weights whole or not at all."""
+    """Write the weights to a temporary file and rename it, so that no incomplete file is left."""
     np.savez(path + ".new.npz", **{name: weight.numpy() for name, weight in net.state_dict().items()})
     os.replace(path + ".new.npz", path)
 

@@ -1,4 +1,4 @@
-"""The regions, targets and pasting of experiments/rcnn.py, on pictures whose answer is plain."""
+"""The regions, targets and pasting of experiments/rcnn.py, on pictures with known results."""
 
 import importlib.util
 import pathlib
@@ -24,8 +24,8 @@ def scene(height=90, width=120):
     mask = np.zeros((height, width), np.uint8)
     cv2.circle(mask, (35, 40), 22, 1, -1)
     mask[50:80, 75:105] = 2
-    colours = np.array([[60, 110, 60], [40, 40, 220], [220, 160, 30]])
-    image = colours[mask] + random.normal(0, 6, (height, width, 3))
+    colors = np.array([[60, 110, 60], [40, 40, 220], [220, 160, 30]])
+    image = colors[mask] + random.normal(0, 6, (height, width, 3))
     return np.clip(image, 0, 255).astype(np.uint8), mask
 
 
@@ -45,7 +45,7 @@ def test_segments_cover_the_photograph_without_gaps():
     assert rcnn.segments(image[:3, :4]).shape == (3, 4)
 
 
-def test_merging_finds_the_things():
+def test_merging_finds_the_objects():
     image, mask = scene()
     regions = rcnn.propose(image, "merged", 40)
     assert 10 < len(regions) <= 40
@@ -88,7 +88,7 @@ def test_overlaps_are_the_best_iou_with_a_part_of_a_class():
     mask = np.zeros((10, 20), np.uint8)
     mask[2:6, 2:6] = mask[2:6, 12:16] = 3
     mask[8] = 255
-    parts = rcnn.things(mask, 5, 255)
+    parts = rcnn.components(mask, 5, 255)
     assert [(number, part.sum()) for number, part in parts] == [(3, 16), (3, 16)]
     one, both = np.zeros((2, 10, 20), bool)
     one[2:6, 2:6] = True
@@ -109,7 +109,7 @@ def test_regions_are_pasted_in_ascending_order_of_their_scores():
     assert rcnn.paste([], np.empty((0, 3)), 0.1, (4, 6)).tolist() == [[0] * 6] * 4
 
 
-def test_squares_are_the_box_and_the_region_before_the_mean_colour():
+def test_squares_are_the_box_and_the_region_on_the_mean_color():
     image, mask = scene()
 
     class Squares(rcnn.Features):
@@ -123,19 +123,19 @@ def test_squares_are_the_box_and_the_region_before_the_mean_colour():
     assert full.shape == (3, 64, 64)
 
 
-def test_a_machine_learns_overlaps_and_leaves_absent_classes_out():
+def test_regressors_predict_overlaps_and_skip_absent_classes():
     random = np.random.default_rng(1)
     features = random.standard_normal((400, 8))
     targets = np.zeros((400, 3))
     targets[:, 1] = np.clip(0.5 + 0.2 * features[:, 2], 0, 1)
-    score = rcnn.machines(features, targets)
+    score = rcnn.fit_regressors(features, targets)
     scores = score(features)
     assert score(features[:0]).shape == (0, 3)
     assert (scores[:, [0, 2]] == -np.inf).all()
     assert np.corrcoef(scores[:, 1], targets[:, 1])[0, 1] > 0.95
 
 
-def test_wrong_settings_are_told_in_one_line(tmp_path):
+def test_wrong_settings_are_reported_in_one_line(tmp_path):
     done = subprocess.run([sys.executable, PATH, "--checkpoint", tmp_path / "nothing.ckpt"], capture_output=True,
                           text=True, check=False)
     assert done.returncode == 1 and done.stderr.startswith("rcnn.py: ") and done.stderr.count("\n") == 1
