@@ -353,7 +353,7 @@ for name, at in net.receptive_fields().items():
 # VOC, whose objects are larger).
 
 # %%
-sys.path.append("benchmarks")
+sys.path.append("experiments")
 from upper_bound import coarse as coarsen
 from upper_bound import upper_bound
 

@@ -62,7 +62,7 @@ print(f"MindSpore {ms.__version__}, results in {WORK}{', quick test' if QUICK el
 # %%
 DATA = f"{WORK}/mydata"  # or a folder of your own
 if not os.path.isdir(f"{DATA}/images"):
-    subprocess.run([sys.executable, "benchmarks/garden.py", DATA, "--images", "14" if QUICK else "160",
+    subprocess.run([sys.executable, "experiments/garden.py", DATA, "--images", "14" if QUICK else "160",
                     "--size", "64" if QUICK else "128"], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -62,8 +62,9 @@ def check(words):
         cli.parse([verb, *(rest or ["--checkpoint", "x"] if verb == "eval" else rest)])
     elif words[0] == "bash":
         assert (ROOT / words[1]).is_file(), line
-    elif words[0] in ("python", "python3") and words[1].startswith("benchmarks/"):
-        script = (ROOT / words[1]).read_text(encoding="utf-8") + (ROOT / "benchmarks" / "rivals.py").read_text()
+    elif words[0] in ("python", "python3") and words[1].startswith(("benchmarks/", "experiments/")):
+        shared = ROOT / "benchmarks" / "speed" / "rivals.py"
+        script = "".join(path.read_text(encoding="utf-8") for path in (ROOT / words[1], shared))
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
             assert f'"{option}"' in script or "parse_known_args" in script, f"{line}: no option {option}"
     elif words[0] in ("ruff", "mypy"):
@@ -81,7 +82,7 @@ def test_every_command_is_understood(page, monkeypatch):
 
 @pytest.mark.parametrize("words", [["mindfcn", "train", "--optim.rate", "1"], ["bash", "run_all.sh"], ["mindfnc"],
                                    ["bash", "run_train.sh", "configs/nothing.yaml"],
-                                   ["python", "benchmarks/train_step.py", "--fast"]])
+                                   ["python", "benchmarks/speed/train_step/run.py", "--fast"]])
 def test_a_wrong_command_is_noticed(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises((AssertionError, cli.UserError)):
