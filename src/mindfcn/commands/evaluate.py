@@ -68,7 +68,7 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
         return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
                          num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
-                         rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
+                         rank_size=runtime.rank_size(), limit=config.images, geometric=bool(card.geometric))
     evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
                                   excluded=card.labels.excluded_numbers(),
                                   geometric=segmenter.geometric if card.geometric else None)

@@ -71,7 +71,7 @@ def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Op
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
-    dataset = SegDataset(data_file=records, training=False, most=config.images)
+    dataset = SegDataset(data_file=records, training=False, limit=config.images)
     if say:
         say(f"{len(grid)} combinations on {dataset.count} images of {records}")
     matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
