@@ -32,7 +32,7 @@ class MaskScan:
 
     @property
     def blurred(self):
-        """Whether outlines are smoothed by anti-aliasing, scaling or JPEG: many and most values are only on outlines."""
+        """Whether outlines are smoothed by anti-aliasing, scaling or JPEG: many and most values occur on outlines."""
         return self.jpeg or (self.outline_values >= MIN_OUTLINE_VALUES
                              and 2 * self.outline_values > len(self.pixels))
 

@@ -71,8 +71,8 @@ def find_objects(mask: np.ndarray, ignore_label: int, instances: str = "") -> li
     """The objects of a mask, (H, W) uint8: background (class 0) and ignored pixels are no objects.
 
     Args:
-        instances: file in the format of VOC's SegmentationObject, with one number per object; without one, the connected
-            components of every class are its objects.
+        instances: file in the format of VOC's SegmentationObject, with one number per object; without one, the
+            connected components of every class are its objects.
 
     Returns:
         list of Object; those with a side below MIN_SIDE are left out.
