@@ -55,7 +55,8 @@ def combined(segmenter, card, config):
                 raise UserError(f"--{name} {value}: must be at least {least}")
         check_installed()
         segmenter = InstanceWise(segmenter, partial(
-            propose, method=config.proposals, max_proposals=config.max_proposals, min_side=config.min_side), config.aggregate)
+            propose, method=config.proposals, max_proposals=config.max_proposals,
+            min_side=config.min_side), config.aggregate)
     if config.ensemble:
         other, other_card = load_segmenter(config.ensemble, config.model, config.precision)
         if other_card.labels.names != card.labels.names:
