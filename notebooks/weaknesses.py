@@ -291,7 +291,7 @@ def by_true_boxes(photo):
 
 def by_edge_boxes(photo):
     """Edge Boxes of a photograph, the best first."""
-    return mindfcn.propose(photo, most=12, min_side=20)
+    return mindfcn.propose(photo, max_proposals=12, min_side=20)
 
 
 def by_grid(photo):

@@ -41,7 +41,7 @@ def begin(folder, random_scores, every, *words):
     config = parse(["train", *words])[1]
     runtime.set_up("CPU", config.seed)
     train_path, val_path, labels = find_records(config.data, Console(print))
-    net, card = build(config, labels, val_path, print)
+    net, card = build(config, labels, val_path, Console(print))
     if int(random_scores):
         # Score layers that start at zero would make all logits equal.
         for parameter in net.get_parameters():
@@ -88,29 +88,30 @@ def train_here(folder, minutes, steps):
     model = dataclasses.replace(config.model, pretrained=os.path.join(folder, "start.ckpt"))
     config = dataclasses.replace(config, model=model, run_dir=own, overwrite=True, eval_every=0, keep=10000)
     show = TimedStops(own, minutes, min(int(steps), config.optim.epochs * plan["steps_per_epoch"]), plan["every"])
-    train(config, show=show, say=print)
+    train(config, show)
     config = dataclasses.replace(config, resume=True, overwrite=False)
     while not show.over:
-        train(config, show=show)
+        train(config, show)
 
 
-class TimedStops(StepLog):
+class TimedStops(StepLog, Console):
     """Progress callback of `train` that records the steps and stops the run every `every` steps.
 
     Steps that compile again after a resume count as the median of the others: a run without stops compiles once.
     """
 
     def __init__(self, folder, minutes, steps, every):
-        super().__init__(folder, minutes, steps)
+        StepLog.__init__(self, folder, minutes, steps)
+        Console.__init__(self, print)
         self.every = every
         self.taken = []
 
-    def begin(self, *_):
+    def begin_training(self, *_):
         """Called before the first step of a run."""
-        super().begin()
+        self.begin()
         self.to_recompile = RECOMPILED_STEPS if self.taken else 0
 
-    def __call__(self, step, _epoch, loss, _rate, _speed):
+    def step(self, step, _epoch, loss, _rate, _speed):
         before, recompiled = self.seconds, self.to_recompile > 0
         if recompiled:
             self.to_recompile -= 1

@@ -44,7 +44,7 @@ def test_every_encoding_is_recognised_from_the_file(tmp_path):
         found = scan_mask(tmp_path / name)
         assert (found.encoding, found.pixels, found.blurred) == (encoding, counts(mask), False), name
     shown = {number: tuple(colour) for number, colour in enumerate(COLOURS.tolist())}
-    assert scan_mask(tmp_path / "p.png").colours == {**shown, 255: (0, 0, 0)}
+    assert scan_mask(tmp_path / "p.png").colors == {**shown, 255: (0, 0, 0)}
     found = scan_mask(tmp_path / "c.png")
     expected = {tuple(table[number].tolist()): pixels for number, pixels in counts(mask).items()}
     assert (found.encoding, found.pixels, found.blurred) == ("rgb", expected, False)

@@ -33,12 +33,12 @@ def test_a_rectangle_is_among_the_first_boxes(method, box):
 @pytest.mark.parametrize("method", ["edge_boxes", "selective_search"])
 def test_small_boxes_are_skipped_and_their_number_is_bounded(method):
     image = np.random.default_rng(1).integers(0, 255, (20, 30, 3), np.uint8).repeat(10, 0).repeat(10, 1)
-    every = propose(image, method, most=10000, min_side=1)
+    every = propose(image, method, max_proposals=10000, min_side=1)
     assert len(every) > 20
-    large = propose(image, method, most=10000, min_side=60)
+    large = propose(image, method, max_proposals=10000, min_side=60)
     np.testing.assert_array_equal(large, [box for box in every if min(box[2:] - box[:2]) >= 60])
-    np.testing.assert_array_equal(propose(image, method, most=5, min_side=60), large[:5])
-    np.testing.assert_array_equal(propose(image, method, most=5, min_side=60), large[:5])
+    np.testing.assert_array_equal(propose(image, method, max_proposals=5, min_side=60), large[:5])
+    np.testing.assert_array_equal(propose(image, method, max_proposals=5, min_side=60), large[:5])
     assert propose(image, method, min_side=1000).shape == (0, 4)
 
 

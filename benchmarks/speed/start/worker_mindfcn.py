@@ -18,14 +18,12 @@ def recipe(records, run_dir):
 
     from mindfcn.cli.parser import parse
     from mindfcn.commands.train import train
+    from mindfcn.console import Console
 
-    class Show:
+    class Show(Console):
         """Called after every step."""
 
-        def begin(self, *_):
-            """Show nothing."""
-
-        def __call__(self, step, *_):
+        def step(self, step, *_):
             print_time()
             if step == 3:
                 # Skip the rest of the epoch and its checkpoint.

@@ -51,7 +51,7 @@ class _Found:
         """Count a mask. Raises UserError where its palette says otherwise than that of a mask before."""
         self.encodings.setdefault(scan.encoding, []).append(path)
         if scan.blurred:
-            cause = "in a JPEG" if scan.jpeg else f"{scan.seams} of them only along outlines"
+            cause = "in a JPEG" if scan.jpeg else f"{scan.outline_values} of them only along outlines"
             self.blur = self.blur or f"{path} holds {len(scan.pixels)} {_plural(scan.encoding)}, {cause}"
             self.blurred.append(path)
             return
@@ -59,7 +59,7 @@ class _Found:
             known = self.total.setdefault(value, [0, 0, path])
             known[0] += pixels
             known[1] += 1
-        for number, colour in scan.colours.items():
+        for number, colour in scan.colors.items():
             before, file = self.colours.setdefault(number, (colour, path))
             if before != colour:
                 raise UserError(f"number {number} is {before} in the palette of {file} but {colour} in that of {path}; "

@@ -1,4 +1,4 @@
-"""MindRecord -> batches, for training and for evaluation."""
+"""MindRecord files to batches, for training and for evaluation."""
 
 import collections
 import concurrent.futures
@@ -30,27 +30,29 @@ class SegDataset:
         image_mean, image_std: three numbers each, BGR, on the 0..255 scale; or leave both and give `preprocess`.
         data_file: MindRecord file.
         batch_size: images per batch; evaluation takes 1, because sizes differ.
-        crop_size: side of the training crops, pixels; 0 gives whole photographs, one a batch, neither scaled nor
+        crop_size: side of the training crops, pixels; 0 gives complete photographs, one per batch, neither scaled nor
             flipped (the published training).
-        max_scale, min_scale: bounds of the random scale.
-        ignore_label: label of padding, and of pixels that do not count.
-        num_classes: classes.
+        max_scale, min_scale: bounds of the random scale factor.
+        ignore_label: label of padding and of pixels that count neither in the loss nor in the metrics.
+        num_classes: number of classes.
         num_readers: threads that read records.
         num_parallel_calls: threads that decode and augment.
-        training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
-        flip: mirror half of the training crops.
-        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
+        training: True gives shuffled random crops without the last incomplete batch; False gives photographs of their
+            native size in the records' order.
+        flip: whether half of the training crops are mirrored.
+        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws a seed.
         photometric: strength of random colour changes of training crops, 0..1; see `transforms.jitter_colors`.
-        max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
-        preprocess: normalisation that belongs to the weights; its modality says which planes are read.
-        geometric: whether the second mask is read, too; labels are (N, 2, H, W) then.
-        first_epoch, skip_batches: where a resumed run goes on.
+        max_class_share, crop_tries: upper bound on one class's share of a crop, and number of draws to meet it; see
+            `transforms.augment`.
+        preprocess: normalisation that belongs to the weights; its modality determines which planes are read.
+        geometric: whether the second mask is read as well; labels are then (N, 2, H, W).
+        first_epoch, skip_batches: where a resumed run continues.
         rank, rank_size: this device and the number of devices that share the records.
-        most: take so many records only, evenly spread over all; 0 takes all.
+        limit: number of records to use, evenly spaced over all of them; 0 uses all.
 
     Raises:
-        UserError: no such records, records without a plane that the network sees, fewer than one batch of them, or
-            settings that cannot be.
+        UserError: no such records, records without a plane that the network needs, fewer records than one batch, or
+            impossible settings.
     """
 
     def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
@@ -59,7 +61,7 @@ class SegDataset:
                  num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
                  max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
                  preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
-                 rank_size: int = 1, most: int = 0, geometric: bool = False) -> None:
+                 rank_size: int = 1, limit: int = 0, geometric: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -70,14 +72,14 @@ class SegDataset:
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.geometric = geometric
         self.files = record_files(data_file)
-        # `prepare` has looked at every mask; others may hold anything.
+        # `prepare` checks every mask; records without its manifest may hold any number.
         self.validated = read_manifest(data_file) is not None
-        lacking = [column for column in self.columns if column not in record_columns(data_file)]
-        if lacking:
-            raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
-                            "labels needs; prepare records of a source that has it")
+        missing = [column for column in self.columns if column not in record_columns(data_file)]
+        if missing:
+            raise UserError(f"{data_file} has no column {missing[0]!r}, which {self.preprocess.modality} and these "
+                            "labels need; prepare records from a source that has it")
         count = count_records(data_file)
-        self.selected = evenly_spaced(count, most) if most else range(count)
+        self.selected = evenly_spaced(count, limit) if limit else range(count)
         self.count = len(self.selected)
         self.batch_size = batch_size
         self.crop_size = crop_size
@@ -102,33 +104,33 @@ class SegDataset:
                             f"{rank_size} device(s); use a smaller batch size")
 
     @classmethod
-    def for_evaluation(cls, data_file: FilePath, card: Any, most: int = 0) -> "SegDataset":
+    def for_evaluation(cls, data_file: FilePath, card: Any, limit: int = 0) -> "SegDataset":
         """The records that a network is evaluated on: this process's share of them, at native size.
 
         Args:
             data_file: MindRecord file.
             card: Card of the network: its classes and the planes of its images.
-            most: take so many records only, evenly spread over all; 0 takes all.
+            limit: number of records to use, evenly spread over all; 0 uses all.
         """
         return cls(data_file=data_file, training=False, preprocess=card.preprocess, num_classes=len(card.labels),
                    ignore_label=card.labels.ignore_label, rank=runtime.rank(), rank_size=runtime.rank_size(),
-                   most=most, geometric=bool(card.geometric))
+                   limit=limit, geometric=bool(card.geometric))
 
     @property
     def columns(self) -> list[str]:
-        """The records' columns that a batch is made from."""
+        """Names of the record columns that a batch is made from."""
         planes = ["data" if plane == "image" else plane for plane in self.preprocess.planes]
         return [*planes, "label", *(["geometric"] if self.geometric else [])]
 
     @property
     def steps_per_epoch(self):
-        """Batches of one epoch on one device."""
+        """Number of batches of one epoch on one device."""
         if not self.training:
-            return len(self._share())
+            return len(self._device_records())
         return self.count // self.rank_size // self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """(n,) int64: the records of an epoch, in the order in which this device sees them."""
+        """(n,) int64: record numbers of an epoch, in the order in which this device reads them."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
@@ -142,14 +144,14 @@ class SegDataset:
         return [str(name) for name, in self._read(["file_name"])]
 
     def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
-        """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
+        """Yield (file name, encoded photograph, mask (H, W) uint8) of the records with the given numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
             yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
     def examples(self, records: Iterable[int]) -> Iterator[tuple]:
         """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
-        of some records, by their numbers.
+        of the records with the given numbers.
         """
         records = [int(record) for record in records]
         columns = list(dict.fromkeys(["file_name", "data", *self.columns]))
@@ -160,11 +162,11 @@ class SegDataset:
                      if plane != "image"}
             mask, *second = (decode_mask(row[column], f"{name}'s mask") for column in self.columns
                              if column in ("label", "geometric"))
-            seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
-            yield str(name), photograph, seen, mask, *(second or [None])
+            network_image: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
+            yield str(name), photograph, network_image, mask, *(second or [None])
 
     def class_counts(self) -> ClassCounts:
-        """ClassCounts of the masks of all records, those of other devices among them."""
+        """ClassCounts of the masks of all records, including those of other devices."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
         where = f"a mask in {self.files[0]}"
@@ -173,71 +175,73 @@ class SegDataset:
         return counts
 
     @contextlib.contextmanager
-    def _reading(self):
-        """Make a UserError that names the file of what MindSpore says where records cannot be read any more."""
+    def _report_read_errors(self):
+        """Turn MindSpore's errors while reading into a UserError that names the file."""
         try:
             yield
         except FAILURES as error:
             missing = [part for file in self.files for part in (file, f"{file}.db") if not os.path.isfile(part)]
             if missing:
-                raise UserError(f"{missing[0]} has vanished; check the disk or mount, bring it back and start again"
+                raise UserError(f"{missing[0]} no longer exists; check the disk or mount, restore it and start again"
                                 ) from None
             raise UserError(f"cannot read {', '.join(self.files)}: {first_line(error)}; check the disk, or prepare the "
                             "records again") from None
 
     def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
-        """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
+        """Make one training crop from an encoded image and mask, or the complete photograph if the crop size is 0.
 
         Returns:
-            image (3, crop, crop) float32 normalised, label (crop, crop) int32.
+            image (3, crop, crop) float32, normalised; label (crop, crop) int32.
         """
-        return self._crop((image, label), random) if self.crop_size else self._native(image, label)
+        return self._crop((image, label), random) if self.crop_size else self._full_size(image, label)
 
     def get_dataset(self) -> ds.Dataset:
-        """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
+        """MindSpore dataset of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
-            return self._evaluation_dataset(self._native).batch(1)
+            return self._evaluation_dataset(self._full_size).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
-        # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
+        # The source has no __len__: MindSpore refuses epochs of a different length, and a resumed epoch is shorter.
         dataset.dataset_size = self.steps_per_epoch
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
     def photographs(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """The records that this device evaluates: (H, W, 3) uint8 BGR, or planes as `to_input` takes them, and mask
-        (H, W) uint8, or (H, W, 2), of each, in their order.
+        """Yield (image, mask) of the records that this device evaluates, in their order.
+
+        The image is (H, W, 3) uint8 BGR, or planes as `to_input` takes them; the mask is (H, W) or (H, W, 2) uint8.
         """
-        with self._reading(), runtime.unwrap_user_errors():
+        with self._report_read_errors(), runtime.unwrap_user_errors():
             if self.preprocess.modality == "rgb":
                 yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
             else:
-                # Planes have no place in MindSpore's columns.
-                rows = self._rows(self.columns, None if self.rank_size == 1 else self._share())
+                # A MindSpore column cannot hold a dictionary of planes.
+                rows = self._rows(self.columns, None if self.rank_size == 1 else self._device_records())
                 for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
                     yield self._decode(*row)
 
     def _evaluation_dataset(self, read):
-        dataset = self._rows(self.columns, None if self.rank_size == 1 else self._share())
+        dataset = self._rows(self.columns, None if self.rank_size == 1 else self._device_records())
         return dataset.map(read, self.columns, ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
-    def _share(self):
-        """The records that this device evaluates."""
+    def _device_records(self):
+        """Numbers of the records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
-    def _native(self, *row):
+    def _full_size(self, *row):
+        """(data (C, H, W) float32, label int32) of the columns' bytes at the photograph's size."""
         image, label = self._decode(*row)
         label = np.moveaxis(label, -1, 0) if label.ndim == 3 else label
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
-        """(data, label) of a batch of (number, columns ...) rows."""
+        """(data, label) arrays of a batch, from rows of (record number, column, ...)."""
         if self.crop_size == 0:
             (_, *row), = rows
-            return tuple(array[None] for array in self._native(*row))
+            return tuple(array[None] for array in self._full_size(*row))
         side = self.crop_size
         data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
         label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
-        # Each crop's seed is its own, so the number of threads and their timing change nothing.
+        # Every crop has its own seed, so the result depends neither on the number of threads nor on their timing.
         for (record, *row), *out in zip(rows, data, label):
             self._crop(row, np.random.RandomState([self.seed, epoch, record]), out)
         return data, label
@@ -249,7 +253,7 @@ class SegDataset:
                                   self.max_class_share, self.crop_tries)
 
     def _decode(self, *row):
-        """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
+        """Decode the columns' bytes to (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
         planes, source = self.preprocess.planes, self.files[0]
         image = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
                  for plane, data in zip(planes, row)}
@@ -266,24 +270,24 @@ class SegDataset:
         return image, np.stack(masks, -1) if self.geometric else masks[0]
 
     def _read(self, columns, records=None):
-        with self._reading():
+        with self._report_read_errors():
             yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, columns, records=None):
-        """Columns of some records, by their numbers among those taken, or of all of these."""
-        all_of_them = records is None and isinstance(self.selected, range)
-        order = {"shuffle": False} if all_of_them else {"sampler": ds.SubsetSampler(
+        """MindDataset of the given columns; `records` are indices of selected records, None reads all of these."""
+        read_all = records is None and isinstance(self.selected, range)
+        order = {"shuffle": False} if read_all else {"sampler": ds.SubsetSampler(
             [self.selected[record] for record in (range(self.count) if records is None else records)])}
         return ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
 
 
-def evenly_spaced(count, most):
-    """Up to `most` of the numbers 0..count - 1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+def evenly_spaced(count, limit):
+    """Up to `limit` of the numbers 0..count - 1, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)).tolist()
 
 
 class _Epochs:
-    """The batches of one epoch after the other, each in its own order; a thread makes a whole batch."""
+    """Yields the batches of the next epoch at each iteration, in that epoch's order; one thread makes a batch."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -297,14 +301,14 @@ class _Epochs:
         rows = ((record, *map(_bytes, row))
                 for record, row in zip(order, self.dataset._read(self.dataset.columns, order)))
         threads = self.dataset.num_parallel_calls
-        ahead = collections.deque()
+        pending = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             while batch := list(itertools.islice(rows, self.dataset.batch_size)):
-                ahead.append(pool.submit(self.dataset._batch, epoch, batch))
-                if len(ahead) > threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                pending.append(pool.submit(self.dataset._batch, epoch, batch))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
 
 def _bytes(column):

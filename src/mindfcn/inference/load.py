@@ -53,8 +53,9 @@ def combined(segmenter, card, config):
     if config.proposals != "none":
         check_bounds(config)
         check_installed()
-        segmenter = InstanceWise(segmenter, partial(propose, method=config.proposals, most=config.max_proposals,
-                                                    min_side=config.min_side), config.aggregate)
+        segmenter = InstanceWise(segmenter, partial(
+            propose, method=config.proposals, max_proposals=config.max_proposals,
+            min_side=config.min_side), config.aggregate)
     if config.ensemble:
         other, other_card = load_segmenter(config.ensemble, config.fallback_model, config.precision)
         if other_card.labels.names != card.labels.names:
