@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import communication, ops
 
 from mindfcn.errors import UserError
+from mindfcn.mindspore_versions import check_cpu_kernels
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others: one may prepare records or compile for longer than MindSpore's 30.
@@ -46,6 +47,8 @@ def set_up(device="auto", seed=1):
     # MindSpore takes no device once it has computed, not even the same one.
     if ms.get_context("device_target") != device:
         ms.set_device(device)
+    if device == "CPU":
+        check_cpu_kernels()
     ms.set_seed(seed)
     # Named by msrun and by Open MPI's mpirun.
     if int(os.environ.get("MS_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:

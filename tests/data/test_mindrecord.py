@@ -171,7 +171,8 @@ def test_photographs_larger_than_a_small_page(tmp_path):
 
 def run_killed(folder, path, where):
     """Write records in another process that dies at `where` of the module, as by a power cut."""
-    code = ("import os, sys; from mindfcn.data.records import mindrecord, sample, voc\n"
+    code = ("import os, sys; from mindfcn.data.records import mindrecord; "
+            "from mindfcn.data.sources import voc; from mindfcn.data.synthetic import shapes as sample\n"
             "class Death:\n"
             "    def __init__(self, calls): self.calls = calls\n"
             "    def __call__(self, *a, **k):\n"

@@ -8,7 +8,7 @@ import pytest
 SOURCE = pathlib.Path(__file__).parents[2] / "src" / "mindfcn"
 FLOORS = (("__main__",), ("cli",), ("serve",), ("commands",), ("engine", "inference"), ("report", "evaluation"),
           ("models", "data"), ("weights",), ("losses", "metrics", "schedules", "labels", "runtime"), ("storage",),
-          ("config", "preprocess", "logits", "random_bits", "console"), ("errors",))
+          ("config", "preprocess", "logits", "random_bits", "console"), ("errors", "mindspore_versions"))
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
 
