@@ -43,6 +43,7 @@ print(onnx.load({str(tmp_path / 'a.onnx')!r}).graph.name)
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
+    import mindspore  # noqa: F401  before the version is replaced
     monkeypatch.setattr(versions, "installed_version", lambda: (2, 10))
     monkeypatch.setattr(versions, "_checked", False)
     # A threshold that every convolution exceeds, or none.
