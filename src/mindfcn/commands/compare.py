@@ -27,7 +27,8 @@ from mindfcn.inference.load import load_segmenter
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
-from mindfcn.report.overlays import masks_in_a_row, sheet, write_picture
+from mindfcn.report.canvas import vstack
+from mindfcn.report.overlays import masks_in_a_row, write_picture
 from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
 from mindfcn.report.tables import ABSENT, csv_text, text_table
@@ -345,8 +346,8 @@ def look_at(rows, val_path, labels, path, console):
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[WARM_UP + number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
-    write_picture(path, sheet([masks_in_a_row(image, masks, labels, name, most=320)
-                               for (name, image), masks in zip(photographs, shown)]))
+    write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, most=320)
+                                for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
 
 

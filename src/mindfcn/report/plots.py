@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 
 from mindfcn.errors import UserError
-from mindfcn.report.overlays import display_name, font_file
+from mindfcn.report.canvas import font_file
+from mindfcn.report.overlays import display_name
 from mindfcn.storage.files import atomic_path
 
 MAX_POINTS = 4000
