@@ -98,13 +98,13 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     matrix.update(found, sample.read_label(sample.label))
     assert matrix.mean_iou() == pytest.approx(again.metrics["mean IoU"])
 
-    with pytest.raises(UserError, match="sees image and hha; give the folder"):
+    with pytest.raises(UserError, match="takes image and hha; give the folder"):
         segment_images(dataclasses.replace(config, depth=""), segment, card.labels, card=card)
-    with pytest.raises(UserError, match="sees image; leave it out"):
+    with pytest.raises(UserError, match="takes image; leave it out"):
         segment_images(config, segment, card.labels)
     wrong = segment_images(dataclasses.replace(config, depth=str(tmp_path)), segment, card.labels, card=card)
     assert "cannot read" in wrong.failed[0][1] and not wrong.written
-    with pytest.raises(UserError, match="sees rgb_hha, which photographs do not hold"):
+    with pytest.raises(UserError, match="needs rgb_hha, which photographs do not hold"):
         export(ExportConfig(result.checkpoint, str(tmp_path / "a.onnx"), photos=[sample.image]))
 
 
