@@ -85,7 +85,7 @@ def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsRes
     """
     out = config.out_file or os.path.normpath(os.path.join(config.masks, os.pardir, "labels.yaml"))
     if not out.endswith((".yaml", ".yml", ".json")):
-        raise UserError(f"--out {out}: the name of a labels file ends in .yaml, .yml or .json")
+        raise UserError(f"--out_file {out}: the name of a labels file ends in .yaml, .yml or .json")
     paths = _mask_files(config.masks)
     if os.path.exists(out) and not config.overwrite:
         raise UserError(f"{out} exists; keep it, choose another --out_file, or replace it with --overwrite")
@@ -212,7 +212,7 @@ def _notes(labels, classes, found, encoding, config, out):
     if config.mask_encoding != "auto":
         notes.append(f"inspect and prepare also need --mask_encoding {config.mask_encoding}")
     if not config.names:
-        notes.append(f"next: name the classes in {out}")
+        notes.append(f"next: give the classes names in {out}")
     folder = os.path.normpath(os.path.join(config.masks, os.pardir))
     if os.path.isdir(os.path.join(folder, "images")):
         notes.append(f"then: mindfcn inspect {folder}")
