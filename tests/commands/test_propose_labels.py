@@ -168,7 +168,8 @@ def test_other_mistakes_are_reported_in_one_line(tmp_path):
     empty.mkdir()
     for folder, options, words in (
             (masks, {}, "exists"), (tmp_path / "away", {}, "no folder"), (empty, {}, "no masks"),
-            (tmp_path, {"overwrite": True}, "did you mean"), (masks, {"out_file": "labels.txt"}, ".yaml, .yml or .json"),
+            (tmp_path, {"overwrite": True}, "did you mean"),
+            (masks, {"out_file": "labels.txt"}, ".yaml, .yml or .json"),
             (noise, {"out_file": str(tmp_path / "n.yaml")}, "object numbers")):
         with pytest.raises(UserError, match=words) as told:
             proposed(folder, **options)
