@@ -340,12 +340,12 @@ MISTAKES = [
     (f'{COMPARE} [{{"name":"fcn9s"}}]', ["'fcn9s'", "HEAD_BACKBONE"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16"}},{{"name":"fcn8s_vgg16"}}]', ["fcn8s_vgg16", "two variants", "label"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16","pretrained":"b"}},{{"name":"fcn8s_vgg16","label":"b"}}]',
-     ["begins from b", "change the order"]),
+     ["starts from b", "change the order"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16","pretrained":"away.npz"}}]', ["away.npz", "neither a file nor the label"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn","checkpoint":"two.ckpt"}}]', ["two.ckpt", "7 classes", "2 (sky"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16","checkpoint":"good.ckpt"}}]', ["good.ckpt", "correct its name"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --out file', ["file", "choose a folder"]),
-    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --train.resume', ["--train.resume", "by itself"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --train.resume', ["--train.resume", "automatically"]),
 ]
 
 

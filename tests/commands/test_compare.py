@@ -174,7 +174,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same_table(whole, out):
     before, told = [files(out / label) for label in (FIRST, STAGED)], []
     rows_before = table(out)
     again = compare(whole[0], StopAt(1, told.append))
-    assert again.signal is None and sum("trained already" in line for line in told) == 2
+    assert again.signal is None and sum("already trained" in line for line in told) == 2
     assert [files(out / label) for label in (FIRST, STAGED)] == before
     assert len(table(out)) == len(rows_before)
     for row, row_before in zip(table(out).values(), rows_before.values()):
@@ -264,7 +264,7 @@ def test_variants_of_one_network_may_differ_in_losses_and_augmentation(tmp_path)
     ({"variants": [Variant(FIRST, settings={"optim.paper_biases": 1})]}, "optim.paper_biases cannot be 1"),
     ({"variants": [Variant(FIRST, settings={"optim.schedule": "steps"})]}, "optim.schedule cannot be 'steps'"),
     ({"variants": [Variant(FIRST, settings={"model.skip_scales": [1.0]})]}, "model.skip_scales cannot be"),
-    ({"variants": [Variant(FIRST, checkpoint="a.ckpt", pretrained="b")]}, "taken as it is"),
+    ({"variants": [Variant(FIRST, checkpoint="a.ckpt", pretrained="b")]}, "not trained"),
     ({"train": {"resume": True}}, "--train.resume"), ({"train": {"overwrite": True}}, "--train.overwrite")])
 def test_what_cannot_be_compared_is_refused_before_anything(sample_records, tmp_path, change, words):
     config = settings(sample_records, tmp_path / "out", *change.get("variants", [Variant(FIRST)]),
@@ -325,7 +325,7 @@ def test_a_run_begun_from_one_that_is_gone_is_refused(whole, out, sample_records
         path = tmp_path / "out" / (variant.label or variant.name) / "settings.yaml"
         path.write_text(path.read_text().replace(str(out), str(tmp_path / "out")))
     shutil.rmtree(tmp_path / "out" / FIRST)
-    with pytest.raises(UserError, match=f"begun from an earlier .*{FIRST}.*delete .*{STAGED}"):
+    with pytest.raises(UserError, match=f"started from an earlier .*{FIRST}.*delete .*{STAGED}"):
         compare(config)
 
 

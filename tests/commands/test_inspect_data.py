@@ -70,7 +70,7 @@ def test_figures_are_those_of_the_masks(folder):
     assert train["ignored share"] == pytest.approx(8 * 30 / (total + 8 * 30))
     assert {(size["width"], size["height"]) for size in train["sizes"]} == {(30, 20 + number) for number in range(8)}
     told = result.to_text()
-    assert "30x20" in told and "30x27" in told and "nothing to mend" in told
+    assert "30x20" in told and "30x27" in told and "nothing to fix" in told
     sheet = np.asarray(Image.open(result.sheet))
     assert sheet.ndim == 3 and sheet.shape[0] > 400 and sheet.shape[1] > 400
 
@@ -119,10 +119,10 @@ def test_the_command_prints_tables_or_json_and_fails_where_something_is_broken(f
     spoil(folder)
     assert main(["inspect", "mine", "--json", "--pictures", "0", "--out", "other"]) == 1
     told = capfd.readouterr()
-    assert json.loads(told.out)["broken"] == 7 and "7 things to mend" in told.err
+    assert json.loads(told.out)["broken"] == 7 and "7 problems to fix" in told.err
     assert os.listdir("other") == ["inspection.json"]
     assert main(["inspect", "mine"]) == 1
-    assert "MEND" in capfd.readouterr().out
+    assert "FIX" in capfd.readouterr().out
 
 
 def test_voc_folders_and_records_hold_the_same(sample_records, tmp_path, monkeypatch):

@@ -98,13 +98,13 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     matrix.update(found, sample.read_label(sample.label))
     assert matrix.mean_iou() == pytest.approx(again.metrics["mean IoU"])
 
-    with pytest.raises(UserError, match="sees image and hha; give the folder"):
+    with pytest.raises(UserError, match="takes image and hha; give the folder"):
         segment_images(dataclasses.replace(config, depth=""), segment, card.labels, card=card)
-    with pytest.raises(UserError, match="sees image; leave it out"):
+    with pytest.raises(UserError, match="takes image; leave it out"):
         segment_images(config, segment, card.labels)
     wrong = segment_images(dataclasses.replace(config, depth=str(tmp_path)), segment, card.labels, card=card)
     assert "cannot read" in wrong.failed[0][1] and not wrong.written
-    with pytest.raises(UserError, match="sees rgb_hha, which photographs do not hold"):
+    with pytest.raises(UserError, match="needs rgb_hha, which photographs do not hold"):
         export(ExportConfig(result.checkpoint, str(tmp_path / "a.onnx"), photos=[sample.image]))
 
 
@@ -116,7 +116,7 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
     config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=color, pretrained_hha=hha)
     check_settings(config)
     told = []
-    net, card = build(config, labels, val_path, told.append)
+    net, card = build(config, labels, val_path, Console(told.append))
     both = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
     for path, stream in ((color, "color"), (hha, "hha")):
         weights, _, _ = load_checkpoint(path)
@@ -124,11 +124,11 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
         np.testing.assert_array_equal(both[f"score_fr.{stream}.weight"], weights["score_fr.weight"])
     assert card.preprocess == COURSE.to("rgb_hha")
     assert "color.ckpt" in told[0] and "score_fr.hha.weight" in told[0]
-    for swapped, message in (((hha, color), "no checkpoint of a network of rgb"),
-                             ((color, color), "no checkpoint of a network of hha")):
+    for swapped, message in (((hha, color), "not a checkpoint of a network for rgb"),
+                             ((color, color), "not a checkpoint of a network for hha")):
         config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=swapped[0], pretrained_hha=swapped[1])
         with pytest.raises(UserError, match=message):
-            build(config, labels, val_path, told.append)
+            build(config, labels, val_path, Console(told.append))
     with pytest.raises(UserError, match="--model.pretrained_hha"):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 

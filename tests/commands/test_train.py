@@ -394,7 +394,7 @@ def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tm
     path, said = str(folder / "checkpoints" / "last.ckpt"), []
     config = TrainConfig(model=ModelConfig(width=0.125, fc_width=8, pretrained=path, **options["model"]))
     ms.set_seed(4)
-    net, _ = build(config, labels, None, said.append)
+    net, _ = build(config, labels, None, Console(said.append))
     ms.set_seed(4)
     fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None,
                      None)

@@ -155,7 +155,7 @@ def test_only_a_run_without_a_checkpoint_starts_again(tmp_path):
     assert not RunDir(str(tmp_path / "none")).can_resume()
     assert not begun(tmp_path / "begun").can_resume()
     assert not begun(tmp_path / "first-epoch", 2).can_resume()
-    with pytest.raises(UserError, match=r"last.ckpt is gone, but .*log.csv tells of 3 steps"):
+    with pytest.raises(UserError, match=r"last.ckpt is gone, but .*log.csv records 3 steps"):
         begun(tmp_path / "lost", 3).can_resume()
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_resumed(server, 
             file.write(b"\0" * 64)
     status, text = server.run(*words, "--resume")
     assert status == 0, text
-    assert "last.ckpt" in text and "looking for an older checkpoint" in text and "going on after step 3" in text
+    assert "last.ckpt" in text and "looking for an older checkpoint" in text and "continuing after step 3" in text
     found = server.look(tmp_path)["digests"]
     # The best epoch named in their cards was lost with best.ckpt.
     differ = {f"run/checkpoints/{name}.ckpt" for name in ("last", "epoch-0002")}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mindfcn.data.transforms import to_input
-from mindfcn.inference.ensemble import Ensemble, combine, renormalised
+from mindfcn.inference.ensemble import Ensemble, combine, renormalise
 from mindfcn.logits import argmax, softmax
 from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
 
@@ -63,5 +63,5 @@ def test_renormalising_equals_normalising_the_photograph_again():
     image = np.random.default_rng(5).integers(0, 256, (6, 5, 3), np.uint8)
     for before in (COURSE, CAFFE, TORCHVISION):
         for after in (COURSE, CAFFE, TORCHVISION):
-            np.testing.assert_allclose(renormalised(to_input(image, before)[None], before, after),
+            np.testing.assert_allclose(renormalise(to_input(image, before)[None], before, after),
                                        to_input(image, after)[None], rtol=1e-4, atol=1e-4)

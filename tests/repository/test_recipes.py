@@ -169,13 +169,13 @@ def test_merging_leaves_both_sides_as_they_are():
 
 
 @pytest.mark.parametrize("text, words", [
-    ("base: away.yaml\n", ["top.yaml: there is no file for its base 'away.yaml'"]),
-    ("base: .\n", ["top.yaml: there is no file for its base '.'"]),
+    ("base: away.yaml\n", ["top.yaml: its base 'away.yaml' does not exist"]),
+    ("base: .\n", ["top.yaml: its base '.' does not exist"]),
     ("base: top.yaml\n", ["top.yaml: its base 'top.yaml' leads back"]),
     ("base: other.yaml\n", ["other.yaml: its base 'inner/../top.yaml' leads back"]),
     ("base: 3\n", ["top.yaml: base must be the path of a YAML file, not 3"]),
     ("base:\n", ["top.yaml: base must be the path", "None"]),
-    ("base: \"a\\nb\"\n", ["top.yaml: there is no file for its base 'a\\nb'"]),
+    ("base: \"a\\nb\"\n", ["top.yaml: its base 'a\\nb' does not exist"]),
     ("base: broken.yaml\n", ["broken.yaml, line 2 is not YAML"]),
     ("base: empty.yaml\n", ["empty.yaml holds no settings"]),
     ("base: unknown.yaml\n", ["unknown.yaml: there is no setting optim.lrr; did you mean optim.lr?"]),

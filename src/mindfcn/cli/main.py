@@ -1,4 +1,4 @@
-"""The command `mindfcn`: run a verb; errors become one line and an exit status."""
+"""The command `mindfcn`: run a verb, and report errors as one line and an exit status."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from mindfcn.storage.files import FAULTS, cannot_use
 
 
 def main(arguments=None):
-    """Run the command. Returns the exit status: 0 done, 1 failed, 2 wrong use, 128 + n ended by signal n."""
+    """Run the command. Returns the exit status: 0 success, 1 failure, 2 wrong usage, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # Silence MindSpore's C++ log; errors still arrive as exceptions.
     os.environ.setdefault("GLOG_v", "4")
@@ -35,7 +35,7 @@ def main(arguments=None):
               "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
     except OSError as error:
-        # Disks and mounts can fail without a user's mistake; any other OSError is a fault of the program.
+        # Failing disks and mounts get one line; any other OSError is a bug and keeps its traceback.
         if error.errno not in FAULTS:
             raise
         print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)

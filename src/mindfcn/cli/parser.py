@@ -1,4 +1,4 @@
-"""Command line and YAML file -> the settings of a verb, with complaints in this command's own words."""
+"""Command line and YAML files -> the settings of a verb, with error messages in the terms of this command."""
 
 import dataclasses
 import difflib
@@ -13,18 +13,18 @@ from mindfcn.errors import UserError
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser whose complaints are exceptions, and which takes no shortened options."""
+    """A parser that raises exceptions and accepts no abbreviated options."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
 
     def error(self, message, ex=None):
-        """Raise UserError with the library's words on one line."""
+        """Raise UserError with the library's message on one line."""
         raise UserError(": ".join(line.strip(" -") for line in str(message).splitlines() if line.strip()))
 
 
 def parse(arguments):
-    """(verb, its dataclass of settings) from the words after `mindfcn`. Raises UserError."""
+    """(verb, its settings dataclass) from the arguments after `mindfcn`. Raises UserError."""
     parser = Parser(prog="mindfcn", description="Fully convolutional semantic segmentation on MindSpore.")
     verbs = parser.add_subcommands(required=True, dest="verb")
     for name, known in VERBS.items():
@@ -57,7 +57,7 @@ def _verb_parser(name, config):
 
 
 def _config_files(arguments):
-    """The files after --config."""
+    """Yield the files given with --config."""
     for word, following in zip(arguments, [*arguments[1:], ""]):
         if word.startswith("--config="):
             yield word.partition("=")[2]
@@ -66,7 +66,7 @@ def _config_files(arguments):
 
 
 def check_config_file(path, config):
-    """Refuse a file that is not YAML, holds no settings, or names one that there is not. Raises UserError."""
+    """Raise UserError if a file is not YAML, holds no settings, or names an unknown setting."""
     for file, settings in read_recipe(path):
         _check_names(file, settings, config)
 
@@ -88,7 +88,7 @@ def _check_names(path, content, config, prefix=""):
 
 
 def _entry(kind):
-    """The dataclass that a list holds, or None."""
+    """The dataclass of a list type's entries, or None."""
     entries = typing.get_args(kind) if typing.get_origin(kind) is list else ()
     return entries[0] if entries and dataclasses.is_dataclass(entries[0]) else None
 
@@ -99,7 +99,7 @@ def _nearest(name, known, prefix=""):
 
 
 def _plain(message, verb, arguments):
-    """A complaint of the parsing library in the words of this command."""
+    """Rewrite an error message of the parsing library in the terms of this command."""
     types = _types(VERBS[verb].config) if verb else {}
     wrong = re.match(r'Parser key "([\w.]+)"(?: element \d+:)?:.*?'
                      r"(?:Got value:|Given value:|load config|path string:) ?(.*)", message)
@@ -109,16 +109,15 @@ def _plain(message, verb, arguments):
         place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
         value = re.split(": Parser key|: Expected a", value)[0].strip("'")[:60]
         return f"{place}: expected {_kind(types[key])}, got {value!r}"
-    inside = {name: kind for entry in map(_entry, types.values()) if entry for name, kind in _types(entry).items()}
-    if wrong and wrong[1] in inside:
-        return f"variants: {wrong[1]}: expected {_kind(inside[wrong[1]])}, got {wrong[2][:60]!r}"
+    entries = {name: kind for entry in map(_entry, types.values()) if entry for name, kind in _types(entry).items()}
+    if wrong and wrong[1] in entries:
+        return f"variants: {wrong[1]}: expected {_kind(entries[wrong[1]])}, got {wrong[2][:60]!r}"
     missing = re.match(r"the following arguments are required: (.*)", message)
-    if missing and missing[1] in inside:
+    if missing and missing[1] in entries:
         return f"variants: each needs a {missing[1]}"
     if missing:
         names = [name.split(".")[-1] for name in missing[1].split(", ")]
-        return "missing: " + ", ".join(
-            _spelled(verb, name) for name in names)
+        return "missing: " + ", ".join(_usage(verb, name) for name in names)
     unknown = re.match(r"(?:unrecognized arguments:|Subcommand \S+ does not accept option) '?([^\s']+)", message)
     if unknown:
         name = unknown[1].split("=")[0]
@@ -134,8 +133,8 @@ def _argument_names(verb):
     return [argument.name for argument in VERBS[verb].arguments] if verb else []
 
 
-def _spelled(verb, name):
-    """How a required setting is given on the command line."""
+def _usage(verb, name):
+    """How to give a required setting on the command line."""
     argument = next((one for one in VERBS[verb].arguments if one.name == name), None) if verb else None
     if argument is None:
         return f"--{name} FILE"
@@ -143,7 +142,7 @@ def _spelled(verb, name):
 
 
 def _types(config, prefix=""):
-    """{dotted name of a setting: its type}, the groups among them."""
+    """{dotted name of a setting or of a group of settings: its type}."""
     found = {}
     for name, kind in typing.get_type_hints(config).items():
         found[prefix + name] = kind
@@ -153,7 +152,7 @@ def _types(config, prefix=""):
 
 
 def _kind(kind):
-    """A type in words."""
+    """Describe a type in words."""
     if typing.get_origin(kind) is typing.Union:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
@@ -176,7 +175,7 @@ def _kind(kind):
 
 
 def _with_values(arguments):
-    """Let `--resume` stand for `--resume true`, and `--skip-bad` for `--skip_bad`."""
+    """Expand `--resume` to `--resume true`, and `--skip-bad` to `--skip_bad`."""
     switches = {f"--{name}" for verb in VERBS.values() for name, kind in _types(verb.config).items() if kind is bool}
     out = []
     arguments = [_underscored(word) if word.startswith("--") else word for word in arguments]
@@ -194,10 +193,10 @@ def _underscored(word):
 
 def _build(config, settings):
     """Nested dictionaries -> nested dataclasses."""
-    def made(kind, value):
+    def convert(kind, value):
         if _entry(kind):
             return [_build(_entry(kind), one) for one in value]
         return _build(kind, value) if dataclasses.is_dataclass(kind) else value
 
     hints = typing.get_type_hints(config)
-    return config(**{name: made(hints[name], value) for name, value in settings.items()})
+    return config(**{name: convert(hints[name], value) for name, value in settings.items()})

@@ -1,4 +1,4 @@
-"""Settings files that build on another one: `base: OTHER.yaml`, relative to the file that names it."""
+"""Settings files with a base: `base: OTHER.yaml`, a path relative to the file itself."""
 
 import os
 
@@ -12,7 +12,7 @@ BASE = "base"
 
 
 class ActionRecipeFile(jsonargparse.ActionConfigFile):
-    """The option --config, with the settings of a file's bases below its own."""
+    """The option --config: a file's settings override those of its bases."""
 
     def __call__(self, parser, cfg, values, option_string=None):
         """Add the settings of the file `values` to `cfg`. Raises UserError."""
@@ -20,7 +20,7 @@ class ActionRecipeFile(jsonargparse.ActionConfigFile):
 
 
 def read_recipe(path):
-    """[(file, its own settings)], the last base first and the file at `path` last.
+    """[(file, its own settings)], from the lowest base to the file at `path`.
 
     Raises UserError if a file is not YAML or holds no settings, if a base does not exist, or if the bases form a cycle.
     """
@@ -36,7 +36,7 @@ def read_recipe(path):
 
 
 def merge(below, above):
-    """Nested dictionaries: the settings of `below`, overridden by those of `above`. Lists are replaced, not joined."""
+    """Merge nested dictionaries: `above` overrides `below`. Lists are replaced, not joined."""
     merged = dict(below)
     for name, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
@@ -49,14 +49,14 @@ def _base_path(path, base, seen):
         raise UserError(f"{path}: {BASE} must be the path of a YAML file, not {base!r:.60}")
     found = os.path.normpath(os.path.join(os.path.dirname(path), base))
     if not os.path.isfile(found):
-        raise UserError(f"{path}: there is no file for its {BASE} {base!r}; write a path relative to {path}")
+        raise UserError(f"{path}: its {BASE} {base!r} does not exist; write a path relative to {path}")
     if os.path.realpath(found) in seen:
         raise UserError(f"{path}: its {BASE} {base!r} leads back to {path}; remove a {BASE} line from this cycle")
     return found
 
 
 def _with_bases(path):
-    """The path itself if its file has no base, else the merged settings as YAML text."""
+    """The path itself if its file has no base, otherwise the merged settings as YAML text."""
     recipe = read_recipe(path)
     if len(recipe) == 1:
         return path
@@ -66,4 +66,4 @@ def _with_bases(path):
     try:
         return yaml.safe_dump(merged, sort_keys=False)
     except RecursionError:
-        raise UserError(f"{path}: its values lie too deep within one another") from None
+        raise UserError(f"{path}: its values are nested too deeply") from None

@@ -1,4 +1,4 @@
-"""The verbs: one record each, with its settings, its function, its positional arguments and what it prints.
+"""The verbs: for each its settings, function, positional arguments, and the function that prints its result.
 
 MindSpore is imported only when a verb runs.
 """
@@ -28,12 +28,12 @@ from mindfcn.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """A setting that reads better as plain words than as a YAML list.
+    """A setting with its own command line form, such as a positional argument or several words.
 
     Attributes:
         name: name of the setting.
-        flags: its names on the command line; the name itself for a positional argument.
-        options: of `argparse.ArgumentParser.add_argument`.
+        flags: its option strings; the name itself for a positional argument.
+        options: keyword arguments of `argparse.ArgumentParser.add_argument`.
     """
     name: str
     flags: tuple[str, ...]
@@ -49,12 +49,12 @@ class Verb:
     """One verb of the command.
 
     Attributes:
-        config: dataclass of its settings.
+        config: its settings dataclass.
         function: "module:name" of function (config, console) -> result.
         purpose: one line for `mindfcn --help`.
         show: function (result, config, console) that prints the result and returns the exit status, None for 0.
-        arguments: settings that are not plain options.
-        usage: required arguments, for the first line of its help.
+        arguments: settings with their own command line form.
+        usage: required arguments, for the usage line of its help.
     """
     config: type
     function: str
@@ -81,7 +81,7 @@ def _show_labels(result, config, console):
 def _show_inspection(result, config, console):
     console.say(result.to_json() if config.json else result.to_text())
     if result.broken:
-        raise UserError(f"{len(result.broken)} things to fix; they are in {result.report}")
+        raise UserError(f"{len(result.broken)} problems to fix; they are listed in {result.report}")
 
 
 def _show_records(result, config, console):
@@ -121,8 +121,8 @@ def _say_metrics(result, console):
     if result.table:
         console.say(result.table)
     if result.protocol == "course":
-        console.say("course protocol: random crops of the records given, last batch dropped; not comparable with other "
-                    "figures")
+        console.say("course protocol: random crops of the given records, last batch dropped; not comparable with other "
+                    "results")
     speed = f", {1000 * result.seconds:.1f} ms each (median)" if result.seconds else ""
     console.say(f"{result.images} images{speed}")
     for name, value in result.metrics.items():
@@ -142,7 +142,7 @@ def _show_predictions(result, config, console):
         console.say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")
     if result.failed:
         raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images could not be read; "
-                        "they are named above")
+                        "they are listed above")
 
 
 def _show_export(result, config, console):
@@ -158,7 +158,7 @@ def _show_export(result, config, console):
 
 def _show_comparison(result, config, console):
     if result.signal:
-        console.say("stopped by a signal; the same command continues")
+        console.say("stopped by a signal; run the same command to continue")
         return 128 + result.signal
     console.say(result.table)
     console.say(f"written to  {result.out}")
@@ -177,18 +177,18 @@ def _show_description(result, config, console):
 
 
 SCALES = _argument("scales", "--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
-                   help="sizes at which the network sees each photograph; probabilities are averaged")
+                   help="scale factors at which each photograph is segmented; probabilities are averaged")
 VERBS = {
     "labels": Verb(
         LabelsConfig, "mindfcn.commands.propose_labels:propose_labels",
-        "a folder of masks -> a labels file of the classes they hold", _show_labels, usage="--from FOLDER ",
+        "a folder of masks -> a labels file with their classes", _show_labels, usage="--from FOLDER ",
         arguments=(_argument("masks", "--masks", "--from", type=str, required=True, metavar="FOLDER",
                              help="folder of the masks"),
-                   _argument("names", "--names", nargs="+", help="names of the classes in their order, or a text file "
-                             "of them, one a line; numbered if not given"))),
+                   _argument("names", "--names", nargs="+", help="class names in order, or a text file with one "
+                             "name per line; numbered if not given"))),
     "inspect": Verb(
         InspectConfig, "mindfcn.commands.inspect_data:inspect",
-        "a data set -> what is in it and what is wrong with it, and a sheet to look at", _show_inspection,
+        "a data set -> its contents, its problems, and a contact sheet", _show_inspection,
         usage="data ",
         arguments=(_argument("data", type=str, help="your folder (images/, masks/, labels.yaml), a VOC folder, a "
                              "folder of records or a MindRecord file"),)),
@@ -200,11 +200,11 @@ VERBS = {
     "train": Verb(TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training),
     "eval": Verb(
         EvalConfig, "mindfcn.commands.evaluate:evaluate",
-        "a checkpoint -> metrics, tables and pictures of a whole split", _show_evaluation, (SCALES,),
+        "a checkpoint -> metrics, tables and pictures of a complete split", _show_evaluation, (SCALES,),
         "--checkpoint FILE "),
     "tune_crf": Verb(
         TuneCrfConfig, "mindfcn.commands.tune_crf:tune_crf",
-        "a checkpoint -> parameters of a fully connected CRF, found on validation records", _show_crf,
+        "a checkpoint -> parameters of a fully connected CRF, tuned on validation records", _show_crf,
         usage="--checkpoint FILE "),
     "predict": Verb(
         PredictConfig, "mindfcn.commands.predict:predict", "a checkpoint and photographs -> masks", _show_predictions,
@@ -214,20 +214,20 @@ VERBS = {
         ExportConfig, "mindfcn.commands.export:export", "a checkpoint -> an ONNX or MindIR file for other runtimes",
         _show_export, usage="--checkpoint FILE --out_file FILE ",
         arguments=(_argument("photos", "--photos", nargs="+", type=str, default=[],
-                             help="compare on these files, folders or glob patterns; on a random image if none"),)),
+                             help="files, folders or glob patterns to compare on; default: a random image"),)),
     "serve": Verb(
         ServeConfig, "mindfcn.serve.server:serve", "a checkpoint -> a page and an HTTP interface to try it",
         lambda result, config, console: 0, usage="--checkpoint FILE "),
     "compare": Verb(
         CompareConfig, "mindfcn.commands.compare:compare",
-        "several networks on one data set -> one table, with the published figures", _show_comparison),
+        "several networks on one data set -> one table, with published figures", _show_comparison),
     "explain": Verb(
         ExplainConfig, "mindfcn.commands.explain:explain",
-        "a checkpoint and a photograph -> what the network makes of it, layer by layer", _show_explanation,
+        "a checkpoint and a photograph -> the feature maps of the network, layer by layer", _show_explanation,
         usage="--checkpoint FILE --image FILE ",
         arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
     "describe": Verb(
         DescribeConfig, "mindfcn.commands.describe:describe",
-        "a network's name -> its layers: sizes, receptive fields, parameters, multiply-adds", _show_description,
+        "a network's name -> its layers: output sizes, receptive fields, parameters, multiply-adds", _show_description,
         (_argument("name", type=str, help="name of the network, such as fcn32s_vgg16"),), "name "),
 }

@@ -1,4 +1,4 @@
-"""The verb describe: what a network is made of, layer by layer, for an image of a given size."""
+"""The verb describe: the layers of a network, for an image of a given size."""
 
 import dataclasses
 from typing import Any
@@ -17,17 +17,16 @@ from mindfcn.report.published import published
 from mindfcn.report.tables import text_table
 
 HEADER = ("layer", "kind", "output", "kernel", "stride", "receptive field", "parameters", "multiply-adds")
-# Pixels. Every map is kept until the network has run: 4 GB for VGG16 at this size, 6.5 GB with the paper's padding.
 
 
 @dataclasses.dataclass
 class Description:
-    """A network on paper.
+    """The layers and sizes of a network.
 
     Attributes:
-        table: one line a layer, as text.
-        parameters: numbers in weights and biases, without the upsampling layers, as published counts are.
-        upsampling: numbers in the upsampling layers.
+        table: one line per layer, as text.
+        parameters: number of weights and biases, without the upsampling layers, like published counts.
+        upsampling: number of weights in the upsampling layers.
         multiply_adds: of all convolutions on the image.
         receptive_field, stride: pixels, of the coarsest map.
         notes: lines of text about them.
@@ -42,7 +41,7 @@ class Description:
 
 
 def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
-    """Run the network once on an empty image, and tell of its layers.
+    """Run the network once on an empty image and describe its layers.
 
     Args:
         config: DescribeConfig.
@@ -73,7 +72,7 @@ def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
 
 
 def _counts(layer):
-    """Whether a layer has weights or looks at more than one cell."""
+    """Whether a layer has parameters or a kernel, and so a line in the table."""
     return layer.parameters > 0 or hasattr(layer.cell, "kernel_size")
 
 
@@ -108,5 +107,5 @@ def _notes(config, net, found, last):
             yield f"published        {row.parameters} million parameters, {row.source}"
     if isinstance(net.backbone, GoogLeNet):
         pooled = last.after(nn.AvgPool2d(7, 1))
-        yield (f"                 {pooled.field} behind the average pooling of 7x7 cells, which the paper's table 1 "
-               "counts and its text drops")
+        yield (f"                 {pooled.field} after the average pooling of 7x7 cells, which is in the paper's "
+               "table 1 but not in its text")

@@ -1,4 +1,4 @@
-"""The verb eval: a checkpoint against a whole split."""
+"""The verb eval: metrics of a checkpoint on a complete split."""
 
 import dataclasses
 import os
@@ -41,15 +41,15 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     records = config.records or card.records
     if not records:
-        raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
+        raise UserError(f"{config.checkpoint} does not name its validation records; give --records")
     check_classes(records, card.labels, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)
     segment.check(card)
     if config.protocol == "course" and (not segment.plain or config.window or config.limit
                                          or config.proposals != "none" or config.ensemble):
-        raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
-                        "crf, limit, proposals and ensemble")
+        raise UserError("--protocol course evaluates the plain network on all records: leave out scales, flip, "
+                        "window, crf, limit, proposals and ensemble")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     console.say(f"evaluating {config.checkpoint} on {records}")
@@ -68,7 +68,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
 
 
 def check_classes(records, labels, checkpoint):
-    """Refuse records whose classes are not the checkpoint's."""
+    """Raise UserError if the records have other classes than the checkpoint."""
     manifest = read_manifest(records)
     if manifest and manifest["labels"]["names"] != list(labels.names):
         raise UserError(f"{records} has {len(manifest['labels']['names'])} classes "
@@ -77,7 +77,7 @@ def check_classes(records, labels, checkpoint):
 
 
 def _course_protocol(config, segmenter, page, records, out):
-    """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
+    """The course's protocol: randomly scaled 512x512 crops in batches of 4; an incomplete last batch is dropped."""
     labels = page.labels
     if segmenter.classes is not None:
         raise UserError("--protocol course: the course's networks have one head; use the native protocol")

@@ -28,12 +28,12 @@ COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
 
 @dataclasses.dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` left behind.
+    """Records made by `prepare`.
 
     Attributes:
         train, val: RecordSummary of each split; val is None for the course's record, which has none.
         labels: LabelSet of the masks.
-        train_path, val_path: MindRecord paths as `data.mindrecord` takes them; val_path is None as val is.
+        train_path, val_path: MindRecord paths; val_path is None if val is.
     """
     train: RecordSummary
     val: Optional[RecordSummary]
@@ -43,7 +43,7 @@ class PrepareResult:
 
 
 def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
-    """Fetch or draw what is wanted, list it, and write the records; what is complete already stays as it is.
+    """Download or draw a source, list it, and write its records; complete records are kept.
 
     Args:
         config: PrepareConfig.
@@ -53,7 +53,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
         PrepareResult.
 
     Raises:
-        UserError: whatever is wrong with settings, source or files.
+        UserError: wrong settings, source or files.
     """
     check_bounds(config)
     config = _fetch(config, console)
@@ -68,7 +68,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     for path, samples in zip(paths, (train, val)):
         summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, console.track,
                                 geometric)
-        done = "complete already" if summary.reused else "written"
+        done = "already complete" if summary.reused else "written"
         console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
@@ -76,7 +76,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
 
 
 def windows(config, train, labels, console):
-    """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
+    """Training samples of photographs -> samples of the windows in them. Raises UserError."""
     if config.instances == "proposals":
         check_installed()
     found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
@@ -93,19 +93,19 @@ def record_paths(config):
 
 
 def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[LabelSet, list[Sample], list[Sample]]:
-    """The labels and both splits of a source, drawing the sample set where it is wanted.
+    """The labels and both splits of a source; draws the sample set if it is the source.
 
-    No validation image is among the training samples, whatever the lists say.
+    Validation images are removed from the training samples.
 
     Args:
         config: PrepareConfig; nothing is downloaded.
-        console: Console that notes how many images are taken out of training.
+        console: Console that shows how many images are removed from training.
 
     Returns:
         (LabelSet, training list of Sample, validation list of Sample).
 
     Raises:
-        UserError: no such source, or nothing is left for training.
+        UserError: the source is missing or damaged, or no images are left for training or validation.
     """
     labels, train, val = SOURCES[config.source](config)
     held_out = {sample.name for sample in val}
@@ -116,12 +116,12 @@ def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[Labe
     if not val:
         raise UserError(f"no validation images in {config.root}; add images or lists")
     if len(kept) < len(train):
-        console.say(f"{len(train) - len(kept)} validation images taken out of the training images")
+        console.say(f"{len(train) - len(kept)} validation images removed from the training images")
     return labels, kept, val
 
 
 def _fetch(config, console):
-    """Download what is asked for; returns the config with the folders that downloads went to."""
+    """Download what `config.download` lists. Returns the config with the folders of the downloads."""
     if not config.download:
         return config
     from mindfcn.storage.download import download
@@ -130,7 +130,7 @@ def _fetch(config, console):
         folder = getattr(config, targets[name])
         if not folder:
             raise UserError(f"no folder to download {name} to; set {targets[name]}")
-        console.say(f"fetching {name} into {folder}")
+        console.say(f"downloading {name} into {folder}")
         path = download(name, folder, progress=console.track)
         if name != "course":
             config = dataclasses.replace(config, **{targets[name]: os.fspath(path)})
@@ -138,7 +138,7 @@ def _fetch(config, console):
 
 
 def _course(config):
-    """The course's ready record is used as it came."""
+    """PrepareResult of the course's ready record, which is used as it is."""
     path = os.path.join(config.records, COURSE_RECORD)
     return PrepareResult(RecordSummary(count_records(path), [], reused=True), None, VOC, path, None)
 
@@ -174,7 +174,7 @@ def _context(config):
 
 
 def _splits(config, own):
-    """Names of both lists of a data set that knows its classes."""
+    """Names of the training and validation lists of a data set with fixed classes."""
     if config.labels:
         raise UserError(f"{config.source} has {own}; leave `labels` empty")
     return config.train_split, config.val_split
@@ -202,7 +202,7 @@ def _folder(config):
 
 
 def _save_labels(labels, path):
-    """Write labels.yaml unless it says the same already."""
+    """Write labels.yaml unless it already holds these labels."""
     if os.path.isfile(path):
         try:
             if LabelSet.load(path) == labels:
@@ -217,7 +217,7 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
 
 
 def find_records(data, console=SILENT):
-    """(training path, validation path or None, LabelSet) of the records; where they are missing, rank 0 makes them."""
+    """(training path, validation path or None, LabelSet) of the records; if they are missing, rank 0 makes them."""
     with runtime.fail_on_all_ranks():
         if runtime.rank() == 0 and not have_records(data):
             prepare(data, console)
@@ -236,11 +236,11 @@ def find_records(data, console=SILENT):
 
 
 def have_records(data):
-    """Whether both splits' records are there, or the course's ready one."""
+    """Whether the records of both splits exist, or the course's ready record."""
     course = os.path.join(data.records, COURSE_RECORD)
     return os.path.isfile(course) or all(map(has_records, record_paths(data)))
 
 
 def has_records(path):
-    """Whether there is something at this path that wants to be MindRecord, in one file or in shards."""
+    """Whether there is a MindRecord at this path, in one file or in shards; its contents are not checked."""
     return os.path.isfile(path) or os.path.isfile(path + ".json")

@@ -1,4 +1,4 @@
-"""The verb train: settings in, a trained network and its run directory out."""
+"""The verb train: settings -> a trained network in a run directory."""
 
 import contextlib
 import dataclasses
@@ -44,14 +44,14 @@ from mindfcn.weights.load import load_weights
 
 @dataclasses.dataclass
 class TrainResult:
-    """What a run left behind.
+    """Results of a training run.
 
     Attributes:
         run_dir: its folder.
-        checkpoint: the best checkpoint, or the last where nothing was evaluated.
+        checkpoint: the best checkpoint, or the last one if nothing was evaluated.
         evaluation: EvalResult of the best checkpoint; None without validation records or after a signal.
-        signal: number of the signal that ended the run early, or None.
-        epoch: epochs completed.
+        signal: number of the signal that stopped the run early, or None.
+        epoch: number of completed epochs.
     """
     run_dir: str
     checkpoint: str
@@ -61,10 +61,10 @@ class TrainResult:
 
 
 def train(config: TrainConfig, console: Console = SILENT) -> TrainResult:
-    """Train a network; make the records first where they are missing.
+    """Train a network; prepare the records first if they are missing.
 
-    Of several processes, each trains on its share of the records and evaluates its share of the images; the first one
-    writes.
+    With several processes, each trains on its share of the records and evaluates its share of the images; the first
+    one writes the files.
 
     Args:
         config: TrainConfig.
@@ -74,12 +74,13 @@ def train(config: TrainConfig, console: Console = SILENT) -> TrainResult:
         TrainResult.
 
     Raises:
-        UserError: whatever is wrong with settings, data or weights; a loss that is not finite.
+        UserError: wrong settings, data or weights, or a non-finite loss.
     """
     check_settings(config)
     device = runtime.set_up(config.device, config.seed)
     if config.model.geometric and config.optim.loss != "sum" and runtime.rank_size() > 1:
-        raise UserError("--model.geometric on several devices needs --optim.loss sum: means of two heads do not add up")
+        raise UserError("--model.geometric on several devices needs --optim.loss sum: the means of two heads "
+                        "cannot be summed")
     writes = runtime.rank() == 0
     notes = console if writes else SILENT
     run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
@@ -90,12 +91,12 @@ def train(config: TrainConfig, console: Console = SILENT) -> TrainResult:
                     notes.say(f"removed {leftover}, which a killed run had not completed")
             resuming = config.resume and run_dir.can_resume()
         if config.resume and not resuming:
-            notes.say(f"nothing to resume in {run_dir.path} yet: this begins at the first step")
+            notes.say(f"nothing to resume in {run_dir.path} yet: starting at the first step")
         return train_in(run_dir, config, resuming, device, console)
 
 
 def train_in(run_dir, config, resuming, device, console):
-    """Train in a run directory that this process has locked, from its last checkpoint or from the beginning."""
+    """Train in a run directory that is locked already, from its last checkpoint or from the beginning."""
     writes = runtime.rank() == 0
     notes = console if writes else SILENT
     train_path, val_path, labels = find_records(config.data, notes)
@@ -122,7 +123,7 @@ def train_in(run_dir, config, resuming, device, console):
         run = Run(run_dir, config, step, Segmenter(net, card.preprocess), train_set, val_set, card, signals, page,
                   console, notes, writes)
         fit(run, rates)
-        # The first process may still be saving; msrun ends all as soon as one has ended after a signal.
+        # Agree before returning: msrun stops all processes once one has ended, and the first one may still be saving.
         if signal := signals.agreed():
             return TrainResult(run_dir.path, run_dir.last, None, signal, step.batches // train_set.steps_per_epoch)
         best = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
@@ -132,7 +133,7 @@ def train_in(run_dir, config, resuming, device, console):
 
 
 def check_settings(config):
-    """Check each setting by its bound, then those that exclude one another. Raises UserError."""
+    """Check the bounds of settings, then combinations of settings. Raises UserError."""
     augment, optim, model = config.augment, config.optim, config.model
     split_name(model.name)
     check_bounds(config)
@@ -143,15 +144,15 @@ def check_settings(config):
              ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
               "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
-              "0 with --optim.ema, which averages the statistics as well"),
+              "0 with --optim.ema, which also averages the statistics"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
-              and model.pretrained, "left out but for --model.modality rgb_hha with --model.pretrained"),
+              and model.pretrained, "left out except for --model.modality rgb_hha with --model.pretrained"),
              ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
               "1 with --model.geometric"),
              ("augment.crop_size", augment.crop_size, model.name != DECONVNET or augment.crop_size >= side,
               f"at least --model.side, {side} pixels"),
              ("augment.batch_size", augment.batch_size, model.name != DECONVNET or augment.batch_size > 1,
-              "at least 2: fc6's normalisation has one cell of each image")]
+              "at least 2: fc6's batch normalisation sees one cell of each image")]
     for name, value, fits, bound in rules:
         if not fits:
             raise UserError(f"--{name} {value}: must be {bound}")
@@ -161,7 +162,7 @@ def check_settings(config):
 
 
 def run_page(run_dir, config, device, card, train_set, val_set):
-    """The run's Page, without what is not known before its end."""
+    """The run's Page, without curves and figures."""
     facts = {"network": network_text(card), "trained on": f"{train_set.count:,} images",
              "evaluated on": f"{val_set.count:,} images" if val_set else "nothing",
              "epochs": config.optim.epochs, "device": device}
@@ -174,7 +175,7 @@ def fit(run, rates):
     epochs, first = run.config.optim.epochs, run.train.first_epoch
     log, evaluator = StepLog(run, rates), Evaluator(run)
     run.console.begin_training(run.train.steps_per_epoch, epochs, run.step.batches)
-    # A run that was killed between its checkpoint and the evaluation of that epoch evaluates now.
+    # A run that was killed between a checkpoint and its evaluation evaluates now.
     if run.step.batches and not run.train.skip_batches and run.evaluation_due(first) \
             and not run.run_dir.evaluated(run.step.batches):
         evaluator.evaluate(first)

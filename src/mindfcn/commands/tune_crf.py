@@ -1,4 +1,4 @@
-"""The verb tune_crf: the fully connected CRF's parameters, found on validation photographs."""
+"""The verb tune_crf: tune the fully connected CRF on validation photographs."""
 
 import dataclasses
 import itertools
@@ -23,14 +23,14 @@ HEADER = ("bilateral weight", "sxy", "srgb", "mean IoU %", "gain")
 
 @dataclasses.dataclass
 class TuneCrfResult:
-    """What the search found.
+    """Results of the search.
 
     Attributes:
         best: CRF of the highest mean IoU.
         scores: {CRF: mean IoU, 0..1}.
         plain: mean IoU without a CRF.
-        table: all of them as text, the best first.
-        out: file of the best one.
+        table: all combinations as text, the best first.
+        out: file with the best CRF.
     """
     best: CRF
     scores: dict[CRF, float]
@@ -42,8 +42,8 @@ class TuneCrfResult:
 def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     """Try every combination of the appearance kernel's parameters on validation photographs, and keep the best one.
 
-    Chen et al. (2015, section 5.2) search so, on 100 photographs, with the smoothness kernel fixed. The network runs
-    once on each photograph.
+    Chen et al. (2015, section 5.2) search this way on 100 photographs, with a fixed smoothness kernel. The network
+    runs once on each photograph.
 
     Args:
         config: TuneCrfConfig.
@@ -53,7 +53,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
         TuneCrfResult.
 
     Raises:
-        UserError: checkpoint, records or settings do not go together, or the package pydensecrf2 is not installed.
+        UserError: checkpoint, records and settings do not fit together, or the package pydensecrf2 is not installed.
     """
     start = crf_of(config.start)
     grid = [dataclasses.replace(start, bilateral_weight=weight, bilateral_sxy=sxy, bilateral_srgb=srgb, source="")
@@ -67,7 +67,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     records = config.records or card.records
     if not records:
-        raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
+        raise UserError(f"{config.checkpoint} does not name its validation records; give --records")
     check_classes(records, card.labels, config.checkpoint)
     dataset = SegDataset(data_file=records, training=False, limit=config.limit)
     console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
@@ -85,7 +85,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     base = plain.mean_iou()
     rows = [(crf.bilateral_weight, crf.bilateral_sxy, crf.bilateral_srgb, f"{100 * scores[crf]:.2f}",
              f"{100 * (scores[crf] - base):+.2f}") for crf in ranked]
-    best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {records}, begun from "
+    best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {records}, started from "
                                f"{config.start}")
     write_text(config.out_file, yaml.safe_dump(dataclasses.asdict(best), sort_keys=False))
     return TuneCrfResult(best, scores, base, text_table(HEADER, rows), config.out_file)

@@ -1,4 +1,4 @@
-"""What happens around the steps of a training run: guard, log, checkpoints, evaluation, report, signals."""
+"""Callbacks of a training run: non-finite guard, log, checkpoints, evaluation, report, signals."""
 
 import contextlib
 import dataclasses
@@ -26,25 +26,25 @@ from mindfcn.report.page import Page, write_page
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
 
-# Rows of the log that are written at once.
+# Rows of the log written at once.
 LOG_ROWS = 20
 
 
 class Signals:
-    """Remembers SIGINT, SIGTERM and a closed terminal's SIGHUP, so that a run can end between two steps.
+    """Record SIGINT, SIGTERM and a closed terminal's SIGHUP, so that a run can stop between two steps.
 
-    A second SIGINT ends it at once. A SIGHUP that nohup ignores stays ignored. While a graph runs, MindSpore's own
-    handler takes SIGINT and sends SIGTERM instead.
+    A second SIGINT stops it immediately. A SIGHUP that nohup ignores stays ignored. While a graph runs, MindSpore's
+    own handler catches SIGINT and sends SIGTERM instead.
 
     Attributes:
-        received: number of the signal that this process got, or None.
+        received: number of the signal that this process received, or None.
     """
 
     def __init__(self):
         self.received = None
 
     def __enter__(self):
-        # Python takes signal handlers in the main thread only.
+        # Python allows signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT, signal.SIGTERM]
             # Windows has none.
@@ -60,7 +60,7 @@ class Signals:
             signal.signal(number, handler)
 
     def agreed(self):
-        """Number of the signal that any process has received, or None. All processes must call it together."""
+        """Number of the signal that any process has received, or None. All processes must call this together."""
         return int(runtime.gather_over_ranks(np.array([self.received or 0], np.int64)).max()) or None
 
     def _receive(self, number, _frame):
@@ -71,21 +71,21 @@ class Signals:
 
 @dataclasses.dataclass
 class Run:
-    """What the callbacks of a training run share.
+    """State shared by the callbacks of a training run.
 
     Attributes:
         run_dir: its files.
         config: its settings.
-        step: the training step, which counts the batches.
-        segmenter: Segmenter of the network in training.
+        step: TrainStep; it counts the batches.
+        segmenter: Segmenter of the network being trained.
         train, val: SegDatasets of training and of validation; `val` may be None.
         card: Card of the checkpoints; its `training` is kept up to date.
         signals: Signals.
-        page: Page of the run, its curves and figures still to be filled in.
-        console: Console of the steps, on every process.
-        notes: the same Console on the first process, a silent one on the others.
+        page: Page of the run, without curves and figures.
+        console: Console for steps, on every process.
+        notes: the same Console on the first process, SILENT on the others.
         writes: whether this process writes files; all processes evaluate.
-        best: Evaluation of the best checkpoint, if this run made it.
+        best: Evaluation of the best checkpoint, if it was made since this process started.
     """
     run_dir: RunDir
     config: TrainConfig
@@ -107,20 +107,20 @@ class Run:
         return divmod(self.step.batches, self.train.steps_per_epoch)
 
     def evaluation_due(self, epoch):
-        """Whether an evaluation follows this epoch."""
+        """Whether to evaluate after this epoch."""
         every = self.config.eval_every
         return self.val is not None and (epoch == self.config.optim.epochs or bool(every) and epoch % every == 0)
 
 
 class NonFiniteGuard(Callback):
-    """Stops a run at the first step that leaves a loss, a weight or a moving average that is not finite.
+    """Stop a run at the first step after which the loss, a weight or a moving average is not finite.
 
     Args:
         run: Run.
-        log: StepLog, which is written first.
+        log: StepLog, flushed before the error is raised.
 
     Raises:
-        UserError: names the step, the batch and the layers.
+        UserError: with the step, the photographs of the batch and the layers.
     """
 
     def __init__(self, run, log):
@@ -137,7 +137,7 @@ class NonFiniteGuard(Callback):
         epoch, in_epoch = divmod(step.batches - 1, self.run.train.steps_per_epoch)
         names = ", ".join(self.run.train.batch_names(epoch, in_epoch))
         raise UserError(f"the loss is {loss} at step {step.batches} (epoch {epoch + 1}), batch {names}"
-                        f"{self._layers()}; lower --optim.lr, or look at these images and masks; "
+                        f"{self._layers()}; lower --optim.lr, or check these images and masks; "
                         "the last checkpoint is from before this step")
 
     def _layers(self):
@@ -149,11 +149,11 @@ class NonFiniteGuard(Callback):
 
 
 class StepLog(Callback):
-    """Writes loss, learning rate and speed of every step to the log and to the console.
+    """Write loss, learning rate and speed of every step to the log and to the console.
 
     Args:
         run: Run.
-        rates: (updates,) learning rates.
+        rates: (updates,) the learning rate of each update.
     """
 
     def __init__(self, run, rates):
@@ -164,7 +164,7 @@ class StepLog(Callback):
         self.started = None
 
     def on_train_step_begin(self, run_context):
-        """Start the clock before the first step; later steps include the wait for their data."""
+        """Start the clock before the first step; the time of later steps includes waiting for data."""
         self.started = self.started or time.perf_counter()
 
     def on_train_step_end(self, run_context):
@@ -182,23 +182,23 @@ class StepLog(Callback):
         self.run.console.step(number, epoch, loss, rate, speed)
 
     def on_train_epoch_end(self, run_context):
-        """Write the rows and stop the clock: evaluation does not count as the next step's time."""
+        """Write the rows and stop the clock, so that evaluation does not count as time of the next step."""
         self.flush()
         self.started = None
 
     def flush(self):
-        """Write the rows that are waiting."""
+        """Write the pending rows."""
         if self.run.writes and self.rows:
             self.run.run_dir.add_steps(self.rows)
         self.rows = []
 
 
 class CheckpointSaver(Callback):
-    """Saves the checkpoint that a resumed run continues from: after every epoch, and at a signal.
+    """Save the checkpoint from which a run is resumed: after every epoch, and after a signal.
 
     Args:
         run: Run.
-        log: StepLog, which is written before the checkpoint.
+        log: StepLog, flushed before the checkpoint is written.
     """
 
     def __init__(self, run, log):
@@ -206,22 +206,22 @@ class CheckpointSaver(Callback):
         self.run, self.log = run, log
 
     def on_train_step_end(self, run_context):
-        """At a signal inside an epoch: save and stop."""
+        """After a signal within an epoch, save and stop."""
         epoch, in_epoch = self.run.place
-        # Every process asks at every step, so that none starts a step in which it would wait for the others.
+        # All processes check at every step, so that none starts a step that the others do not take.
         if self.run.signals.agreed() and in_epoch:
             self.log.flush()
             self.save(epoch, in_epoch)
             run_context.request_stop()
 
     def on_train_epoch_end(self, run_context):
-        """Save a complete epoch."""
+        """Save the checkpoint of a completed epoch."""
         epoch, in_epoch = self.run.place
         if not in_epoch:
             self.save(epoch, 0)
 
     def save(self, epoch, in_epoch):
-        """Write the checkpoint after `epoch` epochs and `in_epoch` steps."""
+        """Write the checkpoint after `epoch` epochs and `in_epoch` further steps."""
         run = self.run
         self._average_statistics()
         run.card.training.update(epoch=epoch, step=run.step.batches, seed=run.train.seed,
@@ -232,7 +232,7 @@ class CheckpointSaver(Callback):
             run.run_dir.make_last(path)
 
     def _average_statistics(self):
-        """Give all processes the mean of their moving averages: each has seen its own images."""
+        """Average the moving averages over all processes, since each process has seen other images."""
         ranks = runtime.rank_size()
         averages = self.run.step.average.averages if self.run.step.average else ()
         for parameter in [*self.run.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
@@ -242,7 +242,7 @@ class CheckpointSaver(Callback):
 
 
 class Evaluator(Callback):
-    """Evaluates after the epochs that `eval_every` names, and keeps the best checkpoint.
+    """Evaluate every `eval_every` epochs and after the last one, and keep the best checkpoint.
 
     Args:
         run: Run.
@@ -253,7 +253,7 @@ class Evaluator(Callback):
         self.run = run
 
     def on_train_epoch_end(self, run_context):
-        """Evaluate where it is due."""
+        """Evaluate if it is due."""
         run = self.run
         epoch, in_epoch = run.place
         if in_epoch:
@@ -261,15 +261,15 @@ class Evaluator(Callback):
         if run.evaluation_due(epoch):
             self.evaluate(epoch)
         elif run.step.average and epoch == run.config.optim.epochs and run.writes:
-            # Without validation records the averages of the last epoch are the run's result.
+            # Without validation records, the averaged weights of the last epoch are the result.
             with run.step.average.in_place():
                 save_checkpoint(run.run_dir.best, run.segmenter.net, run.card)
 
     def evaluate(self, epoch):
-        """Evaluate the network, with its averaged weights where it has some."""
+        """Evaluate the network, with its averaged weights if there are any."""
         with self.run.step.average.in_place() if self.run.step.average else contextlib.nullcontext():
             self._evaluate(epoch)
-        # The segmenter reads the weights again after training mode.
+        # Training mode makes the segmenter read the weights again.
         self.run.step.set_train()
 
     def _evaluate(self, epoch):
@@ -289,20 +289,20 @@ class Evaluator(Callback):
             run.card.training["best"] = {"epoch": epoch, **metrics}
             if run.writes:
                 save_checkpoint(run.run_dir.best, run.segmenter.net, dataclasses.replace(run.card, metrics=metrics))
-        # Written last: a run that is killed before this line evaluates the epoch again.
+        # Written last, so that a run killed before this line evaluates the epoch again.
         if run.writes:
             run.run_dir.add_evaluation(run.step.batches, epoch, metrics)
 
 
 def evaluate_run(run):
-    """Evaluation of a run's network on its validation records, or None after a signal."""
+    """Evaluate a run's network on its validation records. Returns Evaluation, or None after a signal."""
     return evaluate_network(run.segmenter, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
                             run.card.labels.background, run.card.labels.excluded_numbers(),
                             run.segmenter.geometric if run.card.geometric else None)
 
 
 class ReportWriter(Callback):
-    """Draws the curves and writes the run's page after each epoch.
+    """Draw the curves and write the run's page after each epoch.
 
     Args:
         run: Run.
@@ -313,20 +313,20 @@ class ReportWriter(Callback):
         self.run = run
 
     def on_train_epoch_end(self, run_context):
-        """Write what is known by now."""
+        """Write the page with the results so far."""
         run = self.run
         epoch, in_epoch = run.place
         if in_epoch or not run.writes:
             return
         page = dataclasses.replace(run.page, curves=run.run_dir.draw_curves(), matrix=run.best and run.best.matrix)
         if epoch < run.config.optim.epochs:
-            page.notes = [f"Epoch {epoch} of {run.config.optim.epochs}. Images follow at the end, figures of the best "
-                          "checkpoint after each evaluation."]
+            page.notes = [f"Epoch {epoch} of {run.config.optim.epochs}. Images follow after the last epoch, figures of "
+                          "the best checkpoint after each evaluation."]
         write_page(page)
 
 
 class SignalStopper(Callback):
-    """Ends the run after an epoch in which a signal came.
+    """Stop the run after an epoch during which a signal arrived.
 
     Args:
         run: Run.
@@ -337,13 +337,13 @@ class SignalStopper(Callback):
         self.run = run
 
     def on_train_epoch_end(self, run_context):
-        """Stop at a signal."""
+        """Stop if any process has received a signal."""
         if self.run.place[1] == 0 and self.run.signals.agreed():
             run_context.request_stop()
 
 
 class Recalibrator(Callback):
-    """Averages the statistics of batch normalisation after the last epoch, before its checkpoint is saved.
+    """Recalibrate batch normalisation after the last epoch, before its checkpoint is saved.
 
     Args:
         run: Run.

@@ -1,7 +1,7 @@
-"""Combine the maps of several networks (Noh et al. 2015, section 4.3).
+"""Combine the score maps of several networks (Noh et al. 2015, section 4.3).
 
-The rule "mean" is the paper's: the mean of the probability maps. "product" is that of its released code: the raw scores
-are multiplied before the softmax, those of all but the first clipped at zero.
+The rule "mean" is that of the paper: the mean of the probability maps. "product" is that of the released code: raw
+scores are multiplied before the softmax, with those of all networks but the first clipped at zero.
 """
 
 from collections.abc import Iterable
@@ -13,21 +13,21 @@ from mindfcn.inference.predictor import Predictor
 from mindfcn.logits import softmax
 
 RULES = ("mean", "product")
-# Below it, a probability's logarithm is no number of float32.
+# Lower bound of probabilities, so that their logarithms are finite.
 SMALLEST = np.finfo(np.float32).tiny
 
 
 class Ensemble(Predictor):
-    """Predictors whose maps are combined into one.
+    """Several predictors whose score maps are combined.
 
     Args:
-        segmenters: list of Predictors of the same classes; each has its own normalisation.
+        segmenters: list of Predictors with the same classes; each has its own normalisation.
         rule: one of RULES.
     """
 
     def __init__(self, segmenters: Iterable[Any], rule: str = "mean") -> None:
         self.segmenters, self.rule = list(segmenters), rule
-        # The input of `logits` is normalised for the first one.
+        # The input of `logits` is normalised for the first network.
         self.preprocess = self.segmenters[0].preprocess
 
     @property
@@ -36,14 +36,14 @@ class Ensemble(Predictor):
         return self.segmenters[0].net
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax are the ensemble's probabilities."""
-        each = [segmenter.logits(renormalised(batch, self.preprocess, segmenter.preprocess))
+        """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax is the ensemble's probabilities."""
+        each = [segmenter.logits(renormalise(batch, self.preprocess, segmenter.preprocess))
                 for segmenter in self.segmenters]
         return np.stack([combine(maps, self.rule) for maps in zip(*each)])
 
 
 def combine(maps, rule="mean"):
-    """Scores (C, H, W) float32 of several networks -> one, whose softmax are the ensemble's probabilities."""
+    """Scores (C, H, W) float32 of several networks -> one, whose softmax is the ensemble's probabilities."""
     first, *others = maps
     if rule == "mean":
         mean = sum(map(softmax, others), softmax(first)) / len(maps)
@@ -54,8 +54,8 @@ def combine(maps, rule="mean"):
     return product
 
 
-def renormalised(batch, before, after):
-    """(N, 3, H, W) float32 normalised by one Preprocess record -> as another one wants it."""
+def renormalise(batch, before, after):
+    """(N, 3, H, W) float32, normalised by the Preprocess record `before` -> normalised by `after`."""
     if before == after:
         return batch
     before_mean, before_std, after_mean, after_std = (

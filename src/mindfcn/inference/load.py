@@ -1,4 +1,4 @@
-"""The networks that a command names, as one segmenter: from their checkpoints, by proposals, and in an ensemble."""
+"""Load networks from checkpoints, and add object proposals and a second network as the settings ask."""
 
 from functools import partial
 from typing import Optional
@@ -31,24 +31,24 @@ def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
 
 
 def network_text(card):
-    """A card's network and its options in one line."""
+    """A card's network name and options in one line."""
     return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in card.options().items())])
 
 
 def combined(segmenter, card, config):
-    """What `proposals` and `ensemble` of the settings make of a checkpoint's Segmenter.
+    """Wrap a checkpoint's Segmenter as the settings `proposals` and `ensemble` ask.
 
-    The proposals are for `checkpoint` alone; the network of `ensemble` sees whole photographs.
+    Proposals apply to the network of `checkpoint`; the network of `ensemble` segments whole photographs.
 
     Args:
-        segmenter, card: as `load_segmenter` gives them.
+        segmenter, card: as `load_segmenter` returns them.
         config: EvalConfig or PredictConfig.
 
     Returns:
         Segmenter, InstanceWise or Ensemble.
 
     Raises:
-        UserError: proposals cannot be made here, settings cannot be, or the other checkpoint has other classes.
+        UserError: OpenCV cannot make proposals, a setting is out of bounds, or the other checkpoint has other classes.
     """
     if config.proposals != "none":
         check_bounds(config)
@@ -61,6 +61,7 @@ def combined(segmenter, card, config):
         if other_card.labels.names != card.labels.names:
             raise UserError(f"--ensemble {config.ensemble}: it has {len(other_card.labels)} classes "
                             f"({', '.join(other_card.labels.names[:3])}, ...), {config.checkpoint} has "
-                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the same")
+                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the "
+                            "same classes")
         segmenter = Ensemble([segmenter, other], config.ensemble_rule)
     return segmenter

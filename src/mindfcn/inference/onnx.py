@@ -1,4 +1,4 @@
-"""An exported network in ONNX Runtime: the whole image at once, without MindSpore."""
+"""OnnxSegmenter: dense prediction with ONNX Runtime, on the whole image at once, without MindSpore."""
 
 import os
 import zlib
@@ -18,23 +18,23 @@ _SEAL = b"\x72\x17\x0a\x0bmindfcn_crc\x12\x08"
 
 
 def sealed(model):
-    """The bytes of an ONNX file, ended by one more entry of its metadata: the CRC-32 of all before it."""
+    """The bytes of an ONNX file with one more metadata entry at the end: the CRC-32 of all bytes before it."""
     return model + _SEAL + b"%08x" % zlib.crc32(model)
 
 
 class OnnxSegmenter(Predictor):
-    """A file that `mindfcn export` wrote; the counterpart of `dense.whole_image.Segmenter`.
+    """A network exported by `mindfcn export`; the counterpart of `inference.network.Segmenter`.
 
     Args:
         path: the .onnx file.
-        device: CPU, GPU or Ascend; auto takes the first of Ascend, GPU and CPU that this ONNX Runtime was built for.
+        device: CPU, GPU or Ascend; auto takes the first of Ascend, GPU and CPU that this ONNX Runtime supports.
 
     Attributes:
         card: Card of the network.
         preprocess: how its input is normalised.
 
     Raises:
-        UserError: the package onnxruntime is not installed, or was not built for that device; the file is missing,
+        UserError: the package onnxruntime is not installed or does not support the device; the file is missing,
             damaged, or has no card.
     """
 
@@ -45,7 +45,7 @@ class OnnxSegmenter(Predictor):
             raise UserError("ONNX files need the package onnxruntime, which is not installed; install it with "
                             "pip install onnxruntime") from None
         data = read_bytes(path)
-        # Other programs may write the file anew, without it.
+        # Other programs may rewrite the file without the checksum.
         if data[:-8].endswith(_SEAL) and data != sealed(data[:-8 - len(_SEAL)]):
             raise UserError(f"{path} is damaged: its checksum does not fit; copy it again, or write it again with "
                             "mindfcn export")
@@ -55,10 +55,10 @@ class OnnxSegmenter(Predictor):
             raise UserError(f"device {device} cannot be used by this onnxruntime; use {', '.join(usable)}, or install "
                             "the onnxruntime package for it")
         options = onnxruntime.SessionOptions()
-        # Its warnings speak of its inside; errors are exceptions.
+        # Silence ONNX Runtime's log; errors still arrive as exceptions.
         options.log_severity_level = 4
         providers = dict.fromkeys(PROVIDERS[name] for name in (usable[0] if device == "auto" else device, "CPU"))
-        # Its exceptions have no common base but this.
+        # ONNX Runtime's exceptions have no common base class but Exception.
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
             texts = self.session.get_modelmeta().custom_metadata_map

@@ -1,4 +1,4 @@
-"""Open a checkpoint in the runtime that computes it. MindSpore is imported only where it is that runtime."""
+"""Open a checkpoint with MindSpore or ONNX Runtime. MindSpore is imported only if it is used."""
 
 from collections.abc import Callable
 from typing import Optional, Union
@@ -10,15 +10,15 @@ from mindfcn.errors import UserError
 from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.weights.card import Card
 
-# (H, W, 3) uint8 BGR, whether probabilities are wanted -> mask (H, W) uint8; probabilities (C, H, W) float32 or None.
+# (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8, probabilities (C, H, W) float32 or None).
 Segment = Callable[..., tuple[np.ndarray, Optional[np.ndarray]]]
 
 
 def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, Card]:
-    """The runtime that the settings ask for, with their checkpoint in it.
+    """Open a checkpoint with the runtime chosen by the settings.
 
     Args:
-        config: PredictConfig or ServeConfig: `checkpoint`, `runtime`, `device`, `fallback_model` and `precision` count.
+        config: PredictConfig or ServeConfig; uses `checkpoint`, `runtime`, `device`, `fallback_model` and `precision`.
 
     Returns:
         (function that segments one photograph, as `predict` takes it; Card)

@@ -1,4 +1,4 @@
-"""From logits to masks and probabilities, for every kind of predictor."""
+"""Predictor: the base class of all segmenters, from logits to masks and probabilities."""
 
 from typing import Any, Optional
 
@@ -10,11 +10,11 @@ from mindfcn.preprocess import Preprocess
 
 
 class Predictor:
-    """What segments photographs; a subclass gives `logits` and `preprocess`.
+    """Base class of segmenters; subclasses define `logits` and `preprocess`.
 
     Attributes:
         preprocess: how its input is normalised.
-        classes: number of classes of the first head where the network has a second one, else None.
+        classes: number of classes of the first head if the network has a second one, else None.
     """
 
     preprocess: Preprocess
@@ -46,5 +46,5 @@ class Predictor:
         return argmax(self.split(self.image_logits(image))[1])
 
     def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Logits (classes of all heads, H, W) -> (those of the first head, those of the second head or None)."""
+        """Logits (classes of all heads, H, W) -> (logits of the first head, logits of the second head or None)."""
         return (logits, None) if self.classes is None else (logits[:self.classes], logits[self.classes:])

@@ -9,7 +9,7 @@ from mindfcn.console import Console
 from mindfcn.errors import UserError
 from mindfcn.report.plots import curves
 
-# Largest share of the training's time that drawing may take.
+# Largest share of the training time spent on drawing.
 SHARE = 0.05
 
 
@@ -33,7 +33,7 @@ class LiveCurve(Console):
         self.seconds = seconds
 
     def begin_training(self, steps_per_epoch: int, epochs: int, first_step: int) -> None:
-        """Begin a new picture for this run."""
+        """Start a new picture for this run."""
         self.steps, self.epochs = steps_per_epoch * epochs, epochs
         self.train: list[tuple[int, float, float]] = []
         self.evals: list[tuple[int, dict[str, float]]] = []
