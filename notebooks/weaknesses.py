@@ -245,7 +245,7 @@ thing = max(mindfcn.find_objects(truths[number], labels.ignore_label), key=lambd
 left, top, right, bottom = enlarge(thing.box, 1.2, *truths[number].shape)
 cv2.imwrite(f"{WORK}/window.png", photos[number][top:bottom, left:right])
 explained = mindfcn.explain(mindfcn.ExplainConfig(checkpoint=deconvnet_file, image=f"{WORK}/window.png",
-                                                  out=f"{WORK}/explanation.jpg"))
+                                                  out_file=f"{WORK}/explanation.jpg"))
 runtime.pynative_mode()
 Image(explained.out, width=640)
 

@@ -131,7 +131,7 @@ def test_prepare_predict_and_eval_as_typed(tmp_path):
 def write_checkpoint(path, labels=SAMPLE, model="fcn8s_vgg16_bn", records="", fc_width=8):
     """A network of random weights with the card that a run of these settings writes."""
     settings = TrainConfig(model=ModelConfig(name=model, width=0.125, fc_width=fc_width))
-    net, card = build(settings, labels, records, None)
+    net, card = build(settings, labels, records)
     card.training["step"] = 3
     save_checkpoint(path, net, card)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from mindfcn import runtime
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.config import EvalConfig
+from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_records
 from mindfcn.data.synthetic.shapes import SAMPLE
@@ -106,12 +107,13 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
     for rank in range(processes):
         shown = []
 
-        def progress(batches, length, shown=shown):
-            shown.append(length)
-            return batches
+        class Shown(Console):
+            def track(self, iterable, total=None, shown=shown, **_):
+                shown.append(total)
+                return iterable
 
         dataset = SegDataset(**settings, rank=rank, rank_size=processes)
-        share = evaluate_network(segmenter, dataset, len(card.labels), progress)
+        share = evaluate_network(segmenter, dataset, len(card.labels), Shown())
         seen = np.arange(12) % processes == rank
         np.testing.assert_array_equal(share.scores, np.where(seen, whole.scores, 0))
         assert share.names == whole.names and shown == [seen.sum()]

@@ -126,7 +126,7 @@ def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(ch
 def test_a_mindir_file_computes_the_networks_logits_at_its_size(tiny, name, options, photographs, tmp_path):
     options = {**({"width": 0.25} if name.endswith("googlenet") else NARROW), **options}
     net = tiny(name, **options)
-    card = Card(**{**CARD_OF, "model": {"name": name, **options}})
+    card = Card(**{**CARD_OF, "model": Card.model_entry(name, options)})
     save_checkpoint(tmp_path / "net.ckpt", net, card)
     out = str(tmp_path / "out" / "net.mindir")
     result = export(ExportConfig(str(tmp_path / "net.ckpt"), out, "mindir", photographs, size=(70, 45)))

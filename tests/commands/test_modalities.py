@@ -137,7 +137,7 @@ def test_early_fusion_starts_from_a_colour_checkpoint(rooms, tmp_path, scramble)
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
     _, val_path, labels = find_records(rooms, Console(print))
     net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,
-                      val_path, print)
+                      val_path)
     first = next(p for p in net.get_parameters() if p.name == "conv1.0.weight").asnumpy()
     np.testing.assert_allclose(first[:, 3], first[:, :3].mean(1), rtol=1e-6)
     assert card.preprocess == COURSE.to("rgbd")
@@ -226,7 +226,7 @@ def test_checkpoints_of_depth_are_refused_by_the_page(tmp_path, scramble):
     from mindfcn.config import ServeConfig
     from mindfcn.serve.server import serve
     random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
-    with pytest.raises(UserError, match="sees hha, and the page takes photographs alone"):
+    with pytest.raises(UserError, match="takes hha input, but the page only sends photographs"):
         serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), Console(print))
 
 

@@ -396,8 +396,7 @@ def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tm
     ms.set_seed(4)
     net, _ = build(config, labels, None, Console(said.append))
     ms.set_seed(4)
-    fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None,
-                     None)
+    fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None)
     theirs, same = load_checkpoint(path)[0], labels.names == SAMPLE.names
     begun = {parameter.name: parameter.asnumpy() for parameter in fresh.get_parameters()}
     for parameter in net.get_parameters():

@@ -41,7 +41,8 @@ def test_the_best_set_is_written_and_scores_what_eval_says(checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize("settings, words", [
-    ({"bilateral_sxy": []}, "at least one value"), ({"images": -1}, "images from 0"), ({"start": "nobody"}, "nobody"),
+    ({"bilateral_sxy": []}, "at least one value"), ({"limit": -1}, "--limit -1: must be at least 0"),
+    ({"start": "nobody"}, "nobody"),
     ({"bilateral_srgb": [0.0]}, "must be above 0"), ({"records": "nothing.mindrecord"}, "nothing.mindrecord")])
 def test_impossible_searches_are_refused(checkpoint, tmp_path, settings, words):
     with pytest.raises(UserError, match=words):

@@ -78,8 +78,8 @@ def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, colou
     foreign = tmp_path / "own" / ("masks" if verb == "labels" else "images") / "2.png"
     foreign.write_bytes(png(colour=0 if verb == "labels" else 2))
     own, out = str(tmp_path / "own"), str(tmp_path / "out")
-    status = main({"inspect": ["inspect", own, "--out", out], "labels": ["labels", "--from", f"{own}/masks", "--out",
-                                                                          f"{out}.yaml"],
+    status = main({"inspect": ["inspect", own, "--out", out],
+                   "labels": ["labels", "--from", f"{own}/masks", "--out_file", f"{out}.yaml"],
                    "prepare": ["prepare", "--source", "folder", "--root", own, "--records", out],
                    "predict": ["predict", f"{own}/images", "--checkpoint", str(colour_net), "--out", out]}[verb])
     told = capsys.readouterr()

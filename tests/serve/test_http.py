@@ -154,7 +154,7 @@ def test_a_body_without_a_length_is_bounded_too(client):
     ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403),
     ({"origin": "http://127.0.0.1:9000", "host": "127.0.0.1:8000"}, 403)])
 def test_other_names_and_other_sites_are_refused(live, headers, status):
-    client = asking(live(names=["net.example"])[0])
+    client = asking(live(hostnames=["net.example"])[0])
     for answer in (post(client, photograph()[0], **headers), client.get("/api/model", headers=headers),
                    client.get("/", headers=headers)):
         assert answer.status_code == status

@@ -33,6 +33,7 @@ class Encoder(StagedBackbone):
     stages = {"pool3": ("conv1", "pool1", "conv2", "pool2", "conv3", "pool3"),
               "pool4": ("conv4", "pool4"),
               "fc7": ("conv5", "pool5", "conv6", "conv7")}
+    pools = tuple(f"pool{number}" for number in range(1, 6))
     blocks = tuple(f"conv{number}" for number in range(1, 8))
     multiple = 1
     has_bias = True
@@ -57,7 +58,7 @@ class Encoder(StagedBackbone):
         x, switches, shapes = image, (), ()
         for stage in self.stages.values():
             for layer in stage:
-                if layer.startswith("pool"):
+                if layer in self.pools:
                     shapes += (x.shape,)
                     x, places = getattr(self, layer)(x)
                     switches += (places,)
