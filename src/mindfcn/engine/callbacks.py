@@ -112,7 +112,15 @@ class Run:
         return self.val is not None and (epoch == self.config.optim.epochs or bool(every) and epoch % every == 0)
 
 
-class NonFiniteGuard(Callback):
+class RunCallback(Callback):
+    """A callback that knows its Run."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+
+class NonFiniteGuard(RunCallback):
     """Stop a run at the first step after which the loss, a weight or a moving average is not finite.
 
     Args:
@@ -124,8 +132,8 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, run, log):
-        super().__init__()
-        self.run, self.log = run, log
+        super().__init__(run)
+        self.log = log
 
     def on_train_step_end(self, run_context):
         """Check the step."""
@@ -148,7 +156,7 @@ class NonFiniteGuard(Callback):
         return f", and {', '.join(found[:3])} overflowed{many}"
 
 
-class StepLog(Callback):
+class StepLog(RunCallback):
     """Write loss, learning rate and speed of every step to the log and to the console.
 
     Args:
@@ -157,8 +165,8 @@ class StepLog(Callback):
     """
 
     def __init__(self, run, rates):
-        super().__init__()
-        self.run, self.rates = run, rates
+        super().__init__(run)
+        self.rates = rates
         self.batch_size = run.config.augment.batch_size * runtime.rank_size()
         self.rows = []
         self.started = None
@@ -193,7 +201,7 @@ class StepLog(Callback):
         self.rows = []
 
 
-class CheckpointSaver(Callback):
+class CheckpointSaver(RunCallback):
     """Save the checkpoint from which a run is resumed: after every epoch, and after a signal.
 
     Args:
@@ -202,8 +210,8 @@ class CheckpointSaver(Callback):
     """
 
     def __init__(self, run, log):
-        super().__init__()
-        self.run, self.log = run, log
+        super().__init__(run)
+        self.log = log
 
     def on_train_step_end(self, run_context):
         """After a signal within an epoch, save and stop."""
@@ -241,16 +249,8 @@ class CheckpointSaver(Callback):
                 parameter.set_data(ms.Tensor(mean.astype(np.float32)))
 
 
-class Evaluator(Callback):
-    """Evaluate every `eval_every` epochs and after the last one, and keep the best checkpoint.
-
-    Args:
-        run: Run.
-    """
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
+class Evaluator(RunCallback):
+    """Evaluate every `eval_every` epochs and after the last one, and keep the best checkpoint."""
 
     def on_train_epoch_end(self, run_context):
         """Evaluate if it is due."""
@@ -301,16 +301,8 @@ def evaluate_run(run):
                             run.segmenter.geometric if run.card.geometric else None)
 
 
-class ReportWriter(Callback):
-    """Draw the curves and write the run's page after each epoch.
-
-    Args:
-        run: Run.
-    """
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
+class ReportWriter(RunCallback):
+    """Draw the curves and write the run's page after each epoch."""
 
     def on_train_epoch_end(self, run_context):
         """Write the page with the results so far."""
@@ -325,16 +317,8 @@ class ReportWriter(Callback):
         write_page(page)
 
 
-class SignalStopper(Callback):
-    """Stop the run after an epoch during which a signal arrived.
-
-    Args:
-        run: Run.
-    """
-
-    def __init__(self, run):
-        super().__init__()
-        self.run = run
+class SignalStopper(RunCallback):
+    """Stop the run after an epoch during which a signal arrived."""
 
     def on_train_epoch_end(self, run_context):
         """Stop if any process has received a signal."""
@@ -342,7 +326,7 @@ class SignalStopper(Callback):
             run_context.request_stop()
 
 
-class Recalibrator(Callback):
+class Recalibrator(RunCallback):
     """Recalibrate batch normalisation after the last epoch, before its checkpoint is saved.
 
     Args:
@@ -350,8 +334,7 @@ class Recalibrator(Callback):
     """
 
     def __init__(self, run):
-        super().__init__()
-        self.run = run
+        super().__init__(run)
         self.recalibration = Recalibration(run.step.net, run.train, run.config.optim.recalibrate)
 
     def on_train_epoch_end(self, run_context):
