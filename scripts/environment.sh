@@ -108,8 +108,11 @@ use_venv() {
     PYTHON=$root/.venv/bin/python
     export PATH="$root/.venv/bin:$PATH"
     # Printed with the commands to type next.
-    export MINDFCN_ACTIVATE="source $(printf '%q' "${root#"$PWD"/}")/.venv/bin/activate"
-    [ "$root" != "$PWD" ] || MINDFCN_ACTIVATE="source .venv/bin/activate"
+    if [ "$root" = "$(pwd -P)" ]; then
+        export MINDFCN_ACTIVATE="source .venv/bin/activate"
+    else
+        export MINDFCN_ACTIVATE="source $(printf '%q' "$root")/.venv/bin/activate"
+    fi
 }
 
 choose_python() {

@@ -6,6 +6,7 @@ MindSpore is imported only when a verb runs.
 import dataclasses
 import importlib
 import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +99,13 @@ def _is_first_process():
     return rank() == 0
 
 
+def _say_next(command, console):
+    """Show a command to type next, after the one that activates the environment that a run script has made."""
+    activate = os.environ.get("MINDFCN_ACTIVATE")
+    for heading, line in zip(("next", ""), filter(None, (activate, command))):
+        console.say(f"{heading:11} {line}")
+
+
 def _show_training(result, config, console):
     if _is_first_process():
         if result.signal:
@@ -108,6 +116,7 @@ def _show_training(result, config, console):
             console.say(f"curves      {os.path.join(result.run_dir, 'curves.png')}")
             console.say(f"report      {os.path.join(result.run_dir, 'report.html')}")
             console.say(f"checkpoint  {result.checkpoint}")
+            _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} PHOTO", console)
     return 128 + result.signal if result.signal else 0
 
 
