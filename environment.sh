@@ -41,7 +41,7 @@ missing_packages() {
     "$1" - <<'EOF'
 import importlib.util
 packages = {"cv2": "opencv-python<4.12", "matplotlib": "matplotlib", "PIL": "pillow", "scipy": "scipy", "tqdm": "tqdm",
-            "safetensors": "safetensors", "requests": "requests", "jsonargparse": "jsonargparse[signatures]>=4.35",
+            "safetensors": "safetensors", "requests": "requests", "jsonargparse": "jsonargparse[signatures]>=4.35,<5",
             "download": "download", "docstring_parser": "docstring-parser",
             "jinja2": "jinja2", "lazy_loader": "lazy-loader"}
 print(" ".join(package for module, package in packages.items() if importlib.util.find_spec(module) is None))
