@@ -174,15 +174,23 @@ def test_citation_and_package_agree():
     assert f"## {citation['version']}" in text_of("CHANGELOG.md")
 
 
-def test_every_dependency_has_its_line_in_the_readme():
+def test_every_dependency_has_its_line_on_its_page():
     package = configparser.ConfigParser()
     package.read(ROOT / "setup.cfg", encoding="utf-8")
     wanted = [package["options"]["install_requires"], *package["options.extras_require"].values()]
     names = {re.match(r"[\w-]+", line).group() for text in wanted for line in text.splitlines()
              if line and not line.startswith("#")}
     assert len(names) > 20
-    rows = "".join(line for line in text_of("README.md").splitlines() if line.startswith("|"))
+    rows = "".join(line for line in text_of("docs/dependencies.md").splitlines() if line.startswith("|"))
     assert not [name for name in sorted(names) if not re.search(rf"\b{name}\b", rows)]
+
+
+def test_both_languages_answer_the_same_questions():
+    english, chinese = (re.findall(r"^- \*\*.+?\*\*", text_of(f"docs/questions{language}.md"), re.MULTILINE)
+                        for language in ("", "_cn"))
+    assert len(english) == len(chinese) > 10
+    for readme, page in (("README.md", "docs/questions.md"), ("README_CN.md", "docs/questions_cn.md")):
+        assert f"]({page})" in text_of(readme)
 
 
 def test_the_code_is_lint_clean():
