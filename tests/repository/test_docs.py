@@ -52,7 +52,8 @@ def check(words):
     line = " ".join(words)
     if words[0] == "mindfcn":
         if "--help" not in words and words[1] not in ("VERB", "子命令"):
-            cli.parse(words[1:])
+            # --print_config would print the settings and end.
+            cli.parse([word for word in words[1:] if word != "--print_config"])
     elif words[0] == "bash" and words[1] in VERB_OF:
         verb, rest = VERB_OF[words[1]], words[2:]
         if rest and rest[0].endswith(".yaml"):
@@ -101,6 +102,16 @@ def test_every_link_leads_somewhere(page):
             heads = [re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-")
                      for head in re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)]
             assert anchor in heads, f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_python_file_that_a_page_names_is_there(page):
+    """A path may begin at the repository, at the package or at any folder; NAME is the reader's own."""
+    folders = ("src", "tests", "benchmarks", "experiments", "notebooks")
+    files = [f"/{path.as_posix()}" for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = set(re.findall(r"(?<![\w/.])(?:\.\./)?([\w/]+\.py)\b", text_of(page)))
+    missing = [name for name in named if "NAME" not in name and not any(file.endswith(f"/{name}") for file in files)]
+    assert not missing
 
 
 def test_python_in_the_readme_runs(sample_records, tmp_path, monkeypatch):
@@ -175,15 +186,23 @@ def test_citation_and_package_agree():
     assert f"## {citation['version']}" in text_of("CHANGELOG.md")
 
 
-def test_every_dependency_has_its_line_in_the_readme():
+def test_every_dependency_has_its_line_on_its_page():
     package = configparser.ConfigParser()
     package.read(ROOT / "setup.cfg", encoding="utf-8")
     wanted = [package["options"]["install_requires"], *package["options.extras_require"].values()]
     names = {re.match(r"[\w-]+", line).group() for text in wanted for line in text.splitlines()
              if line and not line.startswith("#")}
     assert len(names) > 20
-    rows = "".join(line for line in text_of("README.md").splitlines() if line.startswith("|"))
+    rows = "".join(line for line in text_of("docs/dependencies.md").splitlines() if line.startswith("|"))
     assert not [name for name in sorted(names) if not re.search(rf"\b{name}\b", rows)]
+
+
+def test_both_languages_answer_the_same_questions():
+    english, chinese = (re.findall(r"^- \*\*.+?\*\*", text_of(f"docs/questions{language}.md"), re.MULTILINE)
+                        for language in ("", "_cn"))
+    assert len(english) == len(chinese) > 10
+    for readme, page in (("README.md", "docs/questions.md"), ("README_CN.md", "docs/questions_cn.md")):
+        assert f"]({page})" in text_of(readme)
 
 
 def test_the_code_is_lint_clean():

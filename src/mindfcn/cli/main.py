@@ -32,7 +32,7 @@ def main(arguments=None):
         if error.name != "mindspore":
             raise
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
-              "'mindspore>=2.7.1,<2.9'; without it, predict and serve take .onnx files", file=sys.stderr)
+              "'mindspore>=2.7.1,<2.11'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
     except OSError as error:
         # Failing disks and mounts get one line; any other OSError is a bug and keeps its traceback.
