@@ -10,13 +10,14 @@ import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.commands.evaluate import check_classes, evaluate
+from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.prepare import find_records
 from mindfcn.commands.train import check_settings, train
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset, evenly_spaced
 from mindfcn.data.records.integrity import count_records
+from mindfcn.data.records.records import check_classes
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.build import build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler

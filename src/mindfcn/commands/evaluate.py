@@ -9,7 +9,7 @@ from mindfcn import runtime
 from mindfcn.config import EvalConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.records.mindrecord import read_manifest
+from mindfcn.data.records.records import evaluation_records
 from mindfcn.errors import UserError
 from mindfcn.evaluation import evaluate_network
 from mindfcn.inference.load import combined, load_segmenter, network_text
@@ -39,10 +39,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     check_bounds(config)
     runtime.set_up(config.device, config.seed)
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
-    records = config.records or card.records
-    if not records:
-        raise UserError(f"{config.checkpoint} does not name its validation records; give --records")
-    check_classes(records, card.labels, config.checkpoint)
+    records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)
     segment.check(card)
@@ -65,15 +62,6 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
                                   excluded=card.labels.excluded_numbers(),
                                   geometric=segmenter.geometric if card.geometric else None)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
-
-
-def check_classes(records, labels, checkpoint):
-    """Raise UserError if the records have other classes than the checkpoint."""
-    manifest = read_manifest(records)
-    if manifest and manifest["labels"]["names"] != list(labels.names):
-        raise UserError(f"{records} has {len(manifest['labels']['names'])} classes "
-                        f"({', '.join(manifest['labels']['names'][:3])}, ...), {checkpoint} was trained for "
-                        f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
 
 
 def _course_protocol(config, segmenter, page, records, out):

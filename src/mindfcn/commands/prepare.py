@@ -8,7 +8,8 @@ from mindfcn import runtime
 from mindfcn.config import PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.records.integrity import count_records
-from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
+from mindfcn.data.records.mindrecord import RecordSummary, write_records
+from mindfcn.data.records.records import COURSE_RECORD, Records
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
 from mindfcn.data.samples import Sample
@@ -22,8 +23,6 @@ from mindfcn.data.synthetic.rooms import draw_rooms
 from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-
-COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     labels, train, val = list_samples(config, console)
     if config.instances != "none":
         train = windows(config, train, labels, console)
-    paths = record_paths(config)
+    paths = Records.paths(config.records)
     summaries: list[RecordSummary] = []
     geometric = GEOMETRIC if config.source == "siftflow" else None
     for path, samples in zip(paths, (train, val)):
@@ -85,11 +84,6 @@ def windows(config, train, labels, console):
     console.say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of "
                 "rare classes")
     return found
-
-
-def record_paths(config):
-    """[training path, validation path] of the records that `prepare` writes."""
-    return [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
 
 
 def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[LabelSet, list[Sample], list[Sample]]:
@@ -217,30 +211,12 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
 
 
 def find_records(data, console=SILENT):
-    """(training path, validation path or None, LabelSet) of the records; if they are missing, rank 0 makes them."""
+    """Records of the settings; if they are missing, the first process makes them. Raises UserError."""
     with runtime.fail_on_all_ranks():
-        if runtime.rank() == 0 and not have_records(data):
+        if runtime.rank() == 0 and not Records.exist(data.records):
             prepare(data, console)
     with runtime.fail_on_all_ranks():
-        if not have_records(data):
+        if not Records.exist(data.records):
             raise UserError(f"no records in {data.records} for process {runtime.rank()}: the first one made them on "
                             "its own machine; share that folder, or run mindfcn prepare on every machine")
-    train_path, val_path = record_paths(data)
-    course = os.path.join(data.records, COURSE_RECORD)
-    if os.path.isfile(course):
-        train_path, val_path = course, None
-    manifest = read_manifest(train_path)
-    if manifest:
-        return train_path, val_path, LabelSet.from_dict(manifest["labels"], train_path)
-    return train_path, val_path, LabelSet.load(data.labels) if data.labels else VOC
-
-
-def have_records(data):
-    """Whether the records of both splits exist, or the course's ready record."""
-    course = os.path.join(data.records, COURSE_RECORD)
-    return os.path.isfile(course) or all(map(has_records, record_paths(data)))
-
-
-def has_records(path):
-    """Whether there is a MindRecord at this path, in one file or in shards; its contents are not checked."""
-    return os.path.isfile(path) or os.path.isfile(path + ".json")
+    return Records.open(data.records, LabelSet.load(data.labels) if data.labels else VOC)

@@ -7,10 +7,10 @@ import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.commands.evaluate import check_classes
 from mindfcn.config import TuneCrfConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
+from mindfcn.data.records.records import evaluation_records
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import CRF, crf_of, permutohedral
 from mindfcn.inference.load import load_segmenter
@@ -65,10 +65,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     runtime.set_up(config.device)
     runtime.pynative_mode()
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
-    records = config.records or card.records
-    if not records:
-        raise UserError(f"{config.checkpoint} does not name its validation records; give --records")
-    check_classes(records, card.labels, config.checkpoint)
+    records = evaluation_records(config.records, card, config.checkpoint)
     dataset = SegDataset(data_file=records, training=False, limit=config.limit)
     console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
     matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
