@@ -69,7 +69,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     if not records:
         raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
     check_classes(records, card.labels, config.checkpoint)
-    dataset = SegDataset(data_file=records, training=False, most=config.limit)
+    dataset = SegDataset(data_file=records, training=False, limit=config.limit)
     console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
     matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
     plain = ConfusionMatrix(len(card.labels))
