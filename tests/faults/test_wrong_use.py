@@ -142,7 +142,7 @@ def test_lists_from_windows(run, tmp_path, encode):
 
 
 @pytest.mark.parametrize("lines, words", [
-    ("p0\np1\np0\n", "'p0' stands twice"), ("p0\np0.png\n", "'p0' stands twice"), ("p0\np9\n", "p9"),
+    ("p0\np1\np0\n", "'p0' is listed twice"), ("p0\np0.png\n", "'p0' is listed twice"), ("p0\np9\n", "p9"),
     ("", "names no image"), ("p0\n../p1\n", "not an image name"), ("p0\nP1\n", "P1")])
 def test_lists_that_do_not_fit(run, tmp_path, lines, words):
     root = own_set(tmp_path / "own")
