@@ -50,7 +50,7 @@ def set_up(device="auto", seed=1):
     ms.set_seed(seed)
     # Set by msrun and by Open MPI's mpirun.
     if int(os.environ.get("MS_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
-        # Only for workers: the scheduler uses its own timeout to detect a process that died.
+        # Only for workers: the scheduler needs the short timeout to notice that a process has died.
         if os.environ.get("MS_ROLE") == "MS_WORKER":
             os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_TIMEOUT))
         communication.init()
@@ -69,7 +69,7 @@ def _reserve_memory():
         mmap.mmap(-1, size << 30).close()
         ms.runtime.set_memory(init_size=f"{size}GB")
     except (OSError, RuntimeError, ValueError):
-        # Too little memory, or the size has been set before: MindSpore keeps its default.
+        # Too little memory, or the size has been set before.
         return
 
 
