@@ -49,8 +49,8 @@ class LoadReport:
         """A list of (name, its result in words) for every weight."""
         converted = dict(self.converted)
         return ([(name, f"loaded, {converted[name]}" if name in converted else "loaded") for name in self.loaded]
-                + [(name, f"shape clash: {ours} here, {theirs} in the file; initial numbers kept")
-                   for name, ours, theirs in self.shape_mismatches]
+                + [(name, f"shape clash: {shape} here, {file_shape} in the file; initial numbers kept")
+                   for name, shape, file_shape in self.shape_mismatches]
                 + [(name, "begun anew: the file's is for other classes") for name in self.reinitialized]
                 + [(name, "missing in the file; initial numbers kept") for name in self.missing]
                 + [(name, "unexpected: only in the file, left out") for name in self.unexpected])
@@ -126,10 +126,10 @@ def _fill_backbone(parameters, weights, convention, where, stream):
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
-    taken = {theirs for theirs, _ in pairs}
+    taken = {source for source, _ in pairs}
     report.unexpected = [name for name in weights if name not in taken]
-    report.converted = [(ours, f"{theirs} {weights[theirs].shape}") for theirs, ours in pairs
-                        if weights[theirs].shape != renamed[ours].shape]
+    report.converted = [(target, f"{source} {weights[source].shape}") for source, target in pairs
+                        if weights[source].shape != renamed[target].shape]
     if preprocess.order == "RGB" and convention not in ("caffe", "nyud", "siftflow"):
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
@@ -151,8 +151,8 @@ def _add_depth(weights, parameters, report):
     """If the first layer takes colour and depth, use the mean of its filters for colours as the filter for depth."""
     for name, parameter in parameters.items():
         if parameter.ndim == 4 and name in weights:
-            ours, theirs = parameter.shape, weights[name].shape
-            if ours[1] == 4 and theirs == (ours[0], 3, *ours[2:]):
+            shape, file_shape = parameter.shape, weights[name].shape
+            if shape[1] == 4 and file_shape == (shape[0], 3, *shape[2:]):
                 weights[name] = np.concatenate([weights[name], weights[name].mean(1, keepdims=True)], 1)
                 report.converted.append((name, "depth: the mean of the filters for colours"))
             return
@@ -306,11 +306,11 @@ def _bgr(preprocess):
     return Preprocess("BGR", preprocess.mean[::-1], preprocess.std[::-1])
 
 
-def _shape_message(where, name, ours, theirs):
-    if name.startswith(HEAD) and ours[0] != theirs[0]:
-        return (f"{where} was trained for {theirs[0]} classes, the network has {ours[0]}; "
+def _shape_message(where, name, shape, file_shape):
+    if name.startswith(HEAD) and shape[0] != file_shape[0]:
+        return (f"{where} was trained for {file_shape[0]} classes, the network has {shape[0]}; "
                 "use its own labels, or start from it as pretrained weights")
-    return f"{where}: {name} is {theirs}, the network's is {ours}; give weights of the same network and width"
+    return f"{where}: {name} is {file_shape}, the network's is {shape}; give weights of the same network and width"
 
 
 def _biases_to_means(renamed, report):

@@ -25,7 +25,7 @@ _PLACES = tuple((block, place) for block, count in enumerate((2, 2, 3, 3, 3), 1)
 
 
 def _flat_vgg16(prefix, step):
-    """_Naming of one flat Sequential: `step` layers per convolution, 3 with normalisation or 2, and a pool per block."""
+    """_Naming of one flat Sequential: `step` layers per convolution, 3 with normalisation or 2, a pool per block."""
     places = [step * index + block - 1 for index, (block, _) in enumerate(_PLACES)]
     norms = [f"{prefix}.{place + 1}" for place in places] if step == 3 else []
     return _Naming(TORCHVISION, [f"{prefix}.{place}" for place in places], norms)
@@ -98,10 +98,11 @@ def backbone_names(weights, names):
         return _same_names(weights, names)
     naming = _find_naming(backbone, weights)
     pairs = [pair for pair in _pairs(naming, backbone) if pair[0] in weights]
-    if not backbone.norms and any(ours.endswith((".gamma", ".moving_mean")) for _, ours in pairs):
+    if not backbone.norms and any(target.endswith((".gamma", ".moving_mean")) for _, target in pairs):
         raise UserError(f"these weights of {backbone.title} need batch normalisation; "
                         "choose a model whose name ends in _bn")
-    return {ours: _as_convolution(backbone, ours, weights[theirs]) for theirs, ours in pairs}, pairs, naming.preprocess
+    renamed = {target: _as_convolution(backbone, target, weights[source]) for source, target in pairs}
+    return renamed, pairs, naming.preprocess
 
 
 def _same_names(weights, names):
@@ -127,16 +128,16 @@ def _find_naming(backbone, weights):
     raise UserError(f"weights of unknown architecture: they begin with {first}; give the weights of {backbone.title}")
 
 
-def _pairs(theirs, ours):
+def _pairs(naming, backbone):
     """Yield (source name, MindFCN's name) of every parameter that the source may hold."""
-    for source, target in zip(theirs.convs, ours.convs):
+    for source, target in zip(naming.convs, backbone.convs):
         for kind in ("weight", "bias"):
             yield f"{source}.{kind}", f"{target}.{kind}"
-    targets = [f"{conv[:-1]}{int(conv[-1]) + 1}" for conv in ours.convs]
-    for source, target in [*zip(theirs.norms, targets), *((f"{dense[:-1]}1",) * 2 for dense in ours.dense)]:
+    targets = [f"{conv[:-1]}{int(conv[-1]) + 1}" for conv in backbone.convs]
+    for source, target in [*zip(naming.norms, targets), *((f"{dense[:-1]}1",) * 2 for dense in backbone.dense)]:
         for kind, aliases in _NORM.items():
             yield from ((f"{source}.{alias}", f"{target}.{kind}") for alias in aliases)
-    for target, aliases in ours.dense.items():
+    for target, aliases in backbone.dense.items():
         for kind in ("weight", "bias"):
             yield from ((f"{alias}.{kind}", f"{target}.{kind}") for alias in aliases)
 
@@ -209,8 +210,8 @@ def published_fcn(weights, path="", asked=""):
     head = next((head for last, head in _HEADS.items() if f"{last}.weight" in weights), None)
     for name, backbone, naming, base in _PUBLISHED if head and "score_fr.weight" in weights else ():
         if _has(weights, (*naming.convs, "fc6", "fc7")):
-            renamed = {ours: _as_convolution(backbone, ours, weights[theirs])
-                       for theirs, ours in _pairs(naming, backbone) if theirs in weights}
+            renamed = {target: _as_convolution(backbone, target, weights[source])
+                       for source, target in _pairs(naming, backbone) if source in weights}
             renamed.update({entry: weight for entry, weight in weights.items()
                             if entry.startswith(("score_", "upscore"))})
             model = {"name": f"{head}_{name}", "width": len(renamed["conv1.0.weight"]) / base,
