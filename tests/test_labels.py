@@ -70,7 +70,7 @@ def test_255_classes_are_the_most(tmp_path):
     ("", "list `names`"), ("just text", "list `names`"), ("[a, b]", "list `names`"), ("names: abc", "list `names`"),
     ("colours: [[0, 0, 0]]", "list `names`"),
     ("names: []", "0 classes"),
-    ("names: [a, b, a]", "'a' stands twice"), ("names: [1, '1']", "'1' stands twice"),
+    ("names: [a, b, a]", "'a' appears twice"), ("names: [1, '1']", "'1' appears twice"),
     ("names: [a]\ncolors: [[0, 0, 0]]", "'colors'"),
     ("names: [a, b]\ncolours: [[0, 0, 0]]", "2 names but 1 colours"),
     ("names: [a]\ncolours: red", "list of [R, G, B]"), ("names: [a]\ncolours: [red]", "three numbers"),

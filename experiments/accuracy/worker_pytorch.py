@@ -15,6 +15,7 @@ from pytorch_net import rival
 from step_log import StepLog, snapshot
 from torch.nn import functional
 
+from mindfcn.config import AugmentConfig
 from mindfcn.data import transforms
 from mindfcn.preprocess import Preprocess
 
@@ -26,14 +27,12 @@ class Crops(torch.utils.data.Dataset):
 
     def __init__(self, folder, settings, ignore, preprocess):
         self.folder, self.ignore, self.preprocess = folder, ignore, preprocess
-        self.seed, self.augment = settings["seed"], settings["augment"]
+        self.seed, self.augment = settings["seed"], AugmentConfig(**settings["augment"])
 
     def __getitem__(self, key):
         image, mask = read_pair(self.folder, key[1])
-        augment = self.augment
-        return transforms.augment(image, mask, np.random.RandomState([self.seed, *key]), augment["crop_size"],
-                                  augment["min_scale"], augment["max_scale"], self.preprocess, self.ignore,
-                                  augment["flip"])
+        return transforms.augment(image, mask, np.random.RandomState([self.seed, *key]), self.augment, self.preprocess,
+                                  self.ignore)
 
 
 def read_pair(folder, number):

@@ -1,6 +1,6 @@
 """Every setting of every verb, with its default, unit and meaning.
 
-The command line, `--help` and the YAML files are made from these classes by jsonargparse.
+jsonargparse makes the command line, `--help` and the YAML files from these classes.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ def bounded(default, text, fits):
     """A setting with a bound.
 
     Args:
-        default: its default; None, where that is the default, is always allowed.
+        default: default value; None, if it is the default, is always allowed.
         text: the bound in words, after "must be".
         fits: function (value) -> whether the value is within the bound.
     """
@@ -27,7 +27,7 @@ def bounded(default, text, fits):
 
 
 def at_least(default, minimum):
-    """A setting with a lowest value."""
+    """A setting with a minimum."""
     return bounded(default, f"at least {minimum}", lambda value: minimum <= value < math.inf)
 
 
@@ -43,7 +43,7 @@ def above_zero(default, maximum=math.inf):
 
 
 def share(default, zero=False, one=False):
-    """A setting in 0..1; `zero` and `one` say whether the ends are allowed."""
+    """A setting in 0..1; `zero` and `one` allow the two ends."""
     excluded = [end for end, allowed in (("0", zero), ("1", one)) if not allowed]
     text = "in 0..1" + (f" ({' and '.join(excluded)} excluded)" if excluded else "")
     return bounded(default, text,
@@ -54,7 +54,7 @@ def check_bounds(config, prefix=""):
     """Check every bounded setting of a config and of the configs in it.
 
     Raises:
-        UserError: names the first setting that is out of its bound.
+        UserError: names the first setting that is out of its bounds.
     """
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
@@ -73,30 +73,32 @@ class PrepareConfig:
         source: where photographs and masks come from: drawn by the program (sample; rooms, with depth), a VOC folder
             (with SBD if `sbd` is given), your own folder (`images/`, `masks/`, `labels.yaml`), NYUDv2, SIFT Flow or
             PASCAL-Context
-        root: folder of the source: drawn to (sample, rooms), holding JPEGImages/ or VOCdevkit (voc), holding images/
-            and masks/ (folder), or of the data set's files (nyud, siftflow, context; see docs/modalities.md)
+        root: folder of the source: for sample and rooms, where images are drawn; for voc, with JPEGImages/ or
+            VOCdevkit; for folder, with images/ and masks/; for nyud, siftflow and context, with the data set's files
+            (see docs/modalities.md)
         voc: PASCAL-Context: folder of VOC2010
-        classes: PASCAL-Context: 59 or 33, without background
+        classes: PASCAL-Context: number of classes, 59 or 33, without background
         year: VOC year, to find VOCdevkit/VOC<year>
-        sbd: SBD folder (benchmark_RELEASE or its dataset/); its images join the training records
-        sbd_splits: SBD lists to take
-        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder); trainval
-            in the published protocols of nyud and siftflow
-        val_split: list of the validation images; an image in it never enters the training records; test in those
-            protocols
+        sbd: SBD folder (benchmark_RELEASE or its dataset/); its images are added to the training records
+        sbd_splits: SBD lists to use
+        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder); the
+            published protocols of nyud and siftflow use trainval
+        val_split: list of the validation images, which never enter the training records; the published protocols of
+            nyud and siftflow use test
         val_fraction: folder without lists: share of the images held out for validation, 0..1
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
-        mask_encoding: how masks of your own folder hold classes
-        instances: training records of windows in place of photographs, for DeconvNet: boxes (stage 1: each object in
-            its box, all else background) or proposals (stage 2: Edge Boxes that lie on an object, all labels)
+        mask_encoding: how masks of your own folder encode classes
+        instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
+            box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels
-        per_image: windows of a photograph at most; 0 takes all
+        per_image: maximum number of windows per photograph; 0 takes all
         duplicate_rare: repeat windows of rare classes
-        shards: files per split
+        shards: number of files per split
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
-        overwrite: write again records that are already complete
-        download: fetch a source first: voc2012 and sbd into `root`/`sbd`, course (ready MindRecord) into `records`
-        samples: sample, rooms: images to draw for training and validation together
+        overwrite: write records again that are already complete
+        download: fetch a source first: voc2012 into `root`, sbd into `sbd`, course (ready MindRecord files) into
+            `records`
+        samples: sample, rooms: number of images to draw, for training and validation together
         size: sample, rooms: longer side in pixels
         seed: sample, rooms: the same seed draws the same pixels
     """
@@ -128,14 +130,14 @@ class PrepareConfig:
 
 @dataclasses.dataclass
 class LabelsConfig:
-    """Masks -> a labels file: which classes they hold, told by their numbers or colours.
+    """Masks -> a labels file: the classes that they hold, found by their numbers or colours.
 
     Args:
         masks: folder of the masks
         out_file: labels file to write, .yaml or .json; labels.yaml next to the folder of the masks if empty
-        names: names of the classes in their order, or a text file of them, one a line; numbered if not given
-        mask_encoding: how masks hold classes; auto is what the files are
-        overwrite: write again a labels file that exists
+        names: names of the classes in their order, or a text file with one per line; numbered if not given
+        mask_encoding: how masks encode classes; auto recognises it from the files
+        overwrite: replace a labels file that exists
     """
     masks: str
     out_file: str = ""
@@ -146,18 +148,18 @@ class LabelsConfig:
 
 @dataclasses.dataclass
 class InspectConfig:
-    """Check a data set before it is used: counts, sizes, classes, suspicious masks, and a sheet to look at.
+    """Check a data set before use: counts, sizes, classes, suspicious masks, and a contact sheet.
 
     Args:
         data: your folder (images/, masks/, labels.yaml), a VOC folder, a folder of records or a MindRecord file
         out: folder for inspection.json and sheet.jpg
-        labels: labels file; that of the data if empty
-        mask_encoding: how masks of your own folder hold classes
+        labels: labels file; the data set's own if empty
+        mask_encoding: how masks of your own folder encode classes
         year: VOC year, to find VOCdevkit/VOC<year>
         train_split: list of the training images
         val_split: list of the validation images
         val_fraction: folder without lists: share of the images held out for validation, 0..1
-        pictures: photographs on the sheet
+        pictures: number of photographs on the sheet
         json: print inspection.json instead of tables
     """
     data: str
@@ -177,14 +179,14 @@ class AugmentConfig:
     """Training crops, in the course's order: scale, crop, flip.
 
     Args:
-        crop_size: side of the square crops, pixels; 0 takes one whole photograph a step, neither scaled nor flipped
+        crop_size: side of the square crops, pixels; 0 takes one complete photograph a step, neither scaled nor flipped
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
         photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
-            (Liu et al. 2016); masks stay as they are
-        max_class_share: draw a crop anew where one class has a larger share of its labelled pixels, 0..1; 1 is any
-        crop_tries: how often at most, for that, a crop is drawn in all
+            (Liu et al. 2016); masks do not change
+        max_class_share: draw a crop again if one class has a larger share of its labelled pixels, 0..1; 1 accepts any
+        crop_tries: maximum number of times that a crop is drawn for that
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
@@ -205,28 +207,30 @@ class ModelConfig:
 
     Args:
         name: HEAD_BACKBONE: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
-            score layer trains) on vgg16 (the paper: biases, dropout), vgg16_bn (the course: batch normalisation),
-            alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or deconvnet_vgg16
-        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops, as
-            in the paper
+            score layer is trained) on vgg16 (the paper's: biases, dropout), vgg16_bn (the course's: batch
+            normalisation), alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or
+            deconvnet_vgg16
+        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops the
+            scores, as in the paper
         width: factor on the channels of the backbone's convolutions, for small machines; 1 if not given
         fc_width: channels of fc6 and fc7; 4096, as in the papers, if not given
         side: deconvnet: side of the windows that it segments, pixels, a multiple of 32; 224, as published, if not given
         decoder_width: deconvnet: factor on the channels of the deconvolutions, relative to the convolutions', for small
-            machines; unpooling then takes the switches of the first channels; 1 if not given
-        upsampling: the upsampling layers: bilinear at first, then learned; fixed; only the final one fixed; random
+            machines; unpooling then uses the switches of the first channels; 1 if not given
+        upsampling: kernels of the upsampling layers: bilinear, bilinear at first and then learned; fixed, always
+            bilinear; final_fixed, learned except for the last one; xavier, random at first and then learned
         dropout: share of fc6 and fc7 activations dropped in training; 0.5 (googlenet 0.4) if not given; vgg16_bn has
             none
         skip_scales: fixed factors on pool4 and pool3; [1, 1], or [0.01, 0.0001] for fcn8s_atonce, if not given;
-            fcn16s has pool4 only, fcn32s neither
-        output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
-        pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a whole checkpoint to start
-            from; random if empty
-        preprocess: normalisation of the images; auto is what the names of the pretrained weights say; nyud and siftflow
-            subtract those data sets' mean colours, as the released nets do
-        modality: what the network sees: colours; rgbd, colours and depth in one backbone (early fusion); hha, made from
-            depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
-        pretrained_hha: rgb_hha: weights or checkpoint that its HHA stream starts from; those of `pretrained` if empty
+            fcn16s uses pool4 only, fcn32s neither
+        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
+        pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a checkpoint of a complete
+            network to start from; random if empty
+        preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
+            siftflow subtract those data sets' mean colours, as the released nets do
+        modality: input of the network: rgb, colours; rgbd, colours and depth in one backbone (early fusion); hha, made
+            from depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
+        pretrained_hha: rgb_hha: weights or checkpoint that the HHA stream starts from; those of `pretrained` if empty
         geometric: a second head for the records' geometric classes (siftflow); the losses are added
     """
     name: str = "fcn8s_vgg16_bn"
@@ -262,23 +266,24 @@ class OptimConfig:
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
-        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum makes gradients as many
-            times larger as there are pixels), mean over each image's hardest pixels alone (bootstrapped), focal, or
-            soft Dice, over the classes of each image
-        hard_pixels: bootstrapped loss: pixels kept of each image
-        focal_gamma: focal loss: exponent of 1 - p, by which a pixel counts less that is right already
-        class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
-            by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
+        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum multiplies the gradients by
+            the number of pixels); bootstrapped, the mean over each image's hardest pixels; focal; or dice, soft Dice
+            over the classes of each image
+        hard_pixels: bootstrapped loss: number of pixels kept in each image
+        focal_gamma: focal loss: exponent of 1 - p, which reduces the loss of pixels that are already right
+        class_weights: weight of a pixel by its class: none, all alike; median_frequency, the median frequency of the
+            classes divided by its own class's, counted in the training records (Eigen and Fergus 2015), for rare
+            classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
-        accumulate: batches whose gradients are averaged into one step
-        recalibrate: mini-batches over which the statistics of batch normalisation are averaged at the end, in place of
-            the moving averages of training (DeconvNet: 501); 0 keeps those
-        ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
-            0.99; 0 is none
-        freeze: leave everything up to this block of the backbone (conv3, inception_4a, ...) as loaded
-        precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
+        accumulate: number of batches whose gradients are averaged into one step
+        recalibrate: number of mini-batches over which the statistics of batch normalisation are averaged after
+            training, instead of its moving averages (DeconvNet: 501); 0 keeps the moving averages
+        ema: decay of the weights' exponential moving average, such as 0.99; the average is evaluated and kept as
+            best.ckpt; 0 is none
+        freeze: do not train the backbone up to and including this block (conv3, inception_4a, ...)
+        precision: type that the layers compute in; normalisation, loss and weights stay float32. CPU supports float32,
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
-        loss_scale: float16: fixed factor on the loss, or 0 for dynamic with skipped overflows
+        loss_scale: float16: fixed factor on the loss, or 0 for a dynamic one that skips steps with overflows
     """
     epochs: int = at_least(1, 1)
     lr: float = above_zero(0.05)
@@ -305,18 +310,18 @@ class OptimConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """Train a network; make the records first where they are missing.
+    """Train a network; prepare the records first if they are missing.
 
     Args:
         run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
-        resume: go on from the last checkpoint in `run_dir`; begin at the first step where a run was killed before it
+        resume: continue from the last checkpoint in `run_dir`; start at the first step if the run has no checkpoint yet
         overwrite: delete an earlier run in `run_dir`
-        device: where to compute; auto takes what MindSpore was built for
-        seed: weights, augmentation and dropout follow from it
-        eval_every: epochs between evaluations on the validation records; 0: only at the end
-        keep: newest checkpoints kept besides the best
-        tensorboard: write loss, learning rate, speed and metrics for TensorBoard, too, into `run_dir`/tensorboard
-        data: what to learn from
+        device: device to compute on; auto takes the one that MindSpore was built for
+        seed: seed of weights, augmentation and dropout
+        eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
+        keep: number of newest checkpoints kept besides the best
+        tensorboard: also write loss, learning rate, speed and metrics for TensorBoard, into `run_dir`/tensorboard
+        data: records to train on, and how to prepare them
         augment: training crops
         model: the network
         optim: optimiser
@@ -337,13 +342,13 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """A trained network, and what computes it.
+    """A trained network, and the device and precision it computes in.
 
     Args:
         checkpoint: checkpoint file
-        device: where to compute; auto takes what MindSpore was built for
+        device: device to compute on; auto takes the one that MindSpore was built for
         fallback_model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
     """
     checkpoint: str
     device: Device = "auto"
@@ -353,25 +358,25 @@ class CheckpointConfig:
 
 @dataclasses.dataclass
 class InferenceConfig(CheckpointConfig):
-    """How a network becomes a mask: windows, scales, mirroring, proposals, an ensemble, a CRF.
+    """How a mask is computed: windows, scales, mirroring, proposals, an ensemble, a CRF.
 
     Args:
         checkpoint: checkpoint file; for predict also an .onnx file of mindfcn export
-        device: where to compute; auto takes what the runtime was built for
+        device: device to compute on; auto takes the one that the runtime was built for
         fallback_model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
-        scales: sizes at which the network sees each photograph; probabilities are averaged
-        flip: it also sees them mirrored; probabilities are averaged
-        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
-        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
-        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
+        precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
+        scales: factors by which each photograph is resized; probabilities are averaged over them
+        flip: also segment the mirrored photograph; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs too large for the memory; 0 uses complete photographs
+        overlap: pixels that neighbouring windows share; enough to leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by name (krahenbuhl,
             deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
-        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
+        proposals: segment the windows of proposals and combine them, as in DeconvNet's paper; needs
             opencv-contrib-python
-        max_proposals: proposals of a photograph at most, the best ones
-        min_side: proposals with a shorter side are skipped, pixels
-        aggregate: how the windows' scores become one map
-        ensemble: a second checkpoint of the same classes, whose map is combined; it sees complete photographs
+        max_proposals: maximum number of proposals per photograph, the best ones
+        min_side: skip proposals with a shorter side, pixels
+        aggregate: how the windows' scores are combined into one map
+        ensemble: a second checkpoint of the same classes; it segments complete photographs, and the maps are combined
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
     """
     scales: list[float] = field(default_factory=lambda: [1.0])
@@ -389,16 +394,16 @@ class InferenceConfig(CheckpointConfig):
 
 @dataclasses.dataclass
 class EvalConfig(InferenceConfig):
-    """Evaluate a checkpoint on a whole split.
+    """Evaluate a checkpoint on a complete split.
 
     Args:
         records: MindRecord file to evaluate on; the validation records of the checkpoint's run if empty
-        out: folder for metrics, pictures and tables; beside the checkpoint if empty
-        protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
-        worst: images with the lowest IoU to show side by side
-        best: images with the highest IoU to show, of those that are not among the worst
+        out: folder for metrics, pictures and tables; a folder next to the checkpoint if empty
+        protocol: native, every image at its own size; course, as in the course: random scaled crops, last batch dropped
+        worst: number of images with the lowest IoU to show side by side
+        best: number of images with the highest IoU to show, without those among the worst
         limit: number of records to evaluate on, evenly spread over all; 0 takes all
-        seed: draws the crops of the course's protocol
+        seed: seed of the crops of the course's protocol
     """
     records: str = ""
     out: str = ""
@@ -411,16 +416,16 @@ class EvalConfig(InferenceConfig):
 
 @dataclasses.dataclass
 class TuneCrfConfig(CheckpointConfig):
-    """Search the parameters of a fully connected CRF on validation records.
+    """Search for the best parameters of a fully connected CRF on validation records.
 
     Args:
-        out_file: file to write the best ones to, for --crf of eval and predict
+        out_file: file to write the best parameters to, for --crf of eval and predict
         records: MindRecord file to search on; the validation records of the checkpoint's run if empty
         limit: number of records to search on, evenly spread over all; 0 takes all
-        start: published set, or file, that everything else is taken from
+        start: published set, or file, that gives all other parameters
         bilateral_weight: weights of the appearance kernel to try
-        bilateral_sxy: its standard deviations in pixels to try
-        bilateral_srgb: its standard deviations in colour steps of 0..255 to try
+        bilateral_sxy: standard deviations of the appearance kernel to try, pixels
+        bilateral_srgb: standard deviations of the appearance kernel to try, on the 0..255 colour scale
     """
     out_file: str = "crf.yaml"
     records: str = ""
@@ -441,10 +446,10 @@ class PredictConfig(InferenceConfig):
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
-        depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
-        camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
-            not given, cropped for 425x560 pixels
-        runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
+        depth: networks with depth or HHA input: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
+        camera: the depth camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's,
+            cropped for 425x560 pixels, if not given
+        runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
     """
     images: list[str] = field(default_factory=list)
     out: str = "predictions"
@@ -458,13 +463,13 @@ class PredictConfig(InferenceConfig):
 
 @dataclasses.dataclass
 class ExportConfig:
-    """A checkpoint -> a file for another runtime, compared with MindSpore before it gets its name.
+    """A checkpoint -> a file for another runtime; its results are compared with MindSpore's before it is kept.
 
     Args:
         checkpoint: checkpoint file
         out_file: file to write: NAME.onnx, or NAME.mindir with its card next to it as NAME.mindir.json
         format: onnx takes images of any size and number; mindir takes one image of `size`
-        photos: photographs to compare the two on: files, folders or patterns; a random image if none
+        photos: photographs for the comparison: files, folders or patterns; a random image if none
         size: mindir: height and width of the image, pixels
         fallback_model: network name for a checkpoint without a card (official ones)
     """
@@ -478,17 +483,17 @@ class ExportConfig:
 
 @dataclasses.dataclass
 class ServeConfig(CheckpointConfig):
-    """A page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
+    """Serve a page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
 
     Args:
-        host: address to listen on; 127.0.0.1 is reached from this machine alone
+        host: address to listen on; 127.0.0.1 can be reached from this machine only
         port: port to listen on; 0 takes a free one
-        hostnames: names that requests may give the server, besides localhost and addresses
+        hostnames: host names that requests may use, besides localhost and addresses
         max_megabytes: largest upload, 10^6 bytes
         max_megapixels: largest photograph, 10^6 pixels
-        queue: requests that may wait while one is computed; more are refused
+        queue: number of requests that may wait while one is computed; more are refused
         patience: seconds until a request without an answer is refused
-        runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
+        runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
     """
     host: str = "127.0.0.1"
     port: int = between(8000, 0, 65535)
@@ -506,11 +511,11 @@ class Variant:
 
     Args:
         name: name of the network
-        label: its name in the table, and its folder in `out`; the network's name if empty
-        pretrained: weights file, or the label of a variant above, whose last checkpoint it begins from;
+        label: name in the table and of the folder in `out`; the network's name if empty
+        pretrained: weights file, or the label of an earlier variant, whose last checkpoint it starts from;
             train.model.pretrained if empty
-        checkpoint: a trained checkpoint of this network, which is evaluated instead of training one
-        settings: what differs from `train`, by dotted name, such as optim.lr or model.skip_scales
+        checkpoint: a trained checkpoint of this network, to evaluate instead of training one
+        settings: settings that differ from `train`, by dotted name, such as optim.lr or model.skip_scales
     """
     name: str
     label: str = ""
@@ -521,12 +526,12 @@ class Variant:
 
 @dataclasses.dataclass
 class CompareConfig:
-    """Train or load several networks on one data set and put them into one table.
+    """Train or load several networks on one data set and compare them in one table.
 
     Args:
-        out: folder of the tables, of the pictures, and of a run directory for each network
-        variants: the networks, in the table's order
-        train: settings that all share; run_dir, model.name, resume and overwrite are set for each
+        out: folder for the tables, the pictures and a run directory of each network
+        variants: the networks, in the order of the table
+        train: shared settings; run_dir, model.name, resume and overwrite are set for each network
     """
     out: str = "runs/compare"
     variants: list[Variant] = field(default_factory=list)
@@ -535,7 +540,7 @@ class CompareConfig:
 
 @dataclasses.dataclass
 class ExplainConfig(CheckpointConfig):
-    """Show what a trained network makes of one photograph, layer by layer, as one picture.
+    """Show the maps of a trained network for one photograph, layer by layer, in one picture.
 
     Args:
         image: photograph
@@ -552,12 +557,12 @@ class DescribeConfig:
     Args:
         name: name of the network, such as fcn32s_vgg16
         size: side of the image, pixels, up to 1024
-        classes: classes
-        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops, as
-            in the paper
+        classes: number of classes
+        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops the
+            scores, as in the paper
         width: factor on the channels of the backbone's convolutions; 1 if not given
         fc_width: channels of fc6 and fc7; 4096 if not given
-        output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
+        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
     """
     name: str
     size: int = between(500, 1, 1024)
@@ -569,7 +574,7 @@ class DescribeConfig:
 
 
 def flat(settings, prefix=""):
-    """{dotted name: value} of nested dictionaries."""
+    """Flatten nested dictionaries to {dotted name: value}."""
     found = {}
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

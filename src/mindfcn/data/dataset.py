@@ -1,8 +1,9 @@
-"""MindRecord files to batches, for training and for evaluation."""
+"""MindRecord files -> batches, for training and for evaluation."""
 
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.config import AugmentConfig
 from mindfcn.console import FilePath
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
@@ -19,6 +21,7 @@ from mindfcn.data.records.integrity import count_records, record_columns, record
 from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.samples import check_numbers, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
 from mindfcn.preprocess import COURSE, Preprocess
 from mindfcn.storage.images import decode_image
 
@@ -27,31 +30,30 @@ class SegDataset:
     """The course's data set class, with a seed and an evaluation mode.
 
     Args:
-        image_mean, image_std: three numbers each, BGR, on the 0..255 scale; or leave both and give `preprocess`.
+        image_mean, image_std: three numbers each, BGR, on the 0..255 scale; not used if `preprocess` is given.
         data_file: MindRecord file.
-        batch_size: images per batch; evaluation takes 1, because sizes differ.
+        batch_size: images per batch; always 1 in evaluation, because sizes differ.
         crop_size: side of the training crops, pixels; 0 gives complete photographs, one per batch, neither scaled nor
             flipped (the published training).
-        max_scale, min_scale: bounds of the random scale factor.
-        ignore_label: label of padding and of pixels that count neither in the loss nor in the metrics.
+        max_scale, min_scale: bounds of the random scale.
+        ignore_label: label of padding, and of pixels that do not count.
         num_classes: number of classes.
         num_readers: threads that read records.
         num_parallel_calls: threads that decode and augment.
-        training: True gives shuffled random crops without the last incomplete batch; False gives photographs of their
-            native size in the records' order.
-        flip: whether half of the training crops are mirrored.
-        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws a seed.
+        training: True for random crops, shuffled, without the last incomplete batch; False for complete images at
+            native size, in the records' order.
+        flip: mirror half of the training crops.
         photometric: strength of random colour changes of training crops, 0..1; see `transforms.jitter_colors`.
-        max_class_share, crop_tries: upper bound on one class's share of a crop, and number of draws to meet it; see
-            `transforms.augment`.
-        preprocess: normalisation that belongs to the weights; its modality determines which planes are read.
-        geometric: whether the second mask is read as well; labels are then (N, 2, H, W).
-        first_epoch, skip_batches: where a resumed run continues.
-        rank, rank_size: this device and the number of devices that share the records.
-        limit: number of records to use, evenly spaced over all of them; 0 uses all.
+        max_class_share, crop_tries: bound on one class's share of a crop; see `AugmentConfig`.
+        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws a seed.
+        preprocess: normalisation that belongs to the weights; its modality decides which planes are read.
+        first_epoch, skip_batches: epoch and batch, from 0, at which a resumed run continues.
+        rank, rank_size: this device's number and the number of devices that share the records.
+        limit: number of records to use, evenly spread over all; 0 uses all.
+        geometric: read the second mask as well; labels are then (N, 2, H, W).
 
     Raises:
-        UserError: no such records, records without a plane that the network needs, fewer records than one batch, or
+        UserError: no such records, a column missing that the network needs, fewer records than one batch, or
             impossible settings.
     """
 
@@ -72,28 +74,24 @@ class SegDataset:
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.geometric = geometric
         self.files = record_files(data_file)
-        # `prepare` checks every mask; records without its manifest may hold any number.
+        # `prepare` has checked every mask; records of other programs may hold any number.
         self.validated = read_manifest(data_file) is not None
         missing = [column for column in self.columns if column not in record_columns(data_file)]
         if missing:
-            raise UserError(f"{data_file} has no column {missing[0]!r}, which {self.preprocess.modality} and these "
-                            "labels need; prepare records from a source that has it")
+            raise UserError(f"{data_file} has no column {missing[0]!r}, which {self.preprocess.modality} with these "
+                            "labels needs; prepare records of a source that has it")
         count = count_records(data_file)
         self.selected = evenly_spaced(count, limit) if limit else range(count)
         self.count = len(self.selected)
         self.batch_size = batch_size
-        self.crop_size = crop_size
-        self.max_scale = max_scale
-        self.min_scale = min_scale
+        self.augment = AugmentConfig(crop_size=crop_size, min_scale=min_scale, max_scale=max_scale, flip=flip,
+                                     photometric=photometric, max_class_share=max_class_share, crop_tries=crop_tries,
+                                     batch_size=batch_size, workers=num_parallel_calls)
         self.ignore_label = ignore_label
         self.num_classes = num_classes
         self.num_readers = _threads(num_readers)
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
-        self.flip = flip
-        self.photometric = photometric
-        self.max_class_share = max_class_share
-        self.crop_tries = crop_tries
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -104,12 +102,30 @@ class SegDataset:
                             f"{rank_size} device(s); use a smaller batch size")
 
     @classmethod
-    def for_evaluation(cls, data_file: FilePath, card: Any, limit: int = 0) -> "SegDataset":
-        """The records that a network is evaluated on: this process's share of them, at native size.
+    def for_training(cls, data_file: FilePath, augment: AugmentConfig, labels: LabelSet, preprocess: Preprocess,
+                     seed: int, geometric: bool = False) -> "SegDataset":
+        """Training crops of this process's share of the records.
 
         Args:
             data_file: MindRecord file.
-            card: Card of the network: its classes and the planes of its images.
+            augment: AugmentConfig of the crops, with the batch size and the number of threads.
+            labels: LabelSet of the masks.
+            preprocess: normalisation that belongs to the weights.
+            seed: draws the order of the records and the crops.
+            geometric: read the second mask as well.
+        """
+        crops = dataclasses.asdict(augment)
+        return cls(data_file=data_file, num_parallel_calls=crops.pop("workers"), num_classes=len(labels),
+                   ignore_label=labels.ignore_label, preprocess=preprocess, seed=seed, rank=runtime.rank(),
+                   rank_size=runtime.rank_size(), geometric=geometric, **crops)
+
+    @classmethod
+    def for_evaluation(cls, data_file: FilePath, card: Any, limit: int = 0) -> "SegDataset":
+        """This process's share of the records that a network is evaluated on, at native size.
+
+        Args:
+            data_file: MindRecord file.
+            card: Card of the network, with its classes and the planes of its images.
             limit: number of records to use, evenly spread over all; 0 uses all.
         """
         return cls(data_file=data_file, training=False, preprocess=card.preprocess, num_classes=len(card.labels),
@@ -118,19 +134,19 @@ class SegDataset:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the record columns that a batch is made from."""
+        """Names of the columns that a batch is made from."""
         planes = ["data" if plane == "image" else plane for plane in self.preprocess.planes]
         return [*planes, "label", *(["geometric"] if self.geometric else [])]
 
     @property
     def steps_per_epoch(self):
-        """Number of batches of one epoch on one device."""
+        """Number of batches in one epoch on one device."""
         if not self.training:
-            return len(self._device_records())
+            return len(self._share())
         return self.count // self.rank_size // self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """(n,) int64: record numbers of an epoch, in the order in which this device reads them."""
+        """(n,) int64: numbers of the records that this device reads in an epoch, in their order."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
@@ -144,14 +160,14 @@ class SegDataset:
         return [str(name) for name, in self._read(["file_name"])]
 
     def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
-        """Yield (file name, encoded photograph, mask (H, W) uint8) of the records with the given numbers."""
+        """Yield (file name, encoded photograph, mask (H, W) uint8) of the records with these numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
             yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
     def examples(self, records: Iterable[int]) -> Iterator[tuple]:
         """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
-        of the records with the given numbers.
+        of the records with these numbers.
         """
         records = [int(record) for record in records]
         columns = list(dict.fromkeys(["file_name", "data", *self.columns]))
@@ -162,8 +178,8 @@ class SegDataset:
                      if plane != "image"}
             mask, *second = (decode_mask(row[column], f"{name}'s mask") for column in self.columns
                              if column in ("label", "geometric"))
-            network_image: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
-            yield str(name), photograph, network_image, mask, *(second or [None])
+            seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
+            yield str(name), photograph, seen, mask, *(second or [None])
 
     def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, including those of other devices."""
@@ -175,85 +191,82 @@ class SegDataset:
         return counts
 
     @contextlib.contextmanager
-    def _report_read_errors(self):
-        """Turn MindSpore's errors while reading into a UserError that names the file."""
+    def _reading(self):
+        """Raise a UserError that names the file where MindSpore fails to read records."""
         try:
             yield
         except FAILURES as error:
             missing = [part for file in self.files for part in (file, f"{file}.db") if not os.path.isfile(part)]
             if missing:
-                raise UserError(f"{missing[0]} no longer exists; check the disk or mount, restore it and start again"
+                raise UserError(f"{missing[0]} has vanished; check the disk or mount, bring it back and start again"
                                 ) from None
             raise UserError(f"cannot read {', '.join(self.files)}: {first_line(error)}; check the disk, or prepare the "
                             "records again") from None
 
     def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
-        """Make one training crop from an encoded image and mask, or the complete photograph if the crop size is 0.
+        """Decode an image and its mask and cut one training crop; with crop size 0, keep the complete photograph.
 
         Returns:
             image (3, crop, crop) float32, normalised; label (crop, crop) int32.
         """
-        return self._crop((image, label), random) if self.crop_size else self._full_size(image, label)
+        return self._crop((image, label), random) if self.augment.crop_size else self._native(image, label)
 
     def get_dataset(self) -> ds.Dataset:
-        """MindSpore dataset of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
+        """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
-            return self._evaluation_dataset(self._full_size).batch(1)
+            return self._evaluation_dataset(self._native).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
-        # The source has no __len__: MindSpore refuses epochs of a different length, and a resumed epoch is shorter.
+        # The source has no __len__: MindSpore refuses epochs of another length, and a resumed epoch is shorter.
         dataset.dataset_size = self.steps_per_epoch
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
     def photographs(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """Yield (image, mask) of the records that this device evaluates, in their order.
+        """Yield (image, mask) of each record that this device evaluates, in their order.
 
         The image is (H, W, 3) uint8 BGR, or planes as `to_input` takes them; the mask is (H, W) or (H, W, 2) uint8.
         """
-        with self._report_read_errors(), runtime.unwrap_user_errors():
+        with self._reading(), runtime.unwrap_user_errors():
             if self.preprocess.modality == "rgb":
                 yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
             else:
-                # A MindSpore column cannot hold a dictionary of planes.
-                rows = self._rows(self.columns, None if self.rank_size == 1 else self._device_records())
+                # A MindSpore column holds one array, not a dictionary of planes.
+                rows = self._rows(self.columns, None if self.rank_size == 1 else self._share())
                 for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
                     yield self._decode(*row)
 
     def _evaluation_dataset(self, read):
-        dataset = self._rows(self.columns, None if self.rank_size == 1 else self._device_records())
+        dataset = self._rows(self.columns, None if self.rank_size == 1 else self._share())
         return dataset.map(read, self.columns, ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
-    def _device_records(self):
+    def _share(self):
         """Numbers of the records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
-    def _full_size(self, *row):
-        """(data (C, H, W) float32, label int32) of the columns' bytes at the photograph's size."""
+    def _native(self, *row):
         image, label = self._decode(*row)
         label = np.moveaxis(label, -1, 0) if label.ndim == 3 else label
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
-        """(data, label) arrays of a batch, from rows of (record number, column, ...)."""
-        if self.crop_size == 0:
+        """Make (data, label) of a batch from rows of (record number, columns ...)."""
+        if self.augment.crop_size == 0:
             (_, *row), = rows
-            return tuple(array[None] for array in self._full_size(*row))
-        side = self.crop_size
+            return tuple(array[None] for array in self._native(*row))
+        side = self.augment.crop_size
         data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
         label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
-        # Every crop has its own seed, so the result depends neither on the number of threads nor on their timing.
+        # Each crop has its own seed, so the number of threads and their timing change nothing.
         for (record, *row), *out in zip(rows, data, label):
             self._crop(row, np.random.RandomState([self.seed, epoch, record]), out)
         return data, label
 
     def _crop(self, row, random, out=None):
         image, label = self._decode(*row)
-        return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip, out, self.photometric,
-                                  self.max_class_share, self.crop_tries)
+        return transforms.augment(image, label, random, self.augment, self.preprocess, self.ignore_label, out)
 
     def _decode(self, *row):
-        """Decode the columns' bytes to (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
+        """Decode the columns to (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
         planes, source = self.preprocess.planes, self.files[0]
         image = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
                  for plane, data in zip(planes, row)}
@@ -270,11 +283,11 @@ class SegDataset:
         return image, np.stack(masks, -1) if self.geometric else masks[0]
 
     def _read(self, columns, records=None):
-        with self._report_read_errors():
+        with self._reading():
             yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, columns, records=None):
-        """MindDataset of the given columns; `records` are indices of selected records, None reads all of these."""
+        """MindDataset of columns of the records with these numbers, counted among the selected ones; None reads all."""
         read_all = records is None and isinstance(self.selected, range)
         order = {"shuffle": False} if read_all else {"sampler": ds.SubsetSampler(
             [self.selected[record] for record in (range(self.count) if records is None else records)])}
@@ -282,12 +295,12 @@ class SegDataset:
 
 
 def evenly_spaced(count, limit):
-    """Up to `limit` of the numbers 0..count - 1, evenly spaced."""
+    """Up to `limit` of the numbers 0..count - 1, evenly spread, as a list."""
     return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)).tolist()
 
 
 class _Epochs:
-    """Yields the batches of the next epoch at each iteration, in that epoch's order; one thread makes a batch."""
+    """Iterate over the batches of successive epochs, each in its own order; one thread makes one batch."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -301,14 +314,14 @@ class _Epochs:
         rows = ((record, *map(_bytes, row))
                 for record, row in zip(order, self.dataset._read(self.dataset.columns, order)))
         threads = self.dataset.num_parallel_calls
-        pending = collections.deque()
+        ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             while batch := list(itertools.islice(rows, self.dataset.batch_size)):
-                pending.append(pool.submit(self.dataset._batch, epoch, batch))
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+                ahead.append(pool.submit(self.dataset._batch, epoch, batch))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
 
 def _bytes(column):

@@ -25,14 +25,7 @@ def training_set(config, path, labels, preprocess):
 
     Raises UserError if the records lack planes or classes that the network needs.
     """
-    augment = config.augment
-    return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
-                      max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
-                      photometric=augment.photometric, max_class_share=augment.max_class_share,
-                      crop_tries=augment.crop_tries,
-                      ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
-                      seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size(),
-                      geometric=config.model.geometric)
+    return SegDataset.for_training(path, config.augment, labels, preprocess, config.seed, config.model.geometric)
 
 
 def training_loss(config, train_set, card, console):
