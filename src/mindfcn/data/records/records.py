@@ -38,10 +38,11 @@ class Records(NamedTuple):
         """The records in a folder; `labels` are the classes of records without a manifest."""
         train, val = cls.paths(folder)
         course = os.path.join(folder, COURSE_RECORD)
-        if os.path.isfile(course):
-            train, val = course, None
-        manifest = read_manifest(train)
-        return cls(train, val, LabelSet.from_dict(manifest["labels"], train) if manifest else labels)
+        ready = os.path.isfile(course)
+        manifest = read_manifest(course if ready else train)
+        if manifest:
+            labels = LabelSet.from_dict(manifest["labels"], train)
+        return cls(course, None, labels) if ready else cls(train, val, labels)
 
 
 def check_classes(records, labels, checkpoint):
