@@ -152,7 +152,7 @@ def _decode_colors(colors, labels, path):
     if unknown.any():
         row, column = np.argwhere(unknown)[0]
         raise UserError(f"{path}: colour {tuple(map(int, colors[row, column]))} at row {row}, column {column} "
-                        "is in no class; add it to labels.yaml or mend the mask")
+                        "is in no class; add it to labels.yaml or fix the mask")
     return numbers[indices]
 
 

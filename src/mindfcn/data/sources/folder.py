@@ -46,7 +46,7 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
 
 
 def hold_out(names, val_fraction):
-    """Split names into (train, val) lists by a hash of each name, both sorted; with two names or more neither is empty."""
+    """Split names into (train, val) lists by a hash of each name, sorted; with two names or more neither is empty."""
     if not 0 <= val_fraction <= 1:
         raise UserError(f"val_fraction {val_fraction} must be a share from 0 to 1")
     places = {name: int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64

@@ -30,8 +30,8 @@ def list_siftflow(root, split, check=True):
 
     Args:
         root: the folder that holds Images/, SemanticLabels/ and GeoLabels/.
-        split: trainval or test; NAME.txt next to them. Without trainval.txt and test.txt, TestSet1.txt is the test's and
-            all other images are the training's.
+        split: trainval or test; NAME.txt next to them. Without trainval.txt and test.txt, TestSet1.txt lists the test
+            images and all other images are for training.
         check: whether every file must exist.
 
     Returns:
