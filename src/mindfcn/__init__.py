@@ -6,6 +6,9 @@ and needs no MindSpore.
 
 import lazy_loader
 
+from mindfcn.mindspore_versions import prepare_import
+
+prepare_import()
 _load_name, _, _names = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [*_names, "__version__"]

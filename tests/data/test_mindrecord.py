@@ -32,7 +32,7 @@ def samples(tmp_path_factory):
 
 
 def copied(samples, folder, count=4):
-    """The first samples with files of their own, to be nonfinite."""
+    """The first samples with files of their own, to be damaged."""
     shutil.copytree(os.path.dirname(os.path.dirname(samples[0].image)), folder)
     return list_voc(folder, "train")[:count]
 
@@ -67,10 +67,10 @@ def test_order_is_kept_in_one_file(samples, tmp_path):
 
 
 def test_bytes_after_the_image_are_kept(samples, tmp_path):
-    nonfinite = copied(samples, tmp_path / "set", 2)
-    data = pathlib.Path(nonfinite[0].image).read_bytes() + bytes(7)
-    pathlib.Path(nonfinite[0].image).write_bytes(data)
-    write_records(nonfinite, tmp_path / "a", SAMPLE)
+    corrupted = copied(samples, tmp_path / "set", 2)
+    data = pathlib.Path(corrupted[0].image).read_bytes() + bytes(7)
+    pathlib.Path(corrupted[0].image).write_bytes(data)
+    write_records(corrupted, tmp_path / "a", SAMPLE)
     assert next(read_records(tmp_path / "a"))[1] == data
 
 
@@ -109,7 +109,7 @@ def test_other_samples_labels_or_shards_need_overwrite(samples, tmp_path):
 
 
 def spoil(sample, kind):
-    """Make a pair bad; returns the file to be named and a word of the reason."""
+    """Damage a pair; returns the file to be named and a word of the reason."""
     if kind == "class":
         mask = np.array(Image.open(sample.label))
         mask[3, 2] = 77
