@@ -52,3 +52,35 @@ def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
     versions.check_cpu_kernels()
     assert [versions.CURE in str(warning.message) for warning in recwarn
             if issubclass(warning.category, RuntimeWarning)] == [True] * slow
+
+
+def test_the_reason_why_there_is_no_gpu_is_named(monkeypatch):
+    absent = set()
+    monkeypatch.setattr(versions, "_loads", lambda name: name not in absent)
+    assert "MindSpore finds no GPU" in versions.gpu_problem()
+    absent |= {"libcudnn.so.8", "libcufft.so.10"}
+    assert "libcudnn.so.8, libcufft.so.10; install" in versions.gpu_problem()
+    absent.add(versions.DRIVER)
+    assert "no NVIDIA driver (libcuda.so.1)" in versions.gpu_problem()
+    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: None)
+    assert "no GPU plugin" in versions.gpu_problem()
+
+
+def test_launches_block_on_gpu_unless_the_user_says_otherwise():
+    code = "import os, mindfcn, mindspore; print(os.environ['CUDA_LAUNCH_BLOCKING'])"
+    for own, expected in (({}, "1"), ({"CUDA_LAUNCH_BLOCKING": "0"}, "0")):
+        environment = {name: value for name, value in os.environ.items() if name != "CUDA_LAUNCH_BLOCKING"}
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                               env={**environment, **own, "GLOG_v": "4"})
+        assert found.stdout.strip() == expected
+
+
+def test_a_device_that_cannot_be_used_is_refused_with_the_reason():
+    import mindspore as ms
+
+    from mindfcn.errors import UserError
+    from mindfcn.runtime import set_up
+    if ms.hal.is_available("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="GPU cannot be used by MindSpore .*; use CPU; .*(driver|plugin|libraries)"):
+        set_up("GPU")

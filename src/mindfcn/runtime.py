@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import communication, ops
 
 from mindfcn.errors import UserError
-from mindfcn.mindspore_versions import check_cpu_kernels
+from mindfcn.mindspore_versions import check_cpu_kernels, gpu_problem
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
@@ -41,8 +41,8 @@ def set_up(device="auto", seed=1):
         raise UserError(f"no device {device!r}; choose one of {', '.join(TARGETS)}")
     if not _usable(device):
         usable = ", ".join(name for name in TARGETS if _usable(name))
-        raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}, "
-                        "or install the MindSpore build for it")
+        reason = gpu_problem() if device == "GPU" else "install the MindSpore build for it"
+        raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}; {reason}")
     if device == "CPU":
         _reserve_memory()
     # MindSpore refuses set_device once it has computed, even for the same device.
