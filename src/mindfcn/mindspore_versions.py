@@ -11,7 +11,6 @@
 
 import contextlib
 import ctypes
-import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -84,7 +83,9 @@ class _Finder:
         """The spec of MindSpore, with a prepared import."""
         if name != "mindspore":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        others = [finder for finder in sys.meta_path if finder is not _Finder and hasattr(finder, "find_spec")]
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
         run = spec.loader.exec_module
@@ -104,8 +105,8 @@ def prepare_import():
     """Prepare the import of MindSpore; if it is imported already, only set the cap, which may come too late."""
     if "mindspore" in sys.modules:
         cap_cpu_kernels()
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    elif _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
 
 
 def gpu_problem():

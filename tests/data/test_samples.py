@@ -16,7 +16,7 @@ from mindfcn.data import samples
 from mindfcn.data.samples import check_mask, check_names, in_threads
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
-from mindfcn.storage.files import partial_folder
+from mindfcn.storage.files import LOCK, partial_folder
 from mindfcn.storage.images import check_complete, decode_image, image_size, read_palette_mask
 
 RED_BLUE = np.array([[[250, 10, 20]] * 16] * 8 + [[[10, 20, 240]] * 16] * 8, np.uint8)
@@ -143,14 +143,14 @@ def test_partial_folder_is_removed_and_held_by_one(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_killed_run_leaves_no_lock(tmp_path):
-    code = ("import os, sys; from mindfcn.storage.files import partial_folder\n"
+def test_a_killed_run_no_longer_holds_its_lock(tmp_path):
+    code = ("import os, sys; from mindfcn.storage.files import LOCK, partial_folder\n"
             "with partial_folder(sys.argv[1]) as f: open(f + '/x', 'w').close(); os._exit(9)")
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(os.path.dirname(samples.__file__))))
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "thing")], env=environment)
     assert os.listdir(tmp_path) == [".partial-thing"]
     with partial_folder(tmp_path / "thing") as folder:
-        assert os.listdir(folder) == ["x"]
+        assert sorted(os.listdir(folder)) == [LOCK, "x"]
 
 
 def test_threads_keep_the_order_and_take_no_more_than_they_need():

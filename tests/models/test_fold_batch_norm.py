@@ -36,7 +36,7 @@ def test_the_folded_network_has_the_same_logits_and_no_normalisation(tiny, head,
     assert_equal(logits(result.net), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_035_224"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_100"])
 def test_backbones_of_the_library_fold_too(scramble, name):
     pytest.importorskip("mindcv", reason="mindcv is not installed: pip install mindcv")
     net = scramble(create_model(f"fcn8s_mindcv_{name}", 3))
