@@ -85,7 +85,7 @@ def tiny(scramble):
 
 
 @pytest.fixture(scope="session")
-def colour_net(tmp_path_factory):
+def color_net(tmp_path_factory):
     """Path of an .onnx file of one convolution: pure red, green and blue pixels are classes 1, 2 and 3."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime")

@@ -17,7 +17,7 @@ OWN = LabelSet(("背景", "Straße", "no"), ((1, 2, 3), (255, 0, 0), (0, 0, 255)
 
 
 def test_voc_labels_are_those_of_the_development_kit():
-    assert dict(zip(VOC.names, VOC.colours)) == KNOWN and list(VOC.names) == list(KNOWN)
+    assert dict(zip(VOC.names, VOC.colors)) == KNOWN and list(VOC.names) == list(KNOWN)
     assert len(VOC) == 21 and VOC.ignore_label == 255
 
 
@@ -29,13 +29,13 @@ def test_known_values_of_the_palette():
     np.testing.assert_array_equal(voc_palette(21), palette[:21])
 
 
-def test_own_colours_come_first_in_a_palette():
+def test_own_colors_come_first_in_a_palette():
     palette = OWN.palette()
     assert palette[:3].tolist() == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
     np.testing.assert_array_equal(palette[3:], voc_palette()[3:])
-    coloured = OWN.colorize(np.uint8([[0, 1], [2, 255]]))
-    assert coloured.shape == (2, 2, 3) and coloured.dtype == np.uint8
-    assert coloured.tolist() == [[[1, 2, 3], [255, 0, 0]], [[0, 0, 255], [224, 224, 192]]]
+    colored = OWN.colorize(np.uint8([[0, 1], [2, 255]]))
+    assert colored.shape == (2, 2, 3) and colored.dtype == np.uint8
+    assert colored.tolist() == [[[1, 2, 3], [255, 0, 0]], [[0, 0, 255], [224, 224, 192]]]
 
 
 @pytest.mark.parametrize("labels", [VOC, OWN, LabelSet(("one",), ((0, 0, 0),), 1)])

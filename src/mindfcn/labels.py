@@ -28,12 +28,12 @@ class LabelSet:
 
     Attributes:
         names: class names; a class's index in the tuple is its number in the masks.
-        colours: one (R, G, B) of 0..255 per class.
+        colors: one (R, G, B) of 0..255 per class; its key in labels files and checkpoint cards is `colours`.
         ignore_label: mask number of pixels that count neither in the loss nor in the metrics.
         excluded: names of classes that the data set's protocol leaves out of means over classes.
     """
     names: tuple
-    colours: tuple
+    colors: tuple
     ignore_label: int = 255
     excluded: tuple = ()
 
@@ -45,21 +45,21 @@ class LabelSet:
             if not name.isprintable():
                 raise UserError(f"labels: the class name {name[:60]!r} holds characters that cannot be printed")
         try:
-            colours = tuple(tuple(int(value) for value in colour) for colour in self.colours)
+            colors = tuple(tuple(int(value) for value in color) for color in self.colors)
         except (TypeError, ValueError, OverflowError):
             raise UserError("labels: every colour must be three numbers of 0..255") from None
         object.__setattr__(self, "names", names)
-        object.__setattr__(self, "colours", colours)
+        object.__setattr__(self, "colors", colors)
         if not 1 <= len(names) <= 255:
             raise UserError(f"labels: {len(names)} classes; a mask holds 1 to 255")
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"labels: the class name {twice!r} appears twice; names must differ")
-        if len(colours) != len(names):
-            raise UserError(f"labels: {len(names)} names but {len(colours)} colours; give one colour per class")
-        for name, colour in zip(names, colours):
-            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-                raise UserError(f"labels: colour {list(colour)} of {name!r} must be three numbers of 0..255")
+        if len(colors) != len(names):
+            raise UserError(f"labels: {len(names)} names but {len(colors)} colours; give one colour per class")
+        for name, color in zip(names, colors):
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise UserError(f"labels: colour {list(color)} of {name!r} must be three numbers of 0..255")
         if type(self.ignore_label) is not int or not len(names) <= self.ignore_label <= 255:
             raise UserError(f"labels: ignore label {self.ignore_label!r} must be a number from {len(names)} to 255")
         object.__setattr__(self, "excluded", tuple(str(name) for name in self.excluded))
@@ -82,7 +82,7 @@ class LabelSet:
     def palette(self) -> np.ndarray:
         """(256, 3) uint8 RGB: the class colours, then VOC's colours for all higher numbers."""
         palette = voc_palette()
-        palette[:len(self)] = self.colours
+        palette[:len(self)] = self.colors
         return palette
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ class LabelSet:
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain lists and numbers, as written to YAML and checkpoints."""
-        return {"names": list(self.names), "colours": [list(colour) for colour in self.colours],
+        return {"names": list(self.names), "colours": [list(color) for color in self.colors],
                 "ignore_label": self.ignore_label, **({"excluded": list(self.excluded)} if self.excluded else {})}
 
     def save(self, path: FilePath) -> None:
@@ -115,14 +115,14 @@ class LabelSet:
             raise UserError(f"{where}: unknown key {sorted(map(str, unknown))[0]!r}; "
                             "known are names, colours, ignore_label, excluded")
         names = entries["names"]
-        colours = entries.get("colours", voc_palette()[:len(names)].tolist())
-        if not isinstance(colours, list):
+        colors = entries.get("colours", voc_palette()[:len(names)].tolist())
+        if not isinstance(colors, list):
             raise UserError(f"{where}: `colours` must be a list of [R, G, B]")
         excluded = entries.get("excluded", [])
         if not isinstance(excluded, list):
             raise UserError(f"{where}: `excluded` must be a list of class names")
         try:
-            return cls(tuple(names), tuple(colours), entries.get("ignore_label", 255), tuple(excluded))
+            return cls(tuple(names), tuple(colors), entries.get("ignore_label", 255), tuple(excluded))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -139,4 +139,4 @@ VOC = LabelSet(
     names=("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
            "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
            "tvmonitor"),
-    colours=tuple(map(tuple, voc_palette(21).tolist())))
+    colors=tuple(map(tuple, voc_palette(21).tolist())))

@@ -133,7 +133,7 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 
 
-def test_early_fusion_starts_from_a_colour_checkpoint(rooms, tmp_path, scramble):
+def test_early_fusion_starts_from_a_color_checkpoint(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
     _, val_path, labels = find_records(rooms, Console(print))
     net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,
@@ -156,8 +156,8 @@ def scenes(tmp_path_factory):
         semantic[horizon:], geometric[horizon:] = 22, 2
         semantic[horizon - 10:horizon + 3, left:left + 15], geometric[horizon - 10:horizon + 3, left:left + 15] = 6, 3
         semantic[0, :5], geometric[0, :5] = 0, -1
-        colours = rng.integers(0, 40, (40, 48, 3)) + np.array([200, 60, 120])[geometric.clip(1) - 1][..., None]
-        cv2.imwrite(str(root / "Images" / SCENES / f"street_{index}.jpg"), colours.astype(np.uint8))
+        colors = rng.integers(0, 40, (40, 48, 3)) + np.array([200, 60, 120])[geometric.clip(1) - 1][..., None]
+        cv2.imwrite(str(root / "Images" / SCENES / f"street_{index}.jpg"), colors.astype(np.uint8))
         for kind, mask in (("SemanticLabels", semantic), ("GeoLabels", geometric)):
             scipy.io.savemat(root / kind / SCENES / f"street_{index}.mat", {"S": mask.astype(np.int16)})
     (root / "trainval.txt").write_text("street_0\nstreet_1\nstreet_2\n")

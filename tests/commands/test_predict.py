@@ -97,7 +97,7 @@ def test_probabilities_and_overlay_hold_the_result(tmp_path):
     assert np.abs(overlay[100, 50] - [243, 215, 115]).max() < 8 and np.abs(overlay[100, 250] - 20).max() < 8
 
 
-def test_the_overlay_keeps_the_colours_of_the_photograph(tmp_path):
+def test_the_overlay_keeps_the_colors_of_the_photograph(tmp_path):
     Image.new("RGB", (100, 100), (180, 60, 10)).save(tmp_path / "a.png")
     overlay = np.array(Image.open(run(tmp_path, [tmp_path / "a.png"]).written[0]["overlay"])).astype(int)
     assert np.abs(overlay[50, 50] - [180, 60, 10]).max() < 8

@@ -13,7 +13,7 @@ from mindfcn.data.masks import read_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
-COLOURS = np.array([(0, 0, 0), (200, 30, 40), (40, 180, 60)], np.uint8)
+COLORS = np.array([(0, 0, 0), (200, 30, 40), (40, 180, 60)], np.uint8)
 BORDER = (224, 224, 192)
 
 
@@ -30,17 +30,17 @@ def numbers(seed=1):
 def encoded(mask, encoding):
     if encoding == "rgb":
         table = np.zeros((256, 3), np.uint8)
-        table[:3], table[255] = COLOURS, BORDER
+        table[:3], table[255] = COLORS, BORDER
         return Image.fromarray(table[mask])
     picture = Image.fromarray(mask)
     if encoding == "palette":
-        picture.putpalette(full(COLOURS))
+        picture.putpalette(full(COLORS))
     return picture
 
 
-def full(colours):
+def full(colors):
     """The bytes of a palette of 256, the border's colour the last."""
-    return colours.tobytes() + bytes(3 * (255 - len(colours))) + bytes(BORDER)
+    return colors.tobytes() + bytes(3 * (255 - len(colors))) + bytes(BORDER)
 
 
 def write(folder, encodings, mask=numbers):
@@ -69,7 +69,7 @@ def test_proposed_labels_read_the_masks(encoding, tmp_path):
             expected = np.select([expected == 1, expected == 2], [2, 1], expected).astype(np.uint8)
         assert (found == expected).all()
     if encoding != "grey":
-        assert set(labels.colours) == set(map(tuple, COLOURS.tolist()))
+        assert set(labels.colors) == set(map(tuple, COLORS.tolist()))
     rows = result.table.splitlines()
     assert len(rows) == 6 and "(ignored)" in rows[-1] and "m0.png" in rows[2]
     share = 100 * np.mean([numbers(place) == 0 for place in range(3)])
@@ -95,7 +95,7 @@ def test_shades_of_black_and_white_masks_are_classes(tmp_path):
     Image.fromarray((numbers() == 2).astype(np.uint8) * 255).save(masks / "a.png")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(masks / "b.png")
     result = proposed(masks)
-    assert result.labels.colours == ((0, 0, 0), (255, 255, 255)) and any("is a class here" in n for n in result.notes)
+    assert result.labels.colors == ((0, 0, 0), (255, 255, 255)) and any("is a class here" in n for n in result.notes)
     assert (read_mask(masks / "a.png", result.labels) == (numbers() == 2)).all()
 
 
@@ -108,13 +108,13 @@ def test_numbers_with_gaps_keep_their_places(tmp_path):
     assert any("no mask holds 0, 2, 3" in note for note in result.notes)
 
 
-def test_a_palette_of_equal_colours_is_replaced_by_vocs(tmp_path):
+def test_a_palette_of_equal_colors_is_replaced_by_vocs(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     picture = Image.fromarray(numbers())
     picture.putpalette(bytes(768))
     picture.save(masks / "a.png")
-    assert len(set(proposed(masks).labels.colours)) == 3
+    assert len(set(proposed(masks).labels.colors)) == 3
 
 
 def test_mixed_encodings_are_refused_with_the_files_and_read_with_a_given_encoding(tmp_path):
@@ -134,7 +134,7 @@ def test_mixed_encodings_are_refused_with_the_files_and_read_with_a_given_encodi
 def test_palettes_that_contradict_one_another_are_refused(tmp_path):
     masks = write(tmp_path / "masks", ["palette"])
     other = encoded(numbers(), "palette")
-    other.putpalette(full(COLOURS[[0, 2, 1]]))
+    other.putpalette(full(COLORS[[0, 2, 1]]))
     other.save(masks / "z.png")
     with pytest.raises(UserError, match=r"number 1 is \(200, 30, 40\) in the palette of .*m0.png but \(40, 180, 60\)"):
         proposed(masks)
@@ -161,9 +161,9 @@ def test_other_mistakes_are_reported_in_one_line(tmp_path):
     before = (tmp_path / "labels.yaml").read_bytes()
     noise = tmp_path / "noise"
     noise.mkdir()
-    colours = np.random.default_rng(1).integers(0, 256, (50, 60, 3), np.uint8).repeat(2, 0).repeat(2, 1)
-    Image.fromarray(colours).save(noise / "a.png")
-    Image.fromarray(colours[..., ::-1]).save(noise / "b.png")
+    colors = np.random.default_rng(1).integers(0, 256, (50, 60, 3), np.uint8).repeat(2, 0).repeat(2, 1)
+    Image.fromarray(colors).save(noise / "a.png")
+    Image.fromarray(colors[..., ::-1]).save(noise / "b.png")
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder, options, words in (

@@ -140,7 +140,7 @@ def test_a_resumed_run_continues_exactly(path, first_epoch, skip_batches):
         assert same(ours, theirs)
 
 
-def test_coloured_and_bounded_crops_are_drawn_alike_by_any_thread_and_after_a_resume(path):
+def test_colored_and_bounded_crops_are_drawn_alike_by_any_thread_and_after_a_resume(path):
     options = {"photometric": 1.0, "max_class_share": 0.5, "crop_tries": 4}
     whole = batches(training(path, **options, num_parallel_calls=1), 2)
     assert not same(whole[0], batches(training(path))[0])

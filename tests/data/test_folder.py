@@ -21,16 +21,16 @@ def make_folder(root, names, mask_suffix=".png"):
         Image.fromarray(NUMBERS).save(root / "masks" / (name.rsplit(".", 1)[0] + mask_suffix))
 
 
-def coloured(border=(224, 224, 192)):
-    colours = np.array([*LABELS.colours, border], np.uint8)
-    return colours[np.where(NUMBERS == 255, 3, NUMBERS)]
+def colored(border=(224, 224, 192)):
+    colors = np.array([*LABELS.colors, border], np.uint8)
+    return colors[np.where(NUMBERS == 255, 3, NUMBERS)]
 
 
 def test_every_encoding_reads_the_same_numbers(tmp_path):
     palette = Image.fromarray(NUMBERS)
     palette.putpalette(LABELS.palette().tobytes())
     grey = Image.fromarray(NUMBERS)
-    rgb = coloured()
+    rgb = colored()
     files = {"palette.png": palette, "grey.png": grey, "deep.png": Image.fromarray(NUMBERS.astype(np.uint16)),
              "rgb.png": Image.fromarray(rgb), "grey.bmp": grey, "grey.tif": grey,
              "rgba.png": Image.fromarray(np.dstack([rgb, np.full(NUMBERS.shape, 255, np.uint8)])),
@@ -45,8 +45,8 @@ def test_every_encoding_reads_the_same_numbers(tmp_path):
         assert found.dtype == np.uint8 and (found == NUMBERS).all(), (name, encoding)
 
 
-def test_unknown_colours_and_wrong_encodings_are_named(tmp_path):
-    rgb = coloured()
+def test_unknown_colors_and_wrong_encodings_are_named(tmp_path):
+    rgb = colored()
     rgb[1, 2] = (9, 8, 7)
     Image.fromarray(rgb).save(tmp_path / "rgb.png")
     Image.fromarray(np.array([[1, 300]], np.uint16)).save(tmp_path / "deep.png")
@@ -57,11 +57,11 @@ def test_unknown_colours_and_wrong_encodings_are_named(tmp_path):
             read_mask(tmp_path / name, LABELS, encoding)
 
 
-def test_the_ignore_colour_follows_the_ignore_label_and_a_class_wins(tmp_path):
-    Image.fromarray(coloured()).save(tmp_path / "rgb.png")
-    other = LabelSet(LABELS.names, LABELS.colours, ignore_label=200)
+def test_the_ignore_color_follows_the_ignore_label_and_a_class_wins(tmp_path):
+    Image.fromarray(colored()).save(tmp_path / "rgb.png")
+    other = LabelSet(LABELS.names, LABELS.colors, ignore_label=200)
     assert read_mask(tmp_path / "rgb.png", other)[1, 1] == 200
-    taken = LabelSet([*LABELS.names, "sand"], [*LABELS.colours, (224, 224, 192)])
+    taken = LabelSet([*LABELS.names, "sand"], [*LABELS.colors, (224, 224, 192)])
     assert read_mask(tmp_path / "rgb.png", taken)[1, 1] == 3
     same = LabelSet(["a", "b"], [(1, 1, 1), (1, 1, 1)])
     with pytest.raises(UserError, match="share the colour"):

@@ -9,7 +9,7 @@ from mindfcn.data.masks import read_mask, scan_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
-COLOURS = np.array([(0, 0, 0), (200, 30, 40), (40, 180, 60), (90, 90, 250)], np.uint8)
+COLORS = np.array([(0, 0, 0), (200, 30, 40), (40, 180, 60), (90, 90, 250)], np.uint8)
 
 
 def blobs(seed=1, height=90, width=120, classes=4):
@@ -26,7 +26,7 @@ def counts(mask):
 
 def smooth(mask, factor=4):
     """The colours of a mask, reduced as by a drawing program."""
-    big = COLOURS[mask.repeat(factor, 0).repeat(factor, 1)]
+    big = COLORS[mask.repeat(factor, 0).repeat(factor, 1)]
     return cv2.resize(cv2.GaussianBlur(big, (0, 0), 2), mask.shape[::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -34,29 +34,29 @@ def test_every_encoding_is_recognised_from_the_file(tmp_path):
     mask = blobs()
     mask[:3] = 255
     palette = Image.fromarray(mask)
-    palette.putpalette(COLOURS.tobytes() + bytes(3 * 252))
+    palette.putpalette(COLORS.tobytes() + bytes(3 * 252))
     table = np.zeros((256, 3), np.uint8)
-    table[:4], table[255] = COLOURS, (224, 224, 192)
+    table[:4], table[255] = COLORS, (224, 224, 192)
     for name, picture in (("p.png", palette), ("g.png", Image.fromarray(mask)), ("c.png", Image.fromarray(table[mask])),
                           ("d.png", Image.fromarray(mask.astype(np.uint16))), ("t.tif", Image.fromarray(mask))):
         picture.save(tmp_path / name)
     for name, encoding in (("p.png", "palette"), ("g.png", "grey"), ("d.png", "grey"), ("t.tif", "grey")):
         found = scan_mask(tmp_path / name)
         assert (found.encoding, found.pixels, found.blurred) == (encoding, counts(mask), False), name
-    shown = {number: tuple(colour) for number, colour in enumerate(COLOURS.tolist())}
+    shown = {number: tuple(color) for number, color in enumerate(COLORS.tolist())}
     assert scan_mask(tmp_path / "p.png").colors == {**shown, 255: (0, 0, 0)}
     found = scan_mask(tmp_path / "c.png")
     expected = {tuple(table[number].tolist()): pixels for number, pixels in counts(mask).items()}
     assert (found.encoding, found.pixels, found.blurred) == ("rgb", expected, False)
-    assert scan_mask(tmp_path / "p.png", "rgb").pixels.keys() >= set(map(tuple, COLOURS.tolist()))
+    assert scan_mask(tmp_path / "p.png", "rgb").pixels.keys() >= set(map(tuple, COLORS.tolist()))
 
 
 def test_smoothed_outlines_and_jpegs_are_blurred(tmp_path):
-    colours = smooth(blobs())
-    Image.fromarray(colours).save(tmp_path / "smooth.png")
-    Image.fromarray(COLOURS[blobs()]).save(tmp_path / "jpeg.jpg", quality=95)
+    colors = smooth(blobs())
+    Image.fromarray(colors).save(tmp_path / "smooth.png")
+    Image.fromarray(COLORS[blobs()]).save(tmp_path / "jpeg.jpg", quality=95)
     Image.open(tmp_path / "jpeg.jpg").save(tmp_path / "was_jpeg.png")
-    Image.fromarray(cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)).save(tmp_path / "grey.png")
+    Image.fromarray(cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)).save(tmp_path / "grey.png")
     (tmp_path / "named.png").write_bytes((tmp_path / "jpeg.jpg").read_bytes())
     for name in ("smooth.png", "jpeg.jpg", "was_jpeg.png", "grey.png", "named.png"):
         found = scan_mask(tmp_path / name)
@@ -80,8 +80,8 @@ def test_black_and_white_masks_are_read_by_grey_labels(tmp_path):
     Image.fromarray(mask * 255).save(tmp_path / "a.png")
     shades = LabelSet(["ground", "sky"], [(0, 0, 0), (255, 255, 255)])
     assert (read_mask(tmp_path / "a.png", shades) == mask).all()
-    coloured = LabelSet(["ground", "sky"], [(0, 0, 0), (9, 200, 9)])
-    assert (read_mask(tmp_path / "a.png", coloured) == mask * 255).all()
+    colored = LabelSet(["ground", "sky"], [(0, 0, 0), (9, 200, 9)])
+    assert (read_mask(tmp_path / "a.png", colored) == mask * 255).all()
     assert (read_mask(tmp_path / "a.png", shades, "grey") == mask * 255).all()
     Image.fromarray(mask).save(tmp_path / "numbers.png")
     assert (read_mask(tmp_path / "numbers.png", shades) == mask).all(), "1 is no shade of the labels"

@@ -98,7 +98,7 @@ def test_touched_files_of_the_same_contents_are_the_same(samples, tmp_path):
 def test_other_samples_labels_or_shards_need_overwrite(samples, tmp_path):
     path = tmp_path / "records" / "a"
     write_records(samples, path, SAMPLE, 3)
-    more = LabelSet([*SAMPLE.names, "moon"], [*SAMPLE.colours, (9, 9, 9)])
+    more = LabelSet([*SAMPLE.names, "moon"], [*SAMPLE.colors, (9, 9, 9)])
     before = state(path.parent)
     for arguments in ((samples[1:], path, SAMPLE, 3), (samples, path, more, 3), (samples, path, SAMPLE, 1)):
         with pytest.raises(UserError, match="--overwrite"):

@@ -67,7 +67,7 @@ def test_depth_is_its_logarithm_and_unknown_depth_the_mean():
         assert found[0, 0] == 0
 
 
-def test_hha_is_not_swapped_and_colours_are_where_asked():
+def test_hha_is_not_swapped_and_colors_are_where_asked():
     rng = np.random.default_rng(1)
     image, hha = rng.integers(0, 256, (2, 4, 5, 3), np.uint8)
     found = transforms.to_input({"image": image, "hha": hha}, NYUD.to("rgb_hha"))

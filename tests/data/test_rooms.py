@@ -30,12 +30,12 @@ def test_depth_is_true():
 
 def test_surfaces_are_painted_alike():
     """Mean colours of floors, walls, ceilings and beds do not differ by more than chance; those of windows do."""
-    colours = {number: [] for number in range(len(NYUD))}
+    colors = {number: [] for number in range(len(NYUD))}
     for index in range(40):
         image, _, mask = draw_room(64, 2, index)
         for number in np.unique(mask):
-            colours[number].append(image[mask == number].mean(0))
-    means = {NYUD.names[number]: np.mean(rows, 0) for number, rows in colours.items() if len(rows) >= 10}
+            colors[number].append(image[mask == number].mean(0))
+    means = {NYUD.names[number]: np.mean(rows, 0) for number, rows in colors.items() if len(rows) >= 10}
     surfaces = [means[NYUD.names[number]] for number in (WALL, FLOOR, CEILING, BED)]
     assert np.ptp(surfaces, 0).max() < 30
     assert means["window"][0] - means["window"][2] > 60 and means["picture"][2] - means["picture"][0] > 60

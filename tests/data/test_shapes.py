@@ -39,7 +39,7 @@ def test_layout_is_vocs(tmp_path):
     for split, listed in (("train", train), ("val", val)):
         for sample in listed:
             photograph, mask = cv2.imread(sample.image), Image.open(sample.label)
-            assert mask.mode == "P" and mask.getpalette()[:21] == np.ravel(SAMPLE.colours).tolist()
+            assert mask.mode == "P" and mask.getpalette()[:21] == np.ravel(SAMPLE.colors).tolist()
             numbers = np.array(mask)
             assert photograph.shape[:2] == numbers.shape and max(numbers.shape) == 96
             assert set(np.unique(numbers)) <= {*range(7), 255}
@@ -71,7 +71,7 @@ def test_the_border_is_thin_and_surrounds_every_object():
             assert not ((a != b) & (a != 255) & (b != 255)).any()
 
 
-def test_colour_alone_does_not_give_the_class():
+def test_color_alone_does_not_give_the_class():
     """A class by the nearest mean colour is right for few pixels only."""
     pixels, numbers = [], []
     for index in range(60):

@@ -89,7 +89,7 @@ def test_preprocess_dataset_draws_from_numpys_global_generator_as_the_course_doe
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_what_is_beyond_the_photograph_is_mean_colour_and_ignored():
+def test_what_is_beyond_the_photograph_is_mean_color_and_ignored():
     image, mask = photograph(10, 12)
     mask[:] = 4
     unscaled = AugmentConfig(crop_size=24, min_scale=1, max_scale=1)
@@ -188,7 +188,7 @@ class Draws:
     ((0, 0, -0.9, 0), (0, 0, 1, 0, 1)), ((0, 0, 0, 1), (0, 0, 0, 1, 0)), ((0.3, -0.5, 0.7, -0.4), (1, 1, 1, 1, 0)),
     ((0.3, -0.5, 0.7, -0.4), (1, 1, 1, 1, 1)), ((1, 1, 1, 1), (0, 0, 0, 0, 0))])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_colours_change_as_pythons_colorsys_changes_them(shares, happens, strength):
+def test_colors_change_as_pythons_colorsys_changes_them(shares, happens, strength):
     image, _ = photograph(7, 9)
     got = transforms.jitter_colors(image, Draws(shares, happens), strength)
     brightness, contrast, saturation, hue = (
@@ -213,7 +213,7 @@ def test_grey_stays_grey_in_saturation_and_hue():
     np.testing.assert_array_equal(transforms.jitter_colors(grey, Draws((0, 0, 0.9, 0.7), (0, 0, 1, 1, 0))), grey)
 
 
-def test_colours_change_the_crop_alone_and_draw_after_it():
+def test_colors_change_the_crop_alone_and_draw_after_it():
     """Without them no more numbers are drawn than in the course; masks and places are the same with them."""
     image, mask = photograph(60, 50)
     changed = 0
@@ -221,13 +221,13 @@ def test_colours_change_the_crop_alone_and_draw_after_it():
     for seed in range(12):
         random, other = np.random.RandomState(seed), np.random.RandomState(seed)
         plain = transforms.augment(image, mask, random, CROPS, COURSE, 255)
-        colours = transforms.augment(image, mask, other, jittered, COURSE, 255)
-        np.testing.assert_array_equal(plain[1], colours[1])
+        colors = transforms.augment(image, mask, other, jittered, COURSE, 255)
+        np.testing.assert_array_equal(plain[1], colors[1])
         # Padding beyond the photograph keeps the mean colour.
-        assert (colours[0][:, plain[1] == 255] == 0).all() or (mask == 255).any()
-        changed += not np.array_equal(plain[0], colours[0])
+        assert (colors[0][:, plain[1] == 255] == 0).all() or (mask == 255).any()
+        changed += not np.array_equal(plain[0], colors[0])
         again = transforms.augment(image, mask, np.random.RandomState(seed), jittered, COURSE, 255)
-        np.testing.assert_array_equal(colours[0], again[0])
+        np.testing.assert_array_equal(colors[0], again[0])
     assert changed >= 9, "nothing at all happens in one case of 16"
 
 

@@ -23,12 +23,12 @@ Caffe = helper("caffe_files").Caffe
 HUGE = 100_000
 
 
-def png(width=HUGE, height=HUGE, colour=2):
+def png(width=HUGE, height=HUGE, color=2):
     """A PNG of a few rows that announces (height, width); colour 2 is RGB, 3 a palette, 0 grey."""
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    palette = chunk(b"PLTE", bytes(range(9))) if colour == 3 else b""
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)) + palette
+    palette = chunk(b"PLTE", bytes(range(9))) if color == 3 else b""
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)) + palette
             + chunk(b"IDAT", zlib.compress(bytes(width * 3 + 1))) + chunk(b"IEND", b""))
 
 
@@ -49,7 +49,7 @@ def patched(suffix, width=60_000, height=60_000):
     return data.replace(struct.pack(form, *sizes), struct.pack(form, height, width))
 
 
-IMAGES = {"rgb.png": png(), "palette.png": png(colour=3), "grey.png": png(colour=0), "x.jpg": patched("jpg"),
+IMAGES = {"rgb.png": png(), "palette.png": png(color=3), "grey.png": png(color=0), "x.jpg": patched("jpg"),
           "x.bmp": patched("bmp"), "x.tif": patched("tif"), "x.gif": patched("gif"),
           # just above the bound, in an image that would be decoded otherwise
           "row.png": png(MAX_PIXELS // 4 + 1, 4)}
@@ -67,7 +67,7 @@ def test_images_of_gigapixels(reader, tmp_path, name, kind):
 
 
 @pytest.mark.parametrize("verb", ["inspect", "prepare", "labels", "predict"])
-def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, colour_net, verb):
+def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, color_net, verb):
     """On the real verbs: each names the file in one line and ends with a status."""
     for folder in ("images", "masks"):
         (tmp_path / "own" / folder).mkdir(parents=True)
@@ -76,12 +76,12 @@ def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, colou
         Image.fromarray(np.full((16, 20), number % 3, np.uint8)).save(tmp_path / "own" / "masks" / f"{number}.png")
     SAMPLE.save(tmp_path / "own" / "labels.yaml")
     foreign = tmp_path / "own" / ("masks" if verb == "labels" else "images") / "2.png"
-    foreign.write_bytes(png(colour=0 if verb == "labels" else 2))
+    foreign.write_bytes(png(color=0 if verb == "labels" else 2))
     own, out = str(tmp_path / "own"), str(tmp_path / "out")
     status = main({"inspect": ["inspect", own, "--out", out],
                    "labels": ["labels", "--from", f"{own}/masks", "--out_file", f"{out}.yaml"],
                    "prepare": ["prepare", "--source", "folder", "--root", own, "--records", out],
-                   "predict": ["predict", f"{own}/images", "--checkpoint", str(colour_net), "--out", out]}[verb])
+                   "predict": ["predict", f"{own}/images", "--checkpoint", str(color_net), "--out", out]}[verb])
     told = capsys.readouterr()
     assert status == 1 and "Traceback" not in told.err
     line = next(line for line in (told.out + told.err).splitlines() if "more than" in line)
@@ -192,7 +192,7 @@ def test_yaml(reader, tmp_path, kind, name):
     assert megabytes < MOST_MB
 
 
-def test_an_upload_of_gigapixels(colour_net):
+def test_an_upload_of_gigapixels(color_net):
     from mindfcn.errors import UserError
     from mindfcn.serve.app import segment_upload
     with pytest.raises(UserError, match="more than 40 million pixels"):

@@ -213,9 +213,9 @@ def test_checkpoints(attempt, tiny, tmp_path_factory):
     attempt("checkpoint", path, 100)
 
 
-def test_onnx_files(attempt, colour_net, tmp_path_factory):
+def test_onnx_files(attempt, color_net, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    path.write_bytes(sealed(pathlib.Path(colour_net).read_bytes()))
+    path.write_bytes(sealed(pathlib.Path(color_net).read_bytes()))
     attempt("onnx", path, 100)
 
 

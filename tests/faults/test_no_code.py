@@ -227,14 +227,14 @@ def test_eval_of_hostile_names(tmp_path, tiny, capsys):
     assert "<script>alert" not in page and "<img src=x" not in page and "&lt;script&gt;alert" in page
 
 
-def test_names_of_photographs_stay_in_the_output_folder(tmp_path, colour_net, capsys):
+def test_names_of_photographs_stay_in_the_output_folder(tmp_path, color_net, capsys):
     """predict: file names with markup, dots, a leading dash, and of shells and terminals."""
     names = [EVIL.replace("/", "_") + ".png", "...png", "-rf.png", "a;b $(touch x) `y`.png", "a%2f..%2fb.png",
              "a\u202egnp.png", "con.png"]
     for name in names:
         Image.new("RGB", (8, 6), (255, 0, 0)).save(tmp_path / name, "PNG")
     out = tmp_path / "out"
-    assert main(["predict", "--checkpoint", str(colour_net), "--out", str(out), "--device", "CPU",
+    assert main(["predict", "--checkpoint", str(color_net), "--out", str(out), "--device", "CPU",
                  *(str(tmp_path / name) for name in names)]) == 0, capsys.readouterr().err
     assert len(list(out.iterdir())) == 2 * len(names) and sorted(os.listdir(tmp_path)) == sorted([*names, "out"])
 

@@ -23,9 +23,9 @@ FAULTS = hypothesis.settings.get_profile("faults")
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
     st.text(max_size=4) | st.integers(), inner, max_size=4), max_leaves=12)
-COLOUR = st.lists(st.integers(-1, 256) | st.integers(0, 255), min_size=2, max_size=4)
+COLOR = st.lists(st.integers(-1, 256) | st.integers(0, 255), min_size=2, max_size=4)
 LABELS = st.fixed_dictionaries({"names": st.lists(st.text(max_size=6) | st.integers() | VALUES, max_size=5)},
-                               optional={"colours": st.lists(COLOUR, max_size=5) | VALUES,
+                               optional={"colours": st.lists(COLOR, max_size=5) | VALUES,
                                          "ignore_label": st.integers(-1, 300) | VALUES, "more": VALUES})
 
 MODELS = st.fixed_dictionaries({"name": st.just("fcn32s_vgg16") | VALUES}, optional={
@@ -46,7 +46,7 @@ def labels_of(path):
         labels = LabelSet.load(path)
     except UserError as error:
         return one_line(error, path)
-    assert 1 <= len(labels) <= 255 and len(labels.colours) == len(labels) and len(labels) <= labels.ignore_label <= 255
+    assert 1 <= len(labels) <= 255 and len(labels.colors) == len(labels) and len(labels) <= labels.ignore_label <= 255
     assert all(isinstance(name, str) and name.isprintable() for name in labels.names)
     assert labels.palette().dtype == np.uint8 and labels.palette().shape == (256, 3)
     return labels

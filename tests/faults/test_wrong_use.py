@@ -114,7 +114,7 @@ def test_masks_out_of_range(run, tmp_path):
 def test_a_palette_unlike_the_labels(run, tmp_path):
     """Numbers 1 and 2 in each other's colours: one of the two files is wrong, which would go unnoticed."""
     root = own_set(tmp_path / "own")
-    swapped = LabelSet(("sky", "car", "road"), (THREE.colours[0], THREE.colours[2], THREE.colours[1]))
+    swapped = LabelSet(("sky", "car", "road"), (THREE.colors[0], THREE.colors[2], THREE.colors[1]))
     swapped.save(root / "labels.yaml")
     status, told, _ = prepare_own(run, root, tmp_path / "rec")
     assert status == 1 and str(root / "masks") in told
@@ -186,22 +186,22 @@ def test_a_path_too_long_for_an_index(run, tmp_path):
     assert status == 1 and "too long a path" in told and not (root / "rec").exists()
 
 
-def test_a_name_too_long_for_its_results(run, tmp_path, colour_net):
+def test_a_name_too_long_for_its_results(run, tmp_path, color_net):
     path = tmp_path / ("x" * 250 + ".png")
     Image.new("RGB", (8, 6)).save(path)
-    status, told, _ = run("predict", "--checkpoint", colour_net, "--out", tmp_path / "out", path, "--device", "CPU")
+    status, told, _ = run("predict", "--checkpoint", color_net, "--out", tmp_path / "out", path, "--device", "CPU")
     assert status == 1 and "File name too long" in told and "shorter name" in told
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_symbolic_links(run, tmp_path, colour_net):
+def test_symbolic_links(run, tmp_path, color_net):
     """Of folders, of photographs, to nothing, and in a circle."""
     root = own_set(tmp_path / "real")
     (tmp_path / "link").symlink_to(root, target_is_directory=True)
     assert prepare_own(run, tmp_path / "link", tmp_path / "rec")[0] == 0
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").symlink_to(root / "images" / "p0.png")
-    predict = ("predict", "--checkpoint", colour_net, "--device", "CPU", "--out")
+    predict = ("predict", "--checkpoint", color_net, "--device", "CPU", "--out")
     assert run(*predict, tmp_path / "out", tmp_path / "photos")[0] == 0
     # results into the folder that the photograph is linked from would replace it
     (tmp_path / "photos" / "p1.png").symlink_to(root / "images" / "p1.png")
@@ -218,11 +218,11 @@ def test_symbolic_links(run, tmp_path, colour_net):
     assert status == 1 and "p3.png" in told
 
 
-def test_folders_and_devices_called_like_files(run, tmp_path, colour_net):
+def test_folders_and_devices_called_like_files(run, tmp_path, color_net):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     for name, words in (("folder.png", "holds no image"), ("pipe.png", "pipe.png"), ("/dev/zero", "/dev/zero")):
-        status, told, _ = run("predict", "--checkpoint", colour_net, "--out", tmp_path / "out", "--device", "CPU",
+        status, told, _ = run("predict", "--checkpoint", color_net, "--out", tmp_path / "out", "--device", "CPU",
                               tmp_path / name)
         assert status == 1 and words in told
     status, told, _ = run("eval", "--checkpoint", "/dev/zero", "--records", tmp_path)
@@ -248,7 +248,7 @@ def test_a_changed_data_set_under_an_old_record(run, tmp_path, change):
             shutil.copy(root / "images" / "p0.png", root / "images" / f"p{number}.png")
             shutil.copy(root / "masks" / "p0.png", root / "masks" / f"p{number}.png")
     else:
-        LabelSet(("sky", "street", "car"), THREE.colours).save(root / "labels.yaml")
+        LabelSet(("sky", "street", "car"), THREE.colors).save(root / "labels.yaml")
     status, told, _ = prepare_own(run, root, tmp_path / "rec")
     assert status == 1 and str(tmp_path / "rec") in told and "--overwrite" in told and "was written" in told
     assert (tmp_path / "rec" / "train.mindrecord").read_bytes() == before

@@ -34,11 +34,11 @@ def written_out(image, probabilities, crf):
     """The paper's algorithm 1 with Potts' compatibility, pair by pair, as in its equation."""
     classes, height, width = probabilities.shape
     pixels = [(row, column) for row in range(height) for column in range(width)]
-    colour = {pixel: [float(value) for value in image[pixel]] for pixel in pixels}
+    color = {pixel: [float(value) for value in image[pixel]] for pixel in pixels}
 
     def kernels(i, j):
         place = (i[0] - j[0]) ** 2 + (i[1] - j[1]) ** 2
-        shade = sum((a - b) ** 2 for a, b in zip(colour[i], colour[j]))
+        shade = sum((a - b) ** 2 for a, b in zip(color[i], color[j]))
         return (math.exp(-place / 2 / crf.gaussian_sxy ** 2),
                 math.exp(-place / 2 / crf.bilateral_sxy ** 2 - shade / 2 / crf.bilateral_srgb ** 2))
 
@@ -118,7 +118,7 @@ def test_the_lattice_agrees_with_exact_mean_field_on_most_pixels(lattice, name):
 
 
 @pytest.mark.parametrize("name", ["krahenbuhl", "pydensecrf"])
-def test_labels_follow_the_colours(lattice, name):
+def test_labels_follow_the_colors(lattice, name):
     """Noisy labels on two uniform halves become the halves, with the exact method and the lattice."""
     image, probabilities = scene()
     truth = np.broadcast_to(np.arange(24) >= 12, (20, 24)).astype(int)
@@ -127,7 +127,7 @@ def test_labels_follow_the_colours(lattice, name):
         assert before < 0.7 < 0.97 < (way(image, probabilities, PUBLISHED[name]).argmax(0) == truth).mean()
 
 
-def test_channels_of_the_colour_and_rows_and_columns_are_not_mixed_up(lattice):
+def test_channels_of_the_color_and_rows_and_columns_are_not_mixed_up(lattice):
     """A wide photograph, turned by a quarter and with channels in another order, gives the same, turned."""
     image, probabilities = scene(10, 30)
     crf = PUBLISHED["pydensecrf"]

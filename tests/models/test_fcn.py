@@ -118,7 +118,7 @@ def test_compiled_equals_operator_by_operator(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_odd_sizes_are_padded_with_the_mean_colour_below_and_at_the_right(name):
+def test_odd_sizes_are_padded_with_the_mean_color_below_and_at_the_right(name):
     net = scrambled(name)
     image = picture(33, 47)
     padded = np.zeros((1, 3, 64, 64), np.float32)

@@ -44,7 +44,7 @@ def written(picture, text, size=12):
     return cv2.matchTemplate(picture, wanted, cv2.TM_SQDIFF).min() < 1e5
 
 
-def test_palette_png_holds_numbers_and_colours():
+def test_palette_png_holds_numbers_and_colors():
     mask = np.array([[0, 1, 20], [15, 255, 7]], np.uint8)
     encoded = encode_palette_png(mask, VOC)
     picture = Image.open(io.BytesIO(encoded))

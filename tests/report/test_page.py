@@ -58,8 +58,8 @@ class Tree(html.parser.HTMLParser):
 
 
 def labels_of(count, first="background"):
-    colours = [(number, 255 - number, 7 * number % 256) for number in range(count)]
-    return LabelSet((first, *(f"class {number}" for number in range(1, count))), colours)
+    colors = [(number, 255 - number, 7 * number % 256) for number in range(count)]
+    return LabelSet((first, *(f"class {number}" for number in range(1, count))), colors)
 
 
 def counted(count, absent=()):
@@ -286,8 +286,8 @@ def test_a_picture_holds_photograph_and_masks(height, width):
     assert list(shown.layers) == ["photograph", "truth", "prediction"] and photograph.format == "JPEG"
     assert photograph.size == masks[0].size and max(photograph.size) == min(SIDE, max(height, width))
     assert abs(np.array(photograph, int) - (200, 30, 90)).max() < 6
-    colours = {tuple(colour) for colour in np.array(masks[0].convert("RGB")).reshape(-1, 3).tolist()}
-    assert colours == {tuple(labels.palette()[number].tolist()) for number in (0, 3, 255)}
+    colors = {tuple(color) for color in np.array(masks[0].convert("RGB")).reshape(-1, 3).tolist()}
+    assert colors == {tuple(labels.palette()[number].tolist()) for number in (0, 3, 255)}
     assert [name for name, *_ in shown.classes] == ["background", "class 1", "class 3"]
 
 
@@ -363,7 +363,7 @@ def opened(window):
     return load
 
 
-def colour_of(element):
+def color_of(element):
     """The colour in the middle of what an element shows on the screen."""
     # Pictures are painted when they have come into view and are decoded; a screenshot waits for neither.
     element.parent.execute_async_script("""
@@ -398,15 +398,15 @@ def test_the_slider_goes_from_photograph_to_truth_to_prediction(opened, pages, w
     chromium = opened(pages["evaluation"], width)
     figure = chromium.find_elements("css selector", ".shown")[0]
     slider, layers = figure.find_element("css selector", "input"), figure.find_element("css selector", ".layers")
-    seen = [(0, colour_of(layers))]
+    seen = [(0, color_of(layers))]
     slider.send_keys(Keys.HOME)
     for _ in range(4):
         slider.send_keys(*5 * [Keys.ARROW_RIGHT])
-        seen.append((float(slider.get_attribute("value")), colour_of(layers)))
+        seen.append((float(slider.get_attribute("value")), color_of(layers)))
     between = [np.mean(pair, axis=0) for pair in ((GREEN, BLUE), (BLUE, RED))]
-    for (place, colour), (expected_place, expected) in zip(seen, (
+    for (place, color), (expected_place, expected) in zip(seen, (
             (0, GREEN), (0.5, between[0]), (1, BLUE), (1.5, between[1]), (2, RED))):
-        assert place == expected_place and np.abs(np.subtract(colour, expected)).max() <= 4, seen
+        assert place == expected_place and np.abs(np.subtract(color, expected)).max() <= 4, seen
     assert slider.get_attribute("aria-valuetext") == "prediction" and chromium.get_log("browser") == []
 
 
@@ -427,7 +427,7 @@ def test_a_pointer_or_finger_moves_the_slider(opened, pages, width):
         for kind, across in (("mousePressed", reach[0]), ("mouseMoved", reach[1]), ("mouseReleased", reach[1])):
             chromium.execute_cdp_cmd("Input.dispatchMouseEvent", {
                 "type": kind, "x": float(across), "y": middle, "button": "left", "buttons": 1, "clickCount": 1})
-    assert slider.get_attribute("value") == "2" and np.abs(np.subtract(colour_of(layers), RED)).max() <= 4
+    assert slider.get_attribute("value") == "2" and np.abs(np.subtract(color_of(layers), RED)).max() <= 4
 
 
 def test_buttons_show_one_layer_of_one_picture_or_of_all(opened, pages):
@@ -438,20 +438,20 @@ def test_buttons_show_one_layer_of_one_picture_or_of_all(opened, pages):
     buttons[1].click()
 
     def shown():
-        return [colour_of(figure.find_element("css selector", ".layers")) for figure in figures]
+        return [color_of(figure.find_element("css selector", ".layers")) for figure in figures]
 
-    for colour, expected in zip(shown(), (BLUE, GREEN, GREEN)):
-        assert np.abs(np.subtract(colour, expected)).max() <= 4
+    for color, expected in zip(shown(), (BLUE, GREEN, GREEN)):
+        assert np.abs(np.subtract(color, expected)).max() <= 4
     assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false"]
     chromium.find_elements("css selector", ".all button")[2].click()
-    for colour, expected in zip(shown(), (RED, RED, GREEN)):
-        assert np.abs(np.subtract(colour, expected)).max() <= 4
+    for color, expected in zip(shown(), (RED, RED, GREEN)):
+        assert np.abs(np.subtract(color, expected)).max() <= 4
 
 
-def luminance(colour):
+def luminance(color):
     """Relative luminance of sRGB, as in WCAG 2."""
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-              for value in np.array(colour[:3]) / 255]
+              for value in np.array(color[:3]) / 255]
     return np.dot(linear, (0.2126, 0.7152, 0.0722))
 
 
@@ -470,7 +470,7 @@ def test_text_stands_out_from_its_ground_in_light_and_dark(opened, pages, dark):
         });""")
     assert len(pairs) > 30
     for text, ink, paper in pairs:
-        low, high = sorted(luminance(list(map(float, re.findall(r"[\d.]+", colour)))) for colour in (ink, paper))
+        low, high = sorted(luminance(list(map(float, re.findall(r"[\d.]+", color)))) for color in (ink, paper))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ink, paper)
     body = pairs[0][2]
     assert (luminance(list(map(float, re.findall(r"[\d.]+", body)))) < 0.2) == dark

@@ -25,8 +25,8 @@ def differ(one, other):
     return one.shape != other.shape or (one != other).any()
 
 
-def count(picture, colour):
-    return int((picture == np.uint8(colour)).all(axis=-1).sum())
+def count(picture, color):
+    return int((picture == np.uint8(color)).all(axis=-1).sum())
 
 
 def steps(number):
@@ -111,13 +111,13 @@ def test_a_matrix_of_other_classes_is_refused(tmp_path):
 
 def test_bars_are_as_long_as_the_scores(tmp_path):
     picture = drawn(save_class_bars, tmp_path / "a.png", np.array([0.8, 0.2]), TWO)
-    assert count(picture, TWO.colours[0]) / count(picture, TWO.colours[1]) == pytest.approx(4, rel=0.1)
+    assert count(picture, TWO.colors[0]) / count(picture, TWO.colors[1]) == pytest.approx(4, rel=0.1)
 
 
 @pytest.mark.filterwarnings("error")
 def test_absent_classes_have_no_bar_and_do_not_count_in_the_mean(tmp_path):
     picture = drawn(save_class_bars, tmp_path / "a.png", np.array([0.8, np.nan]), TWO)
-    assert count(picture, TWO.colours[0]) > 1000 and count(picture, TWO.colours[1]) == 0
+    assert count(picture, TWO.colors[0]) > 1000 and count(picture, TWO.colors[1]) == 0
     drawn(save_class_bars, tmp_path / "a.png", np.full(21, np.nan), VOC)
 
 

@@ -153,14 +153,14 @@ def test_the_table_of_networks_is_correct(page):
         assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
 
 
-def test_python_on_the_export_page_runs(colour_net, tmp_path, monkeypatch):
+def test_python_on_the_export_page_runs(color_net, tmp_path, monkeypatch):
     """On a network whose answer is known: pure red, green and blue pixels are classes 1, 2 and 3."""
     import cv2
     body, = blocks("docs/export.md", "python")
     expected = np.random.default_rng(0).integers(0, 4, (20, 30))
-    colours = np.array([(0, 0, 0), (0, 0, 255), (0, 255, 0), (255, 0, 0)], np.uint8)[expected]
-    cv2.imwrite(str(tmp_path / "photo.png"), colours[..., ::-1])
-    shutil.copy(colour_net, tmp_path / "best.onnx")
+    colors = np.array([(0, 0, 0), (0, 0, 255), (0, 255, 0), (255, 0, 0)], np.uint8)[expected]
+    cv2.imwrite(str(tmp_path / "photo.png"), colors[..., ::-1])
+    shutil.copy(color_net, tmp_path / "best.onnx")
     monkeypatch.chdir(tmp_path)
     scope = {}
     exec(compile(body.replace("photo.jpg", "photo.png"), "docs/export.md", "exec"), scope)

@@ -51,7 +51,7 @@ def required():
     return lines, instead
 
 
-def test_predict_needs_no_mindspore_and_no_package_that_the_page_does_not_name(colour_net, tmp_path):
+def test_predict_needs_no_mindspore_and_no_package_that_the_page_does_not_name(color_net, tmp_path):
     lines, instead = required()
     kept = {module for requirement in instead for module in modules(requirement)}
     missing = {module for line in lines for module in modules(line)} - kept
@@ -59,7 +59,7 @@ def test_predict_needs_no_mindspore_and_no_package_that_the_page_does_not_name(c
     image = np.zeros((40, 60, 3), np.uint8)
     image[:20, :, 0] = 255
     Image.fromarray(image).save(tmp_path / "photo.png")
-    done = run(missing, "predict", "--runtime", "onnx", "--checkpoint", str(colour_net), "photo.png",
+    done = run(missing, "predict", "--runtime", "onnx", "--checkpoint", str(color_net), "photo.png",
                "--probabilities", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     mask = np.array(Image.open(tmp_path / "predictions" / "photo.png"))
@@ -76,9 +76,9 @@ def test_a_verb_that_needs_it_says_so_in_one_line(words, tmp_path):
     assert "needs MindSpore, which is not installed" in done.stderr
 
 
-def test_the_package_onnxruntime_is_named_where_it_is_missing(colour_net, tmp_path):
+def test_the_package_onnxruntime_is_named_where_it_is_missing(color_net, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
-    done = run(["onnxruntime"], "predict", "--checkpoint", str(colour_net), "photo.png", cwd=tmp_path)
+    done = run(["onnxruntime"], "predict", "--checkpoint", str(color_net), "photo.png", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "pip install onnxruntime" in done.stderr
 
 

@@ -13,15 +13,15 @@ from mindfcn.serve.worker import Worker
 
 
 @pytest.fixture
-def app_of(colour_net):
+def app_of(color_net):
     """Function (settings, segment=the network of colours) -> (application, its Worker)."""
     for package in ("fastapi", "uvicorn", "python_multipart"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mindfcn[serve]'")
     from mindfcn.serve.app import create_app
-    segmenter = OnnxSegmenter(colour_net)
+    segmenter = OnnxSegmenter(color_net)
     with contextlib.ExitStack() as stack:
         def make(segment=segmenter, **settings):
-            config = ServeConfig(str(colour_net), **settings)
+            config = ServeConfig(str(color_net), **settings)
             worker = stack.enter_context(contextlib.closing(Worker(config.queue)))
             return create_app(segment, segmenter.card, worker, config), worker
         yield make

@@ -83,8 +83,8 @@ def test_a_dropped_photograph_is_tinted_toggled_and_downloaded(page):
     plain = canvas(page)
     assert (plain[20, 90] == [0, 255, 0, 255]).all() and (plain[mask == 1] == tinted[mask == 1]).all()
     page.find_element(By.ID, "none").click()
-    colours = {tuple(pixel[:3]) for pixel in canvas(page).reshape(-1, 4)}
-    assert colours == {(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)}
+    colors = {tuple(pixel[:3]) for pixel in canvas(page).reshape(-1, 4)}
+    assert colors == {(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)}
     page.find_element(By.ID, "all").click()
     np.testing.assert_array_equal(canvas(page)[mask > 0], tinted[mask > 0])
 

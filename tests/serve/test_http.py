@@ -54,7 +54,7 @@ def test_classes_areas_and_masks_are_the_photographs(client, suffix):
         assert one["pixels"] == counts[one["number"]]
         assert one["percent"] == pytest.approx(100 * counts[one["number"]] / mask.size)
     palette = Image.open(io.BytesIO(base64.b64decode(found["mask"])))
-    assert palette.mode == "P" and palette.getpalette()[3:6] == [230, 60, 40] == found["classes"][2]["colour"]
+    assert palette.mode == "P" and palette.getpalette()[3:6] == [230, 60, 40] == found["classes"][2]["color"]
     np.testing.assert_array_equal(np.array(palette), mask)
     np.testing.assert_array_equal(pixels(base64.b64decode(found["numbers"])), mask)
 

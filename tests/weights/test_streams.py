@@ -45,7 +45,7 @@ def torchvision(weights):
 
 
 @pytest.mark.parametrize("form", ["caffe", "torchvision"])
-def test_depth_filters_begin_as_the_mean_of_the_colours(vgg, form):
+def test_depth_filters_begin_as_the_mean_of_the_colors(vgg, form):
     net = create_model("fcn32s_vgg16", 3, modality="rgbd", **TINY)
     report = load_backbone(net, vgg if form == "caffe" else torchvision(vgg))
     first = values(net)["conv1.0.weight"]
@@ -108,7 +108,7 @@ def test_other_classes_begin_the_heads_anew(scramble):
     assert (values(both)["score_fr.hha.weight"] == 0).all()
 
 
-def test_a_network_of_colours_begins_one_that_sees_depth(scramble):
+def test_a_network_of_colors_begins_one_that_sees_depth(scramble):
     color = scramble(create_model("fcn32s_vgg16", 4, **TINY))
     net = create_model("fcn32s_vgg16", 4, modality="rgbd", **TINY)
     report = load_stage(net, values(color), "rgb.ckpt")
@@ -129,7 +129,7 @@ def test_a_second_head_joins_a_network_without_one(scramble):
     np.testing.assert_array_equal(values(net)["score_fr.weight"], values(one)["score_fr.weight"])
 
 
-def test_normalisation_of_other_modalities_keeps_the_colours():
+def test_normalisation_of_other_modalities_keeps_the_colors():
     assert NYUD.to("rgb") == NYUD and COURSE.to("rgb") == COURSE
     assert NYUD.to("rgb_hha") == Preprocess("BGR", (116.190, 97.203, 92.318, 132.431, 94.076, 118.477), (1,) * 6,
                                             "rgb_hha")

@@ -44,7 +44,7 @@ class _Totals:
     """Totals over the masks of a folder: for each value its pixels, masks and first file."""
 
     def __init__(self):
-        self.encodings, self.total, self.colours = {}, {}, {}
+        self.encodings, self.total, self.colors = {}, {}, {}
         self.blurred, self.blur = [], ""
 
     def add(self, path, scan):
@@ -59,10 +59,10 @@ class _Totals:
             known = self.total.setdefault(value, [0, 0, path])
             known[0] += pixels
             known[1] += 1
-        for number, colour in scan.colors.items():
-            before, file = self.colours.setdefault(number, (colour, path))
-            if before != colour:
-                raise UserError(f"number {number} is {before} in the palette of {file} but {colour} in that of {path}; "
+        for number, color in scan.colors.items():
+            before, file = self.colors.setdefault(number, (color, path))
+            if before != color:
+                raise UserError(f"number {number} is {before} in the palette of {file} but {color} in that of {path}; "
                                 "if the colours are right, use --mask_encoding rgb, else give both one palette")
         if len(self.total) > MOST_VALUES:
             raise UserError(f"{path} and the masks before it hold more than {MOST_VALUES} {_plural(scan.encoding)}; "
@@ -90,9 +90,9 @@ def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsRes
     if os.path.exists(out) and not config.overwrite:
         raise UserError(f"{out} exists; keep it, choose another --out_file, or replace it with --overwrite")
     found, encoding = _scan(paths, config.mask_encoding, console)
-    classes, colours, ignored = _classes(found, encoding)
-    names = _names(config.names, classes, colours)
-    labels = LabelSet(names, colours, IGNORE)
+    classes, colors, ignored = _classes(found, encoding)
+    names = _names(config.names, classes, colors)
+    labels = LabelSet(names, colors, IGNORE)
     labels.save(out)
     return LabelsResult(labels, encoding, len(paths), out, _table(labels, classes, ignored, found),
                         _notes(labels, classes, found, encoding, config, out))
@@ -141,17 +141,17 @@ def _classes(found, encoding):
         values = {value: entry[0] for value, entry in found.total.items() if value != BORDER}
         # Black is the background; other colours are sorted by their number of pixels.
         classes = sorted(values, key=lambda value: (value != (0, 0, 0), -values[value], value))
-        colours = classes
+        colors = classes
     elif encoding == "grey" and _is_brightness(found.total):
         classes = sorted(found.total)
         return classes, [(value,) * 3 for value in classes], []
     else:
         numbers = [number for number in found.total if number != IGNORE]
         classes = [number if number in found.total else None for number in range(max(numbers, default=-1) + 1)]
-        colours = _distinct([found.colours.get(number, [None])[0] for number in range(len(classes))])
+        colors = _distinct([found.colors.get(number, [None])[0] for number in range(len(classes))])
     if not 1 <= len(classes) <= IGNORE:
         raise UserError(f"the masks hold {len(classes)} classes besides the ignore label; a mask holds 1 to {IGNORE}")
-    return classes, colours, [value for value in (BORDER, IGNORE) if value in found.total]
+    return classes, colors, [value for value in (BORDER, IGNORE) if value in found.total]
 
 
 def _is_brightness(values):
@@ -166,21 +166,21 @@ def _is_brightness(values):
     return len(numbers) > 1 and min(b - a for a, b in zip(numbers, numbers[1:])) >= 16
 
 
-def _distinct(colours):
+def _distinct(colors):
     """The palette's colours, or VOC's colours if the palette has none or repeats some."""
-    given = [colour for colour in colours if colour is not None]
-    spare = iter(colour for colour in map(tuple, voc_palette(IGNORE).tolist()) if colour not in given)
+    given = [color for color in colors if color is not None]
+    spare = iter(color for color in map(tuple, voc_palette(IGNORE).tolist()) if color not in given)
     if len(set(given)) == len(given) and given:
-        return [next(spare) if colour is None else colour for colour in colours]
-    return list(map(tuple, voc_palette(len(colours)).tolist()))
+        return [next(spare) if color is None else color for color in colors]
+    return list(map(tuple, voc_palette(len(colors)).tolist()))
 
 
-def _names(names, classes, colours):
+def _names(names, classes, colors):
     """The given names, or numbered ones. `names` is a list of names, or of one text file with one name per line."""
     if names and len(names) == 1 and os.path.isfile(names[0]):
         names = read_lines(names[0])
     if not names:
-        first = "background" if classes[0] is not None and colours[0] == (0, 0, 0) else "class_0"
+        first = "background" if classes[0] is not None and colors[0] == (0, 0, 0) else "class_0"
         return [first] + [f"class_{number}" for number in range(1, len(classes))]
     if len(names) != len(classes):
         raise UserError(f"--names gives {len(names)} names ({', '.join(names)}), but the masks hold {len(classes)} "
@@ -194,8 +194,8 @@ def _table(labels, classes, ignored, found):
     for number, value in [*enumerate(classes), *((labels.ignore_label, value) for value in ignored)]:
         pixels, masks, example = found.total.get(value, (0, 0, "-"))
         name = labels.names[number] if number < len(labels) else "(ignored)"
-        colour = labels.palette()[number].tolist() if value != BORDER else BORDER
-        rows.append((number, name, "({}, {}, {})".format(*colour), f"{100 * pixels / total:.2f}", masks,
+        color = labels.palette()[number].tolist() if value != BORDER else BORDER
+        rows.append((number, name, "({}, {}, {})".format(*color), f"{100 * pixels / total:.2f}", masks,
                      os.path.basename(example)))
     return text_table(("number", "class", "colour", "share of pixels %", "masks", "first in"), rows)
 
@@ -205,7 +205,7 @@ def _notes(labels, classes, found, encoding, config, out):
     gaps = [str(number) for number, value in enumerate(classes) if value is None]
     if gaps:
         notes.append(f"no mask holds {', '.join(gaps)}: these numbers keep a name")
-    if encoding == "grey" and labels.colours[-1] == (IGNORE,) * 3:
+    if encoding == "grey" and labels.colors[-1] == (IGNORE,) * 3:
         notes.append(f"{IGNORE} is a class here, not the ignore label, because the greys are shades, not class numbers")
     if encoding == "rgb" and config.mask_encoding == "auto" and all(len(set(value)) == 1 for value in found.total):
         notes.append("all colours are greys: if they are class numbers, repeat this with --mask_encoding grey")

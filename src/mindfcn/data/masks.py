@@ -115,7 +115,7 @@ def _numbers(mask, kind, path):
 
 def _check_palette(palette, numbers, labels, path):
     """Raise UserError if the palette shows a class of the mask in the colour of another: one of the two is wrong."""
-    classes = {color: number for number, color in enumerate(labels.colours) if labels.colours.count(color) == 1}
+    classes = {color: number for number, color in enumerate(labels.colors) if labels.colors.count(color) == 1}
     for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(labels)]).tolist():
         color = tuple(palette[3 * number:3 * number + 3])
         other = classes.get(color, number)
@@ -127,7 +127,7 @@ def _check_palette(palette, numbers, labels, path):
 
 def _are_greys(numbers, labels):
     """Whether all colours of the labels are grey and include all numbers."""
-    colors = np.array(labels.colours)
+    colors = np.array(labels.colors)
     return (colors == colors[:, :1]).all() and bool(np.isin(numbers, colors[:, 0]).all())
 
 
@@ -159,7 +159,7 @@ def _decode_colors(colors, labels, path):
 def _color_table(labels):
     """Packed colours, sorted, (K,) int64, and their class numbers, (K,) uint8."""
     table = {}
-    for number, color in enumerate(labels.colours):
+    for number, color in enumerate(labels.colors):
         other = table.setdefault(int(_pack(np.array(color))), number)
         if other != number:
             raise UserError(f"labels: {labels.names[other]!r} and {labels.names[number]!r} share the colour "

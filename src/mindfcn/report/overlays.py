@@ -70,9 +70,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSet, alpha: float 
     if not 0 <= alpha <= 1:
         raise UserError(f"overlay: alpha is {alpha}; choose a number from 0 to 1")
     shown = mask if show_ignore else np.where(mask == labels.ignore_label, 0, mask).astype(np.uint8)
-    colours = labels.colorize(shown)
-    tinted = _blend(image, colours, alpha)
-    outlined = _blend(image, colours, min(1, alpha + 0.4))
+    colors = labels.colorize(shown)
+    tinted = _blend(image, colors, alpha)
+    outlined = _blend(image, colors, min(1, alpha + 0.4))
     drawn = shown > 0
     picture = np.where(drawn[..., None], tinted, image)
     edge = drawn & _edges(shown)
@@ -171,7 +171,7 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, most=360):
     width = max((tile.shape[1] for tile in tiles), default=2 * most)
     rows = [hstack([pad(tile, tile.shape[0], width) for tile in tiles[at:at + columns]], most // 15)
             for at in range(0, len(tiles), columns)]
-    entries = [(f"{class_name(number, labels)}  {_percent(share)}", colour) for number, (share, colour) in
+    entries = [(f"{class_name(number, labels)}  {_percent(share)}", color) for number, (share, color) in
                enumerate(zip(shares, [PAPER, *labels.palette()[1:len(labels)]]))]
     entries.append(("ignored", labels.palette()[labels.ignore_label]))
     size = most // 22
@@ -235,9 +235,9 @@ def _check_pair(image, mask):
         raise UserError(f"image has height and width {image.shape[:2]} but its mask {mask.shape}; they must agree")
 
 
-def _blend(image, colours, alpha):
+def _blend(image, colors, alpha):
     """Mix two (H, W, 3) uint8 pictures."""
-    return cv2.addWeighted(np.ascontiguousarray(image), 1 - alpha, colours, alpha, 0)
+    return cv2.addWeighted(np.ascontiguousarray(image), 1 - alpha, colors, alpha, 0)
 
 
 def _edges(mask):
@@ -254,9 +254,9 @@ def _share_entries(mask, labels):
     total = max(1, counts.sum())
     order = [number for number in np.argsort(-counts, kind="stable") if counts[number]]
     # An overlay leaves the background untinted, so its swatch is white.
-    colours = labels.palette()
-    colours[0] = PAPER
-    return [(f"{class_name(number, labels)}  {_percent(counts[number] / total)}", colours[number]) for number in order]
+    colors = labels.palette()
+    colors[0] = PAPER
+    return [(f"{class_name(number, labels)}  {_percent(counts[number] / total)}", colors[number]) for number in order]
 
 
 def _found_entries(masks, labels):

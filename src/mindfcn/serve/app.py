@@ -36,7 +36,7 @@ class ClassColor(BaseModel):
     """A class of the network."""
     number: int
     name: str
-    colour: tuple[int, int, int] = Field(description="RGB, 0..255")
+    color: tuple[int, int, int] = Field(description="RGB, 0..255")
 
 
 class ClassArea(ClassColor):
@@ -216,4 +216,4 @@ def describe(mask, png, seconds, labels):
 
 def named(number, labels):
     """The ClassColor of a class number."""
-    return ClassColor(number=number, name=labels.names[number], colour=labels.colours[number])
+    return ClassColor(number=number, name=labels.names[number], color=labels.colors[number])

@@ -28,7 +28,7 @@ NYUD = LabelSet(
            "ceiling", "books", "refridgerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard",
            "person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture",
            "otherprop"),
-    colours=tuple(map(tuple, voc_palette(41)[1:].tolist())))
+    colors=tuple(map(tuple, voc_palette(41)[1:].tolist())))
 LABELLED = "nyu_depth_v2_labeled.mat"
 # Rows 46 to 470 and columns 41 to 600, counted from 1.
 TOP, LEFT, HEIGHT, WIDTH = 45, 40, 425, 560

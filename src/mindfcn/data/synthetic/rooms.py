@@ -90,7 +90,7 @@ class _Scene:
         self.rng, self.eye, self.rays = rng, eye, rays
         self.depth = np.full(rays.shape[:2], np.inf)
         self.mask = np.full(rays.shape[:2], NYUD.ignore_label, np.uint8)
-        self.colour = np.zeros(rays.shape)
+        self.color = np.zeros(rays.shape)
 
     def walls(self, room):
         """Draw the six sides of the room from inside, and what hangs on the walls."""
@@ -118,12 +118,12 @@ class _Scene:
             where = inside & (depth <= self.depth)
             if number == WINDOW:
                 bars = np.minimum(np.abs(across - left - width / 2), np.abs(up - low - height / 2)) < 0.03
-                colour = np.where(bars[..., None], 245.0, (235, 200, 140) + self.rng.normal(0, 8, 3))
+                color = np.where(bars[..., None], 245.0, (235, 200, 140) + self.rng.normal(0, 8, 3))
             else:
                 with np.errstate(invalid="ignore"):
                     shade = 0.5 + 0.5 * np.sin(9 * across + 3 * np.sin(7 * up))
-                colour = np.where(shade[..., None] > 0.5, (40, 40, 220), (40, 200, 230)) + self.rng.normal(0, 12, 3)
-            self.mask[where], self.colour[where] = number, colour[where]
+                color = np.where(shade[..., None] > 0.5, (40, 40, 220), (40, 200, 230)) + self.rng.normal(0, 12, 3)
+            self.mask[where], self.color[where] = number, color[where]
 
     def furniture(self, room):
         """Draw one piece of furniture on the floor, turned at random."""
@@ -162,12 +162,12 @@ class _Scene:
         pattern = (np.sin(2 * np.pi * (u / period + phase[0])), np.sin(2 * np.pi * (v / period + phase[1])))
         pattern = pattern[kind] if kind < 2 else pattern[0] * pattern[1]
         blend = (0.5 + 0.5 * np.tanh(3 * pattern))[..., None]
-        self.colour[where] = (blend * first + (1 - blend) * second)[where]
+        self.color[where] = (blend * first + (1 - blend) * second)[where]
         self.depth[where], self.mask[where] = depth[where], number
 
     def picture(self):
         """Return (image, depth, mask); the image gets sensor noise."""
-        image = self.colour + self.rng.normal(0, 4, self.colour.shape)
+        image = self.color + self.rng.normal(0, 4, self.color.shape)
         return np.clip(np.rint(image), 0, 255).astype(np.uint8), self.depth, self.mask
 
 

@@ -14,7 +14,7 @@ from mindfcn.labels import LabelSet
 
 SAMPLE = LabelSet(
     names=("background", "disc", "square", "triangle", "star", "ring", "cross"),
-    colours=((0, 0, 0), (230, 80, 70), (70, 130, 230), (250, 190, 50), (150, 90, 210), (60, 180, 110),
+    colors=((0, 0, 0), (230, 80, 70), (70, 130, 230), (250, 190, 50), (150, 90, 210), (60, 180, 110),
              (240, 130, 190)))
 HUES = {"disc": 5, "square": 110, "triangle": 28, "star": 140, "ring": 62, "cross": 168}
 FORMAT = 1
@@ -79,12 +79,12 @@ def _draw_files(root, settings):
 
 def _background(rng, height, width):
     """(H, W, 3) float32 BGR 0..255: a muted gradient with clouds and sometimes a faint pattern."""
-    colours = [_color(rng.uniform(0, 180), rng.uniform(15, 110), rng.uniform(70, 215)) for _ in range(3)]
+    colors = [_color(rng.uniform(0, 180), rng.uniform(15, 110), rng.uniform(70, 215)) for _ in range(3)]
     blend = _gradient(rng, height, width)[..., None]
     clouds = sum(_noise(rng, height, width, cell) * weight for cell, weight in ((48, 0.55), (17, 0.3), (6, 0.15)))
-    image = colours[0] * (1 - blend) + colours[1] * blend
+    image = colors[0] * (1 - blend) + colors[1] * blend
     strength = rng.uniform(0.2, 0.8) * clouds[..., None]
-    image = image * (1 - strength) + colours[2] * strength
+    image = image * (1 - strength) + colors[2] * strength
     if rng.random() < 0.5:
         pattern = TEXTURES[rng.integers(len(TEXTURES))](rng, height, width, rng.uniform(14, 40))
         image += rng.uniform(8, 26) * (pattern[..., None] - 0.5)

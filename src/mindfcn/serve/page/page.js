@@ -111,7 +111,7 @@ function tint() {
   const context = layer.getContext("2d");
   const image = context.createImageData(width, height);
   const alpha = Math.round(2.55 * find("strength").value);
-  const colors = new Map(answer.classes.map((one) => [one.number, one.colour]));
+  const colors = new Map(answer.classes.map((one) => [one.number, one.color]));
   for (let index = 0; index < numbers.length; index++) {
     const number = numbers[index];
     if (!visible.has(number)) continue;
@@ -131,7 +131,7 @@ function showClasses() {
     const box = element("input", {type: "checkbox", checked: shown.visible.has(one.number)});
     box.dataset.number = one.number;
     const swatch = element("span", {className: "swatch"});
-    swatch.style.backgroundColor = `rgb(${one.colour.join(", ")})`;
+    swatch.style.backgroundColor = `rgb(${one.color.join(", ")})`;
     const share = element("span", {className: "share"}, percent(one),
                           element("small", {}, `${one.pixels.toLocaleString("en")} pixels`));
     return element("li", {}, element("label", {}, box, swatch, element("span", {className: "name"}, one.name), share));
