@@ -62,7 +62,7 @@ def parameters(net):
 
 def told_once(report, net):
     """Every parameter of the network stands in the report exactly once, and in its table too."""
-    names = report.loaded + report.missing + [clash[0] for clash in report.clashes]
+    names = report.loaded + report.missing + [mismatch[0] for mismatch in report.shape_mismatches]
     assert sorted(names) == sorted(backbone_parameters(net))
     assert {name for name, _ in report.converted} <= set(report.loaded)
     told = [name for name, _ in report.rows()]
@@ -92,7 +92,7 @@ def test_a_torchvision_vgg16_fills_both_forms(name, suffix, tmp_path):
     report = load_vgg16(net, write(tmp_path / f"vgg16{suffix}", weights))
     after = parameters(net)
     told_once(report, net)
-    assert sorted(report.unexpected) == ["classifier.6.bias", "classifier.6.weight"] and report.clashes == []
+    assert sorted(report.unexpected) == ["classifier.6.bias", "classifier.6.weight"] and report.shape_mismatches == []
     for at, place in zip(places(False), CONVS[name]):
         kernel, bias = weights[f"features.{at}.weight"], weights[f"features.{at}.bias"]
         np.testing.assert_array_equal(after[f"conv{place}.weight"], kernel[:, ::-1] if at == 0 else kernel)
@@ -197,10 +197,10 @@ def test_narrow_dense_layers_keep_their_initial_numbers():
     before = parameters(net)
     report = load_vgg16(net, torchvision())
     told_once(report, net)
-    assert {clash[0] for clash in report.clashes} == {f"conv{layer}.0.{kind}" for layer in (6, 7)
+    assert {mismatch[0] for mismatch in report.shape_mismatches} == {f"conv{layer}.0.{kind}" for layer in (6, 7)
                                                       for kind in ("weight", "bias")}
-    assert ("conv6.0.weight", (10, 64, 7, 7), (FC, 64, 7, 7)) in report.clashes
-    for name, _, _ in report.clashes:
+    assert ("conv6.0.weight", (10, 64, 7, 7), (FC, 64, 7, 7)) in report.shape_mismatches
+    for name, _, _ in report.shape_mismatches:
         np.testing.assert_array_equal(parameters(net)[name], before[name])
 
 
@@ -243,7 +243,7 @@ def test_a_whole_network_is_loaded_to_the_last_number(name):
             parameter.set_data(ms.Tensor(random.uniform(0.5, 1, parameter.shape).astype(np.float32)))
     weights = {entry: value for entry, value in parameters(net).items() if not entry.endswith(".step")}
     report = load_weights(other, weights, f"{name}.ckpt")
-    assert sorted(report.loaded) == sorted(weights) and not report.missing + report.unexpected + report.clashes
+    assert sorted(report.loaded) == sorted(weights) and not report.missing + report.unexpected + report.shape_mismatches
     for entry, value in weights.items():
         np.testing.assert_array_equal(parameters(other)[entry], value)
 

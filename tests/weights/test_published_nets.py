@@ -215,7 +215,7 @@ def built(path):
     model = dict(card.model)
     net = create_model(model.pop("name"), len(card.labels), **model).set_train(False)
     report = load_weights(net, weights, path)
-    assert state == {} and not report.missing + report.unexpected + report.clashes
+    assert state == {} and not report.missing + report.unexpected + report.shape_mismatches
     return net, card
 
 
@@ -285,7 +285,7 @@ def test_caffes_vgg16_fills_the_backbone(options, caffe, tmp_path):
     numbers.add("fc8", 10, FC)
     net = create_model("fcn8s_vgg16", 3, padding="pad100", **TINY).set_train(False)
     report = load_backbone(net, save(tmp_path / "VGG_ILSVRC_16_layers.caffemodel", numbers.weights, caffe, **options))
-    assert report.preprocess == CAFFE and not report.missing + report.clashes
+    assert report.preprocess == CAFFE and not report.missing + report.shape_mismatches
     assert sorted(report.unexpected) == ["fc8.bias", "fc8.weight"]
     assert ("conv6.0.weight", f"fc6.weight ({FC}, 3136)") in report.converted
     image = picture(97, 131)
@@ -300,7 +300,7 @@ def test_caffes_alexnet_fills_the_backbone(caffe, tmp_path):
     net = create_model("fcn32s_caffenet", 3, padding="pad100", **TINY).set_train(False)
     report = load_backbone(net, save(tmp_path / "bvlc_reference_caffenet.caffemodel", numbers.weights, caffe,
                                   v1=True, form="legacy"))
-    assert report.preprocess == CAFFE and not report.missing + report.clashes
+    assert report.preprocess == CAFFE and not report.missing + report.shape_mismatches
     image = picture(97, 131)
     weights = {**numbers.weights, "fc6.weight": numbers.weights["fc6.weight"].reshape(FC, 32, 6, 6),
                "fc7.weight": numbers.weights["fc7.weight"].reshape(FC, FC, 1, 1)}
@@ -311,7 +311,7 @@ def test_caffes_googlenet_fills_the_backbone(caffe, tmp_path):
     weights = googlenet()
     net = create_model("fcn32s_googlenet", 3, padding="pad100", width=0.125).set_train(False)
     report = load_backbone(net, save(tmp_path / "bvlc_googlenet.caffemodel", weights, caffe, v1=True, form="legacy"))
-    assert report.preprocess == CAFFE and not report.missing + report.clashes
+    assert report.preprocess == CAFFE and not report.missing + report.shape_mismatches
     assert sorted(report.unexpected) == ["loss1/conv.bias", "loss1/conv.weight"]
     image = picture(97, 131)
     maps = net.backbone(ms.Tensor(image))
@@ -350,7 +350,7 @@ def test_torchvisions_alexnet_fills_the_backbone():
     net = create_model("fcn32s_alexnet", 3, padding="pad100", **TINY).set_train(False)
     report = load_backbone(net, weights)
     assert report.preprocess == COURSE and ("conv1.0.weight", "RGB to BGR") in report.converted
-    assert not report.missing + report.clashes and sorted(report.unexpected) == ["classifier.6.bias",
+    assert not report.missing + report.shape_mismatches and sorted(report.unexpected) == ["classifier.6.bias",
                                                                                  "classifier.6.weight"]
     # sides at which no window of a pooling reaches over the edge: 16 n - 181 with odd n
     image = picture(91, 123)
@@ -471,7 +471,7 @@ def test_a_stage_starts_from_the_one_before(backbone, before, after, left_out, n
     weights, net = trained(f"{before}_{backbone}"), create_model(f"{after}_{backbone}", 3, **TINY)
     report = load_stage(net, weights, "stage.ckpt")
     found = parameters(net)
-    assert report.unexpected == [f"{layer}.weight" for layer in left_out] and report.clashes == []
+    assert report.unexpected == [f"{layer}.weight" for layer in left_out] and report.shape_mismatches == []
     assert {name.rpartition(".")[0] for name in report.missing} == set(new)
     assert set(report.loaded) == found.keys() - set(report.missing)
     for name in report.loaded:
@@ -508,8 +508,8 @@ def test_for_other_classes_only_the_backbone_moves():
     before = parameters(net)
     report = load_stage(net, weights)
     assert set(report.loaded) == backbone_parameters(net).keys() and report.missing == report.unexpected == []
-    assert {name for name, _, _ in report.clashes} == before.keys() - backbone_parameters(net).keys()
-    for name, _, _ in report.clashes:
+    assert {name for name, _, _ in report.shape_mismatches} == before.keys() - backbone_parameters(net).keys()
+    for name, _, _ in report.shape_mismatches:
         np.testing.assert_array_equal(parameters(net)[name], before[name])
 
 

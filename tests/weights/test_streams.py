@@ -60,7 +60,7 @@ def test_depth_filters_begin_as_the_mean_of_the_colours(vgg, form):
     np.testing.assert_array_equal(values(net)["conv1.0.bias"], vgg["conv1_1.bias"])
     assert ("conv1.0.weight", "depth: the mean of the filters for colours") in report.converted
     assert "depth: the mean of the filters for colours" in str(report)
-    assert len(report.loaded) == 26 and not report.clashes
+    assert len(report.loaded) == 26 and not report.shape_mismatches
     assert report.preprocess.to("rgbd").channels == 4
 
 
@@ -96,7 +96,7 @@ def test_two_trained_networks_fuse_to_the_mean_of_their_logits(scramble, name):
             parameter.set_data(ms.Tensor(other.asnumpy()))
     both = create_model(name, 4, modality="rgb_hha", **TINY).set_train(False)
     report = load_streams(both, values(color), values(hha), ("color.ckpt", "hha.ckpt"))
-    assert not report.missing and not report.clashes
+    assert not report.missing and not report.shape_mismatches
     assert all(entry.startswith("hha.ckpt: upscore") for entry in report.unexpected) and report.unexpected
     assert str(report).startswith("color.ckpt + hha.ckpt: ")
     image = np.random.default_rng(5).standard_normal((1, 6, 40, 50)).astype(np.float32)
@@ -108,7 +108,7 @@ def test_other_classes_begin_the_heads_anew(scramble):
     color, hha = (scramble(create_model("fcn32s_vgg16", 4, modality=kind, **TINY)) for kind in ("rgb", "hha"))
     both = create_model("fcn32s_vgg16", 4, modality="rgb_hha", **TINY)
     report = load_streams(both, values(color), values(hha), ("a", "b"), same_classes=False)
-    assert set(report.anew) == {"score_fr.color.weight", "score_fr.color.bias", "score_fr.hha.weight",
+    assert set(report.reinitialized) == {"score_fr.color.weight", "score_fr.color.bias", "score_fr.hha.weight",
                                 "score_fr.hha.bias", "upscore.weight"}
     assert (values(both)["score_fr.hha.weight"] == 0).all()
 

@@ -1,4 +1,4 @@
-"""Weights into a network, with an account of every one of them."""
+"""Load weights into a network and report each one."""
 
 import dataclasses
 from typing import Optional, Union
@@ -13,10 +13,10 @@ from mindfcn.preprocess import CONVENTIONS, Preprocess
 from mindfcn.storage.weight_files import read_weights
 from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 
-# Layers that only a classifier of the full width can fill.
+# Layers that only a full-width classifier can fill.
 DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore", "geometric.")
-# What the names of the two streams' layers begin with (late fusion).
+# Prefixes of the layers of the two streams (late fusion).
 STREAMS = ("color.", "hha.")
 # A file of weights, or {name: array}.
 Weights = Union[FilePath, dict[str, np.ndarray]]
@@ -24,16 +24,17 @@ Weights = Union[FilePath, dict[str, np.ndarray]]
 
 @dataclasses.dataclass
 class LoadReport:
-    """What became of each weight.
+    """What was loaded, converted, missing, unexpected or kept.
 
     Attributes:
         source: the file.
-        loaded: names in the network that took the file's numbers.
-        converted: (name in the network, what was done to it).
-        missing: names in the network that the file does not have; they keep their initial numbers.
-        unexpected: names in the file that the network does not have.
-        clashes: (name in the network, its shape, the file's shape); they keep their initial numbers.
-        anew: names in the network that the file has for other classes; they keep their initial numbers.
+        loaded: names in the network that were loaded from the file.
+        converted: (name in the network, how it was converted).
+        missing: names in the network that are not in the file; they keep their initial values.
+        unexpected: names in the file that are not in the network.
+        shape_mismatches: (name in the network, its shape, the file's shape); they keep their initial values.
+        reinitialized: names in the network whose weights in the file are for other classes; they keep their initial
+            values.
         preprocess: how the network's images must be normalised, where the weights decide it.
     """
     source: str
@@ -41,32 +42,33 @@ class LoadReport:
     converted: list = dataclasses.field(default_factory=list)
     missing: list = dataclasses.field(default_factory=list)
     unexpected: list = dataclasses.field(default_factory=list)
-    clashes: list = dataclasses.field(default_factory=list)
-    anew: list = dataclasses.field(default_factory=list)
+    shape_mismatches: list = dataclasses.field(default_factory=list)
+    reinitialized: list = dataclasses.field(default_factory=list)
     preprocess: Optional[Preprocess] = None
 
     def rows(self):
-        """(name, what became of it) of every weight."""
+        """List of (name, outcome), one for every weight."""
         converted = dict(self.converted)
         return ([(name, f"loaded, {converted[name]}" if name in converted else "loaded") for name in self.loaded]
-                + [(name, f"shape clash: {ours} here, {theirs} in the file; initial numbers kept")
-                   for name, ours, theirs in self.clashes]
-                + [(name, "begun anew: the file's is for other classes") for name in self.anew]
+                + [(name, f"shape clash: {shape} here, {file_shape} in the file; initial numbers kept")
+                   for name, shape, file_shape in self.shape_mismatches]
+                + [(name, "begun anew: the file's is for other classes") for name in self.reinitialized]
                 + [(name, "missing in the file; initial numbers kept") for name in self.missing]
                 + [(name, "unexpected: only in the file, left out") for name in self.unexpected])
 
     def __str__(self):
         width = max((len(name) for name, _ in self.rows()), default=0)
         summary = (f"{self.source}: {len(self.loaded)} loaded ({len(self.converted)} converted), "
-                   f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, {len(self.clashes)} shape clashes"
-                   + (f", {len(self.anew)} begun anew for other classes" if self.anew else ""))
-        return "\n".join([summary] + [f"  {name:{width}}  {what}" for name, what in self.rows()])
+                   f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
+                   f"{len(self.shape_mismatches)} shape clashes"
+                   + (f", {len(self.reinitialized)} begun anew for other classes" if self.reinitialized else ""))
+        return "\n".join([summary] + [f"  {name:{width}}  {outcome}" for name, outcome in self.rows()])
 
-    def put_before_names(self, stream):
-        """Tell the network's names with the stream that they are of."""
-        for kind in ("loaded", "missing", "anew"):
+    def prefix_names(self, stream):
+        """Put the stream's prefix before the network's names."""
+        for kind in ("loaded", "missing", "reinitialized"):
             setattr(self, kind, [stream + name for name in getattr(self, kind)])
-        for kind in ("converted", "clashes"):
+        for kind in ("converted", "shape_mismatches"):
             setattr(self, kind, [(stream + name, *rest) for name, *rest in getattr(self, kind)])
 
     def summary(self):
@@ -74,11 +76,11 @@ class LoadReport:
         return str(self).splitlines()[0]
 
 
-def joined(reports):
-    """One LoadReport of a network's streams, filled from the same file."""
+def merge_reports(reports):
+    """Merge the LoadReports of a network's streams, all filled from the same file, into the first."""
     first, *others = reports
     for report in others:
-        for kind in ("loaded", "converted", "missing", "clashes", "anew"):
+        for kind in ("loaded", "converted", "missing", "shape_mismatches", "reinitialized"):
             setattr(first, kind, getattr(first, kind) + getattr(report, kind))
     return first
 
@@ -87,25 +89,25 @@ def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
                   where: Optional[FilePath] = None) -> LoadReport:
     """Fill a network's backbone from a classifier of the same architecture, of any known origin (see `backbone_names`).
 
-    VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become the
-    convolutions conv6 and conv7 where the network has their full width. Weights without normalisation also fill a
-    network with it: a bias moves into the moving mean. Of a network for colour and depth, the first layer's filters for
-    depth become the mean of its filters for colours; of one for colour and HHA, both streams are filled alike.
+    Takes VGG16, AlexNet in both forms, GoogLeNet, and mindcv's backbones under mindcv's names. Dense layers become the
+    convolutions conv6 and conv7 where the network has their full width. Weights without batch normalisation also fill
+    a network that has it: a bias moves into the moving mean. In a network for colour and depth, the first layer's
+    depth filters are the mean of its colour filters; in one for colour and HHA, both streams get the same weights.
 
     Args:
         net: a network with a `backbone`, or a backbone.
         source: .ckpt, .pth, .safetensors, .npz or .caffemodel file, or the dict read from one.
-        convention: what the weights expect of their images: "auto", as their names say; "course", or Caffe's with its
-            mean colour or a data set's, "caffe", "nyud" or "siftflow", overrules it, for files such as
-            vgg16_from_caffe.pth, whose names are torchvision's. The network takes BGR images in every case: the
-            channels of the first layer are swapped where they are not.
+        convention: the normalisation that the weights expect. "auto" recognises it by the weights' names; "course", or
+            Caffe's with its mean colour or a data set's, "caffe", "nyud" or "siftflow", overrides it, for files such as
+            vgg16_from_caffe.pth, whose names are torchvision's. The network always takes BGR images: the input
+            channels of an RGB first layer are swapped.
         where: name of the file for messages.
 
     Returns:
         LoadReport; its `preprocess` is how the network's images must be normalised from now on.
 
     Raises:
-        UserError: not the network's architecture, or a convolution of another shape.
+        UserError: the weights are of another architecture, or a convolution has another shape.
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
@@ -114,65 +116,65 @@ def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
         streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
     reports = [_fill_backbone(parameters, weights, convention, where, stream)
                for stream, parameters in streams.items()]
-    return joined(reports)
+    return merge_reports(reports)
 
 
 def _fill_backbone(parameters, weights, convention, where, stream):
-    """LoadReport of one backbone, {bare name: Parameter}."""
+    """Fill one backbone, {name without prefix: Parameter}. Returns its LoadReport."""
     try:
         renamed, pairs, preprocess = backbone_names(weights, parameters)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
-    taken = {theirs for theirs, _ in pairs}
-    report.unexpected = [name for name in weights if name not in taken]
-    report.converted = [(ours, f"{theirs} {weights[theirs].shape}") for theirs, ours in pairs
-                        if weights[theirs].shape != renamed[ours].shape]
+    used = {source for source, _ in pairs}
+    report.unexpected = [name for name in weights if name not in used]
+    report.converted = [(target, f"{source} {weights[source].shape}") for source, target in pairs
+                        if weights[source].shape != renamed[target].shape]
     if preprocess.order == "RGB" and convention not in ("caffe", "nyud", "siftflow"):
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
-    _add_depth(renamed, parameters, report)
+    _add_depth_filters(renamed, parameters, report)
     if "conv1.1.gamma" in parameters and "conv1.0.bias" not in parameters:
-        renamed = _biases_to_means(renamed, report)
+        renamed = _fold_biases(renamed, report)
     wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
                   and parameter.shape != renamed[name].shape), None)
     if wrong:
         raise UserError(f"{where}: {wrong} is {renamed[wrong].shape}, the network's is {parameters[wrong].shape}; "
                         "give weights of the same architecture and width")
     _assign(parameters, renamed, report)
-    report.put_before_names(stream)
+    report.prefix_names(stream)
     return report
 
 
-def _add_depth(weights, parameters, report):
-    """Of a first layer that sees depth, too, let the filters for it be the mean of those for colours."""
+def _add_depth_filters(weights, parameters, report):
+    """Where the first layer also takes depth, add depth filters: the mean of the colour filters."""
     for name, parameter in parameters.items():
         if parameter.ndim == 4 and name in weights:
-            ours, theirs = parameter.shape, weights[name].shape
-            if ours[1] == 4 and theirs == (ours[0], 3, *ours[2:]):
+            shape, file_shape = parameter.shape, weights[name].shape
+            if shape[1] == 4 and file_shape == (shape[0], 3, *shape[2:]):
                 weights[name] = np.concatenate([weights[name], weights[name].mean(1, keepdims=True)], 1)
                 report.converted.append((name, "depth: the mean of the filters for colours"))
             return
 
 
-# the name before there were other backbones
+# The older name, from when VGG16 was the only backbone.
 load_vgg16 = load_backbone
 
 
 def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
                same_classes: bool = True) -> LoadReport:
-    """Start a network from a whole one on the same backbone: FCN-16s from 32s, 8s from 16s, or other classes.
+    """Start a network from a complete one on the same backbone: FCN-16s from 32s, 8s from 16s, or other classes.
 
-    What has the same name and shape moves. A score layer that is new keeps its zeros, a new upsampling its bilinear
-    kernel; the last upsampling of the stage before is left out. (Long et al. 2015, section 4.2)
+    Weights of the same name and shape are copied. A new score layer keeps its zeros, a new upsampling layer its
+    bilinear kernel; the last upsampling of the previous stage is left out. (Long et al. 2015, section 4.2)
 
     Args:
         net: the network.
-        source: file, or the dict read from one, under the names of our networks.
+        source: file, or the dict read from one, under the names of MindFCN's networks.
         where: name of the file for messages.
-        same_classes: whether its scores are of the network's classes; if not, score and upsampling layers begin anew,
-            even where as many classes give them the same shapes.
+        same_classes: whether its scores are of the network's classes; if not, score and upsampling layers keep their
+            initial values, even where an equal number of classes gives them the same shapes.
 
     Returns:
         LoadReport.
@@ -185,29 +187,29 @@ def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
     report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
-    _add_depth(weights, parameters, report)
-    foreign = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
-    if foreign:
-        side = "has" if foreign[0] in weights else "lacks"
-        raise UserError(f"{where} is of another architecture: its backbone {side} {foreign[0]}; "
+    _add_depth_filters(weights, parameters, report)
+    different = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
+    if different:
+        side = "has" if different[0] in weights else "lacks"
+        raise UserError(f"{where} is of another architecture: its backbone {side} {different[0]}; "
                         "start from a checkpoint of the same backbone")
     for name in weights:
         if not name.startswith(HEAD) and parameters[name].shape != weights[name].shape:
             raise UserError(_shape_message(where, name, parameters[name].shape, weights[name].shape))
     if not same_classes:
-        report.anew = [name for name in parameters if name.startswith(HEAD) and name in weights]
-    _assign({name: entry for name, entry in parameters.items() if name not in report.anew}, weights, report)
+        report.reinitialized = [name for name in parameters if name.startswith(HEAD) and name in weights]
+    _assign({name: entry for name, entry in parameters.items() if name not in report.reinitialized}, weights, report)
     return report
 
 
 def load_streams(net, color, hha, where, same_classes=True):
-    """Start a network of late fusion from two trained ones, for colour and for HHA, on the same backbone.
+    """Start a late-fusion network from two trained ones, for colour and for HHA, on the same backbone.
 
-    Backbones and score layers of both move; the upsampling is that of the network for colour.
+    Backbones and score layers of both are copied; the upsampling is that of the colour network.
 
     Args:
         net: the network, on TwoStreams.
-        color, hha: dicts under the names of our networks.
+        color, hha: dicts under the names of MindFCN's networks.
         where: (name of the file of `color`, of `hha`) for messages.
         same_classes: as for `load_stage`.
 
@@ -217,7 +219,7 @@ def load_streams(net, color, hha, where, same_classes=True):
     Raises:
         UserError: another backbone, or one of another width.
     """
-    merged, left = {}, []
+    merged, left_out = {}, []
     for stream, weights in zip(STREAMS, (color, hha)):
         for name, weight in weights.items():
             if name.startswith("score"):
@@ -228,14 +230,14 @@ def load_streams(net, color, hha, where, same_classes=True):
             elif stream == STREAMS[0]:
                 merged[name] = weight
             else:
-                left.append(f"{where[1]}: {name}")
+                left_out.append(f"{where[1]}: {name}")
     report = load_stage(net, merged, " + ".join(where), same_classes)
-    report.unexpected += left
+    report.unexpected += left_out
     return report
 
 
 def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None) -> LoadReport:
-    """Fill a whole network from weights under its own names; all must be there and fit.
+    """Fill a complete network from weights under its own names; all must be present and have the same shapes.
 
     Args:
         net: the network.
@@ -256,35 +258,36 @@ def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None
                         unexpected=[name for name in weights if name not in parameters])
     if report.missing or report.unexpected:
         example = (f"it lacks {report.missing[0]}" if report.missing
-                   else f"it has {report.unexpected[0]}, which the network has not")
+                   else f"it has {report.unexpected[0]}, which the network does not have")
         raise UserError(f"{where} is of another architecture: {example} ({len(report.missing)} missing, "
                         f"{len(report.unexpected)} unexpected); "
                         "name its network with --model (train: --model.name)")
-    clashes = [name for name in weights if parameters[name].shape != weights[name].shape]
-    if clashes:
-        raise UserError(_shape_message(where, clashes[0], parameters[clashes[0]].shape, weights[clashes[0]].shape))
+    wrong = next((name for name in weights if parameters[name].shape != weights[name].shape), None)
+    if wrong:
+        raise UserError(_shape_message(where, wrong, parameters[wrong].shape, weights[wrong].shape))
     _assign(parameters, weights, report)
     return report
 
 
 def is_state(name):
-    """Whether a parameter belongs to the run and not to the trained network: the step counters of dropout."""
+    """Whether a parameter is state of the run, not part of the trained network: the step counters of dropout."""
     return name.endswith(".step")
 
 
 def backbone_parameters(net):
-    """{name: Parameter} of the backbone of a network, or of a backbone."""
-    blocks = getattr(net, "backbone", net).blocks
+    """{name: Parameter} of a network's backbone, or of a backbone itself."""
+    # A backbone of mindcv holds mindcv's own network under the name `backbone`, too.
+    blocks = net.blocks if hasattr(net, "blocks") else net.backbone.blocks
     return {name: parameter for name, parameter in _parameters(net).items() if block_of(name) in blocks}
 
 
 def stream_of(name):
-    """The part of a parameter's name that tells its stream; empty where there is one stream."""
+    """The stream's prefix in a parameter's name; empty where there is one stream."""
     return next((stream for stream in STREAMS if name.startswith(stream)), "")
 
 
 def block_of(name):
-    """The block of a backbone that a parameter is in, by its name."""
+    """The block of the backbone that a parameter belongs to, from its name."""
     return name.removeprefix(stream_of(name)).split(".")[0]
 
 
@@ -303,14 +306,15 @@ def _bgr(preprocess):
     return Preprocess("BGR", preprocess.mean[::-1], preprocess.std[::-1])
 
 
-def _shape_message(where, name, ours, theirs):
-    if name.startswith(HEAD) and ours[0] != theirs[0]:
-        return (f"{where} was trained for {theirs[0]} classes, the network has {ours[0]}; "
+def _shape_message(where, name, shape, file_shape):
+    if name.startswith(HEAD) and shape[0] != file_shape[0]:
+        return (f"{where} was trained for {file_shape[0]} classes, the network has {shape[0]}; "
                 "use its own labels, or start from it as pretrained weights")
-    return f"{where}: {name} is {theirs}, the network's is {ours}; give weights of the same network and width"
+    return f"{where}: {name} is {file_shape}, the network's is {shape}; give weights of the same network and width"
 
 
-def _biases_to_means(renamed, report):
+def _fold_biases(renamed, report):
+    """Fold biases into moving means, of zero where the file has none. Returns the new dict."""
     biases = [name for name in renamed if name.endswith(".bias") and f"{name[:-5]}.weight" in renamed]
     for name in biases:
         mean = f"{name[:-6]}{int(name[-6]) + 1}.moving_mean"
@@ -320,12 +324,13 @@ def _biases_to_means(renamed, report):
 
 
 def _assign(parameters, weights, report):
+    """Set each parameter from the weight of its name and shape, as float32, and note it in the report."""
     for name, parameter in parameters.items():
         if name not in weights:
             if name not in report.missing and not is_state(name):
                 report.missing.append(name)
         elif parameter.shape != weights[name].shape:
-            report.clashes.append((name, parameter.shape, weights[name].shape))
+            report.shape_mismatches.append((name, parameter.shape, weights[name].shape))
         else:
             weight = np.asarray(weights[name])
             if not np.isfinite(weight).all():
