@@ -5,10 +5,11 @@
 #   DEVICE_NUM=8 bash run_eval.sh CHECKPOINT ...         each of several devices evaluates its share
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+unset CDPATH
+root=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 if [ $# -eq 0 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
-    sed -n '2,5s/^# \{0,1\}//p' "$here/run_eval.sh"
+    sed -n '2,5s/^# \{0,1\}//p' "$root/run_eval.sh"
     exit $(($# == 0 ? 2 : 0))
 fi
-. "$here/environment.sh"
+. "$root/scripts/environment.sh"
 launch eval --checkpoint "$@"

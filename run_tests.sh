@@ -4,6 +4,8 @@
 set -euo pipefail
 
 EXTRAS=test
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+unset CDPATH
+root=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
+. "$root/scripts/environment.sh"
 cd "$root"
 exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

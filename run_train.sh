@@ -2,23 +2,24 @@
 # Train, evaluate and draw, with one command.
 #
 #   bash run_train.sh                                          the sample set, on any machine
-#   bash run_train.sh configs/NAME.yaml [--key value ...]      any recipe
+#   bash run_train.sh configs/NAME.yaml [--key value ...]      any recipe of configs/ and its folders
 #   DEVICE_NUM=8 DEVICE_TARGET=Ascend bash run_train.sh ...    several devices, data parallel; docs/scaling.md: machines
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+unset CDPATH
+root=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-    sed -n '2,6s/^# \{0,1\}//p' "$here/run_train.sh"
+    sed -n '2,6s/^# \{0,1\}//p' "$root/run_train.sh"
     exit 0
 fi
-recipe=$here/configs/sample.yaml
+recipe=$root/configs/sample.yaml
 case "${1:-}" in
     *.yaml | *.yml)
         recipe=$1
-        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$here" && echo configs/*.yaml)" >&2; exit 2; }
+        [ -f "$recipe" ] || { echo "run_train.sh: no recipe $recipe; choose one of: $(cd "$root" && ls configs/*.yaml configs/*/*.yaml | grep -v /base.yaml | xargs)" >&2; exit 2; }
         shift
         ;;
 esac
-. "$here/environment.sh"
+. "$root/scripts/environment.sh"
 
 launch train --config "$recipe" "$@"

@@ -353,7 +353,7 @@ for name, at in net.receptive_fields().items():
 # VOC, whose objects are larger).
 
 # %%
-sys.path.append("benchmarks")
+sys.path.append("experiments")
 from upper_bound import coarse as coarsen
 from upper_bound import upper_bound
 
@@ -407,7 +407,7 @@ config = mindfcn.CompareConfig(out=f"{WORK}/compare", variants=variants, train=m
     augment=mindfcn.AugmentConfig(crop_size=64 if QUICK else 96, batch_size=4, min_scale=0.75, max_scale=1.5),
     model=mindfcn.ModelConfig(width=0.25, fc_width=128),
     optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05, min_lr=0.0005, warmup_epochs=0.5)))
-compared = mindfcn.compare(config, say=lambda text: print(text.splitlines()[0]))
+compared = mindfcn.compare(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
 
 # %%
 print("network             mean IoU, %  pixel accuracy, %  parameters  begun from")
@@ -419,8 +419,8 @@ Image(f"{compared.out}/pictures.jpg", width=760)
 # %% [markdown]
 # Each stage has learned longer than the one before it, so that not all of its gain is the skip's; but outlines get
 # finer from left to right, and that no longer training gives FCN-32s, whose bound is the one of chapter 4.
-# `mindfcn compare --config configs/compare_sample.yaml` trains the three with equal budgets, and
-# `configs/compare_voc_cpu.yaml` on real photographs from ImageNet weights.
+# `mindfcn compare --config configs/compare/sample.yaml` trains the three with equal budgets, and
+# `configs/compare/voc_cpu.yaml` on real photographs from ImageNet weights.
 #
 # ## 6 What was equal
 #

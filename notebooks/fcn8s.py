@@ -394,7 +394,7 @@ plt.show()
 # before the file gets its final name. No validation photograph can enter the training file.
 
 # %%
-prepared = mindfcn.prepare(data, say=print)
+prepared = mindfcn.prepare(data, mindfcn.Console(print))
 name, encoded, mask = next(mindfcn.SegDataset(data_file=prepared.train_path, batch_size=1).samples([0]))
 print(f"first record: file_name {name!r}, data {len(encoded):,} bytes ({encoded[6:10].decode()}), mask {mask.shape}")
 
@@ -649,7 +649,7 @@ else:
 config = mindfcn.TrainConfig(
     run_dir=f"{WORK}/run", overwrite=True, seed=1, eval_every=2, keep=1, data=data, augment=augment, model=model,
     optim=optim)
-result = mindfcn.train(config, say=lambda text: print(text.splitlines()[0]))
+result = mindfcn.train(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
 print("best checkpoint:", result.checkpoint)
 
 # %% [markdown]
@@ -752,7 +752,7 @@ elif DATA == "sample":
 else:
     own = val_samples[-1].image
 request = mindfcn.PredictConfig(checkpoint=result.checkpoint, images=[own], out=f"{WORK}/predictions")
-predicted = mindfcn.predict(request, segmenter, card.labels)
+predicted = mindfcn.predict(request)
 for path, reason in predicted.failed:
     print("left out:", reason)
 for written in predicted.written:

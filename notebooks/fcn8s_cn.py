@@ -389,7 +389,7 @@ plt.show()
 # 并且把全部内容重新读出核对之后，才让文件以正式的名字出现。验证图像不可能混入训练文件。
 
 # %%
-prepared = mindfcn.prepare(data, say=print)
+prepared = mindfcn.prepare(data, mindfcn.Console(print))
 name, encoded, mask = next(mindfcn.SegDataset(data_file=prepared.train_path, batch_size=1).samples([0]))
 print(f"第一条记录：file_name {name!r}，data {len(encoded):,} 字节（{encoded[6:10].decode()}），掩码 {mask.shape}")
 
@@ -639,7 +639,7 @@ else:
 config = mindfcn.TrainConfig(
     run_dir=f"{WORK}/run", overwrite=True, seed=1, eval_every=2, keep=1, data=data, augment=augment, model=model,
     optim=optim)
-result = mindfcn.train(config, say=lambda text: print(text.splitlines()[0]))
+result = mindfcn.train(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
 print("最好的检查点：", result.checkpoint)
 
 # %% [markdown]
@@ -738,7 +738,7 @@ elif DATA == "sample":
 else:
     own = val_samples[-1].image
 request = mindfcn.PredictConfig(checkpoint=result.checkpoint, images=[own], out=f"{WORK}/predictions")
-predicted = mindfcn.predict(request, segmenter, card.labels)
+predicted = mindfcn.predict(request)
 for path, reason in predicted.failed:
     print("跳过：", reason)
 for written in predicted.written:

@@ -62,7 +62,7 @@ print(f"MindSpore {ms.__version__}, results in {WORK}{', quick test' if QUICK el
 # %%
 DATA = f"{WORK}/mydata"  # or a folder of your own
 if not os.path.isdir(f"{DATA}/images"):
-    subprocess.run([sys.executable, "benchmarks/garden.py", DATA, "--images", "14" if QUICK else "160",
+    subprocess.run([sys.executable, "experiments/garden.py", DATA, "--images", "14" if QUICK else "160",
                     "--size", "64" if QUICK else "128"], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -174,7 +174,7 @@ shapes = mindfcn.train(mindfcn.TrainConfig(
     run_dir=f"{WORK}/shapes", overwrite=True, eval_every=0, augment=augment, model=mindfcn.ModelConfig(**narrow),
     data=mindfcn.PrepareConfig(records=f"{WORK}/shapes_records", root=f"{WORK}/shapes_data",
                                samples=15 if QUICK else 160, size=64 if QUICK else 128),
-    optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05)), show=mindfcn.LiveCurve())
+    optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05)), mindfcn.LiveCurve())
 print(f"mean IoU of 7 classes of shapes: {shapes.evaluation.metrics['mean IoU']:.3f}")
 
 # %% [markdown]
@@ -185,16 +185,16 @@ print(f"mean IoU of 7 classes of shapes: {shapes.evaluation.metrics['mean IoU']:
 data = mindfcn.PrepareConfig(source="folder", root=DATA, records=f"{WORK}/records")
 
 
-def garden(name, pretrained=shapes.checkpoint, class_weights="median_frequency", **told):
+def garden(name, pretrained=shapes.checkpoint, class_weights="median_frequency", console=None):
     """Train on the garden; returns the TrainResult."""
     return mindfcn.train(mindfcn.TrainConfig(
         run_dir=f"{WORK}/{name}", overwrite=True, eval_every=0, data=data, augment=augment,
         model=mindfcn.ModelConfig(**narrow, pretrained=pretrained),
-        optim=mindfcn.OptimConfig(epochs=1 if QUICK else 6, lr=0.05, class_weights=class_weights)), **told)
+        optim=mindfcn.OptimConfig(epochs=1 if QUICK else 6, lr=0.05, class_weights=class_weights)), console or mindfcn.Console())
 
 
 said = []
-weighted = garden("weighted", show=mindfcn.LiveCurve(), say=said.append)
+weighted = garden("weighted", console=mindfcn.LiveCurve(say=said.append))
 report = next(text for text in said if "score_fr" in text).splitlines()
 print(report[0].replace(f"{WORK}/", ""))
 for line in report[1:]:
@@ -251,7 +251,7 @@ show(rows, ["photograph", "truth", "prediction", "overlay"] * 3)
 # |---|---|
 # | segment a folder of photographs | `mindfcn predict --checkpoint CHECKPOINT photos/` |
 # | try it in the browser | `mindfcn serve --checkpoint CHECKPOINT` |
-# | use it without MindSpore | `mindfcn export --checkpoint CHECKPOINT --out net.onnx` |
+# | use it without MindSpore | `mindfcn export --checkpoint CHECKPOINT --out_file net.onnx` |
 
 # %%
 print("report     ", Path(weighted.run_dir, "report.html"))

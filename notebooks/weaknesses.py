@@ -245,7 +245,7 @@ thing = max(mindfcn.find_objects(truths[number], labels.ignore_label), key=lambd
 left, top, right, bottom = enlarge(thing.box, 1.2, *truths[number].shape)
 cv2.imwrite(f"{WORK}/window.png", photos[number][top:bottom, left:right])
 explained = mindfcn.explain(mindfcn.ExplainConfig(checkpoint=deconvnet_file, image=f"{WORK}/window.png",
-                                                  out=f"{WORK}/explanation.jpg"))
+                                                  out_file=f"{WORK}/explanation.jpg"))
 runtime.pynative_mode()
 Image(explained.out, width=640)
 
@@ -291,7 +291,7 @@ def by_true_boxes(photo):
 
 def by_edge_boxes(photo):
     """Edge Boxes of a photograph, the best first."""
-    return mindfcn.propose(photo, most=12, min_side=20)
+    return mindfcn.propose(photo, max_proposals=12, min_side=20)
 
 
 def by_grid(photo):

@@ -4,10 +4,13 @@ import math
 import os
 import shutil
 
-# MindSpore reads it when it is imported: its C++ warnings and errors stay off the terminal, exceptions tell all.
+# Read when MindSpore is imported. Silence its C++ log; errors still arrive as exceptions.
 os.environ.setdefault("GLOG_v", "4")
 
 import pytest  # noqa: E402
+
+pytest.register_assert_rewrite("helpers")  # before a test file imports it
+
 from caffe_files import Caffe  # noqa: E402
 
 
@@ -17,7 +20,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip the tests marked long unless they are asked for."""
+    """Skip the tests marked long without --long."""
     if config.getoption("--long"):
         return
     for item in items:
@@ -31,9 +34,27 @@ def caffe():
     return Caffe()
 
 
+@pytest.fixture
+def pynative():
+    """Run networks operator by operator, without compiling; PyNative is set again after tests that change the mode."""
+    import mindspore as ms
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture(params=["GRAPH", "PYNATIVE"])
+def mode(request):
+    """Name of the mode in which the test runs: each of MindSpore's two in turn."""
+    import mindspore as ms
+    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
+    yield request.param
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
 @pytest.fixture(scope="session")
 def scramble():
-    """Function that puts random numbers into every parameter of a network, so that none of them is without effect."""
+    """Function that puts random numbers into every parameter of a network, so that each affects the output."""
     import mindspore as ms
     import numpy as np
 
@@ -65,7 +86,7 @@ def tiny(scramble):
 
 @pytest.fixture(scope="session")
 def colour_net(tmp_path_factory):
-    """Path of an .onnx file of one convolution: pure red, green and blue pixels have classes of their own."""
+    """Path of an .onnx file of one convolution: pure red, green and blue pixels are classes 1, 2 and 3."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime")
     import numpy as np
@@ -77,7 +98,7 @@ def colour_net(tmp_path_factory):
     card = Card({"name": "fcn32s_colours"}, labels, Preprocess("RGB", (0, 0, 0), (255, 255, 255)),
                 "/home/someone/val.mindrecord", {"settings": {"run_dir": "/home/someone/run"}},
                 {"mean IoU": 0.5, "pixel accuracy": float("nan")})
-    # Each colour's logit is its channel less the other two; the dark class has a half.
+    # Each colour's logit is its channel minus the other two; the dark class has the constant 0.5.
     weight = np.vstack([np.zeros(3), 2 * np.eye(3) - 1]).astype(np.float32).reshape(4, 3, 1, 1)
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
@@ -106,7 +127,7 @@ def sample_records(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
-    """A headless Chromium that reaches this machine alone; what it downloads goes to `chromium.downloads`."""
+    """A headless Chromium that can only connect to this machine; its downloads go to `chromium.downloads`."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
@@ -131,7 +152,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def window(chromium):
-    """Function (width, height, dark=False) that makes Chromium a desktop's window or, when narrow, a telephone."""
+    """Function (width, height, dark=False) that gives Chromium a desktop window or, below 800 pixels, a phone's."""
     def set_to(width, height, dark=False):
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800})

@@ -1,4 +1,4 @@
-"""Label sets: VOC's colours, files, and every way in which a file can be wrong."""
+"""Label sets: VOC's colours, files, and every kind of faulty file."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ KNOWN = {"background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 
 OWN = LabelSet(("背景", "Straße", "no"), ((1, 2, 3), (255, 0, 0), (0, 0, 255)), 200)
 
 
-def test_voc_is_vocs():
+def test_voc_labels_are_those_of_the_development_kit():
     assert dict(zip(VOC.names, VOC.colours)) == KNOWN and list(VOC.names) == list(KNOWN)
     assert len(VOC) == 21 and VOC.ignore_label == 255
 
 
-def test_palette_values_that_are_known():
+def test_known_values_of_the_palette():
     palette = voc_palette()
     assert palette.shape == (256, 3) and palette.dtype == np.uint8
     assert palette[255].tolist() == [224, 224, 192]
@@ -70,7 +70,7 @@ def test_255_classes_are_the_most(tmp_path):
     ("", "list `names`"), ("just text", "list `names`"), ("[a, b]", "list `names`"), ("names: abc", "list `names`"),
     ("colours: [[0, 0, 0]]", "list `names`"),
     ("names: []", "0 classes"),
-    ("names: [a, b, a]", "'a' stands twice"), ("names: [1, '1']", "'1' stands twice"),
+    ("names: [a, b, a]", "'a' appears twice"), ("names: [1, '1']", "'1' appears twice"),
     ("names: [a]\ncolors: [[0, 0, 0]]", "'colors'"),
     ("names: [a, b]\ncolours: [[0, 0, 0]]", "2 names but 1 colours"),
     ("names: [a]\ncolours: red", "list of [R, G, B]"), ("names: [a]\ncolours: [red]", "three numbers"),
@@ -83,7 +83,7 @@ def test_255_classes_are_the_most(tmp_path):
     (b"names: [\xff\xfe]", "not a UTF-8"), (b"\x00\x01\x02", "is not YAML"),
     ("!!python/object/apply:os.system [echo]", "is not YAML"),
     ("a: &x [*x]\nnames: [a]", "alias *x"), ("names: [a]\n? [k]\n: 1", "")])
-def test_bad_files_are_told_in_one_line(tmp_path, text, words):
+def test_bad_files_are_reported_in_one_line(tmp_path, text, words):
     with pytest.raises(UserError) as error:
         load(tmp_path, text)
     message = str(error.value)

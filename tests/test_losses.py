@@ -9,13 +9,6 @@ import pytest
 from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
 
 
-@pytest.fixture(params=["GRAPH", "PYNATIVE"])
-def mode(request):
-    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
 def batch(seed=1, classes=21, ignore_label=255, scale=3.0):
     """Logits (2, C, 5, 7) and labels of which about a fifth does not count."""
     random = np.random.default_rng(seed)
@@ -64,7 +57,7 @@ def test_value_and_gradient_are_those_of_the_definition(mode, classes, ignore_la
 
 @pytest.mark.parametrize("scale, reduction", [(1.0, "mean"), (1.0, "sum"), (200.0, "mean")])
 def test_value_and_gradient_equal_pytorchs(scale, reduction):
-    """With logits so far apart, too, that their exponentials overflow."""
+    """Also with logits so far apart that their exponentials overflow."""
     torch = pytest.importorskip("torch")
     logits, labels = batch(4, scale=scale)
     value, gradient = value_and_gradient(logits, labels, reduction=reduction)
@@ -77,7 +70,7 @@ def test_value_and_gradient_equal_pytorchs(scale, reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_no_pixel_that_counts_is_no_loss_and_no_gradient(mode, reduction):
+def test_loss_and_gradient_are_zero_without_counted_pixels(mode, reduction):
     logits, labels = batch(5)
     value, gradient = value_and_gradient(logits, np.full_like(labels, 255), reduction=reduction)
     assert value == 0 and gradient.shape == logits.shape and (gradient == 0).all()
@@ -101,12 +94,12 @@ def test_half_precision_logits(mode):
     assert value == pytest.approx(expected, rel=1e-4)
     assert gradient.dtype == np.float16 and np.isfinite(gradient).all()
     equal, _ = value_and_gradient(np.zeros_like(logits), labels)
-    assert equal == pytest.approx(math.log(21), rel=1e-6), "float16 knows four digits of it"
+    assert equal == pytest.approx(math.log(21), rel=1e-6), "float16 has four digits of it"
 
 
 @pytest.mark.parametrize("options, words", [({"reduction": "none"}, "mean or sum"), ({"keep": 0.0}, "keep 0.0"),
                                             ({"keep": 1.5}, "keep 1.5")])
-def test_settings_that_cannot_be(options, words):
+def test_impossible_settings_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         CrossEntropy(**options)
 
@@ -117,7 +110,7 @@ WEIGHTS = np.array([0.02, 1.0, 0.3, 40.0, 0.0, 7.0], np.float32)
 
 
 def weighted(labels, ignore_label=255):
-    """(N, H, W) float64: what each pixel counts for."""
+    """(N, H, W) float64: the weight of each pixel."""
     return np.where(labels == ignore_label, 0, WEIGHTS.astype(np.float64)[np.where(labels == ignore_label, 0, labels)])
 
 
@@ -151,7 +144,7 @@ def test_a_weighted_loss_equals_pytorchs(reduction):
 
 
 @pytest.mark.parametrize("label", [255, 4])
-def test_no_weight_at_all_is_no_loss_and_no_gradient(mode, label):
+def test_loss_and_gradient_are_zero_where_all_weights_are_zero(mode, label):
     """All pixels ignored, or all of a class of weight 0."""
     logits, labels = batch(13, len(WEIGHTS))
     value, gradient = step(CrossEntropy(class_weights=WEIGHTS), logits, np.full_like(labels, label))
@@ -187,7 +180,7 @@ def test_a_sampled_loss_is_weighted_too():
 
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, math.nan], [math.inf], [[1.0]]])
-def test_weights_that_cannot_be(weights):
+def test_impossible_weights_are_refused(weights):
     with pytest.raises(ValueError, match="class weights"):
         CrossEntropy(class_weights=weights)
 
@@ -201,7 +194,7 @@ def kept_pixels(loss, size, seed=1):
 
 
 def test_a_sampled_loss_is_that_of_the_kept_pixels(mode):
-    """Gradients tell which cells were kept; the rest are as good as ignored."""
+    """Gradients show which cells were kept; the others are treated as ignored."""
     random = np.random.default_rng(8)
     logits = random.standard_normal((2, 5, 23, 18)).astype(np.float32)
     labels = random.integers(0, 5, (2, 23, 18)).astype(np.int32)
@@ -373,7 +366,7 @@ def torch_dice(torch, scores, labels, weights):
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_losses_equal_pytorchs_autograd(name, scale):
-    """At logits so far apart, too, that the true class's probability is 0 or 1 in float32."""
+    """Also at logits so far apart that the true class's probability is 0 or 1 in float32."""
     torch = pytest.importorskip("torch")
     kind, options, definition = OTHERS[name]
     theirs = {focal_by_definition: torch_focal, bootstrapped_by_definition: torch_bootstrapped,
@@ -406,7 +399,7 @@ def test_other_losses_without_pixels_are_0_and_in_float16_finite(mode, name):
     assert value == pytest.approx(expected, rel=1e-4)
 
 
-def test_of_equal_losses_as_many_are_kept_as_of_others():
+def test_bootstrapping_keeps_its_number_of_pixels_among_equal_losses():
     """As at the start of a training, where all scores are 0."""
     _, labels = uneven(24)
     value, gradient = step(Bootstrapped(9), np.zeros((2, 6, 5, 7), np.float32), labels)
@@ -440,7 +433,7 @@ def test_other_losses_of_sampled_pixels_are_those_of_the_rest_ignored(name):
 @pytest.mark.parametrize("weights", [None, UNLIKE], ids=["alike", "weighted"])
 @pytest.mark.parametrize("name", ["focal", "9 hardest", "dice"])
 def test_shares_of_a_batch_add_up_to_its_loss(name, weights):
-    """What several processes rely on: values of parts, each times its count, over the whole's count."""
+    """Several processes rely on it: values of the parts, each times its count, divided by the total count."""
     kind, options, _ = OTHERS[name]
     logits, labels = uneven(26)
     loss = kind(**options, class_weights=weights)
@@ -455,6 +448,6 @@ def test_shares_of_a_batch_add_up_to_its_loss(name, weights):
 @pytest.mark.parametrize("made, words", [(lambda: Bootstrapped(0), "pixels 0"), (lambda: Focal(0.5), "gamma 0.5"),
                                          (lambda: Focal(-1), "gamma -1"), (lambda: Focal(math.nan), "gamma nan"),
                                          (lambda: Dice(keep=0.0), "keep 0.0")])
-def test_settings_of_other_losses_that_cannot_be(made, words):
+def test_impossible_settings_of_other_losses_are_refused(made, words):
     with pytest.raises(ValueError, match=words):
         made()

@@ -119,7 +119,7 @@ def test_class_numbers_of_small_types_do_not_overflow():
     assert matrix.counts[20, 20] == matrix.counts.sum() == 4
 
 
-def test_what_cannot_be_counted_is_told_in_one_line():
+def test_what_cannot_be_counted_is_reported_in_one_line():
     matrix = ConfusionMatrix(3)
     for prediction, truth, words in (([0, 1], [0], "2 predicted pixels but 1"), ([0, 3], [0, 0], "0..2"),
                                      ([-1, 0], [0, 0], "-1")):
@@ -133,7 +133,7 @@ def test_what_cannot_be_counted_is_told_in_one_line():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("classes", [1, 2, 21, 256, 300])
-def test_argmax_is_numpys_also_among_equals(dtype, classes):
+def test_argmax_equals_numpys_also_for_ties(dtype, classes):
     """Logits of a few values, so that most pixels have several highest; negative ones and infinities among them."""
     logits = np.random.default_rng(classes).integers(-3, 2, (2, classes, 9, 7)).astype(dtype)
     logits[:, :, 0] = -np.inf
@@ -145,7 +145,7 @@ def test_argmax_is_numpys_also_among_equals(dtype, classes):
     np.testing.assert_array_equal(argmax(logits[0, :, 2:-1, 1:5]), logits[0, :, 2:-1, 1:5].argmax(0), "a crop")
 
 
-def test_argmax_tells_float64_apart_where_float32_could_not_and_changes_nothing():
+def test_argmax_distinguishes_float64_values_beyond_float32_and_leaves_its_input_unchanged():
     logits = np.array([1, 1 + 1e-12, 1 - 1e-12])[:, None, None]
     before = logits.copy()
     assert argmax(logits).tolist() == [[1]] and (logits == before).all()
@@ -260,7 +260,7 @@ def test_bands_are_the_pixels_near_a_boundary(seed):
         assert trimap.mean_ious()[width - 1] == expected.mean_iou()
 
 
-def test_distances_are_scipys():
+def test_distances_equal_scipys():
     _, truth = blocks(1, 90, 120)
     edge = np.zeros(truth.shape, bool)
     edge[1:] |= truth[1:] != truth[:-1]
@@ -362,7 +362,7 @@ def test_objects_by_size_by_hand():
 
 
 @pytest.mark.parametrize("area, size", [(1023, 0), (1024, 1), (9216, 1), (9217, 2)])
-def test_the_limits_of_the_sizes_are_cocos(area, size):
+def test_size_limits_are_those_of_coco(area, size):
     truth = np.zeros((100, 100), np.uint8)
     truth.ravel()[:area] = 1
     sizes = ObjectSizes(2)
@@ -370,7 +370,7 @@ def test_the_limits_of_the_sizes_are_cocos(area, size):
     assert np.flatnonzero(sizes.objects[:, 1]).tolist() == [size]
 
 
-def test_what_the_ignore_label_parts_are_two_objects_and_one_blob():
+def test_an_object_split_by_the_ignore_label_is_two_objects_and_its_prediction_one_blob():
     truth = np.array([[1, 1, 255, 1, 1, 0]], np.uint8)
     prediction = np.array([[1, 1, 1, 1, 1, 1]], np.uint8)
     sizes = ObjectSizes(2)

@@ -6,7 +6,10 @@ and needs no MindSpore.
 
 import lazy_loader
 
-_load_name, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+from mindfcn.mindspore_versions import prepare_import
+
+prepare_import()
+_load_name, _, _names = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [*_names, "__version__"]
 
@@ -15,6 +18,10 @@ def __getattr__(name):
     if name == "__version__":
         return _version()
     return _load_name(name)
+
+
+def __dir__():
+    return sorted(__all__)
 
 
 def _version():

@@ -28,6 +28,7 @@ from .config import ServeConfig as ServeConfig
 from .config import TrainConfig as TrainConfig
 from .config import TuneCrfConfig as TuneCrfConfig
 from .config import Variant as Variant
+from .console import Console as Console
 from .data.dataset import SegDataset as SegDataset
 from .data.regions.edges import edge_maps as edge_maps
 from .data.regions.proposals import propose as propose

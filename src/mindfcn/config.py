@@ -1,11 +1,67 @@
 """Every setting of every verb, with its default, unit and meaning.
 
-The command line, `--help` and the YAML files are made from these classes by jsonargparse.
+jsonargparse makes the command line, `--help` and the YAML files from these classes.
 """
 
 import dataclasses
+import math
 from dataclasses import field
 from typing import Any, Literal, Optional
+
+from mindfcn.errors import UserError
+
+Device = Literal["auto", "CPU", "GPU", "Ascend"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+MaskEncoding = Literal["auto", "palette", "grey", "rgb"]
+
+
+def bounded(default, text, fits):
+    """A setting with a bound.
+
+    Args:
+        default: default value; None, if it is the default, is always allowed.
+        text: the bound in words, after "must be".
+        fits: function (value) -> whether the value is within the bound.
+    """
+    return field(default=default, metadata={"bound": text, "fits": fits})
+
+
+def at_least(default, minimum):
+    """A setting with a minimum."""
+    return bounded(default, f"at least {minimum}", lambda value: minimum <= value < math.inf)
+
+
+def between(default, minimum, maximum):
+    """A setting in a closed range."""
+    return bounded(default, f"in {minimum}..{maximum}", lambda value: minimum <= value <= maximum)
+
+
+def above_zero(default, maximum=math.inf):
+    """A positive setting."""
+    end = "" if maximum == math.inf else f" and at most {maximum}"
+    return bounded(default, f"above 0{end}", lambda value: 0 < value <= maximum and value < math.inf)
+
+
+def share(default, zero=False, one=False):
+    """A setting in 0..1; `zero` and `one` allow the two ends."""
+    excluded = [end for end, allowed in (("0", zero), ("1", one)) if not allowed]
+    text = "in 0..1" + (f" ({' and '.join(excluded)} excluded)" if excluded else "")
+    return bounded(default, text,
+                   lambda value: (0 <= value if zero else 0 < value) and (value <= 1 if one else value < 1))
+
+
+def check_bounds(config, prefix=""):
+    """Check every bounded setting of a config and of the configs in it.
+
+    Raises:
+        UserError: names the first setting that is out of its bounds.
+    """
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            check_bounds(value, f"{prefix}{entry.name}.")
+        elif "fits" in entry.metadata and value is not None and not entry.metadata["fits"](value):
+            raise UserError(f"--{prefix}{entry.name} {value}: must be {entry.metadata['bound']}")
 
 
 @dataclasses.dataclass
@@ -17,30 +73,32 @@ class PrepareConfig:
         source: where photographs and masks come from: drawn by the program (sample; rooms, with depth), a VOC folder
             (with SBD if `sbd` is given), your own folder (`images/`, `masks/`, `labels.yaml`), NYUDv2, SIFT Flow or
             PASCAL-Context
-        root: folder of the source: drawn to (sample, rooms), holding JPEGImages/ or VOCdevkit (voc), holding images/
-            and masks/ (folder), or of the data set's files (nyud, siftflow, context; see docs/modalities.md)
+        root: folder of the source: for sample and rooms, where images are drawn; for voc, with JPEGImages/ or
+            VOCdevkit; for folder, with images/ and masks/; for nyud, siftflow and context, with the data set's files
+            (see docs/modalities.md)
         voc: PASCAL-Context: folder of VOC2010
-        classes: PASCAL-Context: 59 or 33, without background
+        classes: PASCAL-Context: number of classes, 59 or 33, without background
         year: VOC year, to find VOCdevkit/VOC<year>
-        sbd: SBD folder (benchmark_RELEASE or its dataset/); its images join the training records
-        sbd_splits: SBD lists to take
-        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder); trainval
-            in the published protocols of nyud and siftflow
-        val_split: list of the validation images; an image in it never enters the training records; test in those
-            protocols
+        sbd: SBD folder (benchmark_RELEASE or its dataset/); its images are added to the training records
+        sbd_splits: SBD lists to use
+        train_split: list of the training images (ImageSets/Segmentation/NAME.txt, or NAME.txt in your folder); the
+            published protocols of nyud and siftflow use trainval
+        val_split: list of the validation images, which never enter the training records; the published protocols of
+            nyud and siftflow use test
         val_fraction: folder without lists: share of the images held out for validation, 0..1
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
-        mask_encoding: how masks of your own folder hold classes
-        instances: training records of windows in place of photographs, for DeconvNet: boxes (stage 1: each object in
-            its box, all else background) or proposals (stage 2: Edge Boxes that lie on an object, all labels)
+        mask_encoding: how masks of your own folder encode classes
+        instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
+            box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels
-        per_image: windows of a photograph at most; 0 takes all
+        per_image: maximum number of windows per photograph; 0 takes all
         duplicate_rare: repeat windows of rare classes
-        shards: files per split
+        shards: number of files per split
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
-        overwrite: write again records that are already complete
-        download: fetch a source first: voc2012 and sbd into `root`/`sbd`, course (ready MindRecord) into `records`
-        samples: sample, rooms: images to draw for training and validation together
+        overwrite: write records again that are already complete
+        download: fetch a source first: voc2012 into `root`, sbd into `sbd`, course (ready MindRecord files) into
+            `records`
+        samples: sample, rooms: number of images to draw, for training and validation together
         size: sample, rooms: longer side in pixels
         seed: sample, rooms: the same seed draws the same pixels
     """
@@ -56,10 +114,10 @@ class PrepareConfig:
     val_split: str = "val"
     val_fraction: float = 0.2
     labels: str = ""
-    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    mask_encoding: MaskEncoding = "auto"
     instances: Literal["none", "boxes", "proposals"] = "none"
-    instance_size: int = 250
-    per_image: int = 0
+    instance_size: int = at_least(250, 16)
+    per_image: int = at_least(0, 0)
     duplicate_rare: bool = True
     shards: int = 1
     skip_bad: bool = False
@@ -72,47 +130,47 @@ class PrepareConfig:
 
 @dataclasses.dataclass
 class LabelsConfig:
-    """Masks -> a labels file: which classes they hold, told by their numbers or colours.
+    """Masks -> a labels file: the classes that they hold, found by their numbers or colours.
 
     Args:
         masks: folder of the masks
-        out: labels file to write, .yaml or .json; labels.yaml beside the folder of the masks if empty
-        names: names of the classes in their order, or a text file of them, one a line; numbered if not given
-        mask_encoding: how masks hold classes; auto is what the files are
-        overwrite: write again a labels file that exists
+        out_file: labels file to write, .yaml or .json; labels.yaml next to the folder of the masks if empty
+        names: names of the classes in their order, or a text file with one per line; numbered if not given
+        mask_encoding: how masks encode classes; auto recognises it from the files
+        overwrite: replace a labels file that exists
     """
     masks: str
-    out: str = ""
+    out_file: str = ""
     names: Optional[list[str]] = None
-    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    mask_encoding: MaskEncoding = "auto"
     overwrite: bool = False
 
 
 @dataclasses.dataclass
 class InspectConfig:
-    """Check a data set before it is used: counts, sizes, classes, suspicious masks, and a sheet to look at.
+    """Check a data set before use: counts, sizes, classes, suspicious masks, and a contact sheet.
 
     Args:
         data: your folder (images/, masks/, labels.yaml), a VOC folder, a folder of records or a MindRecord file
         out: folder for inspection.json and sheet.jpg
-        labels: labels file; that of the data if empty
-        mask_encoding: how masks of your own folder hold classes
+        labels: labels file; the data set's own if empty
+        mask_encoding: how masks of your own folder encode classes
         year: VOC year, to find VOCdevkit/VOC<year>
         train_split: list of the training images
         val_split: list of the validation images
         val_fraction: folder without lists: share of the images held out for validation, 0..1
-        pictures: photographs on the sheet
+        pictures: number of photographs on the sheet
         json: print inspection.json instead of tables
     """
     data: str
     out: str = "inspection"
     labels: str = ""
-    mask_encoding: Literal["auto", "palette", "grey", "rgb"] = "auto"
+    mask_encoding: MaskEncoding = "auto"
     year: int = 2012
     train_split: str = "train"
     val_split: str = "val"
     val_fraction: float = 0.2
-    pictures: int = 12
+    pictures: int = at_least(12, 0)
     json: bool = False
 
 
@@ -121,26 +179,26 @@ class AugmentConfig:
     """Training crops, in the course's order: scale, crop, flip.
 
     Args:
-        crop_size: side of the square crops, pixels; 0 takes one whole photograph a step, neither scaled nor flipped
+        crop_size: side of the square crops, pixels; 0 takes one complete photograph a step, neither scaled nor flipped
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
         photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
-            (Liu et al. 2016); masks stay as they are
-        max_class_share: draw a crop anew where one class has a larger share of its labelled pixels, 0..1; 1 is any
-        crop_tries: how often at most, for that, a crop is drawn in all
+            (Liu et al. 2016); masks do not change
+        max_class_share: draw a crop again if one class has a larger share of its labelled pixels, 0..1; 1 accepts any
+        crop_tries: maximum number of times that a crop is drawn for that
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
-    crop_size: int = 512
-    min_scale: float = 0.5
-    max_scale: float = 2.0
+    crop_size: int = bounded(512, "in 1..8192, or 0", lambda value: 0 <= value <= 8192)
+    min_scale: float = above_zero(0.5)
+    max_scale: float = above_zero(2.0, 16)
     flip: bool = True
-    photometric: float = 0.0
-    max_class_share: float = 1.0
-    crop_tries: int = 10
-    batch_size: int = 4
-    workers: int = 2
+    photometric: float = between(0.0, 0, 1)
+    max_class_share: float = share(1.0, one=True)
+    crop_tries: int = at_least(10, 1)
+    batch_size: int = at_least(4, 1)
+    workers: int = at_least(2, 1)
 
 
 @dataclasses.dataclass
@@ -149,38 +207,40 @@ class ModelConfig:
 
     Args:
         name: HEAD_BACKBONE: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
-            score layer trains) on vgg16 (the paper: biases, dropout), vgg16_bn (the course: batch normalisation),
-            alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or deconvnet_vgg16
-        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops, as
-            in the paper
+            score layer is trained) on vgg16 (the paper's: biases, dropout), vgg16_bn (the course's: batch
+            normalisation), alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or
+            deconvnet_vgg16
+        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops the
+            scores, as in the paper
         width: factor on the channels of the backbone's convolutions, for small machines; 1 if not given
         fc_width: channels of fc6 and fc7; 4096, as in the papers, if not given
         side: deconvnet: side of the windows that it segments, pixels, a multiple of 32; 224, as published, if not given
         decoder_width: deconvnet: factor on the channels of the deconvolutions, relative to the convolutions', for small
-            machines; unpooling then takes the switches of the first channels; 1 if not given
-        upsampling: the upsampling layers: bilinear at first, then learned; fixed; only the final one fixed; random
+            machines; unpooling then uses the switches of the first channels; 1 if not given
+        upsampling: kernels of the upsampling layers: bilinear, bilinear at first and then learned; fixed, always
+            bilinear; final_fixed, learned except for the last one; xavier, random at first and then learned
         dropout: share of fc6 and fc7 activations dropped in training; 0.5 (googlenet 0.4) if not given; vgg16_bn has
             none
         skip_scales: fixed factors on pool4 and pool3; [1, 1], or [0.01, 0.0001] for fcn8s_atonce, if not given;
-            fcn16s has pool4 only, fcn32s neither
-        output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
-        pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a whole checkpoint to start
-            from; random if empty
-        preprocess: normalisation of the images; auto is what the names of the pretrained weights say; nyud and siftflow
-            subtract those data sets' mean colours, as the released nets do
-        modality: what the network sees: colours; rgbd, colours and depth in one backbone (early fusion); hha, made from
-            depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
-        pretrained_hha: rgb_hha: weights or checkpoint that its HHA stream starts from; those of `pretrained` if empty
+            fcn16s uses pool4 only, fcn32s neither
+        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
+        pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a checkpoint of a complete
+            network to start from; random if empty
+        preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
+            siftflow subtract those data sets' mean colours, as the released nets do
+        modality: input of the network: rgb, colours; rgbd, colours and depth in one backbone (early fusion); hha, made
+            from depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
+        pretrained_hha: rgb_hha: weights or checkpoint that the HHA stream starts from; those of `pretrained` if empty
         geometric: a second head for the records' geometric classes (siftflow); the losses are added
     """
     name: str = "fcn8s_vgg16_bn"
     padding: Literal["same", "pad100"] = "same"
-    width: Optional[float] = None
-    fc_width: Optional[int] = None
-    side: Optional[int] = None
-    decoder_width: Optional[float] = None
+    width: Optional[float] = above_zero(None, 4)
+    fc_width: Optional[int] = at_least(None, 1)
+    side: Optional[int] = bounded(None, "a multiple of 32", lambda value: value >= 32 and value % 32 == 0)
+    decoder_width: Optional[float] = above_zero(None, 1)
     upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
-    dropout: Optional[float] = None
+    dropout: Optional[float] = share(None, zero=True)
     skip_scales: Optional[tuple[float, float]] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
@@ -206,61 +266,62 @@ class OptimConfig:
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
-        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum makes gradients as many
-            times larger as there are pixels), mean over each image's hardest pixels alone (bootstrapped), focal, or
-            soft Dice, over the classes of each image
-        hard_pixels: bootstrapped loss: pixels kept of each image
-        focal_gamma: focal loss: exponent of 1 - p, by which a pixel counts less that is right already
-        class_weights: what a pixel counts for by its class: all alike, or the median frequency of the classes divided
-            by that of its own, counted in the training records (Eigen and Fergus 2015); for rare classes
+        loss: over the labelled pixels of a batch: mean or sum of the cross entropy (the sum multiplies the gradients by
+            the number of pixels); bootstrapped, the mean over each image's hardest pixels; focal; or dice, soft Dice
+            over the classes of each image
+        hard_pixels: bootstrapped loss: number of pixels kept in each image
+        focal_gamma: focal loss: exponent of 1 - p, which reduces the loss of pixels that are already right
+        class_weights: weight of a pixel by its class: none, all alike; median_frequency, the median frequency of the
+            classes divided by its own class's, counted in the training records (Eigen and Fergus 2015), for rare
+            classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
-        accumulate: batches whose gradients are averaged into one step
-        recalibrate: mini-batches over which the statistics of batch normalisation are averaged at the end, in place of
-            the moving averages of training (DeconvNet: 501); 0 keeps those
-        ema: decay of the weights' exponential moving average, which is then evaluated and kept as best.ckpt, such as
-            0.99; 0 is none
-        freeze: leave everything up to this block of the backbone (conv3, inception_4a, ...) as loaded
-        precision: type the layers compute in; normalisation, loss and weights stay float32. CPU takes float32 only,
+        accumulate: number of batches whose gradients are averaged into one step
+        recalibrate: number of mini-batches over which the statistics of batch normalisation are averaged after
+            training, instead of its moving averages (DeconvNet: 501); 0 keeps the moving averages
+        ema: decay of the weights' exponential moving average, such as 0.99; the average is evaluated and kept as
+            best.ckpt; 0 is none
+        freeze: do not train the backbone up to and including this block (conv3, inception_4a, ...)
+        precision: type that the layers compute in; normalisation, loss and weights stay float32. CPU supports float32,
             GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
-        loss_scale: float16: fixed factor on the loss, or 0 for dynamic with skipped overflows
+        loss_scale: float16: fixed factor on the loss, or 0 for a dynamic one that skips steps with overflows
     """
-    epochs: int = 1
-    lr: float = 0.05
-    min_lr: float = 0.0005
+    epochs: int = at_least(1, 1)
+    lr: float = above_zero(0.05)
+    min_lr: float = at_least(0.0005, 0)
     schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
-    power: float = 0.9
-    warmup_epochs: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0001
+    power: float = above_zero(0.9)
+    warmup_epochs: float = at_least(0.0, 0)
+    momentum: float = share(0.9, zero=True)
+    weight_decay: float = at_least(0.0001, 0)
     paper_biases: bool = False
-    head_lr: float = 1.0
+    head_lr: float = above_zero(1.0)
     loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
-    hard_pixels: int = 512
-    focal_gamma: float = 2.0
+    hard_pixels: int = at_least(512, 1)
+    focal_gamma: float = bounded(2.0, "at least 1, or 0", lambda value: value == 0 or 1 <= value < math.inf)
     class_weights: Literal["none", "median_frequency"] = "none"
-    keep_cells: float = 1.0
-    accumulate: int = 1
-    recalibrate: int = 0
-    ema: float = 0.0
+    keep_cells: float = share(1.0, one=True)
+    accumulate: int = at_least(1, 1)
+    recalibrate: int = at_least(0, 0)
+    ema: float = share(0.0, zero=True)
     freeze: str = ""
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    loss_scale: float = 0.0
+    precision: Precision = "auto"
+    loss_scale: float = bounded(0.0, "at least 1, or 0", lambda value: value == 0 or value >= 1)
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """Train a network; make the records first where they are missing.
+    """Train a network; prepare the records first if they are missing.
 
     Args:
         run_dir: folder of this run: settings, log, curves, checkpoints, evaluation
-        resume: go on from the last checkpoint in `run_dir`; begin at the first step where a run was killed before it
+        resume: continue from the last checkpoint in `run_dir`; start at the first step if the run has no checkpoint yet
         overwrite: delete an earlier run in `run_dir`
-        device: where to compute; auto takes what MindSpore was built for
-        seed: weights, augmentation and dropout follow from it
-        eval_every: epochs between evaluations on the validation records; 0: only at the end
-        keep: newest checkpoints kept besides the best
-        tensorboard: write loss, learning rate, speed and metrics for TensorBoard, too, into `run_dir`/tensorboard
-        data: what to learn from
+        device: device to compute on; auto takes the one that MindSpore was built for
+        seed: seed of weights, augmentation and dropout
+        eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
+        keep: number of newest checkpoints kept besides the best
+        tensorboard: also write loss, learning rate, speed and metrics for TensorBoard, into `run_dir`/tensorboard
+        data: records to train on, and how to prepare them
         augment: training crops
         model: the network
         optim: optimiser
@@ -268,10 +329,10 @@ class TrainConfig:
     run_dir: str = "runs/sample"
     resume: bool = False
     overwrite: bool = False
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
+    device: Device = "auto"
     seed: int = 1
-    eval_every: int = 1
-    keep: int = 2
+    eval_every: int = at_least(1, 0)
+    keep: int = at_least(2, 1)
     tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -280,194 +341,168 @@ class TrainConfig:
 
 
 @dataclasses.dataclass
-class EvalConfig:
-    """Evaluate a checkpoint on a whole split.
+class CheckpointConfig:
+    """A trained network, and the device and precision it computes in.
 
     Args:
         checkpoint: checkpoint file
-        records: MindRecord file to evaluate on; the validation records of the checkpoint's run if empty
-        out: folder for metrics, pictures and tables; beside the checkpoint if empty
-        protocol: native sizes, every image counted; or the course's way: random scaled crops, last batch dropped
-        worst: images with the lowest IoU to show side by side
-        best: images with the highest IoU to show, of those that are not among the worst
-        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
-            opencv-contrib-python
-        max_proposals: proposals of a photograph at most, the best ones
-        min_side: proposals with a shorter side are skipped, pixels
-        aggregate: how the windows' scores become one map
-        ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
-        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
-        images: evaluate on so many records, evenly spread over all; 0 takes all
-        scales: sizes at which the network sees each photograph; probabilities are averaged
-        flip: it also sees them mirrored; probabilities are averaged
-        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
-        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
-        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
-            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
-        device: where to compute; auto takes what MindSpore was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
-        seed: draws the crops of the course's protocol
+        device: device to compute on; auto takes the one that MindSpore was built for
+        fallback_model: network name for a checkpoint without a card (official ones)
+        precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
     """
     checkpoint: str
-    records: str = ""
-    out: str = ""
-    protocol: Literal["native", "course"] = "native"
-    worst: int = 8
-    best: int = 8
-    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    max_proposals: int = 50
-    min_side: int = 112
-    aggregate: Literal["max", "sum"] = "max"
-    ensemble: str = ""
-    ensemble_rule: Literal["mean", "product"] = "mean"
-    images: int = 0
+    device: Device = "auto"
+    fallback_model: str = "fcn8s_vgg16_bn"
+    precision: Precision = "auto"
+
+
+@dataclasses.dataclass
+class InferenceConfig(CheckpointConfig):
+    """How a mask is computed: windows, scales, mirroring, proposals, an ensemble, a CRF.
+
+    Args:
+        checkpoint: checkpoint file; for predict also an .onnx file of mindfcn export
+        device: device to compute on; auto takes the one that the runtime was built for
+        fallback_model: network name for a checkpoint without a card (official ones)
+        precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
+        scales: factors by which each photograph is resized; probabilities are averaged over them
+        flip: also segment the mirrored photograph; probabilities are averaged
+        window: side of sliding windows, pixels, for photographs too large for the memory; 0 uses complete photographs
+        overlap: pixels that neighbouring windows share; enough to leave no seam if not given
+        crf: a fully connected CRF over the probabilities: a published set of parameters by name (krahenbuhl,
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
+        proposals: segment the windows of proposals and combine them, as in DeconvNet's paper; needs
+            opencv-contrib-python
+        max_proposals: maximum number of proposals per photograph, the best ones
+        min_side: skip proposals with a shorter side, pixels
+        aggregate: how the windows' scores are combined into one map
+        ensemble: a second checkpoint of the same classes; it segments complete photographs, and the maps are combined
+        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
+    """
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
     window: int = 0
     overlap: Optional[int] = None
     crf: str = ""
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
+    max_proposals: int = at_least(50, 1)
+    min_side: int = at_least(112, 1)
+    aggregate: Literal["max", "sum"] = "max"
+    ensemble: str = ""
+    ensemble_rule: Literal["mean", "product"] = "mean"
+
+
+@dataclasses.dataclass
+class EvalConfig(InferenceConfig):
+    """Evaluate a checkpoint on a complete split.
+
+    Args:
+        records: MindRecord file to evaluate on; the validation records of the checkpoint's run if empty
+        out: folder for metrics, pictures and tables; a folder next to the checkpoint if empty
+        protocol: native, every image at its own size; course, as in the course: random scaled crops, last batch dropped
+        worst: number of images with the lowest IoU to show side by side
+        best: number of images with the highest IoU to show, without those among the worst
+        limit: number of records to evaluate on, evenly spread over all; 0 takes all
+        seed: seed of the crops of the course's protocol
+    """
+    records: str = ""
+    out: str = ""
+    protocol: Literal["native", "course"] = "native"
+    worst: int = at_least(8, 0)
+    best: int = at_least(8, 0)
+    limit: int = at_least(0, 0)
     seed: int = 1
 
 
 @dataclasses.dataclass
-class TuneCrfConfig:
-    """Search the parameters of a fully connected CRF on validation records.
+class TuneCrfConfig(CheckpointConfig):
+    """Search for the best parameters of a fully connected CRF on validation records.
 
     Args:
-        checkpoint: checkpoint file
-        out: file to write the best ones to, for --crf of eval and predict
+        out_file: file to write the best parameters to, for --crf of eval and predict
         records: MindRecord file to search on; the validation records of the checkpoint's run if empty
-        images: try on so many records, evenly spread over all; 0 takes all
-        start: published set, or file, that everything else is taken from
+        limit: number of records to search on, evenly spread over all; 0 takes all
+        start: published set, or file, that gives all other parameters
         bilateral_weight: weights of the appearance kernel to try
-        bilateral_sxy: its standard deviations in pixels to try
-        bilateral_srgb: its standard deviations in colour steps of 0..255 to try
-        device: where the network computes; auto takes what MindSpore was built for
-        model: network name for a checkpoint without a card (official ones)
+        bilateral_sxy: standard deviations of the appearance kernel to try, pixels
+        bilateral_srgb: standard deviations of the appearance kernel to try, on the 0..255 colour scale
     """
-    checkpoint: str
-    out: str = "crf.yaml"
+    out_file: str = "crf.yaml"
     records: str = ""
-    images: int = 20
+    limit: int = at_least(20, 0)
     start: str = "deeplab_v1"
     bilateral_weight: list[float] = field(default_factory=lambda: [4.0, 10.0])
     bilateral_sxy: list[float] = field(default_factory=lambda: [30.0, 60.0, 100.0])
     bilateral_srgb: list[float] = field(default_factory=lambda: [3.0, 6.0, 12.0])
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass
-class PredictConfig:
+class PredictConfig(InferenceConfig):
     """Photographs -> masks.
 
     Args:
-        checkpoint: checkpoint file, or an .onnx file of mindfcn export
         images: image files, folders or glob patterns
         out: folder for NAME.png (palette mask) and NAME_overlay.jpg
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
-        proposals: segment photographs by the windows of proposals, as DeconvNet is meant to be used; needs
-            opencv-contrib-python
-        max_proposals: proposals of a photograph at most, the best ones
-        min_side: proposals with a shorter side are skipped, pixels
-        aggregate: how the windows' scores become one map
-        ensemble: a second checkpoint of the same classes, whose map joins in; it sees whole photographs
-        ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
-        depth: networks that see depth or HHA: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
-        camera: that depth's camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's if
-            not given, cropped for 425x560 pixels
-        scales: sizes at which the network sees each photograph; probabilities are averaged
-        flip: it also sees them mirrored; probabilities are averaged
-        window: side of sliding windows, pixels, for photographs that are too large for the memory; 0 takes them whole
-        overlap: pixels that neighbouring windows share; as many as leave no seam if not given
-        crf: a fully connected CRF over the probabilities: a published set of parameters by its name (krahenbuhl,
-            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, deconvnet, pydensecrf), or a file of mindfcn tune_crf
-        runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
-        device: where to compute; auto takes what the runtime was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        depth: networks with depth or HHA input: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
+        camera: the depth camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's,
+            cropped for 425x560 pixels, if not given
+        runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
     """
-    checkpoint: str
-    images: list[str]
+    images: list[str] = field(default_factory=list)
     out: str = "predictions"
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
-    proposals: Literal["none", "edge_boxes", "selective_search"] = "none"
-    max_proposals: int = 50
-    min_side: int = 112
-    aggregate: Literal["max", "sum"] = "max"
-    ensemble: str = ""
-    ensemble_rule: Literal["mean", "product"] = "mean"
     depth: str = ""
     camera: Optional[tuple[float, float, float, float]] = None
-    scales: list[float] = field(default_factory=lambda: [1.0])
-    flip: bool = False
-    window: int = 0
-    overlap: Optional[int] = None
-    crf: str = ""
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
 
 @dataclasses.dataclass
 class ExportConfig:
-    """A checkpoint -> a file for another runtime, compared with MindSpore before it gets its name.
+    """A checkpoint -> a file for another runtime; its results are compared with MindSpore's before it is kept.
 
     Args:
         checkpoint: checkpoint file
-        out: file to write: NAME.onnx, or NAME.mindir, which gets its card beside it as NAME.mindir.json
+        out_file: file to write: NAME.onnx, or NAME.mindir with its card next to it as NAME.mindir.json
         format: onnx takes images of any size and number; mindir takes one image of `size`
-        photos: photographs to compare the two on: files, folders or patterns; a random image if none
+        photos: photographs for the comparison: files, folders or patterns; a random image if none
         size: mindir: height and width of the image, pixels
-        model: network name for a checkpoint without a card (official ones)
+        fallback_model: network name for a checkpoint without a card (official ones)
     """
     checkpoint: str
-    out: str
+    out_file: str
     format: Literal["onnx", "mindir"] = "onnx"
     photos: list[str] = field(default_factory=list)
     size: tuple[int, int] = (512, 512)
-    model: str = "fcn8s_vgg16_bn"
+    fallback_model: str = "fcn8s_vgg16_bn"
 
 
 @dataclasses.dataclass
-class ServeConfig:
-    """A page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
+class ServeConfig(CheckpointConfig):
+    """Serve a page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
 
     Args:
-        checkpoint: checkpoint file, or an .onnx file of mindfcn export
-        host: address to listen on; 127.0.0.1 is reached from this machine alone
+        host: address to listen on; 127.0.0.1 can be reached from this machine only
         port: port to listen on; 0 takes a free one
-        names: names that the server is called by, besides localhost and addresses; others are refused
+        hostnames: host names that requests may use, besides localhost and addresses
         max_megabytes: largest upload, 10^6 bytes
         max_megapixels: largest photograph, 10^6 pixels
-        queue: requests that may wait while one is computed; more are refused
+        queue: number of requests that may wait while one is computed; more are refused
         patience: seconds until a request without an answer is refused
-        runtime: what computes; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
-        device: where to compute; auto takes what the runtime was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
     """
-    checkpoint: str
     host: str = "127.0.0.1"
-    port: int = 8000
-    names: list[str] = field(default_factory=list)
-    max_megabytes: float = 20.0
-    max_megapixels: float = 4.0
-    queue: int = 16
-    patience: float = 60.0
+    port: int = between(8000, 0, 65535)
+    hostnames: list[str] = field(default_factory=list)
+    max_megabytes: float = above_zero(20.0, 1000)
+    max_megapixels: float = above_zero(4.0, 128)
+    queue: int = between(16, 0, 1000)
+    patience: float = above_zero(60.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
 
 @dataclasses.dataclass
@@ -476,11 +511,11 @@ class Variant:
 
     Args:
         name: name of the network
-        label: its name in the table, and its folder in `out`; the network's name if empty
-        pretrained: weights file, or the label of a variant above, whose last checkpoint it begins from;
+        label: name in the table and of the folder in `out`; the network's name if empty
+        pretrained: weights file, or the label of an earlier variant, whose last checkpoint it starts from;
             train.model.pretrained if empty
-        checkpoint: a trained checkpoint of this network, which is evaluated instead of training one
-        settings: what differs from `train`, by dotted name, such as optim.lr or model.skip_scales
+        checkpoint: a trained checkpoint of this network, to evaluate instead of training one
+        settings: settings that differ from `train`, by dotted name, such as optim.lr or model.skip_scales
     """
     name: str
     label: str = ""
@@ -491,12 +526,12 @@ class Variant:
 
 @dataclasses.dataclass
 class CompareConfig:
-    """Train or load several networks on one data set and put them into one table.
+    """Train or load several networks on one data set and compare them in one table.
 
     Args:
-        out: folder of the tables, of the pictures, and of a run directory for each network
-        variants: the networks, in the table's order
-        train: settings that all share; run_dir, model.name, resume and overwrite are set for each
+        out: folder for the tables, the pictures and a run directory of each network
+        variants: the networks, in the order of the table
+        train: shared settings; run_dir, model.name, resume and overwrite are set for each network
     """
     out: str = "runs/compare"
     variants: list[Variant] = field(default_factory=list)
@@ -504,23 +539,15 @@ class CompareConfig:
 
 
 @dataclasses.dataclass
-class ExplainConfig:
-    """Show what a trained network makes of one photograph, layer by layer, as one picture.
+class ExplainConfig(CheckpointConfig):
+    """Show the maps of a trained network for one photograph, layer by layer, in one picture.
 
     Args:
-        checkpoint: checkpoint file
         image: photograph
-        out: picture to write, .jpg
-        device: where to compute; auto takes what MindSpore was built for
-        model: network name for a checkpoint without a card (official ones)
-        precision: type the layers compute in, as in training; auto is float32 on CPU, else float16
+        out_file: picture to write, .jpg or .png
     """
-    checkpoint: str
-    image: str
-    out: str = "explanation.jpg"
-    device: Literal["auto", "CPU", "GPU", "Ascend"] = "auto"
-    model: str = "fcn8s_vgg16_bn"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    image: str = ""
+    out_file: str = "explanation.jpg"
 
 
 @dataclasses.dataclass
@@ -530,24 +557,24 @@ class DescribeConfig:
     Args:
         name: name of the network, such as fcn32s_vgg16
         size: side of the image, pixels, up to 1024
-        classes: classes
-        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops, as
-            in the paper
+        classes: number of classes
+        padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops the
+            scores, as in the paper
         width: factor on the channels of the backbone's convolutions; 1 if not given
         fc_width: channels of fc6 and fc7; 4096 if not given
-        output_stride: mindcv backbones: 16 or 8 replaces strides beyond it by dilation; 32 if not given
+        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
     """
     name: str
-    size: int = 500
-    classes: int = 21
+    size: int = between(500, 1, 1024)
+    classes: int = between(21, 1, 1000)
     padding: Literal["same", "pad100"] = "same"
-    width: Optional[float] = None
-    fc_width: Optional[int] = None
+    width: Optional[float] = above_zero(None, 4)
+    fc_width: Optional[int] = at_least(None, 1)
     output_stride: Optional[Literal[8, 16, 32]] = None
 
 
 def flat(settings, prefix=""):
-    """{dotted name: value} of nested dictionaries."""
+    """Flatten nested dictionaries to {dotted name: value}."""
     found = {}
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

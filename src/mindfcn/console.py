@@ -1,21 +1,60 @@
-"""Types of what verbs take besides their settings: `say`, `progress` and `show`, told while they work, and paths."""
+"""What a verb reports while it works, and the type of paths."""
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Union
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
 FilePath = Union[str, "os.PathLike[str]"]
-# Told a line of text at each step.
-Say = Callable[[str], None]
-# tqdm, or what else takes an iterable and its length.
-Progress = Callable[..., Iterable[Any]]
 
 
-class Show(Protocol):
-    """Told how a training goes on."""
+class Console:
+    """Where verbs report their progress; silent but for `say`, where that is given.
 
-    def begin(self, steps_per_epoch: int, epochs: int, first: int) -> None:
-        """The run begins, or goes on, at step `first`."""
+    Subclasses draw bars (`mindfcn.cli.console.Terminal`) or curves (`mindfcn.LiveCurve`).
 
-    def __call__(self, step: int, epoch: int, loss: float, rate: float, speed: float) -> None:
-        """A step is done; `speed` in images per second."""
+    Args:
+        say: function called with each line of text, such as `print`.
+    """
+
+    def __init__(self, say: Optional[Callable[[str], Any]] = None) -> None:
+        self._say = say
+
+    def say(self, line: str) -> None:
+        """Show one line of text."""
+        if self._say:
+            self._say(line)
+
+    def track(self, iterable: Any = None, total: Optional[int] = None, **options: Any) -> Any:
+        """The items of an iterable while a bar advances.
+
+        Args:
+            iterable: any iterable; None gives a bar with `update(n)` and `close()`.
+            total: number of items, where the iterable has no length.
+            options: further options of tqdm: `unit`, `desc`, `initial`, `unit_scale`.
+        """
+        return _NoBar() if iterable is None else iterable
+
+    def begin_training(self, steps_per_epoch: int, epochs: int, first_step: int) -> None:
+        """A run begins, or continues after `first_step` steps."""
+
+    def step(self, step: int, epoch: int, loss: float, learning_rate: float, images_per_s: float) -> None:
+        """A training step is done; steps and epochs count from 1."""
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """The network was evaluated after `step` steps: {metric: value}."""
+
+    def close(self) -> None:
+        """Remove what is drawn."""
+
+
+class _NoBar:
+    """A bar that is not drawn."""
+
+    def update(self, count: float = 1) -> None:
+        """Advance."""
+
+    def close(self) -> None:
+        """Remove the bar."""
+
+
+SILENT = Console()

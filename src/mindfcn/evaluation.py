@@ -1,4 +1,4 @@
-"""Count every image of a split: confusion matrix, boundaries, object sizes and times."""
+"""Evaluate a network on every image of a split: confusion matrix, boundaries, object sizes and times."""
 
 import contextlib
 import dataclasses
@@ -8,9 +8,10 @@ from typing import Optional
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.console import SILENT
 from mindfcn.metrics import ConfusionMatrix, ObjectSizes, Trimap
 
-# The first passes of a process set up kernels and memory; their times do not count.
+# Number of first passes that are not timed: they set up kernels and memory.
 WARM_UP = 2
 # sky, horizontal, vertical
 GEOMETRIC_CLASSES = 3
@@ -18,14 +19,14 @@ GEOMETRIC_CLASSES = 3
 
 @dataclasses.dataclass
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
         matrix: ConfusionMatrix of all pixels.
-        trimap: Trimap, of the pixels near boundaries.
+        trimap: Trimap of the pixels near boundaries.
         sizes: ObjectSizes.
         names: file names, in the records' order.
-        scores: (images,) float64 mean IoU of each image over the classes in its truth or prediction; NaN without any.
+        scores: (images,) float64: mean IoU of each image over the classes in its truth or prediction; NaN without any.
         seconds: median time from a photograph in memory to its mask.
         geometric: ConfusionMatrix of the second head, or None.
     """
@@ -39,39 +40,39 @@ class Evaluation:
 
     @property
     def metrics(self):
-        """The four metrics."""
+        """{name: value} of the four metrics."""
         return self.matrix.compute()
 
 
-def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, background=None, excluded=(),
+def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, background=None, excluded=(),
                      geometric=None):
-    """Every image of an evaluation data set at native size, each pixel counted once.
+    """Segment every image of an evaluation data set at native size and count each pixel once.
 
-    Where processes share the data set (its `rank_size` says so), each sees every `rank_size`-th record, and all return
-    the counts and scores of the whole.
+    If processes share the data set (its `rank_size` is above 1), each evaluates every `rank_size`-th record, and all
+    return the counts and scores of the complete data set.
 
     Args:
-        segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything): a Segmenter, an Inference.
+        segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything), such as a Segmenter.
         dataset: SegDataset(training=False).
-        num_classes: classes.
-        progress: wraps an iterable of batches and its length.
-        stop: function, asked before each image; None is returned when it says true to any process.
-        background: a class that has no objects (see ObjectSizes).
+        num_classes: number of classes.
+        console: Console that shows progress.
+        stop: function called before each image; the evaluation ends when it returns True on any process.
+        background: number of the class without objects (see ObjectSizes).
         excluded: numbers of classes that means leave out.
-        geometric: function from an image to the second head's mask, where the data set has labels for it.
+        geometric: function from an image to the second head's mask, if the data set has labels for it.
 
     Returns:
-        Evaluation, or None.
+        Evaluation; None if it was stopped.
 
     Raises:
-        UserError: a damaged record, here or where another process reads.
+        UserError: a damaged record, in this process or in another.
     """
     runtime.pynative_mode()
     shared = dataset.rank_size > 1
     with runtime.fail_on_all_ranks() if shared else contextlib.nullcontext():
         counters = ConfusionMatrix(num_classes, excluded), Trimap(num_classes), ObjectSizes(num_classes, background)
         second = ConfusionMatrix(GEOMETRIC_CLASSES)
-        share, seconds, stopped = _evaluate_share(segment, dataset, counters, progress, stop, geometric, second)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
@@ -82,12 +83,12 @@ def evaluate_network(segment, dataset, num_classes, progress=None, stop=None, ba
     return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds), second if geometric else None)
 
 
-def _evaluate_share(segment, dataset, counters, progress, stop, geometric, second):
-    """Count this process's records. Returns (their mean IoUs, seconds, whether it was stopped)."""
+def _evaluate_share(segment, dataset, counters, console, stop, geometric, second):
+    """Count this process's records. Returns (mean IoU of each image, seconds of each image, whether it was stopped)."""
     matrix, *others = counters
     scores, seconds = [], []
     pairs = dataset.photographs()
-    for image, truth in progress(pairs, dataset.steps_per_epoch) if progress else pairs:
+    for image, truth in console.track(pairs, dataset.steps_per_epoch):
         if stop and stop():
             return scores, seconds, True
         single = ConfusionMatrix(matrix.num_classes)
@@ -104,14 +105,14 @@ def _evaluate_share(segment, dataset, counters, progress, stop, geometric, secon
 
 
 def timed(function, argument):
-    """(what a function gives, seconds until it was there).
+    """Call a function and return (its result, seconds).
 
-    A segmenter's results are arrays on the host, so a device that computes behind our back has ended.
+    A segmenter returns arrays on the host, so asynchronous work on the device has ended by then.
     """
     started = time.perf_counter()
     return function(argument), time.perf_counter() - started
 
 
 def typical(seconds):
-    """Median of the times of passes, without those of WARM_UP where there are more; NaN where there are none."""
+    """Median of the times of passes, without the first WARM_UP ones if there are more; NaN if there are none."""
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))

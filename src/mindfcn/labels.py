@@ -1,4 +1,4 @@
-"""What the numbers in a mask mean: class names, colours and the ignore label."""
+"""The classes of a data set: names, colours and the ignore label."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from mindfcn.storage.files import atomic_path, read_yaml
 
 
 def voc_palette(count=256):
-    """The PASCAL VOC colour map, (count, 3) uint8 RGB: the bits of the index dealt out to R, G and B."""
+    """The PASCAL VOC colour map, (count, 3) uint8 RGB: the bits of the index, dealt in turn to R, G and B."""
     index = np.arange(count)
     palette = np.zeros((count, 3), np.uint8)
     for bit in range(8):
@@ -27,10 +27,10 @@ class LabelSet:
     """The classes of a data set.
 
     Attributes:
-        names: class names; a class's place in the tuple is its number in the masks.
+        names: class names; a class's index in the tuple is its number in the masks.
         colours: one (R, G, B) of 0..255 per class.
-        ignore_label: the number of pixels that count neither in the loss nor in the metrics.
-        excluded: names of classes that means over classes leave out, as the data set's protocol says.
+        ignore_label: mask number of pixels that count neither in the loss nor in the metrics.
+        excluded: names of classes that the data set's protocol leaves out of means over classes.
     """
     names: tuple
     colours: tuple
@@ -54,9 +54,9 @@ class LabelSet:
             raise UserError(f"labels: {len(names)} classes; a mask holds 1 to 255")
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"labels: the class name {twice!r} stands twice; names must differ")
+            raise UserError(f"labels: the class name {twice!r} appears twice; names must differ")
         if len(colours) != len(names):
-            raise UserError(f"labels: {len(names)} names but {len(colours)} colours; give one colour a class")
+            raise UserError(f"labels: {len(names)} names but {len(colours)} colours; give one colour per class")
         for name, colour in zip(names, colours):
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
                 raise UserError(f"labels: colour {list(colour)} of {name!r} must be three numbers of 0..255")
@@ -71,16 +71,16 @@ class LabelSet:
         return len(self.names)
 
     def excluded_numbers(self) -> list[int]:
-        """Numbers of the excluded classes."""
+        """Mask numbers of the excluded classes."""
         return [self.names.index(name) for name in self.excluded]
 
     @property
     def background(self) -> Optional[int]:
-        """Number of the class called background, which is no object; None where there is none."""
+        """Number of the class named background, which has no objects; None if there is none."""
         return self.names.index("background") if "background" in self.names else None
 
     def palette(self) -> np.ndarray:
-        """(256, 3) uint8 RGB: the class colours, VOC's colours for every number beyond them."""
+        """(256, 3) uint8 RGB: the class colours, then VOC's colours for all higher numbers."""
         palette = voc_palette()
         palette[:len(self)] = self.colours
         return palette
@@ -90,12 +90,12 @@ class LabelSet:
         return self.palette()[mask]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, as written to YAML and into checkpoints."""
+        """A dictionary of plain lists and numbers, as written to YAML and checkpoints."""
         return {"names": list(self.names), "colours": [list(colour) for colour in self.colours],
                 "ignore_label": self.ignore_label, **({"excluded": list(self.excluded)} if self.excluded else {})}
 
     def save(self, path: FilePath) -> None:
-        """Write the labels file that `load` reads: YAML, or JSON where the name ends in .json."""
+        """Write a labels file for `load`: YAML, or JSON if the name ends in .json."""
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             if str(path).endswith(".json"):
                 json.dump(self.to_dict(), file, ensure_ascii=False)
@@ -104,7 +104,10 @@ class LabelSet:
 
     @classmethod
     def from_dict(cls, entries: Any, where: FilePath) -> "LabelSet":
-        """Check and take over `names` and optionally `colours`, `ignore_label`, `excluded`; `where` is for messages."""
+        """LabelSet of a dictionary with `names` and optionally `colours`, `ignore_label` and `excluded`.
+
+        `where` names their file in messages. Raises UserError.
+        """
         if not isinstance(entries, dict) or not isinstance(entries.get("names"), list):
             raise UserError(f"{where}: expected a mapping with a list `names`; see docs/own_data.md")
         unknown = set(entries) - {"names", "colours", "ignore_label", "excluded"}
@@ -125,7 +128,10 @@ class LabelSet:
 
     @classmethod
     def load(cls, path: FilePath) -> "LabelSet":
-        """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB) and `ignore_label` (255)."""
+        """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB), `ignore_label`, `excluded`.
+
+        Raises UserError.
+        """
         return cls.from_dict(read_yaml(path), path)
 
 

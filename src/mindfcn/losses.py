@@ -1,4 +1,4 @@
-"""The losses of a dense prediction: cross entropy, the hardest pixels' alone, focal, and Dice."""
+"""Losses of dense prediction: cross entropy, bootstrapped (hardest pixels only), focal, and Dice."""
 
 from collections.abc import Sequence
 from typing import Optional
@@ -15,20 +15,20 @@ class CrossEntropy(nn.Cell):
 
     Args:
         ignore_label: pixels of this label do not count.
-        reduction: "mean" over the pixels that count; or "sum", the published training's, where every pixel has the
-            same weight whatever the size of its photograph.
+        reduction: "mean" over the pixels that count; or "sum", as in the published training, where every
+            pixel has the same weight whatever the size of its photograph.
         keep: patchwise training as sampling of the loss (Long et al. 2015, sections 3.4 and 4.3): in training mode,
             each cell of the output counts with this probability, 1 is all.
-        cell: side of a cell, pixels: the stride of the coarsest scores.
-        seed: the draws follow from it and from `step` alone.
-        class_weights: (C,) numbers from 0, or None: a pixel counts as much as its class's; the mean is divided by the
+        cell: side of a cell in pixels: the stride of the coarsest scores.
+        seed: the random draws depend on it and on `step` only.
+        class_weights: (C,) numbers from 0, or None: each pixel is weighted by its class; the mean is divided by the
             sum of the weights of its pixels.
 
     Inputs: logits (N, C, H, W) float, labels (N, H, W) int32 of 0..C-1 or the ignore label.
     Outputs: () float32; 0 with zero gradients where no pixel counts, or none has weight.
 
     Attributes:
-        step: where `keep` < 1, a state parameter: (1,) int32, not trained, one up per training pass.
+        step: where `keep` < 1, a state parameter: (1,) int32, not trained, increased by one in each training pass.
 
     Raises:
         ValueError: another reduction, `keep` outside 0..1 (0 excluded), or weights below 0 or not finite.
@@ -70,20 +70,20 @@ class CrossEntropy(nn.Cell):
         return valid
 
     def penalty(self, log_probability):
-        """A pixel's loss by the logarithm of the probability of its true class, float32 of any shape."""
+        """The loss of a pixel from the log probability of its true class, float32 of any shape."""
         return -log_probability
 
     def reduce(self, losses, valid, counts):
-        """One number of the pixels' losses, which are weighed already; all (N, H, W)."""
+        """Reduce the pixels' weighted losses to one number; all arguments are (N, H, W)."""
         total = losses.sum()
         return total if self.reduction == "sum" else total / self.divisor(counts.sum())
 
     def count(self, labels, _classes):
-        """What the pixels of a batch count for together: () float32, their number or the sum of their weights."""
+        """The total weight of a batch's pixels, () float32: their number, or the sum of their class weights."""
         return self.weigh(labels != self.ignore_label, labels).sum()
 
     def weigh(self, valid, labels):
-        """What each pixel counts for: (N, H, W) bool and labels -> (N, H, W) float32."""
+        """The weight of each pixel: (N, H, W) bool and labels -> (N, H, W) float32."""
         counts = valid.astype(ms.float32)
         if self.class_weights is None:
             return counts
@@ -93,7 +93,7 @@ class CrossEntropy(nn.Cell):
     def divisor(self, count):
         """A count, () float32, or 1 where nothing counts."""
         one = ms.Tensor(1.0, ms.float32)
-        # Weights may well sum up to less than 1; numbers of pixels do not.
+        # Class weights can sum to less than 1; a number of pixels cannot, unless it is 0.
         return ops.maximum(count, one) if self.class_weights is None else ops.where(count > 0, count, one)
 
     def sampled(self, shape):
@@ -110,7 +110,7 @@ class Focal(CrossEntropy):
     """Focal loss (Lin et al. 2017, section 3): cross entropy times (1 - p)^gamma, p the true class's probability.
 
     Args:
-        gamma: how little a pixel counts that is right already; 0 is cross entropy, the paper takes 2.
+        gamma: how strongly well-classified pixels are weighted down; 0 is cross entropy, the paper takes 2.
         options: of CrossEntropy; `class_weights` are the paper's alpha.
 
     Raises:
@@ -127,19 +127,19 @@ class Focal(CrossEntropy):
     def penalty(self, log_probability):
         if self.gamma == 0:
             return -log_probability
-        # A logarithm rounded to above 0 would give a negative base.
+        # A log probability rounded to above 0 would give a negative base.
         wrong = ops.relu(1 - ops.exp(log_probability))
         return -ops.pow(wrong, self.gamma) * log_probability
 
 
 class Bootstrapped(CrossEntropy):
-    """Cross entropy of each image's hardest pixels alone: online bootstrapping (Wu, Shen and van den Hengel 2016).
+    """Cross entropy of each image's hardest pixels only: online bootstrapping (Wu, Shen and van den Hengel 2016).
 
     The mean is over the pixels that are kept, whatever their weights. Among equal losses, as at zero scores, any are
     kept.
 
     Args:
-        pixels: how many pixels of an image are kept, those of the greatest (weighed) losses; the paper takes 512.
+        pixels: how many pixels of an image are kept, those of the greatest (weighted) losses; the paper takes 512.
         options: of CrossEntropy.
 
     Raises:
@@ -173,11 +173,11 @@ class Dice(CrossEntropy):
     """Soft Dice loss: 1 - 2 sum(p g) / (sum(p) + sum(g)) of each class in each image, averaged.
 
     p is the class's probability and g whether the pixel is of it (Milletari et al. 2016 with squares in the divisor;
-    without, Drozdzal et al. 2016). Classes that an image does not contain have no Dice coefficient of their own; their
-    probabilities count in the divisors of none. The mean over images and classes weighs a small thing like a large one.
+    without, Drozdzal et al. 2016). Classes that an image does not contain have no Dice coefficient, and their
+    probabilities count in no divisor. The mean over images and classes weights small objects like large ones.
 
     Args:
-        options: of CrossEntropy; `class_weights` weigh the classes in that mean.
+        options: of CrossEntropy; `class_weights` weight the classes in that mean.
     """
 
     def construct(self, logits, labels):
@@ -195,7 +195,7 @@ class Dice(CrossEntropy):
         return total if self.reduction == "sum" else total / self.divisor(counts.sum())
 
     def count(self, labels, classes):
-        """What the classes in the images of a batch count for together: () float32."""
+        """The total weight of the classes in the images of a batch: () float32."""
         areas = self.truth(labels != self.ignore_label, labels, classes).sum(1)
         return self.weigh_classes(areas).sum()
 
@@ -205,7 +205,7 @@ class Dice(CrossEntropy):
         return (picked == ops.arange(classes, dtype=labels.dtype)).astype(ms.float32)
 
     def weigh_classes(self, areas):
-        """Pixels of each class in each image, (N, C) -> what each class counts for there, (N, C) float32."""
+        """Pixels of each class in each image, (N, C) -> weight of each class in it, (N, C) float32."""
         occurs = (areas > 0).astype(ms.float32)
         return occurs if self.class_weights is None else occurs * self.class_weights
 
@@ -213,8 +213,8 @@ class Dice(CrossEntropy):
 def log_probabilities(logits):
     """Logits (N, C, H, W) -> (N H W, C) float32, the logarithm of the softmax.
 
-    Over the last axis, because across maps MindSpore's log_softmax takes a reference kernel on CPU; turned by a matrix
-    product, because its transpose keeps eight bytes for every number that it has moved.
+    Over the last axis, because across maps MindSpore's log_softmax uses a slow reference kernel on CPU; transposed by a
+    matrix product, because MindSpore's transpose keeps eight bytes for every number moved.
     """
     images, classes = logits.shape[:2]
     scores = logits.astype(ms.float32).reshape(images, classes, -1)

@@ -1,4 +1,4 @@
-"""How good a prediction is: one confusion matrix, and the four metrics as views of it (Long et al. 2015, section 5).
+"""Quality of predictions: a confusion matrix, and the four metrics as views of it (Long et al. 2015, section 5).
 
 With n_ij pixels of class i predicted as j and t_i = sum_j n_ij:
     pixel accuracy (PA)               sum_i n_ii / sum_i t_i
@@ -6,12 +6,12 @@ With n_ij pixels of class i predicted as j and t_i = sum_j n_ij:
     mean IoU                          mean over i of n_ii / (t_i + sum_j n_ji - n_ii)
     frequency weighted IoU (FWIoU)    sum_i t_i IoU_i / sum_k t_k
 
-Absent classes: MPA leaves out classes without true pixels, mean IoU leaves out classes that are neither in the truth
-nor predicted; a class that is predicted but not in the truth counts with IoU 0. With no pixel at all, all four are NaN.
-Classes that a data set's protocol excludes are in neither mean, predicted or not.
+Absent classes: MPA leaves out classes without true pixels; mean IoU leaves out classes that are neither in the truth
+nor predicted; a class that is predicted but not in the truth counts with IoU 0. Without any counted pixel, all four are
+NaN. Classes that a data set's protocol excludes are in neither mean, whether predicted or not.
 
-Two more measures see what these hide: `Trimap` looks at the pixels near the true boundaries, `ObjectSizes` at small,
-medium and large objects by themselves.
+Two more measures show what these averages hide: `Trimap` counts the pixels near the true boundaries, `ObjectSizes`
+counts small, medium and large objects separately.
 """
 
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ PIXEL_ACCURACY = "pixel accuracy"
 MEAN_PIXEL_ACCURACY = "mean pixel accuracy"
 MEAN_IOU = "mean IoU"
 FREQUENCY_WEIGHTED_IOU = "frequency weighted IoU"
-# Objects by their area in pixels: COCO's limits, below 32^2, up to 96^2, and above (Lin et al. 2014; cocodataset.org,
+# COCO's limits of an object's area, pixels: below 32^2, up to 96^2, and above (Lin et al. 2014; cocodataset.org,
 # detection evaluation).
 SIZES = {"small": 32 ** 2, "medium": 96 ** 2, "large": np.inf}
-# Of the bands around boundaries, pixels: as Kraehenbuehl and Koltun (2011) and DeepLab draw them.
+# Width of the widest band around boundaries, pixels, as in Kraehenbuehl and Koltun (2011) and DeepLab.
 WIDEST = 10
 
 
 class ConfusionMatrix:
-    """Pixel counts, (n, n) int64: rows are true classes, columns predicted ones.
+    """Pixel counts, (n, n) int64: rows are true classes, columns are predicted classes.
 
-    Pixels whose true label is not a class (the ignore label among them) do not count.
+    Pixels whose true label is not a class, such as the ignore label, do not count.
 
     Args:
-        num_classes: classes.
+        num_classes: number of classes.
         excluded: numbers of classes that both means leave out.
     """
 
@@ -54,10 +54,10 @@ class ConfusionMatrix:
         self.counts[:] = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Count two integer arrays of equal size: predicted and true class numbers. Returns the new counts alone.
+        """Count two integer arrays of equal size, predicted and true class numbers. Returns the counts of these only.
 
         Raises:
-            UserError: sizes differ, or a counted pixel's prediction is not a class.
+            UserError: the sizes differ, or the prediction of a counted pixel is not a class.
         """
         prediction, truth = np.asarray(prediction).ravel(), np.asarray(truth).ravel()
         if prediction.size != truth.size:
@@ -74,11 +74,11 @@ class ConfusionMatrix:
         return counts
 
     def class_accuracies(self) -> np.ndarray:
-        """(n,) float64: share of each class's pixels found; NaN without true pixels."""
+        """(n,) float64: share of each class's true pixels that were found; NaN without true pixels."""
         return _ratio(np.diag(self.counts), self.counts.sum(1))
 
     def class_ious(self) -> np.ndarray:
-        """(n,) float64: intersection over union; NaN for a class neither in the truth nor predicted."""
+        """(n,) float64: intersection over union; NaN for a class that is neither in the truth nor predicted."""
         found = np.diag(self.counts)
         return _ratio(found, self.counts.sum(1) + self.counts.sum(0) - found)
 
@@ -87,7 +87,7 @@ class ConfusionMatrix:
         return _ratio(self.counts.sum(1), self.counts.sum())
 
     def pixel_accuracy(self) -> float:
-        """Share of pixels predicted right."""
+        """Share of correctly predicted pixels."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
     def mean_pixel_accuracy(self) -> float:
@@ -99,7 +99,7 @@ class ConfusionMatrix:
         return _nanmean(self.class_ious()[self.kept])
 
     def frequency_weighted_iou(self) -> float:
-        """Class IoUs weighted by the classes' shares of true pixels."""
+        """Mean of the class IoUs, weighted by the classes' shares of the true pixels."""
         if not self.counts.any():
             return float("nan")
         return float(np.nansum(self.class_shares() * self.class_ious()))
@@ -116,12 +116,12 @@ class ConfusionMatrix:
 class Trimap:
     """Confusion matrices of the pixels near true boundaries, in bands of 1 to WIDEST pixels (Kohli et al. 2009).
 
-    A boundary pixel has an upper, lower, left or right neighbour of another number in the truth; the ignore label is
-    such a number, because VOC's masks draw it along the boundaries. The band of width w holds the pixels whose distance
-    to the nearest boundary pixel is at most w - 1: w pixels on either side. Pixels of the ignore label do not count.
+    A boundary pixel has an upper, lower, left or right neighbour with another number in the truth, the ignore label
+    included, because VOC's masks draw it along boundaries. The band of width w holds the pixels whose distance to the
+    nearest boundary pixel is at most w - 1: w pixels on either side. Pixels of the ignore label do not count.
 
     Attributes:
-        counts: (WIDEST, n, n) int64: row w - 1 counts the pixels of band w that are in no narrower one.
+        counts: (WIDEST, n, n) int64: row w - 1 counts the pixels of band w that are in no narrower band.
     """
 
     def __init__(self, num_classes=21):
@@ -137,7 +137,7 @@ class Trimap:
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
 
     def matrices(self):
-        """ConfusionMatrix of each band, the narrowest first."""
+        """A list of the ConfusionMatrix of each band, the narrowest first."""
         bands = []
         for counts in np.cumsum(self.counts, 0):
             bands.append(ConfusionMatrix(self.num_classes))
@@ -145,12 +145,15 @@ class Trimap:
         return bands
 
     def mean_ious(self):
-        """(WIDEST,) float64: the mean IoU in each band; NaN without boundaries."""
+        """(WIDEST,) float64: mean IoU of each band; NaN without boundaries."""
         return np.array([band.mean_iou() for band in self.matrices()])
 
 
 def boundary_distance(truth):
-    """(H, W) numbers -> (H, W) float32: distance to the nearest boundary pixel, see Trimap; inf without any."""
+    """Distance of each pixel to the nearest boundary pixel (see Trimap): (H, W) class numbers -> (H, W) float32.
+
+    inf everywhere if there is no boundary.
+    """
     inner = np.ones(truth.shape, np.uint8)
     down, across = truth[1:] != truth[:-1], truth[:, 1:] != truth[:, :-1]
     for place, differs in ((np.s_[1:], down), (np.s_[:-1], down), (np.s_[:, 1:], across), (np.s_[:, :-1], across)):
@@ -158,29 +161,29 @@ def boundary_distance(truth):
     if inner.all():
         return np.full(truth.shape, np.inf, np.float32)
     distance = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # Its square is a whole number, but for OpenCV's rounding, which would push pixels over a band's edge.
+    # Squared distances are integers; OpenCV's rounding error would move pixels into the next band.
     return np.sqrt(np.rint(distance * distance))
 
 
 class ObjectSizes:
     """Intersection over union of small, medium and large objects.
 
-    An object is a component of one class in the truth: its pixels hang together by sides or corners. Its area says its
-    size (SIZES). Of a class's objects of one size, with the class's false pixels that belong to them:
+    An object is a connected component of one class in the truth, 8-connected: pixels join by sides or corners. Its area
+    gives its size (SIZES). For each class and size:
 
-        IoU = pixels of the objects that were found / (their pixels + false pixels)
+        IoU = found pixels of the objects / (pixels of the objects + false pixels)
 
-    False pixels are those predicted as the class where another one is true. All those of one predicted component belong
-    to the object it overlaps most; if it overlaps none, to the size of its own area. So the counts of the three sizes
-    add up to those of the confusion matrix. Pixels of the ignore label join what is predicted across them, and do not
-    count.
+    False pixels are predicted as the class where another class is true. Those of one predicted component count for the
+    size of the object that it overlaps most, or, if it overlaps none, for the size of its own area. So the counts of
+    the three sizes add up to those of the confusion matrix. Pixels of the ignore label do not count, but a predicted
+    component stays connected across them.
 
     Args:
-        num_classes: classes.
-        background: a class without objects, left out; None if there is none.
+        num_classes: number of classes.
+        background: number of the class without objects, which is left out; None if there is none.
 
     Attributes:
-        counts: (4, 3, n) int64, by size and class: `true` pixels, those `found`, `false` pixels, and `objects`.
+        counts: (4, 3, n) int64: `true` pixels, `found` pixels, `false` pixels and `objects`, by size and class.
     """
 
     def __init__(self, num_classes=21, background=0):
@@ -189,30 +192,30 @@ class ObjectSizes:
 
     @property
     def true(self):
-        """(4, n) int64: pixels of the truth."""
+        """(3, n) int64: pixels of the true objects."""
         return self.counts[0]
 
     @property
     def found(self):
-        """(4, n) int64: those of them that were found."""
+        """(3, n) int64: correctly predicted pixels of the true objects."""
         return self.counts[1]
 
     @property
     def false(self):
-        """(4, n) int64: pixels predicted where there is no such object."""
+        """(3, n) int64: pixels predicted as a class where another class is true."""
         return self.counts[2]
 
     @property
     def objects(self):
-        """(4, n) int64: objects of the truth."""
+        """(3, n) int64: number of true objects."""
         return self.counts[3]
 
     def update(self, prediction, truth):
         """Count the predicted and true class numbers of one image, two (H, W) integer arrays."""
         labelled = truth < self.true.shape[1]
-        there = np.bincount(truth.ravel(), minlength=256) + np.bincount(prediction[labelled], minlength=256)
+        present = np.bincount(truth.ravel(), minlength=256) + np.bincount(prediction[labelled], minlength=256)
         for number in self.classes:
-            if there[number]:
+            if present[number]:
                 self._count(number, prediction == number, truth == number, labelled)
 
     def _count(self, number, predicted, true, labelled):
@@ -231,16 +234,16 @@ class ObjectSizes:
 
     @staticmethod
     def _owners(blobs, objects, own, sizes):
-        """The size that each predicted component's false pixels count for."""
+        """(components,) index in SIZES that each predicted component's false pixels count for."""
         both = (blobs > 0) & (objects > 0)
         pairs, counts = np.unique(blobs[both] * np.int64(len(sizes) + 1) + objects[both], return_counts=True)
-        # The pair of most pixels, the first of equals, comes last and stays.
+        # Assigned in ascending order of overlap, so the largest overlap is kept; of equal ones, the first.
         blob, item = np.divmod(pairs[np.argsort(-counts, kind="stable")[::-1]], len(sizes) + 1)
         own[blob - 1] = sizes[item - 1]
         return own
 
     def class_ious(self):
-        """(3, n) float64; NaN for a class without objects of that size."""
+        """(3, n) float64: intersection over union; NaN for a class without objects of that size."""
         return np.where(self.objects > 0, _ratio(self.found, self.true + self.false), np.nan)
 
     def class_accuracies(self):
@@ -255,12 +258,12 @@ class ObjectSizes:
 
 
 def _components(mask):
-    """(H, W) bool -> (H, W) int32: 0 outside, 1, 2, ... in each component of pixels joined by sides or corners."""
+    """Label 8-connected components: (H, W) bool -> (H, W) int32, 0 outside, then 1, 2, ..."""
     return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
 
 
 def _sizes(areas):
-    """Places in SIZES of some areas: the first whose limit they do not exceed; COCO's small is below its limit."""
+    """Index in SIZES of each area. An area equal to either limit is medium."""
     small, medium, _ = SIZES.values()
     return (areas >= small).astype(int) + (areas > medium)
 
@@ -276,26 +279,26 @@ def _nanmean(values):
 
 
 class _View(Metric):
-    """A number read from a confusion matrix, as `mindspore.train.Model` wants its metrics.
+    """A number read from a confusion matrix, as a metric for `mindspore.train.Model`.
 
     Args:
-        num_class: classes.
+        num_class: number of classes.
         matrix: another view's ConfusionMatrix to read instead of counting again.
     """
 
     def __init__(self, num_class=21, matrix=None):
         super().__init__()
-        self.counts_itself = matrix is None
+        self.owns_matrix = matrix is None
         self.matrix = ConfusionMatrix(num_class) if matrix is None else matrix
 
     def clear(self):
         """Forget everything counted so far."""
-        if self.counts_itself:
+        if self.owns_matrix:
             self.matrix.clear()
 
     def update(self, *inputs):
         """Count logits (N, C, H, W), or predicted classes (N, H, W), against true classes (N, H, W)."""
-        if self.counts_itself:
+        if self.owns_matrix:
             prediction, truth = (self._convert_data(data) for data in inputs)
             if prediction.ndim == truth.ndim + 1:
                 prediction = argmax(prediction, 1)
@@ -303,7 +306,7 @@ class _View(Metric):
 
 
 class PixelAccuracy(_View):
-    """Share of pixels predicted right."""
+    """Share of correctly predicted pixels."""
 
     def eval(self) -> float:
         """() float."""
@@ -311,7 +314,7 @@ class PixelAccuracy(_View):
 
 
 class PixelAccuracyClass(_View):
-    """Mean over classes of the share of pixels predicted right."""
+    """Mean over classes of the share of correctly predicted pixels."""
 
     def eval(self) -> float:
         """() float."""
@@ -327,7 +330,7 @@ class MeanIntersectionOverUnion(_View):
 
 
 class FrequencyWeightedIntersectionOverUnion(_View):
-    """Intersection over union, classes weighted by their share of pixels."""
+    """Mean of the classes' intersection over union, weighted by their shares of the pixels."""
 
     def eval(self) -> float:
         """() float."""

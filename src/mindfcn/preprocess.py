@@ -1,4 +1,4 @@
-"""What a set of weights expects of its input image. The record travels with the weights."""
+"""The input normalisation that a set of weights expects. The record is stored with the weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-# What the networks see: the planes of an input, in the order of its channels, and the channels of each plane.
+# Planes of each kind of input, in the order of its channels; number of channels of each plane.
 MODALITIES = {"rgb": ("image",), "rgbd": ("image", "depth"), "hha": ("hha",), "rgb_hha": ("image", "hha")}
 CHANNELS = {"image": 3, "depth": 1, "hha": 3}
 COUNTS = {3: "three", 4: "four", 6: "six"}
-# NYUDv2's means (the released nets'): of HHA in its order of channels, and of ln(depth in mm).
+# NYUDv2's means, those of the released nets: HHA in its channel order, and ln(depth in mm).
 MEANS = {"hha": (132.431, 94.076, 118.477), "depth": (7.844,)}
-# What those planes are divided by where colours are divided, too: about their deviations in rooms.
+# Divisors of those planes, used where colours are divided as well: about their standard deviations in rooms.
 DEVIATIONS = {"hha": (57.0, 57.0, 57.0), "depth": (0.5,)}
 
 
@@ -21,8 +21,8 @@ class Preprocess:
     """Normalisation of an input, channel by channel.
 
     Attributes:
-        order: "BGR" or "RGB", the colour channels of its photograph; HHA has one order: disparity, height, angle.
-        mean, std: of colours and HHA on the 0..255 scale, of depth that of ln(mm); a number for each channel.
+        order: "BGR" or "RGB", the order of the colour channels; HHA always has the order disparity, height, angle.
+        mean, std: one number per channel; for colours and HHA on the 0..255 scale, for depth of ln(mm).
         modality: one of MODALITIES.
     """
     order: str = "BGR"
@@ -45,56 +45,55 @@ class Preprocess:
 
     @property
     def planes(self) -> tuple:
-        """Names of the planes it normalises, in their order."""
+        """Names of the input's planes, in their order."""
         return MODALITIES[self.modality]
 
     @property
     def channels(self) -> int:
-        """Channels of the normalised input."""
+        """Number of channels of the normalised input."""
         return sum(CHANNELS[plane] for plane in self.planes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as written into checkpoints; without the modality of colours, as earlier ones are."""
+        """A dictionary of plain values, as written into checkpoints; "rgb" is left out, as in earlier checkpoints."""
         entries = dataclasses.asdict(self)
         if self.modality == "rgb":
             del entries["modality"]
         return entries
 
     def to(self, modality: str) -> "Preprocess":
-        """This record of colour images, as one of another modality: the same colours, NYUDv2's means of the rest.
+        """Extend this record of colour images to another modality: the same colours, NYUDv2's means for the rest.
 
-        Depth and HHA are divided by their deviations where the colours are.
+        Depth and HHA are divided by DEVIATIONS if the colours are divided.
         """
-        divides = self.std != (1, 1, 1)
+        scaled = self.std != (1, 1, 1)
         mean: list[float] = []
         std: list[float] = []
         for plane in MODALITIES[modality]:
             mean += self.mean if plane == "image" else MEANS[plane]
-            std += self.std if plane == "image" else DEVIATIONS[plane] if divides else [1] * CHANNELS[plane]
+            std += self.std if plane == "image" else DEVIATIONS[plane] if scaled else [1] * CHANNELS[plane]
         return Preprocess(self.order, mean, std, modality)
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 BGR, as OpenCV reads it -> (H, W, 3) float32 in this record's order."""
+        """Normalise (H, W, 3) uint8 BGR, as OpenCV reads it, to (H, W, 3) float32 in this record's order."""
         if self.order == "RGB":
             image = image[..., ::-1]
         return (image.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def denormalise(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) float32 in this record's order -> (H, W, 3) uint8 RGB, to look at."""
+        """Undo `normalise` for display: (H, W, 3) float32 in this record's order -> (H, W, 3) uint8 RGB."""
         pixels = np.rint(image * np.array(self.std, np.float32) + np.array(self.mean, np.float32))
         pixels = np.clip(pixels, 0, 255).astype(np.uint8)
         return pixels if self.order == "RGB" else pixels[..., ::-1]
 
 
-# The course's values: ImageNet's mean and deviation, in OpenCV's channel order.
+# The course's values: ImageNet's mean and standard deviation, in OpenCV's channel order.
 COURSE = Preprocess()
-# The same in torchvision's channel order: swapping the input channels of the first convolution leads from one to the
-# other.
+# The same in torchvision's channel order; swapping the input channels of the first convolution converts between them.
 TORCHVISION = Preprocess("RGB", COURSE.mean[::-1], COURSE.std[::-1])
 # The published Caffe networks subtract the mean colour and do not divide.
 CAFFE = Preprocess("BGR", (104.00699, 116.66877, 122.67892), (1, 1, 1))
 # The released nets for NYUDv2 and SIFT Flow subtract the mean colour of those data sets.
 NYUD = Preprocess("BGR", (116.190, 97.203, 92.318), (1, 1, 1))
 SIFTFLOW = Preprocess("BGR", (114.578, 115.294, 108.353), (1, 1, 1))
-# The records that settings can name.
+# The records by their names in settings.
 CONVENTIONS = {"course": COURSE, "caffe": CAFFE, "nyud": NYUD, "siftflow": SIFTFLOW}

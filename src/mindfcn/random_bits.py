@@ -1,6 +1,6 @@
-"""Random choices that follow from (seed, step) alone, so that a resumed run makes the same ones.
+"""Random choices that depend on (seed, step) only, so that a resumed run makes the same ones.
 
-MindSpore's own generators keep hidden state that no checkpoint can hold.
+MindSpore's generators (nn.Dropout, ops.bernoulli) keep hidden state that a checkpoint cannot hold.
 """
 
 import mindspore as ms
@@ -8,18 +8,18 @@ from mindspore import ops
 
 
 def keep_mask(count, rate, seed, step):
-    """Keep or drop each of `count` things.
+    """A random mask that keeps or drops each of `count` elements.
 
     Args:
-        count: how many.
-        rate: probability of dropping one, 0..1 (1 excluded).
+        count: number of elements.
+        rate: probability of dropping an element, 0..1 (1 excluded).
         seed: int.
-        step: (1,) int32, a counter that the caller raises by one at each draw.
+        step: (1,) int32, a counter that the caller increases by one for each mask.
 
     Returns:
         (count,) bool, False where dropped.
     """
-    # A number, not (1,): MindSpore's sums of unequal shapes keep sixteen bytes for each element.
+    # A scalar, not (1,): MindSpore's sums of unequal shapes keep sixteen bytes for each element.
     bits = _mix(ops.arange(0, count, dtype=ms.int32) + _mix(step + seed * 7919).reshape(()))
     return ops.bitwise_and(ops.stop_gradient(bits), 0x7FFFFF) >= int(rate * 0x800000)
 

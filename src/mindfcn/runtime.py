@@ -1,4 +1,4 @@
-"""The device, its processes and the random seed of a run."""
+"""The device, the processes and the random seed of a run."""
 
 import contextlib
 import importlib.metadata
@@ -13,23 +13,25 @@ import numpy as np
 from mindspore import communication, ops
 
 from mindfcn.errors import UserError
+from mindfcn.mindspore_versions import check_cpu_kernels, gpu_problem
 
 TARGETS = ("Ascend", "GPU", "CPU")
-# Seconds that a process on CPU waits for the others: one may prepare records or compile for longer than MindSpore's 30.
-PATIENCE = 3600
+# Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
+NODE_TIMEOUT = 3600
 
 
 def set_up(device="auto", seed=1):
-    """Choose the device, seed every generator, and join the other processes where msrun or mpirun started several.
+    """Choose the device, seed every generator, and join the other processes if msrun or mpirun started several.
 
     Args:
-        device: auto, CPU, GPU or Ascend; auto takes DEVICE_TARGET, else the first that can be used.
+        device: auto, CPU, GPU or Ascend; auto takes the environment's DEVICE_TARGET, else the first usable of TARGETS.
+        seed: 0..2147483647.
 
     Returns:
         the device's name.
 
     Raises:
-        UserError: this MindSpore cannot use that device; no such seed.
+        UserError: this MindSpore cannot use that device, or the seed is out of range.
     """
     if not 0 <= seed < 2 ** 31:
         raise UserError(f"--seed {seed}: must be in 0..2147483647")
@@ -39,36 +41,38 @@ def set_up(device="auto", seed=1):
         raise UserError(f"no device {device!r}; choose one of {', '.join(TARGETS)}")
     if not _usable(device):
         usable = ", ".join(name for name in TARGETS if _usable(name))
-        raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}, "
-                        "or install the MindSpore build for it")
+        reason = gpu_problem() if device == "GPU" else "install the MindSpore build for it"
+        raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}; {reason}")
     if device == "CPU":
-        _one_pool()
-    # MindSpore takes no device once it has computed, not even the same one.
+        _reserve_memory()
+    # MindSpore refuses set_device once it has computed, even for the same device.
     if ms.get_context("device_target") != device:
         ms.set_device(device)
+    if device == "CPU":
+        check_cpu_kernels()
     ms.set_seed(seed)
-    # Named by msrun and by Open MPI's mpirun.
+    # Set by msrun and by Open MPI's mpirun.
     if int(os.environ.get("MS_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
-        # Not for the scheduler, which notices by it that a process has died.
+        # Only for workers: the scheduler needs the short timeout to notice that a process has died.
         if os.environ.get("MS_ROLE") == "MS_WORKER":
-            os.environ.setdefault("MS_NODE_TIMEOUT", str(PATIENCE))
+            os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_TIMEOUT))
         communication.init()
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     return device
 
 
-def _one_pool():
-    """Let MindSpore reserve half of the machine's memory at once; what is not used of it stays free.
+def _reserve_memory():
+    """Let MindSpore reserve address space for half of the machine's memory at once; unused pages stay free.
 
-    It takes memory in blocks otherwise, with gaps that no map fits into: 0.9 GB at four images of 512x512.
+    Otherwise it grows in blocks whose gaps are lost to fragmentation: 0.9 GB at four images of 512x512.
     """
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 ** 31
     try:
-        # Some machines promise no memory that they may not have.
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 ** 31
+        # Fails on machines that do not overcommit memory.
         mmap.mmap(-1, size << 30).close()
         ms.runtime.set_memory(init_size=f"{size}GB")
-    except (OSError, RuntimeError, ValueError):
-        # Or it is set already, or there is too little.
+    except (AttributeError, OSError, RuntimeError, ValueError):
+        # Windows has no sysconf; or it is set already, or there is too little.
         return
 
 
@@ -80,20 +84,20 @@ def _usable(target):
 
 
 def rank():
-    """This process's number among those that train together."""
+    """This process's number, from 0, among those that run together."""
     return communication.get_rank() if communication.GlobalComm.INITED else 0
 
 
 def rank_size():
-    """How many processes train together."""
+    """Number of processes that run together."""
     return communication.get_group_size() if communication.GlobalComm.INITED else 1
 
 
 def gather_over_ranks(array):
-    """Every process's array, on every process.
+    """Gather an array from every process on every process.
 
     Args:
-        array: float64 or int64, of the same shape on all.
+        array: float64 or int64, of the same shape on all processes.
 
     Returns:
         (ranks, *shape) array, in the order of the ranks.
@@ -101,29 +105,29 @@ def gather_over_ranks(array):
     array = np.asarray(array)
     if rank_size() == 1 or array.size == 0:
         return np.stack([array] * rank_size())
-    # As bits in int32, which every backend copies: on CPU, sums have float32's digits, and there are none of int64.
+    # Copied bit by bit as int32, which every backend supports: on CPU, sums are float32 and int64 is not supported.
     bits = ms.Tensor(array.reshape(-1).view(np.int32))
     return ops.AllGather()(bits).asnumpy().view(array.dtype).reshape(rank_size(), *array.shape)
 
 
 def sum_over_ranks(array):
-    """The sum of every process's array, the same on all; int64 is exact.
+    """Sum an array over all processes; every process gets the same result, and int64 is exact.
 
     Args:
-        array: float64 or int64, of the same shape on all.
+        array: float64 or int64, of the same shape on all processes.
 
     Returns:
-        array of that shape and type; the array itself where there is one process.
+        array of that shape and type; the array itself if there is one process.
     """
     return array if rank_size() == 1 else gather_over_ranks(array).sum(0)
 
 
 @contextlib.contextmanager
 def fail_on_all_ranks():
-    """Go on after this block where all processes came through it, so that none waits for one that failed.
+    """Continue after this block only if it succeeded on all processes, so that none waits for one that failed.
 
     Raises:
-        UserError: another process failed, whose own error tells why.
+        UserError: another process failed; its log has the reason.
     """
     failure = None
     try:
@@ -138,22 +142,22 @@ def fail_on_all_ranks():
 
 
 def graph_mode():
-    """Compile whole steps: fastest for training, where every batch has the same size."""
+    """Compile complete steps: fastest for training, where every batch has the same size."""
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def pynative_mode():
-    """Run operator by operator: nothing is compiled anew for each image size."""
+    """Run operator by operator: no compilation for each new image size."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 @contextlib.contextmanager
 def unwrap_user_errors():
-    """Bring a UserError back out of the RuntimeError that a data pipeline makes of it."""
+    """Raise the UserError that a data pipeline has wrapped in a RuntimeError."""
     try:
         yield
     except RuntimeError as error:
-        # Before the line with its words stands one that says "UserError: Traceback".
+        # The line with the message follows one that reads "UserError: Traceback".
         found = re.findall(r"UserError: (.+)", str(error))
         if not found:
             raise
@@ -161,7 +165,7 @@ def unwrap_user_errors():
 
 
 def versions():
-    """{name: version} of Python, the packages that results depend on, and the git revision of the source."""
+    """{name: version} of Python and of the packages that results depend on, and the git revision of the source."""
     found = {"python": platform.python_version()}
     for name in ("mindfcn", "mindspore", "numpy", "opencv-python"):
         try:
@@ -173,7 +177,7 @@ def versions():
 
 
 def _git_revision():
-    """The commit of the folder that the run was started in or the package lies in, with + where files differ."""
+    """Commit of the package's folder, else of the working directory, with + if files differ; "unknown" without git."""
     for folder in (os.path.dirname(os.path.abspath(__file__)), os.getcwd()):
         try:
             described = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=40"],

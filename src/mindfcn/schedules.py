@@ -1,4 +1,4 @@
-"""Learning rates for every step of a run."""
+"""Learning rates of every step of a run."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def learning_rates(total_steps: int, base_lr: float, min_lr: float = 0.0, schedu
     t runs from 0 at the first step after the warm-up to 1 at the last step of the run.
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: the schedule is unknown.
     """
     warmup_steps = min(warmup_steps, total_steps)
     growth = base_lr * (np.arange(warmup_steps) + 1) / max(warmup_steps, 1)

@@ -1,6 +1,7 @@
-"""The command: its help, its settings, and one telling line for every mistake."""
+"""The command: its help, its settings, and one clear line for every mistake."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import yaml
 from PIL import Image
 
 from mindfcn import runtime
-from mindfcn.cli.main import VERBS, TrainingBar, main, parse
+from mindfcn.cli.console import Terminal
+from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
+from mindfcn.cli.verbs import VERBS
 from mindfcn.config import ModelConfig, TrainConfig
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
@@ -23,13 +27,13 @@ TINY = "--model.width 0.125 --model.fc_width 8 --augment.crop_size 32 --augment.
 
 
 def run(*words, cwd=None):
-    """The command in a process of its own."""
+    """Run the command in a separate process."""
     return subprocess.run([sys.executable, "-m", "mindfcn", *words], capture_output=True, text=True, cwd=cwd,
                           timeout=300, check=False)
 
 
 def out_of(capfd, *words):
-    """What a call that ends by itself prints."""
+    """The output of a call that ends by itself."""
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     assert ended.value.code in (0, None)
@@ -40,7 +44,7 @@ def out_of(capfd, *words):
 
 @pytest.mark.parametrize("words", [
     ["--help"], *([verb, "--help"] for verb in VERBS), ["train", "--print_config"], ["train", "--nothing"]])
-def test_mindspore_is_not_imported_for_words(words):
+def test_mindspore_is_not_imported_for_help_and_settings(words):
     code = ("import sys\nfrom mindfcn.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
             "    assert not end.code\nassert 'mindspore' not in sys.modules")
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
@@ -84,7 +88,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path):
 @pytest.mark.parametrize("words, values", [
     ([], (False, False)), (["--resume"], (True, False)), (["--resume", "--overwrite"], (True, True)),
     (["--resume", "--seed", "2"], (True, False)), (["--resume", "false", "--overwrite=true"], (False, True))])
-def test_switches_go_without_a_value(words, values):
+def test_switches_need_no_value(words, values):
     config = parse(["train", *words])[1]
     assert (config.resume, config.overwrite) == values
 
@@ -101,7 +105,7 @@ def test_a_switch_does_not_swallow_an_image():
 # ------------------------------------------------------------------------------------------------- the journey
 
 def test_prepare_predict_and_eval_as_typed(tmp_path):
-    """In processes of their own, with relative paths, as a user types them."""
+    """In separate processes, with relative paths, as a user types them."""
     done = run("prepare", "--records", "rec", "--root", "src", "--samples", "5", "--size", "48", cwd=tmp_path)
     assert done.returncode == 0 and "train: rec/train.mindrecord" in done.stdout, done.stderr
     ms.set_seed(1)
@@ -127,7 +131,7 @@ def test_prepare_predict_and_eval_as_typed(tmp_path):
 def write_checkpoint(path, labels=SAMPLE, model="fcn8s_vgg16_bn", records="", fc_width=8):
     """A network of random weights with the card that a run of these settings writes."""
     settings = TrainConfig(model=ModelConfig(name=model, width=0.125, fc_width=fc_width))
-    net, card = build(settings, labels, records, None)
+    net, card = build(settings, labels, records)
     card.training["step"] = 3
     save_checkpoint(path, net, card)
 
@@ -174,7 +178,7 @@ TRAIN = f"train --data.records rec --device CPU {TINY}"
 EVAL = "eval --device CPU --checkpoint"
 PREPARE = "prepare --root src --samples 15 --size 64"
 COMPARE = "compare " + f"--data.records rec --device CPU {TINY} ".replace("--", "--train.") + "--variants"
-# (command, what its line must say: the culprit, and words of the cure)
+# (command, what its line must contain: the cause, and words of the remedy)
 MISTAKES = [
     ("", ["verb", "labels, inspect, prepare, train, eval"]),
     ("tain", ["'tain'", "labels, inspect, prepare, train, eval"]),
@@ -272,7 +276,7 @@ MISTAKES = [
     (f"{EVAL} good.ckpt --scales half", ["--scales", "half"]),
     (f"{EVAL} good.ckpt --window 64", ["--window 64", "larger than the overlap, 544", "--window 1280"]),
     (f"{EVAL} good.ckpt --crf nobody", ["--crf nobody", "deeplab_v1", "nor a file"]),
-    (f"{EVAL} good.ckpt --images -1", ["--images -1", "at least 0"]),
+    (f"{EVAL} good.ckpt --limit -1", ["--limit -1", "at least 0"]),
     ("tune_crf", ["missing: --checkpoint FILE"]),
     ("tune_crf --device CPU --checkpoint good.ckpt --start text.ckpt", ["text.ckpt", "does not hold a CRF"]),
     ("predict --checkpoint good.ckpt text.jpg --overlap 8", ["--overlap", "give --window"]),
@@ -289,15 +293,15 @@ MISTAKES = [
     ("predict --checkpoint text.onnx text.jpg", ["text.onnx", "mindfcn export"]),
     ("predict --checkpoint text.onnx text.jpg --precision float16", ["--precision float16", "float32"]),
     ("predict --checkpoint text.onnx text.jpg --device Ascend", ["device Ascend", "use CPU"]),
-    ("export --checkpoint good.ckpt", ["missing: --out FILE"]),
-    ("export --checkpoint good.ckpt --out net.ckpt", ["--out net.ckpt", "ends in .onnx"]),
-    ("export --checkpoint good.ckpt --out net.onnx --format mindir", ["--out net.onnx", "ends in .mindir"]),
-    ("export --checkpoint good.ckpt --out net.onnx --format tflite", ["--format: expected one of onnx, mindir"]),
-    ("export --checkpoint good.ckpt --out net.mindir --format mindir --size [0,9]", ["--size [0, 9]", "must be"]),
-    ("export --checkpoint cut.ckpt --out net.onnx", ["cut.ckpt", "damaged"]),
-    ("export --checkpoint good.ckpt --out net.onnx --photos away.jpg", ["away.jpg", "check the path"]),
-    ("export --checkpoint good.ckpt --out net.onnx --photos text.jpg", ["text.jpg", "not an image"]),
-    ("export --checkpoint good.ckpt --out file/net.onnx", ["file/net.onnx", "choose a folder"]),
+    ("export --checkpoint good.ckpt", ["missing: --out_file FILE"]),
+    ("export --checkpoint good.ckpt --out_file net.ckpt", ["--out_file net.ckpt", "ends in .onnx"]),
+    ("export --checkpoint good.ckpt --out_file net.onnx --format mindir", ["--out_file net.onnx", "ends in .mindir"]),
+    ("export --checkpoint good.ckpt --out_file net.onnx --format tflite", ["--format: expected one of onnx, mindir"]),
+    ("export --checkpoint good.ckpt --out_file net.mindir --format mindir --size [0,9]", ["--size [0, 9]", "must be"]),
+    ("export --checkpoint cut.ckpt --out_file net.onnx", ["cut.ckpt", "damaged"]),
+    ("export --checkpoint good.ckpt --out_file net.onnx --photos away.jpg", ["away.jpg", "check the path"]),
+    ("export --checkpoint good.ckpt --out_file net.onnx --photos text.jpg", ["text.jpg", "not an image"]),
+    ("export --checkpoint good.ckpt --out_file file/net.onnx", ["file/net.onnx", "choose a folder"]),
     ("serve", ["missing: --checkpoint FILE"]),
     ("serve --checkpoint good.ckpt --port 70000", ["--port 70000", "0..65535"]),
     ("serve --checkpoint cut.ckpt --port 0", ["cut.ckpt", "damaged"]),
@@ -315,9 +319,9 @@ MISTAKES = [
     ("labels", ["--from FOLDER", "mindfcn labels --help"]),
     ("labels --from away", ["away", "folder of the masks"]),
     ("labels --from src", ["no masks in src", ".png"]),
-    ("labels --from src/SegmentationClass --out labels.txt", ["labels.txt", ".yaml"]),
-    ("labels --from src/SegmentationClass --out src/labels.yaml", ["src/labels.yaml exists", "--overwrite"]),
-    ("labels --from src/SegmentationClass --names a b --out src/new.yaml", ["2 names", "7 classes"]),
+    ("labels --from src/SegmentationClass --out_file labels.txt", ["labels.txt", ".yaml"]),
+    ("labels --from src/SegmentationClass --out_file src/labels.yaml", ["src/labels.yaml exists", "--overwrite"]),
+    ("labels --from src/SegmentationClass --names a b --out_file src/new.yaml", ["2 names", "7 classes"]),
     ("labels --from src/JPEGImages", ["15 JPEG files", "sample_000000.jpg, sample_000001.jpg", "PNG"]),
     ("inspect", ["missing: data", "mindfcn inspect --help"]),
     ("inspect away", ["no away", "VOC"]),
@@ -325,7 +329,7 @@ MISTAKES = [
     ("inspect text.jpg", ["text.jpg", "not a MindRecord file"]),
     ("inspect src --pictures -1", ["--pictures -1", "at least 0"]),
     ("inspect rec --out file", ["file", "choose a folder"]),
-    ("compare", ["no variants", "configs/compare_sample.yaml"]),
+    ("compare", ["no variants", "configs/compare/sample.yaml"]),
     ("compare --variants fcn8s_vgg16", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
     ("compare --variants [fcn8s_vgg16]", ["--variants: expected a list such as [{name:", "'fcn8s_vgg16'"]),
     ('compare --variants [{"label":"x"}]', ["variants", "needs a name"]),
@@ -336,12 +340,12 @@ MISTAKES = [
     (f'{COMPARE} [{{"name":"fcn9s"}}]', ["'fcn9s'", "HEAD_BACKBONE"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16"}},{{"name":"fcn8s_vgg16"}}]', ["fcn8s_vgg16", "two variants", "label"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16","pretrained":"b"}},{{"name":"fcn8s_vgg16","label":"b"}}]',
-     ["begins from b", "change the order"]),
+     ["starts from b", "change the order"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16","pretrained":"away.npz"}}]', ["away.npz", "neither a file nor the label"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn","checkpoint":"two.ckpt"}}]', ["two.ckpt", "7 classes", "2 (sky"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16","checkpoint":"good.ckpt"}}]', ["good.ckpt", "correct its name"]),
     (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --out file', ["file", "choose a folder"]),
-    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --train.resume', ["--train.resume", "by itself"]),
+    (f'{COMPARE} [{{"name":"fcn8s_vgg16_bn"}}] --train.resume', ["--train.resume", "automatically"]),
 ]
 
 
@@ -350,7 +354,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("command, words", MISTAKES, ids=[command or "nothing" for command, _ in MISTAKES])
-def test_a_mistake_is_told_in_one_line(bench, monkeypatch, capfd, command, words):
+def test_a_mistake_is_reported_in_one_line(bench, monkeypatch, capfd, command, words):
     monkeypatch.chdir(bench)
     before = contents(bench)
     status = main(command.split())
@@ -359,7 +363,7 @@ def test_a_mistake_is_told_in_one_line(bench, monkeypatch, capfd, command, words
     assert told.err.startswith("mindfcn") and told.err.endswith("\n") and told.err.count("\n") == 1, told.err
     assert all(word in told.err for word in words), told.err
     assert "Traceback" not in told.out + told.err
-    # Nothing is left: no partial record, run or result (MindSpore's own kernel folders are its business).
+    # Nothing is left: no partial record, run or result (MindSpore's kernel folders are ignored).
     left = {path for path in contents(bench).keys() - before.keys() if path.relative_to(bench).parts[0] != "rank_0"}
     assert not [path for path in left if path.is_file()], left
     assert {path: text for path, text in contents(bench).items() if path in before} == before
@@ -385,24 +389,25 @@ def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch,
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
 
 
-@pytest.mark.parametrize("config", sorted(
-    os.path.join(folder, name) for folder in [os.path.join(os.path.dirname(__file__), os.pardir, os.pardir, "configs")]
-    if os.path.isdir(folder) for name in os.listdir(folder) if name.endswith(".yaml")), ids=os.path.basename)
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("config", sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem != "base"),
+                         ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_every_recipe_is_valid(config):
-    verb, folder = ("compare", "out") if os.path.basename(config).startswith("compare") else ("train", "run_dir")
-    settings = parse([verb, "--config", config])[1]
-    with open(config, encoding="utf-8") as file:
-        assert getattr(settings, folder) == yaml.safe_load(file)[folder]
+    verb, folder = ("compare", "out") if config.parent.name == "compare" else ("train", "run_dir")
+    settings = parse([verb, "--config", str(config)])[1]
+    assert getattr(settings, folder) == yaml.safe_load(config.read_text(encoding="utf-8"))[folder]
 
 
-def test_a_log_gets_lines_of_the_training_not_a_bar(capsys, monkeypatch):
+def test_a_log_file_gets_lines_instead_of_a_progress_bar(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    bar = TrainingBar()
-    bar.begin(10, 2, 0)
+    bar = Terminal()
+    bar.begin_training(10, 2, 0)
     for step in range(1, 21):
         now[0] = 20.0 * step
-        bar(step, 1 + (step - 1) // 10, 1 / step, 0.1, 4.0)
+        bar.step(step, 1 + (step - 1) // 10, 1 / step, 0.1, 4.0)
         if step == 10:
             bar.evaluated(10, {"mean IoU": 0.25})
     lines = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""The verb compare: real little runs, whose figures are the table's; what cannot be compared is refused at once."""
+"""The verb compare: small real runs, whose figures are in the table; what cannot be compared is refused at once."""
 
 import csv
 import dataclasses
@@ -14,22 +14,21 @@ import time
 import numpy as np
 import pytest
 import yaml
+from helpers import read_table, sample_settings
 from PIL import Image
 
-from mindfcn.cli.main import parse
+from mindfcn.cli.parser import parse
 from mindfcn.commands.compare import HEADER, Row, cells, compare, plan
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.train import train
 from mindfcn.config import (
-    AugmentConfig,
     CompareConfig,
     EvalConfig,
     ModelConfig,
     OptimConfig,
-    PrepareConfig,
-    TrainConfig,
     Variant,
 )
+from mindfcn.console import Console
 from mindfcn.data.dataset import evenly_spaced
 from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, typical
@@ -45,11 +44,7 @@ SHARED = {"conv1.0.weight", "conv4.0.weight", "conv6.0.weight", "score_fr.weight
 
 def settings(records, out, *variants, **options):
     """A CompareConfig of the tiny sample set and tiny networks."""
-    shared = TrainConfig(
-        device="CPU", data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15,
-                                         size=64),
-        augment=AugmentConfig(crop_size=32, batch_size=4), model=ModelConfig(width=0.125, fc_width=8),
-        optim=OptimConfig(epochs=1, lr=0.05))
+    shared = sample_settings(records, ModelConfig(width=0.125, fc_width=8), OptimConfig(epochs=1, lr=0.05))
     for name, value in options.items():
         setattr(shared, name, value)
     return CompareConfig(str(out), list(variants), shared)
@@ -61,24 +56,21 @@ def all_variants(loaded):
             Variant(FIRST, "loaded", checkpoint=str(loaded)))
 
 
-class StopAt:
+class StopAt(Console):
     """Sends this process a real signal at one step."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, say=None):
+        super().__init__(say)
+        self.stop_at = step
 
-    def begin(self, *_):
-        """Nothing to show."""
-
-    def __call__(self, step, *_):
-        if step == self.step:
+    def step(self, step, *_):
+        if step == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def table(out):
     """{first cell: {heading: cell}} of table.csv."""
-    with open(out / "table.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(out / "table.csv")
     assert tuple(rows[0]) == HEADER
     return {row["network"]: row for row in rows}
 
@@ -145,7 +137,7 @@ def test_minutes_are_those_of_the_log(whole, out):
     assert whole[1].rows[0].minutes == pytest.approx(np.sum(4 / np.array(speeds)) / 60) and len(speeds) == 3
 
 
-def test_published_figures_stand_beneath_their_network(whole, out):
+def test_published_figures_are_below_their_network(whole, out):
     figures = dict(zip(METRICS, (0.5, 0.25, 0.125, float("nan"))))
     lines = cells([Row("a", "fcn8s_vgg16", "best.ckpt", "", figures, 2500000, 0.25, 1.0),
                    Row(FIRST, FIRST, "best.ckpt", "x.npz", figures, minutes=2.0)], 1)
@@ -161,7 +153,7 @@ def test_a_variant_is_trained_as_the_verb_train_does(whole, out):
 
 
 def test_a_staged_variant_begins_from_the_weights_of_the_one_before(whole, out):
-    """At a learning rate of 1e-9 weights stay where they begin."""
+    """At a learning rate of 1e-9 weights keep their initial values."""
     first, staged = last_weights(out / FIRST), last_weights(out / STAGED)
     for name in SHARED:
         np.testing.assert_allclose(staged[name], first[name], rtol=0, atol=1e-7)
@@ -181,17 +173,17 @@ def test_a_loaded_checkpoint_has_the_figures_of_eval(whole, out, tmp_path):
 def test_a_second_call_trains_nothing_and_gives_the_same_table(whole, out):
     before, told = [files(out / label) for label in (FIRST, STAGED)], []
     rows_before = table(out)
-    again = compare(whole[0], StopAt(1), say=told.append)
-    assert again.signal is None and sum("trained already" in line for line in told) == 2
+    again = compare(whole[0], StopAt(1, told.append))
+    assert again.signal is None and sum("already trained" in line for line in told) == 2
     assert [files(out / label) for label in (FIRST, STAGED)] == before
     assert len(table(out)) == len(rows_before)
     for row, row_before in zip(table(out).values(), rows_before.values()):
-        # times are measured anew
+        # times are measured again
         assert row | {"ms/image": ""} == row_before | {"ms/image": ""}
 
 
 def test_the_pictures_show_every_network(whole, out):
-    """Three photographs below one another, each with its truth and three masks beside it."""
+    """Three photographs below one another, each with its truth and three masks next to it."""
     width, height = Image.open(out / "pictures.jpg").size
     assert width > 5 * 200 and height > 3 * 150
 
@@ -200,10 +192,10 @@ def test_the_page_has_the_table_and_every_mask(whole, out):
     text = (out / "report.html").read_text()
     assert len(cells(whole[1].rows, 1)) == 3
     for label, row in zip((FIRST, STAGED, "loaded"), cells(whole[1].rows, 1)):
-        # Not the times behind the parameters: another test's second call measures them anew.
+        # Not the times after the parameters: another test's second call measures them again.
         assert f">{row[0]}</th><td>{'</td><td>'.join(row[1:6])}</td>" in text
         assert text.count(f'alt="{label}: ') == 3
-        # three variants, whose runs have pages of their own
+        # three variants, whose runs have their own pages
         page = out / label / ("evaluation" if label == "loaded" else "") / "report.html"
         assert "Confusion matrix" in page.read_text()
     assert text.count('alt="photograph: ') == text.count('alt="truth: ') == 3
@@ -211,7 +203,7 @@ def test_the_page_has_the_table_and_every_mask(whole, out):
 
 
 @pytest.mark.long
-def test_an_interrupted_comparison_goes_on(whole, out, sample_records, tmp_path):
+def test_an_interrupted_comparison_continues(whole, out, sample_records, tmp_path):
     """Stopped inside the first run by a real signal; the next call ends with the weights of an undisturbed one."""
     config = settings(sample_records, tmp_path / "out", *whole[0].variants[:2])
     stopped = compare(config, StopAt(2))
@@ -220,7 +212,7 @@ def test_an_interrupted_comparison_goes_on(whole, out, sample_records, tmp_path)
     log = tmp_path / "out" / FIRST / "log.csv"
     begun = log.read_text()
     done = compare(config)
-    assert begun.count("\n") == 3 and log.read_text().startswith(begun), "it began anew"
+    assert begun.count("\n") == 3 and log.read_text().startswith(begun), "it began again"
     assert done.signal is None and [row.metrics for row in done.rows] == [row.metrics for row in whole[1].rows[:2]]
     for label in (FIRST, STAGED):
         one, other = last_weights(out / label), last_weights(tmp_path / "out" / label)
@@ -272,7 +264,7 @@ def test_variants_of_one_network_may_differ_in_losses_and_augmentation(tmp_path)
     ({"variants": [Variant(FIRST, settings={"optim.paper_biases": 1})]}, "optim.paper_biases cannot be 1"),
     ({"variants": [Variant(FIRST, settings={"optim.schedule": "steps"})]}, "optim.schedule cannot be 'steps'"),
     ({"variants": [Variant(FIRST, settings={"model.skip_scales": [1.0]})]}, "model.skip_scales cannot be"),
-    ({"variants": [Variant(FIRST, checkpoint="a.ckpt", pretrained="b")]}, "taken as it is"),
+    ({"variants": [Variant(FIRST, checkpoint="a.ckpt", pretrained="b")]}, "not trained"),
     ({"train": {"resume": True}}, "--train.resume"), ({"train": {"overwrite": True}}, "--train.overwrite")])
 def test_what_cannot_be_compared_is_refused_before_anything(sample_records, tmp_path, change, words):
     config = settings(sample_records, tmp_path / "out", *change.get("variants", [Variant(FIRST)]),
@@ -300,7 +292,7 @@ def test_settings_of_a_variant_reach_its_run_alone(sample_records, tmp_path, set
     (Variant("fcn8s_vgg16_bn", checkpoint="two.ckpt"), "is a fcn16s_vgg16_bn"),
     (Variant("fcn8s_vgg16_bn", checkpoint="away.ckpt"), "away.ckpt"),
 ])
-def test_the_last_variant_is_looked_at_before_the_first_is_trained(sample_records, tmp_path, monkeypatch, last, words):
+def test_all_variants_are_checked_before_the_first_is_trained(sample_records, tmp_path, monkeypatch, last, words):
     monkeypatch.chdir(tmp_path)
     np.savez("other.npz", a=np.zeros(3))
     labels, options = LabelSet(("sky", "earth"), ((0, 0, 0), (9, 9, 9))), {"width": 0.125, "fc_width": 8}
@@ -311,13 +303,13 @@ def test_the_last_variant_is_looked_at_before_the_first_is_trained(sample_record
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(sample_records, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_training(sample_records, tmp_path):
     (tmp_path / "file").write_text("a file\n")
     with pytest.raises(UserError, match="cannot write .*file"):
         compare(settings(sample_records, tmp_path / "file", Variant(FIRST)), StopAt(1))
 
 
-def test_runs_of_other_settings_are_left_alone(whole, out, sample_records):
+def test_runs_of_other_settings_stay_unchanged(whole, out, sample_records):
     before = files(out)
     config = settings(sample_records, out, *whole[0].variants, seed=2)
     with pytest.raises(UserError, match="seed is 1 there and 2 here") as caught:
@@ -326,14 +318,14 @@ def test_runs_of_other_settings_are_left_alone(whole, out, sample_records):
 
 
 def test_a_run_begun_from_one_that_is_gone_is_refused(whole, out, sample_records, tmp_path):
-    """Its successor would stand beside weights it never saw."""
+    """Its successor would be listed with weights that it did not start from."""
     shutil.copytree(out, tmp_path / "out")
     config = settings(sample_records, tmp_path / "out", *whole[0].variants)
     for variant in config.variants[:2]:
         path = tmp_path / "out" / (variant.label or variant.name) / "settings.yaml"
         path.write_text(path.read_text().replace(str(out), str(tmp_path / "out")))
     shutil.rmtree(tmp_path / "out" / FIRST)
-    with pytest.raises(UserError, match=f"begun from an earlier .*{FIRST}.*delete .*{STAGED}"):
+    with pytest.raises(UserError, match=f"started from an earlier .*{FIRST}.*delete .*{STAGED}"):
         compare(config)
 
 

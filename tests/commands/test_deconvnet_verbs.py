@@ -21,6 +21,7 @@ from mindfcn.config import (
     PrepareConfig,
     TrainConfig,
 )
+from mindfcn.console import Console
 from mindfcn.engine.build import build
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
@@ -32,14 +33,14 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(autouse=True)
-def pynative(monkeypatch):
-    """Nothing is evaluated often enough here to compile it."""
+def uncompiled(monkeypatch):
+    """Evaluate without compiling; no network runs often enough here to be worth it."""
     monkeypatch.setattr(Segmenter, "_mode", lambda self, shape: ms.PYNATIVE_MODE)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Of a tiny DeconvNet on the windows of a sample set's objects."""
+    """Settings of a tiny DeconvNet on the windows of a sample set's objects."""
     folder = tmp_path_factory.mktemp("deconvnet")
     return TrainConfig(
         run_dir=str(folder / "stage1"), eval_every=0,
@@ -86,7 +87,7 @@ def test_stage_2_begins_where_stage_1_ended(settings, run):
     second = dataclasses.replace(settings, model=dataclasses.replace(settings.model, pretrained=run.checkpoint))
     weights, card, _ = load_checkpoint(run.checkpoint)
     lines = []
-    net, _ = build(second, card.labels, None, lines.append)
+    net, _ = build(second, card.labels, None, Console(lines.append))
     assert any("0 missing, 0 unexpected, 0 shape clashes" in line for line in lines)
     for parameter in net.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
@@ -97,7 +98,7 @@ def test_stage_2_begins_where_stage_1_ended(settings, run):
     ({"augment": AugmentConfig(crop_size=32, batch_size=1)}, "--augment.batch_size 1: must be at least 2"),
     ({"model": ModelConfig(name="deconvnet_vgg16", side=50)}, "--model.side 50: must be a multiple of 32"),
     ({"model": ModelConfig(name="deconvnet_vgg16", side=32, padding="pad100")}, "has no option padding")])
-def test_settings_that_cannot_be_are_told(settings, change, message):
+def test_impossible_settings_are_reported(settings, change, message):
     with pytest.raises(UserError, match=message):
         train(dataclasses.replace(settings, run_dir=settings.run_dir + "-x", **change))
 
@@ -115,7 +116,7 @@ def test_evaluation_by_proposals_and_in_an_ensemble(run, fcn, boxes, tmp_path):
 def test_a_prediction_by_proposals_is_put_together_from_its_windows(run, boxes):
     image = cv2.resize(np.random.default_rng(1).integers(0, 255, (4, 6, 3), np.uint8), (64, 48))
     plain, _ = load_segmenter(run.checkpoint)
-    segment, _ = open_segmenter(PredictConfig(run.checkpoint, [], proposals="edge_boxes"))
+    segment, _ = open_segmenter(PredictConfig(run.checkpoint, proposals="edge_boxes"))
     mask, probabilities = segment(image, True)
     assert mask.shape == (48, 64) and probabilities.shape[1:] == (48, 64)
     assert np.abs(probabilities - plain(image, True)[1]).max() > 1e-3
@@ -138,11 +139,11 @@ def test_without_contrib_proposals_are_refused_in_one_line(run, tmp_path, monkey
 def test_every_unpooling_and_deconvolution_is_in_the_explanation(run, tmp_path):
     photograph = tmp_path / "photo.jpg"
     cv2.imwrite(str(photograph), np.random.default_rng(1).integers(0, 255, (48, 64, 3), np.uint8))
-    found = explain(ExplainConfig(run.checkpoint, str(photograph), str(tmp_path / "maps.jpg")))
+    found = explain(ExplainConfig(run.checkpoint, image=str(photograph), out_file=str(tmp_path / "maps.jpg")))
     names = [title.split(",")[0] for title, _ in found.maps]
     assert names == ["deconv6", *(f"{kind}{number}" for number in (5, 4, 3, 2, 1) for kind in ("unpool", "deconv"))]
     assert [values.shape[0] for _, values in found.maps] == [1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
-    # An unpooled map is what was below it, and zeros: three quarters of it at least.
+    # An unpooled map is its input among zeros, at least three quarters of it.
     for title, values in found.maps:
         if title.startswith("unpool"):
             assert (values == 0).mean() >= 0.75
@@ -158,7 +159,8 @@ def test_an_fcns_maps_are_those_of_its_head(head, names, scramble, tmp_path):
     net = scramble(create_model(f"{head}_vgg16", 21, width=0.125, fc_width=8))
     save_checkpoint(tmp_path / "net.ckpt", net, Card({"name": f"{head}_vgg16", "width": 0.125, "fc_width": 8}))
     cv2.imwrite(str(tmp_path / "photo.png"), np.random.default_rng(1).integers(0, 255, (40, 70, 3), np.uint8))
-    found = explain(ExplainConfig(str(tmp_path / "net.ckpt"), str(tmp_path / "photo.png"), str(tmp_path / "maps.png")))
+    found = explain(ExplainConfig(str(tmp_path / "net.ckpt"), image=str(tmp_path / "photo.png"),
+                                  out_file=str(tmp_path / "maps.png")))
     assert [title.replace(":", ",").split(",")[0] for title, _ in found.maps] == names
     maps = dict(zip(names, (values for _, values in found.maps)))
     if head != "fcn32s":
@@ -166,22 +168,22 @@ def test_an_fcns_maps_are_those_of_its_head(head, names, scramble, tmp_path):
     if head == "fcn8s":
         expected = maps["upscore_pool4"] + maps["score_pool3"]
         np.testing.assert_allclose(maps["fuse_pool3"], expected, rtol=1e-4, atol=1e-5)
-    # The final scores are the network's own, of the class it sees most of.
+    # The final scores are the network's own, of the most frequent class.
     segmenter, card = load_segmenter(str(tmp_path / "net.ckpt"))
     mask, _ = segmenter(cv2.imread(str(tmp_path / "photo.png")))
     assert found.found == card.labels.names[1 + np.bincount(mask.ravel(), minlength=21)[1:].argmax()]
 
 
-def test_mistakes_of_explain_are_told(run, tmp_path):
+def test_mistakes_of_explain_are_reported(run, tmp_path):
     with pytest.raises(UserError, match="ends in .jpg or .png"):
-        explain(ExplainConfig(run.checkpoint, "x.jpg", "maps.txt"))
+        explain(ExplainConfig(run.checkpoint, image="x.jpg", out_file="maps.txt"))
     with pytest.raises(UserError, match="cannot read .*x.jpg"):
-        explain(ExplainConfig(run.checkpoint, str(tmp_path / "x.jpg"), "maps.jpg"))
+        explain(ExplainConfig(run.checkpoint, image=str(tmp_path / "x.jpg"), out_file="maps.jpg"))
 
 
 def test_it_exports_to_mindir_and_says_that_it_does_not_to_onnx(run, tmp_path, capsys):
     path = str(tmp_path / "net.mindir")
-    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out", path, "--format", "mindir", "--size",
+    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", path, "--format", "mindir", "--size",
                      "[32, 32]"]) == 0
-    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out", str(tmp_path / "net.onnx")]) == 1
+    assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", str(tmp_path / "net.onnx")]) == 1
     assert "DeconvNet" in capsys.readouterr().err

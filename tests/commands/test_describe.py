@@ -37,7 +37,7 @@ def test_rows_of_fcn32s_on_vgg16():
 
 
 def test_multiply_adds_of_vgg16_are_those_counted_by_hand():
-    """9 * in * out * places of the convolutions; fc6, fc7, score and upsampling behind them on 2x2 cells."""
+    """9 * in * out * places of the convolutions; fc6, fc7, score and upsampling after them on 2x2 cells."""
     layers = [(3, 64, 64), (64, 64, 64), (64, 128, 32), (128, 128, 32), (128, 256, 16), (256, 256, 16), (256, 256, 16),
               (256, 512, 8), (512, 512, 8), (512, 512, 8), *[(512, 512, 4)] * 3]
     convolutions = sum(9 * before * after * side * side for before, after, side in layers)

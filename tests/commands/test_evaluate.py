@@ -1,4 +1,4 @@
-"""The verb eval: its figures are those of a plain count, its files are there, and what does not fit is refused."""
+"""The verb eval: its figures are those of a plain count, its files are written, and what does not match is refused."""
 
 import base64
 import io
@@ -16,6 +16,7 @@ from PIL import Image
 from mindfcn import runtime
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.config import EvalConfig
+from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_records
 from mindfcn.data.synthetic.shapes import SAMPLE
@@ -72,7 +73,7 @@ def counted(checkpoint, records):
 def test_figures_are_those_of_a_plain_count(checkpoint, sample_records, tmp_path):
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
     names, matrix, scores = counted(checkpoint, str(sample_records / "records" / "val.mindrecord"))
-    assert len({*matrix.argmax(1)}) > 1 or np.count_nonzero(matrix.sum(0)) > 1, "the network says one class only"
+    assert len({*matrix.argmax(1)}) > 1 or np.count_nonzero(matrix.sum(0)) > 1, "the network predicts only one class"
     found = written(tmp_path)
     assert found["confusion matrix"] == matrix.tolist()
     hits, true, union = np.diag(matrix), matrix.sum(1), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
@@ -89,7 +90,7 @@ def test_figures_are_those_of_a_plain_count(checkpoint, sample_records, tmp_path
 
 def test_every_image_of_the_records_is_counted(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
-    result = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path), device="CPU"))
+    result = evaluate(EvalConfig(str(checkpoint), records=records, out=str(tmp_path), device="CPU"))
     truths = [truth for *_, truth in SegDataset(data_file=records, training=False).samples(range(12))]
     assert result.images == 12 == len(written(tmp_path)["image IoU"])
     assert np.sum(written(tmp_path)["confusion matrix"]) == sum(np.count_nonzero(truth != 255) for truth in truths)
@@ -106,12 +107,13 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
     for rank in range(processes):
         shown = []
 
-        def progress(batches, length, shown=shown):
-            shown.append(length)
-            return batches
+        class Shown(Console):
+            def track(self, iterable, total=None, shown=shown, **_):
+                shown.append(total)
+                return iterable
 
         dataset = SegDataset(**settings, rank=rank, rank_size=processes)
-        share = evaluate_network(segmenter, dataset, len(card.labels), progress)
+        share = evaluate_network(segmenter, dataset, len(card.labels), Shown())
         seen = np.arange(12) % processes == rank
         np.testing.assert_array_equal(share.scores, np.where(seen, whole.scores, 0))
         assert share.names == whole.names and shown == [seen.sum()]
@@ -125,13 +127,13 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_an_evaluation_that_is_stopped_gives_nothing(checkpoint, sample_records, processes):
+def test_a_stopped_evaluation_has_no_result(checkpoint, sample_records, processes):
     segmenter, card = load_segmenter(str(checkpoint), None)
     dataset = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False,
                          preprocess=card.preprocess, rank_size=processes)
     answers = iter([False, False, True])
     assert evaluate_network(segmenter, dataset, len(card.labels), stop=lambda: next(answers)) is None
-    assert not list(answers), "it asks before each image"
+    assert not list(answers), "it is called before each image"
 
 
 def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
@@ -150,7 +152,8 @@ def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
 
 
 def test_the_best_come_first_and_none_is_among_the_worst(checkpoint, sample_records, tmp_path):
-    evaluate(EvalConfig(str(checkpoint), str(sample_records / "records" / "train.mindrecord"), str(tmp_path), worst=4,
+    evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), worst=4,
+                        records=str(sample_records / "records" / "train.mindrecord"),
                         best=5, device="CPU"))
     scores = written(tmp_path)["image IoU"]
     order = sorted(scores, key=scores.get)
@@ -170,7 +173,7 @@ def test_a_second_evaluation_leaves_only_its_own_images(checkpoint, tmp_path):
 
 
 def test_the_page_has_the_figures_the_settings_and_the_masks(checkpoint, tmp_path):
-    """The masks of the first image on the page are its truth and what the network says of it."""
+    """The masks of the first image on the page are its truth and the network's prediction."""
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
     text = (tmp_path / "report.html").read_text()
     for name, value in result.metrics.items():
@@ -213,8 +216,8 @@ def test_small_objects_and_boundaries_are_those_of_the_masks(checkpoint, tmp_pat
 
 def test_some_of_the_records_evenly_spread(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
-    whole = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path / "all"), device="CPU"))
-    part = evaluate(EvalConfig(str(checkpoint), records, str(tmp_path / "some"), images=4, device="CPU"))
+    whole = evaluate(EvalConfig(str(checkpoint), records=records, out=str(tmp_path / "all"), device="CPU"))
+    part = evaluate(EvalConfig(str(checkpoint), records=records, out=str(tmp_path / "some"), limit=4, device="CPU"))
     names = list(written(tmp_path / "all")["image IoU"])
     some = written(tmp_path / "some")["image IoU"]
     assert whole.images == 12 and part.images == 4 and list(some) == [names[place] for place in (0, 3, 7, 11)]
@@ -223,8 +226,8 @@ def test_some_of_the_records_evenly_spread(checkpoint, sample_records, tmp_path)
     assert sorted(name[3:-4] for name in shown) == sorted(some), "pictures are of those images"
 
 
-def test_what_stands_around_the_network_is_in_the_figures(checkpoint, tmp_path):
-    """Scales and mirroring give the mean of what the network says of each view, one by one."""
+def test_scales_mirroring_and_crf_are_in_the_figures(checkpoint, tmp_path):
+    """Scales and mirroring give the mean of the network's results for the single views."""
     evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), scales=[0.5, 1.0], flip=True, device="CPU"))
     segmenter, card = load_segmenter(str(checkpoint), None)
     matrix = ConfusionMatrix(len(SAMPLE))
@@ -257,23 +260,23 @@ def test_a_crf_without_effect_and_one_with(checkpoint, tmp_path):
 @pytest.mark.parametrize("settings, words", [
     ({"scales": []}, "--scales"), ({"scales": [0.0]}, "--scales 0.0"), ({"scales": [1, 9]}, "at most 8"),
     ({"overlap": 32}, "give --window"), ({"window": -1}, "--window"), ({"window": 64}, "must be larger than"),
-    ({"images": -1}, "--images -1"), ({"protocol": "course", "flip": True}, "--protocol course")])
-def test_ways_that_cannot_be(checkpoint, tmp_path, settings, words):
+    ({"limit": -1}, "--limit -1"), ({"protocol": "course", "flip": True}, "--protocol course")])
+def test_impossible_ways_to_segment_are_refused(checkpoint, tmp_path, settings, words):
     with pytest.raises(UserError, match=words):
         evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), device="CPU", **settings))
     assert not (tmp_path / "out").exists()
 
 
-def test_results_lie_beside_the_checkpoint(checkpoint, tmp_path):
+def test_results_are_next_to_the_checkpoint(checkpoint, tmp_path):
     shutil.copy(checkpoint, tmp_path / "a.ckpt")
     result = evaluate(EvalConfig(str(tmp_path / "a.ckpt"), device="CPU"))
     assert result.out == str(tmp_path / "evaluation") and written(tmp_path / "evaluation")["images"] == 3
 
 
-def test_the_course_protocol_is_named_so(checkpoint, sample_records, tmp_path):
+def test_the_course_protocol_is_named_in_the_results(checkpoint, sample_records, tmp_path):
     records = str(sample_records / "records" / "train.mindrecord")
     shutil.copy(checkpoint, tmp_path / "a.ckpt")
-    config = EvalConfig(str(tmp_path / "a.ckpt"), records, protocol="course", device="CPU")
+    config = EvalConfig(str(tmp_path / "a.ckpt"), records=records, protocol="course", device="CPU")
     result = evaluate(config)
     assert result.out == str(tmp_path / "evaluation-course") and not (tmp_path / "evaluation").exists()
     found = written(tmp_path / "evaluation-course")
@@ -297,7 +300,7 @@ def test_records_of_other_classes_are_refused(sample_records, tmp_path):
     save_checkpoint(tmp_path / "two.ckpt", net, Card({"name": "fcn8s_vgg16_bn", **OPTIONS}, labels))
     records = str(sample_records / "records" / "val.mindrecord")
     with pytest.raises(UserError, match="7 classes .background, disc.* 2 .sky, earth") as caught:
-        evaluate(EvalConfig(str(tmp_path / "two.ckpt"), records, device="CPU"))
+        evaluate(EvalConfig(str(tmp_path / "two.ckpt"), records=records, device="CPU"))
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["two.ckpt"]
     with pytest.raises(UserError, match="--records"):
         evaluate(EvalConfig(str(tmp_path / "two.ckpt"), device="CPU"))
@@ -310,12 +313,12 @@ def test_an_official_checkpoint_needs_model_and_records(sample_records, tmp_path
     records = str(sample_records / "records" / "val.mindrecord")
     shutil.copytree(os.path.dirname(records), tmp_path / "course")
     os.remove(tmp_path / "course" / "val.mindrecord.json")  # ready records have no manifest
-    result = evaluate(EvalConfig(str(tmp_path / "official.ckpt"), str(tmp_path / "course" / "val.mindrecord"),
-                                 str(tmp_path / "out"), device="CPU", model="fcn8s_vgg16"))
+    result = evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records=str(tmp_path / "course" / "val.mindrecord"),
+                                 out=str(tmp_path / "out"), device="CPU", fallback_model="fcn8s_vgg16"))
     assert result.images == 3 == len(list(read_records(records)))
     assert written(tmp_path / "out")["classes"] == [f"class {number}" for number in range(len(SAMPLE))]
     with pytest.raises(UserError, match="--model"):
-        evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records, device="CPU"))
+        evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records=records, device="CPU"))
 
 
 @pytest.mark.parametrize("option, value", [("worst", -1), ("best", -1), ("seed", -1)])

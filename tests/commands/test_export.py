@@ -25,10 +25,7 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
 SIZES = [(1, 64, 64), (2, 70, 45), (1, 33, 97), (1, 1, 1)]
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def evaluator(model):
@@ -68,13 +65,13 @@ def test_normalisation_is_folded_and_no_weight_is_there_twice(tiny, tmp_path):
     assert numbers == weights
 
 
-def test_a_backbone_that_does_not_tell_its_layers_is_refused():
+def test_a_backbone_that_does_not_list_its_layers_is_refused():
     pytest.importorskip("mindcv", reason="mindcv is not installed: pip install mindcv")
     with pytest.raises(UserError, match="use --format mindir"):
         onnx_model(create_model("fcn32s_mindcv_resnet18", 3))
 
 
-def test_a_layer_that_the_backbones_paths_leave_out_is_told(tiny, monkeypatch):
+def test_a_layer_missing_from_the_backbones_paths_is_reported(tiny, monkeypatch):
     net = tiny("fcn8s_alexnet")
     whole = type(net.backbone).paths
     monkeypatch.setattr(type(net.backbone), "paths", lambda backbone: {**whole(backbone), "pool4": (backbone.pool2,)})
@@ -117,7 +114,7 @@ def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(ch
     image = draw_image(70, 2, 1)[0]
     mask, probabilities = exported(image, True)
     expected, shares = mindspore(image, True)
-    assert len(np.unique(expected)) > 1, "the network says one class only"
+    assert len(np.unique(expected)) > 1, "the network predicts only one class"
     np.testing.assert_allclose(probabilities, shares, atol=1e-4)
     unsure = np.sort(shares, 0)
     np.testing.assert_array_equal(mask[unsure[-1] - unsure[-2] > 1e-3], expected[unsure[-1] - unsure[-2] > 1e-3])
@@ -129,7 +126,7 @@ def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(ch
 def test_a_mindir_file_computes_the_networks_logits_at_its_size(tiny, name, options, photographs, tmp_path):
     options = {**({"width": 0.25} if name.endswith("googlenet") else NARROW), **options}
     net = tiny(name, **options)
-    card = Card(**{**CARD_OF, "model": {"name": name, **options}})
+    card = Card(**{**CARD_OF, "model": Card.model_entry(name, options)})
     save_checkpoint(tmp_path / "net.ckpt", net, card)
     out = str(tmp_path / "out" / "net.mindir")
     result = export(ExportConfig(str(tmp_path / "net.ckpt"), out, "mindir", photographs, size=(70, 45)))

@@ -1,4 +1,4 @@
-"""The verb inspect: every kind of fault is found where it was put, and figures are those of the masks."""
+"""The verb inspect: every kind of fault is found in its place, and figures are those of the masks."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def mask(number):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in order, but for class 3, which occurs in no mask."""
+    """A folder without faults, except that class 3 occurs in no mask."""
     root = tmp_path / "mine"
     for inner in ("images", "masks"):
         (root / inner).mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_figures_are_those_of_the_masks(folder):
     assert train["ignored share"] == pytest.approx(8 * 30 / (total + 8 * 30))
     assert {(size["width"], size["height"]) for size in train["sizes"]} == {(30, 20 + number) for number in range(8)}
     told = result.to_text()
-    assert "30x20" in told and "30x27" in told and "nothing to mend" in told
+    assert "30x20" in told and "30x27" in told and "nothing to fix" in told
     sheet = np.asarray(Image.open(result.sheet))
     assert sheet.ndim == 3 and sheet.shape[0] > 400 and sheet.shape[1] > 400
 
@@ -119,10 +119,10 @@ def test_the_command_prints_tables_or_json_and_fails_where_something_is_broken(f
     spoil(folder)
     assert main(["inspect", "mine", "--json", "--pictures", "0", "--out", "other"]) == 1
     told = capfd.readouterr()
-    assert json.loads(told.out)["broken"] == 7 and "7 things to mend" in told.err
+    assert json.loads(told.out)["broken"] == 7 and "7 problems to fix" in told.err
     assert os.listdir("other") == ["inspection.json"]
     assert main(["inspect", "mine"]) == 1
-    assert "MEND" in capfd.readouterr().out
+    assert "FIX" in capfd.readouterr().out
 
 
 def test_voc_folders_and_records_hold_the_same(sample_records, tmp_path, monkeypatch):
@@ -158,14 +158,14 @@ def test_splits_are_those_of_prepare(folder, tmp_path):
     assert (result.splits["train"].pairs, result.splits["val"].pairs) == (made.train.written, made.val.written)
 
 
-def test_masks_that_are_jpegs_are_told(folder):
+def test_masks_that_are_jpegs_are_reported(folder):
     Image.fromarray(mask(0)).save(folder / "masks" / "t0.jpg")
     (folder / "masks" / "t0.png").unlink()
     finding, = [finding for finding in inspected(folder).findings if finding.kind == "missing"]
     assert "t0.jpg is a JPEG" in finding.message
 
 
-def test_mistakes_are_told_in_one_line(folder, tmp_path):
+def test_mistakes_are_reported_in_one_line(folder, tmp_path):
     os.remove(folder / "labels.yaml")
     for data, options, words in ((folder, {}, "mindfcn labels --from"), (tmp_path / "away", {}, "no .*away"),
                                  (tmp_path, {}, "ImageSets"), (folder, {"pictures": -1}, "at least 0")):

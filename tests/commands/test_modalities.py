@@ -10,10 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mindfcn.cli.main import parse
+from mindfcn.cli.parser import parse
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.commands.export import export
-from mindfcn.commands.predict import predict
+from mindfcn.commands.predict import segment_images
 from mindfcn.commands.prepare import find_records, prepare
 from mindfcn.commands.train import check_settings, train
 from mindfcn.config import (
@@ -26,6 +26,7 @@ from mindfcn.config import (
     PrepareConfig,
     TrainConfig,
 )
+from mindfcn.console import Console
 from mindfcn.data.hha import encode_hha
 from mindfcn.data.sources.nyud import NYUD, list_nyud
 from mindfcn.data.sources.siftflow import GEOMETRIC, SCENES, SIFTFLOW
@@ -42,12 +43,7 @@ from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +84,11 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     depth = cv2.imread(sample.extras["depth"].path, cv2.IMREAD_UNCHANGED)
     image = cv2.imread(sample.image)
     camera = dataclasses.astuple(room_camera(48))
-    config = PredictConfig(result.checkpoint, [sample.image], str(tmp_path / "out"), overlay=False, device="CPU",
+    config = PredictConfig(result.checkpoint, images=[sample.image], out=str(tmp_path / "out"), overlay=False,
+                           device="CPU",
                            depth=f"{rooms.root}/data/depth", camera=camera)
     segment, card = open_segmenter(config)
-    done = predict(config, segment, card.labels, card=card)
+    done = segment_images(config, segment, card.labels, card=card)
     found = np.array(Image.open(done.written[0]["mask"]))
     both = np.concatenate([image, encode_hha(depth / 1000, room_camera(48))], -1)
     both = (both - np.float32(card.preprocess.mean)).transpose(2, 0, 1)[None]
@@ -101,25 +98,25 @@ def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
     matrix.update(found, sample.read_label(sample.label))
     assert matrix.mean_iou() == pytest.approx(again.metrics["mean IoU"])
 
-    with pytest.raises(UserError, match="sees image and hha; give the folder"):
-        predict(dataclasses.replace(config, depth=""), segment, card.labels, card=card)
-    with pytest.raises(UserError, match="sees image; leave it out"):
-        predict(config, segment, card.labels)
-    wrong = predict(dataclasses.replace(config, depth=str(tmp_path)), segment, card.labels, card=card)
+    with pytest.raises(UserError, match="takes image and hha; give the folder"):
+        segment_images(dataclasses.replace(config, depth=""), segment, card.labels, card=card)
+    with pytest.raises(UserError, match="takes image; leave it out"):
+        segment_images(config, segment, card.labels)
+    wrong = segment_images(dataclasses.replace(config, depth=str(tmp_path)), segment, card.labels, card=card)
     assert "cannot read" in wrong.failed[0][1] and not wrong.written
-    with pytest.raises(UserError, match="sees rgb_hha, which photographs do not hold"):
+    with pytest.raises(UserError, match="needs rgb_hha, which photographs do not hold"):
         export(ExportConfig(result.checkpoint, str(tmp_path / "a.onnx"), photos=[sample.image]))
 
 
-def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
+def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
     color, hha = str(tmp_path / "color.ckpt"), str(tmp_path / "hha.ckpt")
     random_checkpoint(color, scramble=scramble)
     random_checkpoint(hha, "hha", seed=2, scramble=scramble)
-    _, val_path, labels = find_records(rooms, None, print)
+    _, val_path, labels = find_records(rooms, Console(print))
     config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=color, pretrained_hha=hha)
     check_settings(config)
     told = []
-    net, card = build(config, labels, val_path, told.append)
+    net, card = build(config, labels, val_path, Console(told.append))
     both = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
     for path, stream in ((color, "color"), (hha, "hha")):
         weights, _, _ = load_checkpoint(path)
@@ -127,20 +124,20 @@ def test_late_fusion_begins_from_two_checkpoints(rooms, tmp_path, scramble):
         np.testing.assert_array_equal(both[f"score_fr.{stream}.weight"], weights["score_fr.weight"])
     assert card.preprocess == COURSE.to("rgb_hha")
     assert "color.ckpt" in told[0] and "score_fr.hha.weight" in told[0]
-    for swapped, message in (((hha, color), "no checkpoint of a network of rgb"),
-                             ((color, color), "no checkpoint of a network of hha")):
+    for swapped, message in (((hha, color), "not a checkpoint of a network for rgb"),
+                             ((color, color), "not a checkpoint of a network for hha")):
         config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=swapped[0], pretrained_hha=swapped[1])
         with pytest.raises(UserError, match=message):
-            build(config, labels, val_path, told.append)
+            build(config, labels, val_path, Console(told.append))
     with pytest.raises(UserError, match="--model.pretrained_hha"):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 
 
-def test_early_fusion_begins_from_colours(rooms, tmp_path, scramble):
+def test_early_fusion_starts_from_a_colour_checkpoint(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
-    _, val_path, labels = find_records(rooms, None, print)
+    _, val_path, labels = find_records(rooms, Console(print))
     net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,
-                      val_path, print)
+                      val_path)
     first = next(p for p in net.get_parameters() if p.name == "conv1.0.weight").asnumpy()
     np.testing.assert_allclose(first[:, 3], first[:, :3].mean(1), rtol=1e-6)
     assert card.preprocess == COURSE.to("rgbd")
@@ -182,9 +179,9 @@ def test_two_heads_are_trained_evaluated_and_predicted(scenes, tmp_path):
     assert written["excluded"] == ["cow", "desert", "moon"]
     # The same counts by hand, from the network's own logits.
     photo = f"{scenes.root}/Images/{SCENES}/street_3.jpg"
-    predicted = PredictConfig(result.checkpoint, [photo], str(tmp_path / "out"), overlay=False, device="CPU")
+    predicted = PredictConfig(result.checkpoint, images=[photo], out=str(tmp_path / "out"), overlay=False, device="CPU")
     segment, card = open_segmenter(predicted)
-    done, = predict(predicted, segment, card.labels, card=card).written
+    done, = segment_images(predicted, segment, card.labels, card=card).written
     for key, kind, classes, block in (("mask", "SemanticLabels", 33, written),
                                       ("geometric", "GeoLabels", 3, written["geometric"])):
         truth = scipy.io.loadmat(f"{scenes.root}/{kind}/{SCENES}/street_3.mat")["S"].astype(int)
@@ -229,8 +226,8 @@ def test_checkpoints_of_depth_are_refused_by_the_page(tmp_path, scramble):
     from mindfcn.config import ServeConfig
     from mindfcn.serve.server import serve
     random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
-    with pytest.raises(UserError, match="sees hha, and the page takes photographs alone"):
-        serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), print)
+    with pytest.raises(UserError, match="takes hha input, but the page only sends photographs"):
+        serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), Console(print))
 
 
 def test_settings_from_the_command_line():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindfcn.commands.predict import predict
+from mindfcn.commands.predict import segment_images
 from mindfcn.config import PredictConfig
+from mindfcn.console import Console
 from mindfcn.data.image_paths import find_images, output_names
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
@@ -30,7 +31,8 @@ def paint(path, size=(30, 20), box=(0, 0, 10, 20), mode="L", **options):
 
 
 def run(tmp_path, images, **options):
-    return predict(PredictConfig("x.ckpt", [str(image) for image in images], str(tmp_path / "out"), **options),
+    return segment_images(PredictConfig("x.ckpt", images=[str(image) for image in images],
+                                        out=str(tmp_path / "out"), **options),
                    segment, LABELS)
 
 
@@ -68,7 +70,7 @@ def test_an_image_turned_by_exif_is_predicted_upright(tmp_path):
     np.testing.assert_array_equal(mask_of(run(tmp_path, [tmp_path / "a.jpg"]).written[0]), np.rot90(stored, -1))
 
 
-def test_what_is_written_is_what_was_asked_for(tmp_path):
+def test_requested_outputs_are_written_and_no_others(tmp_path):
     paint(tmp_path / "a.png")
     out = tmp_path / "out"
     entry = run(tmp_path, [tmp_path / "a.png"], overlay=False).written[0]
@@ -101,7 +103,7 @@ def test_the_overlay_keeps_the_colours_of_the_photograph(tmp_path):
     assert np.abs(overlay[50, 50] - [180, 60, 10]).max() < 8
 
 
-def test_unreadable_files_are_named_and_the_rest_goes_on(tmp_path):
+def test_unreadable_files_are_named_and_the_others_are_predicted(tmp_path):
     expected = paint(tmp_path / "good.jpg", mode="RGB", quality=95)
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "cut.jpg")
@@ -109,13 +111,20 @@ def test_unreadable_files_are_named_and_the_rest_goes_on(tmp_path):
     (tmp_path / "text.jpg").write_text("not a photograph")
     (tmp_path / "empty.png").write_bytes(b"")
     said, counted = [], []
-    result = predict(PredictConfig("x.ckpt", [str(tmp_path)], str(tmp_path / "out")), segment, LABELS,
-                     progress=lambda *count: counted.append(count), say=said.append)
+
+    class Counting(Console):
+        def track(self, iterable, total=None, **_):
+            for done, item in enumerate(iterable, 1):
+                yield item
+                counted.append(done)
+
+    result = segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out")), segment, LABELS,
+                     Counting(said.append))
     assert [os.path.basename(path) for path, _ in result.failed] == ["cut.jpg", "empty.png", "text.jpg"]
     assert all(path in reason and "\n" not in reason for path, reason in result.failed)
     assert "incomplete" in result.failed[0][1]
     assert len(said) == 3 and "text.jpg" in said[2]
-    assert counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert counted == [1, 2, 3, 4]
     np.testing.assert_array_equal(mask_of(result.written[0]), expected)
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
 
@@ -161,12 +170,12 @@ def test_an_input_is_never_overwritten(tmp_path):
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_folder_that_cannot_be_written_shows_before_the_work(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_the_work(tmp_path):
     paint(tmp_path / "a.png")
     (tmp_path / "out").write_text("a file where the folder should be")
     worked = []
     with pytest.raises(UserError, match="out"):
-        predict(PredictConfig("x.ckpt", [str(tmp_path / "a.png")], str(tmp_path / "out")),
+        segment_images(PredictConfig("x.ckpt", images=[str(tmp_path / "a.png")], out=str(tmp_path / "out")),
                 lambda *arguments: worked.append(1), LABELS)
     assert worked == []
 
@@ -198,7 +207,7 @@ def test_a_pattern_that_finds_nothing_is_named(tmp_path, monkeypatch, patterns, 
         find_images(patterns)
 
 
-def test_scales_and_mirroring_stand_around_any_way_to_segment(tmp_path):
+def test_scales_and_mirroring_work_with_any_way_to_segment(tmp_path):
     """Halves of a photograph: each scale blurs their edge a little, and the mean of the views keeps the halves."""
     expected = paint(tmp_path / "a.png", size=(40, 20), box=(0, 0, 20, 20))
     plain = run(tmp_path, [tmp_path / "a.png"], probabilities=True).written[0]
@@ -209,7 +218,7 @@ def test_scales_and_mirroring_stand_around_any_way_to_segment(tmp_path):
     assert np.abs(after[:, :, :15] - before[:, :, :15]).max() < 0.01 < np.abs(after - before).max()
 
 
-def test_a_way_that_cannot_be_is_said_before_anything_is_written(tmp_path):
+def test_an_impossible_way_is_reported_before_anything_is_written(tmp_path):
     paint(tmp_path / "a.png")
     for settings, words in (({"scales": [0.0]}, "--scales"), ({"overlap": 8}, "--window"),
                             ({"window": 64}, "--overlap"), ({"crf": "nobody"}, "nobody|pydensecrf2")):

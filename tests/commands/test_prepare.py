@@ -10,6 +10,7 @@ from PIL import Image
 
 from mindfcn.commands.prepare import list_samples, prepare
 from mindfcn.config import PrepareConfig
+from mindfcn.console import Console
 from mindfcn.data.records.mindrecord import read_records, write_records
 from mindfcn.data.sources.voc import list_voc
 from mindfcn.data.synthetic.shapes import SAMPLE
@@ -32,7 +33,7 @@ def sample_config(tmp_path, **changes):
 
 def test_sample_and_a_second_run(tmp_path):
     said = []
-    result = prepare(sample_config(tmp_path), say=said.append)
+    result = prepare(sample_config(tmp_path), Console(said.append))
     assert (result.train.written, result.val.written, result.labels) == (8, 2, SAMPLE)
     assert sorted(names(result.train_path) + names(result.val_path)) == [f"sample_{i:06d}" for i in range(10)]
     assert LabelSet.load(tmp_path / "records" / "labels.yaml") == SAMPLE
@@ -55,7 +56,7 @@ def test_voc_folder_keeps_validation_out_of_training(tmp_path):
     (lists / "trainval.txt").write_text(train + val)
     config = sample_config(tmp_path, source="voc", records=str(tmp_path / "voc"), train_split="trainval")
     said = []
-    result = prepare(config, say=said.append)
+    result = prepare(config, Console(said.append))
     assert result.labels == VOC and "2 validation images" in said[0]
     assert names(result.train_path) == train.split() and names(result.val_path) == val.split()
     with pytest.raises(UserError, match="splits that differ"):

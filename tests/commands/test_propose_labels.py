@@ -55,7 +55,7 @@ def proposed(folder, **options):
 
 
 @pytest.mark.parametrize("encoding", ["palette", "grey", "rgb"])
-def test_what_is_proposed_reads_the_masks(encoding, tmp_path):
+def test_proposed_labels_read_the_masks(encoding, tmp_path):
     result = proposed(write(tmp_path / "masks", [encoding] * 3))
     assert (result.encoding, result.masks, result.out) == (encoding, 3, str(tmp_path / "labels.yaml"))
     labels = LabelSet.load(result.out)
@@ -83,7 +83,7 @@ def test_names_are_given_in_words_or_in_a_file(tmp_path):
     assert proposed(masks, names=names).labels.names == tuple(names)
     (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
     out = tmp_path / "other.json"
-    result = proposed(masks, names=[str(tmp_path / "names.txt")], out=str(out))
+    result = proposed(masks, names=[str(tmp_path / "names.txt")], out_file=str(out))
     assert LabelSet.load(out) == result.labels and result.labels.names == tuple(names)
     with pytest.raises(UserError, match="2 names .*3 classes"):
         proposed(masks, names=["a", "b"], overwrite=True)
@@ -95,7 +95,7 @@ def test_shades_of_black_and_white_masks_are_classes(tmp_path):
     Image.fromarray((numbers() == 2).astype(np.uint8) * 255).save(masks / "a.png")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(masks / "b.png")
     result = proposed(masks)
-    assert result.labels.colours == ((0, 0, 0), (255, 255, 255)) and any("class of its own" in n for n in result.notes)
+    assert result.labels.colours == ((0, 0, 0), (255, 255, 255)) and any("is a class here" in n for n in result.notes)
     assert (read_mask(masks / "a.png", result.labels) == (numbers() == 2)).all()
 
 
@@ -108,7 +108,7 @@ def test_numbers_with_gaps_keep_their_places(tmp_path):
     assert any("no mask holds 0, 2, 3" in note for note in result.notes)
 
 
-def test_a_palette_that_tells_nothing_apart_gives_way_to_vocs(tmp_path):
+def test_a_palette_of_equal_colours_is_replaced_by_vocs(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     picture = Image.fromarray(numbers())
@@ -117,7 +117,7 @@ def test_a_palette_that_tells_nothing_apart_gives_way_to_vocs(tmp_path):
     assert len(set(proposed(masks).labels.colours)) == 3
 
 
-def test_mixtures_are_refused_with_the_files_and_read_where_told(tmp_path):
+def test_mixed_encodings_are_refused_with_the_files_and_read_with_a_given_encoding(tmp_path):
     masks = write(tmp_path / "masks", ["palette", "palette", "rgb"])
     with pytest.raises(UserError) as told:
         proposed(masks)
@@ -128,7 +128,7 @@ def test_mixtures_are_refused_with_the_files_and_read_where_told(tmp_path):
     first, second = (read_mask(masks / f"m{place}.png", result.labels, "rgb") for place in (0, 2))
     assert (first == 2).sum() == 9 == (second == 2).sum()
     with pytest.raises(UserError, match="palette reads both"):
-        proposed(write(tmp_path / "two", ["palette", "grey"]), out=str(tmp_path / "two.yaml"))
+        proposed(write(tmp_path / "two", ["palette", "grey"]), out_file=str(tmp_path / "two.yaml"))
 
 
 def test_palettes_that_contradict_one_another_are_refused(tmp_path):
@@ -155,7 +155,7 @@ def test_blurred_masks_are_named_as_such(tmp_path):
         proposed(masks)
 
 
-def test_other_mistakes_are_told_in_one_line(tmp_path):
+def test_other_mistakes_are_reported_in_one_line(tmp_path):
     masks = write(tmp_path / "masks", ["grey"])
     proposed(masks)
     before = (tmp_path / "labels.yaml").read_bytes()
@@ -168,8 +168,9 @@ def test_other_mistakes_are_told_in_one_line(tmp_path):
     empty.mkdir()
     for folder, options, words in (
             (masks, {}, "exists"), (tmp_path / "away", {}, "no folder"), (empty, {}, "no masks"),
-            (tmp_path, {"overwrite": True}, "did you mean"), (masks, {"out": "labels.txt"}, ".yaml, .yml or .json"),
-            (noise, {"out": str(tmp_path / "n.yaml")}, "object numbers")):
+            (tmp_path, {"overwrite": True}, "did you mean"),
+            (masks, {"out_file": "labels.txt"}, ".yaml, .yml or .json"),
+            (noise, {"out_file": str(tmp_path / "n.yaml")}, "object numbers")):
         with pytest.raises(UserError, match=words) as told:
             proposed(folder, **options)
         assert "\n" not in str(told.value)

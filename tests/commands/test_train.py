@@ -1,6 +1,5 @@
-"""The verb train from records to checkpoints: what a run leaves, and that it goes on where it was stopped."""
+"""The verb train from records to checkpoints: the files of a run, and that it resumes where it was stopped."""
 
-import csv
 import dataclasses
 import functools
 import importlib.util
@@ -19,12 +18,15 @@ import time
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import read_table, sample_settings
 from mindspore import nn, ops
 
 from mindfcn import runtime
-from mindfcn.cli.main import main, parse
+from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
 from mindfcn.commands.train import train
-from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, TrainConfig
+from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
@@ -50,7 +52,7 @@ TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width
 PAPER = {"model": {"name": "fcn8s_vgg16"},
          "optim": {"paper_biases": True, "accumulate": 2, "head_lr": 2.0, "keep_cells": 0.75}}
 COURSE = {"model": {"name": "fcn8s_vgg16_bn"}}
-# Compiled sooner: for what does not depend on the network.
+# Quicker to compile, for tests that do not depend on the network.
 QUICK = {"model": {"name": "fcn32s_alexnet"}}
 
 
@@ -65,38 +67,29 @@ def on(*options):
 
 
 def settings(records, run_dir, model=None, optim=None, **options):
-    return TrainConfig(
-        run_dir=str(run_dir), device="CPU",
-        data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15, size=64),
-        augment=AugmentConfig(crop_size=32, batch_size=4),
-        model=ModelConfig(**{"width": 0.125, "fc_width": 8, **(model or {})}),
-        optim=OptimConfig(**{"epochs": EPOCHS, "lr": 0.05, "warmup_epochs": 1.0, **(optim or {})}), **options)
+    return sample_settings(
+        records, ModelConfig(**{"width": 0.125, "fc_width": 8, **(model or {})}),
+        OptimConfig(**{"epochs": EPOCHS, "lr": 0.05, "warmup_epochs": 1.0, **(optim or {})}), run_dir=str(run_dir),
+        **options)
 
 
-class StopAt:
+class StopAt(Console):
     """Sends this process a real signal at the end of one step."""
 
     def __init__(self, step, number=signal.SIGTERM):
-        self.step, self.number = step, number
+        super().__init__()
+        self.stop_at, self.number = step, number
 
-    def begin(self, *_):
-        """Nothing to show."""
-
-    def __call__(self, step, *_):
-        if step == self.step:
+    def step(self, step, *_):
+        if step == self.stop_at:
             os.kill(os.getpid(), self.number)
-
-
-def table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def figures(run_dir):
     """The rows of both tables without the speed, which differs from run to run."""
     log = [{name: value for name, value in row.items() if name != "images_per_s"}
-           for row in table(run_dir / "log.csv")]
-    return log, table(run_dir / "evaluation.csv")
+           for row in read_table(run_dir / "log.csv")]
+    return log, read_table(run_dir / "evaluation.csv")
 
 
 def assert_same_checkpoint(one, other):
@@ -113,7 +106,7 @@ def assert_same_run(one, other):
 
 
 def assert_events_are_the_tables(run_dir):
-    """TensorBoard's own reader finds every row once, the earlier ones of a run that went on among them."""
+    """TensorBoard's own reader finds every row once, including the earlier ones of a resumed run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
     read = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"tensors": 0}).Reload()
@@ -124,7 +117,7 @@ def assert_events_are_the_tables(run_dir):
         for name in header[2:]:
             events = [(event.step, make_ndarray(event.tensor_proto).item())
                       for event in read.Tensors(f"{group}/{name}")]
-            assert events == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in table(path)]
+            assert events == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in read_table(path)]
 
 
 def checkpoints(run_dir):
@@ -164,14 +157,14 @@ def test_what_a_run_leaves(whole, sample_records):
         assert (folder / "evaluation" / name).exists()
 
 
-def test_the_page_tells_of_the_whole_run(whole):
+def test_the_page_shows_the_whole_run(whole):
     _, folder = whole
     text = (folder / "report.html").read_text()
     best = json.loads((folder / "evaluation" / "metrics.json").read_text())["metrics"]
     for name, value in best.items():
         assert f"<dt>{name}</dt><dd>{100 * value:.2f}<" in text
     assert all(title in text for title in ("Training loss", "Learning rate", "Evaluation", "Worst images"))
-    last = table(folder / "evaluation.csv")[-1]
+    last = read_table(folder / "evaluation.csv")[-1]
     assert all(re.search(rf"{name} <b>{float(last[name]):.4g}</b>", text) for name in best)
     assert '<th scope="row">optim.lr</th><td>0.05</td>' in text and ms.__version__ in text
     assert f"Epoch {EPOCHS}" not in text
@@ -179,7 +172,7 @@ def test_the_page_tells_of_the_whole_run(whole):
 
 def test_the_log_has_a_row_for_every_step(whole):
     options, folder = whole
-    rows, evaluations = table(folder / "log.csv"), table(folder / "evaluation.csv")
+    rows, evaluations = read_table(folder / "log.csv"), read_table(folder / "evaluation.csv")
     assert tuple(rows[0]) == LOG and tuple(evaluations[0]) == EVALUATION
     assert [(int(row["step"]), int(row["epoch"])) for row in rows] == [
         (step, (step - 1) // STEPS + 1) for step in range(1, EPOCHS * STEPS + 1)]
@@ -193,19 +186,19 @@ def test_the_log_has_a_row_for_every_step(whole):
 
 def test_the_best_checkpoint_is_the_best(whole):
     _, folder = whole
-    best = max(float(row["mean IoU"]) for row in table(folder / "evaluation.csv"))
+    best = max(float(row["mean IoU"]) for row in read_table(folder / "evaluation.csv"))
     card = load_checkpoint(folder / "checkpoints" / "best.ckpt")[1]
     assert round(card.training["best"]["mean IoU"], 6) == best
     written = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert round(written["metrics"]["mean IoU"], 6) == best
-    # Its card tells the metrics of its own weights; other checkpoints are written before they are evaluated.
+    # Its card has the metrics of its own weights; other checkpoints are written before they are evaluated.
     assert {name: card.metrics[name] for name in EVALUATION[2:]} == pytest.approx(written["metrics"])
     assert load_checkpoint(folder / "checkpoints" / "last.ckpt")[1].metrics == {}
     assert_same_checkpoint(folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / "epoch-0004.ckpt")
 
 
 # In the middle of an epoch (for the paper's network between two batches of one update), and at an epoch's end, whose
-# evaluation is left to the run that goes on.
+# evaluation is left to the resumed run.
 @pytest.mark.parametrize("whole, stops", [
     pytest.param(COURSE, (3 * STEPS,), id="course"), pytest.param(PAPER, (STEPS + 2,), id="paper"),
     pytest.param(COURSE, (STEPS + 2, 3 * STEPS), id="course-twice", marks=long),
@@ -217,8 +210,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, stops, sample_records
     for stop in stops:
         result = train(config, StopAt(stop))
         assert (result.signal, result.epoch, result.evaluation) == (signal.SIGTERM, stop // STEPS, None)
-        assert len(table(tmp_path / "log.csv")) == stop
-        evaluated = [int(row["epoch"]) for row in table(tmp_path / "evaluation.csv")]
+        assert len(read_table(tmp_path / "log.csv")) == stop
+        evaluated = [int(row["epoch"]) for row in read_table(tmp_path / "evaluation.csv")]
         assert evaluated == list(range(1, (stop - 1) // STEPS + 1))
         name = f"epoch-{stop // STEPS:04d}" + (f"-step-{stop % STEPS:06d}" if stop % STEPS else "") + ".ckpt"
         assert_same_checkpoint(tmp_path / "checkpoints" / name, result.checkpoint)
@@ -246,13 +239,13 @@ class Watch(StopAt):
         super().__init__(step)
         self.modes = set()
 
-    def __call__(self, step, *arguments):
+    def step(self, step, *arguments):
         self.modes.add(ms.get_context("mode"))
-        super().__call__(step, *arguments)
+        super().step(step, *arguments)
 
 
 def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bits(sample_records, tmp_path):
-    """The published recipes: native sizes, summed loss, momentum 0.99. Each size would be compiled anew otherwise."""
+    """The published recipes: native sizes, summed loss, momentum 0.99. Otherwise each size would be compiled again."""
     records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
     assert len({image.shape for image, _ in records.get_dataset().create_tuple_iterator(output_numpy=True)}) > 1
     config = dataclasses.replace(
@@ -263,7 +256,7 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
     steps, watch = records.count, Watch()
     assert train(config, watch).epoch == 2
     assert watch.modes == {ms.PYNATIVE_MODE}
-    losses = [float(row["loss"]) for row in table(tmp_path / "whole" / "log.csv")]
+    losses = [float(row["loss"]) for row in read_table(tmp_path / "whole" / "log.csv")]
     assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
     config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
     assert train(config, Watch(steps + 5)).signal == signal.SIGTERM
@@ -273,7 +266,7 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
 
 @long
 @on(COURSE, PAPER)
-def test_rows_after_the_checkpoint_are_forgotten(whole, sample_records, tmp_path):
+def test_rows_after_the_checkpoint_are_dropped(whole, sample_records, tmp_path):
     """A run that was killed without notice has logged steps that no checkpoint holds."""
     options, folder = whole
     shutil.copytree(folder, tmp_path / "run")
@@ -288,14 +281,14 @@ def test_rows_after_the_checkpoint_are_forgotten(whole, sample_records, tmp_path
 def test_another_seed_gives_other_bits(whole, sample_records, tmp_path):
     options, folder = whole
     train(settings(sample_records, tmp_path, seed=2, **options), StopAt(1))
-    assert float(table(tmp_path / "log.csv")[0]["loss"]) != float(table(folder / "log.csv")[0]["loss"]) or (
+    assert float(read_table(tmp_path / "log.csv")[0]["loss"]) != float(read_table(folder / "log.csv")[0]["loss"]) or (
         options is PAPER)  # zero scores: the first loss is that of equal classes, whatever the seed
     one = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")[0]
     other = load_checkpoint(folder / "checkpoints" / "last.ckpt")[0]
     assert not np.array_equal(one["conv1.0.weight"], other["conv1.0.weight"])
 
 
-def test_tensorboard_is_asked_for_before_anything_is_done(sample_records, tmp_path, monkeypatch):
+def test_tensorboard_is_checked_before_anything_is_done(sample_records, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UserError, match=r"tensorboard is not installed; pip install 'mindfcn\[tensorboard\]'"):
         train(settings(sample_records, tmp_path / "run", tensorboard=True))
@@ -306,7 +299,7 @@ def test_tensorboard_is_asked_for_before_anything_is_done(sample_records, tmp_pa
     ({"seed": 2}, "other batches"), ({"augment": AugmentConfig(crop_size=32, batch_size=3)}, "other batches"),
     ({"optim": OptimConfig(accumulate=3)}, "accumulated"),
     ({"model": ModelConfig(width=0.125, fc_width=16)}, "another network")])
-def test_a_run_does_not_go_on_with_other_settings(whole, sample_records, tmp_path, change, words):
+def test_a_run_does_not_resume_with_other_settings(whole, sample_records, tmp_path, change, words):
     options, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -325,7 +318,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     weighted = {**QUICK, "optim": {"epochs": 2, "class_weights": "median_frequency"}}
     said = []
     config = settings(sample_records, tmp_path / "whole", **weighted)
-    train(config, say=said.append)
+    train(config, Console(said.append))
     records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
     masks = [mask for _, _, mask in records.samples(range(records.count))]
     frequencies = np.array([sum((mask == number).sum() for mask in masks)
@@ -338,7 +331,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     assert any("background" in line and f"{expected[0]:.3g}" in line for line in said)
     train(settings(sample_records, tmp_path / "plain", **QUICK, optim={"epochs": 2}), StopAt(2))
     # The first loss is that of zero scores, whatever the weights.
-    first, plain = (float(table(tmp_path / name / "log.csv")[1]["loss"]) for name in ("whole", "plain"))
+    first, plain = (float(read_table(tmp_path / name / "log.csv")[1]["loss"]) for name in ("whole", "plain"))
     assert abs(first - plain) > 1e-3, "the same weights and crops"
 
     halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
@@ -381,11 +374,11 @@ def test_averaged_weights_are_evaluated_kept_as_best_and_resumed(sample_records,
 
 @pytest.mark.parametrize("loss", ["bootstrapped", *(pytest.param(loss, marks=pytest.mark.long)
                                                    for loss in ("focal", "dice"))])
-def test_a_run_with_another_loss_and_all_aids_learns(loss, sample_records, tmp_path):
+def test_a_run_with_another_loss_and_all_options_learns(loss, sample_records, tmp_path):
     config = settings(sample_records, tmp_path, optim={"epochs": 6, "loss": loss, "warmup_epochs": 0, "lr": 0.02})
     config.augment = AugmentConfig(crop_size=32, batch_size=4, photometric=1.0, max_class_share=0.75)
     train(dataclasses.replace(config, eval_every=0))
-    losses = [float(row["loss"]) for row in table(tmp_path / "log.csv")]
+    losses = [float(row["loss"]) for row in read_table(tmp_path / "log.csv")]
     assert np.mean(losses[-STEPS:]) < 0.97 * np.mean(losses[:STEPS])
 
 
@@ -401,10 +394,9 @@ def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tm
     path, said = str(folder / "checkpoints" / "last.ckpt"), []
     config = TrainConfig(model=ModelConfig(width=0.125, fc_width=8, pretrained=path, **options["model"]))
     ms.set_seed(4)
-    net, _ = build(config, labels, None, said.append)
+    net, _ = build(config, labels, None, Console(said.append))
     ms.set_seed(4)
-    fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None,
-                     None)
+    fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None)
     theirs, same = load_checkpoint(path)[0], labels.names == SAMPLE.names
     begun = {parameter.name: parameter.asnumpy() for parameter in fresh.get_parameters()}
     for parameter in net.get_parameters():
@@ -427,8 +419,8 @@ def as_older(path, written):
 
 
 @on(COURSE)
-def test_a_run_of_an_older_release_goes_on(whole, sample_records, tmp_path):
-    """Its card names every option, those of the defaults too; other values are another network's."""
+def test_a_run_of_an_older_release_resumes(whole, sample_records, tmp_path):
+    """Its card names every option, including defaults; other values are another network's."""
     _, folder = whole
     shutil.copytree(folder, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -449,14 +441,14 @@ def test_a_default_that_is_written_out_is_the_same_network(written, same):
 
 
 def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, tmp_path):
-    """last.ckpt is written before its epoch is evaluated: the next run must know that epoch's figures all the same."""
+    """last.ckpt is written before its epoch is evaluated: the next run still needs that epoch's figures."""
     config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 12, "lr": 0.02}, eval_every=0)
     train(config)
     kept = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
     # A rate this high forgets what was learned.
     worse = OptimConfig(epochs=13, lr=3.0, schedule="constant", warmup_epochs=0)
     train(dataclasses.replace(config, optim=worse, resume=True))
-    first, second = (float(row["mean IoU"]) for row in table(tmp_path / "evaluation.csv"))
+    first, second = (float(row["mean IoU"]) for row in read_table(tmp_path / "evaluation.csv"))
     assert second < first
     assert (tmp_path / "checkpoints" / "best.ckpt").read_bytes() == kept
 
@@ -488,14 +480,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(whole, sample_records, tmp_path
     assert 2 * STEPS < step <= EPOCHS * STEPS
     assert error.count("sample_0") == 4
     assert {name: (kept / name).read_bytes() for name in before} == before
-    assert [int(row["step"]) for row in table(tmp_path / "run" / "log.csv")] == list(range(1, step))
+    assert [int(row["step"]) for row in read_table(tmp_path / "run" / "log.csv")] == list(range(1, step))
 
 
 @pytest.mark.parametrize("whole, number", [
     pytest.param(COURSE, signal.SIGTERM, id="course"),
     pytest.param(PAPER, signal.SIGINT, id="paper", marks=long)], indirect=["whole"])
 def test_a_signal_from_outside(whole, sample_records, tmp_path, number):
-    """The command in a process of its own, stopped at an unforeseen place, ends with the bits of `whole`."""
+    """The command in a separate process, stopped at an arbitrary step, ends with the bits of `whole`."""
     _, folder = whole
     command = [sys.executable, "-m", "mindfcn", "train", "--config", str(folder / "settings.yaml"),
                "--run_dir", str(tmp_path / "run")]
@@ -510,8 +502,8 @@ def test_a_signal_from_outside(whole, sample_records, tmp_path, number):
     # While a graph runs, MindSpore itself turns an interrupt into SIGTERM.
     assert process.returncode in (128 + number, 128 + signal.SIGTERM), err
     assert "stopped by a signal; saved" in out and "--resume" in out and "Traceback" not in err
-    assert 0 < len(table(log)) < EPOCHS * STEPS
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[1].training["step"] == len(table(log))
+    assert 0 < len(read_table(log)) < EPOCHS * STEPS
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[1].training["step"] == len(read_table(log))
     assert main([*command[3:], "--resume"]) == 0
     assert_same_run(folder, tmp_path / "run")
 
@@ -672,8 +664,9 @@ TWO = """
     import sys
     import numpy as np
     from mindfcn import runtime
-    from mindfcn.cli.main import parse
+    from mindfcn.cli.parser import parse
     from mindfcn.commands import train as module
+    from mindfcn.console import Console
 
     class Kept(module.TrainStep):
         def __init__(self, net, *arguments, **options):
@@ -683,11 +676,12 @@ TWO = """
     module.TrainStep = Kept
     folder, arguments = sys.argv[1], sys.argv[2:]
 
-    def save(step, *_):
-        np.savez(f"{folder}/rank{runtime.rank()}-{step}.npz",
-                 **{parameter.name: parameter.asnumpy() for parameter in Kept.net.trainable_params()})
-    save.begin = lambda *_: None
-    module.train(parse(["train", *arguments])[1], save)
+    class Save(Console):
+        def step(self, step, *_):
+            np.savez(f"{folder}/rank{runtime.rank()}-{step}.npz",
+                     **{parameter.name: parameter.asnumpy() for parameter in Kept.net.trainable_params()})
+
+    module.train(parse(["train", *arguments])[1], Save())
 """
 
 
@@ -705,7 +699,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
         pytest.skip("this MindSpore has no msrun")
     (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
     source = sample_records if ready else tmp_path
-    # msrun starts the `python` that it finds.
+    # msrun starts the first `python` on PATH.
     environment = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
     done = subprocess.run(
         [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True",
@@ -720,7 +714,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
     assert one.files == other.files
     assert all(one[name].tobytes() == other[name].tobytes() for name in one.files)
     assert not all(np.array_equal(one[name], first[name]) for name in one.files)
-    assert len(table(tmp_path / "run" / "log.csv")) == 6
+    assert len(read_table(tmp_path / "run" / "log.csv")) == 6
     assert checkpoints(tmp_path / "run") == ["best.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt", "last.ckpt"]
 
 

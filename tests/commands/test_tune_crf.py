@@ -26,23 +26,25 @@ def checkpoint(sample_records, tmp_path_factory, scramble):
 
 
 def test_the_best_set_is_written_and_scores_what_eval_says(checkpoint, tmp_path):
-    config = TuneCrfConfig(checkpoint, str(tmp_path / "crf.yaml"), images=2, device="CPU", bilateral_weight=[1.0, 10.0],
+    config = TuneCrfConfig(checkpoint, out_file=str(tmp_path / "crf.yaml"), limit=2, device="CPU",
+                          bilateral_weight=[1.0, 10.0],
                            bilateral_sxy=[5.0, 40.0], bilateral_srgb=[10.0])
     result = tune_crf(config)
     assert len(result.scores) == 4 and len(set(result.scores.values())) > 1
     assert len(result.table.splitlines()) == 6
     best = crf_of(result.out)
     assert "grid search on 2 images" in best.source and best.gaussian_weight == 3
-    scored = evaluate(EvalConfig(checkpoint, out=str(tmp_path / "crf"), images=2, crf=result.out, device="CPU"))
+    scored = evaluate(EvalConfig(checkpoint, out=str(tmp_path / "crf"), limit=2, crf=result.out, device="CPU"))
     assert scored.metrics["mean IoU"] == pytest.approx(max(result.scores.values()), abs=1e-9)
-    plain = evaluate(EvalConfig(checkpoint, out=str(tmp_path / "plain"), images=2, device="CPU"))
+    plain = evaluate(EvalConfig(checkpoint, out=str(tmp_path / "plain"), limit=2, device="CPU"))
     assert plain.metrics["mean IoU"] == pytest.approx(result.plain, abs=1e-9)
 
 
 @pytest.mark.parametrize("settings, words", [
-    ({"bilateral_sxy": []}, "at least one value"), ({"images": -1}, "images from 0"), ({"start": "nobody"}, "nobody"),
+    ({"bilateral_sxy": []}, "at least one value"), ({"limit": -1}, "--limit -1: must be at least 0"),
+    ({"start": "nobody"}, "nobody"),
     ({"bilateral_srgb": [0.0]}, "must be above 0"), ({"records": "nothing.mindrecord"}, "nothing.mindrecord")])
-def test_searches_that_cannot_be(checkpoint, tmp_path, settings, words):
+def test_impossible_searches_are_refused(checkpoint, tmp_path, settings, words):
     with pytest.raises(UserError, match=words):
-        tune_crf(TuneCrfConfig(checkpoint, str(tmp_path / "crf.yaml"), device="CPU", **settings))
+        tune_crf(TuneCrfConfig(checkpoint, out_file=str(tmp_path / "crf.yaml"), device="CPU", **settings))
     assert not (tmp_path / "crf.yaml").exists()

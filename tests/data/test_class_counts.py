@@ -25,7 +25,7 @@ def test_counts_are_those_of_the_masks():
     np.testing.assert_allclose(counts.shares(), [14 / 19, 2 / 19, 3 / 19, 0])
 
 
-def test_weights_are_the_median_of_the_frequencies_by_each():
+def test_weights_are_the_median_frequency_divided_by_each_frequency():
     """Frequency: pixels of the class by labelled pixels of the images that contain it."""
     frequencies = {}
     for number in range(3):

@@ -1,4 +1,4 @@
-"""Batches from records: the same for the same seed, all of them once, and where a run left off."""
+"""Batches from records: the same for the same seed, each record once an epoch, and exact resumption."""
 
 import itertools
 
@@ -22,7 +22,7 @@ COUNT = 11
 
 @pytest.fixture(scope="module")
 def pictures():
-    """(name, image, mask) of small photographs, each of another size and of a colour of its own."""
+    """(name, image, mask) of small photographs, each of a different size and colour."""
     random = np.random.default_rng(1)
     found = []
     for number in range(COUNT):
@@ -64,7 +64,7 @@ def same(one, other):
 
 
 def classes(batch):
-    """The class of each crop's photograph, which says which one it is."""
+    """The class of each crop's photograph, which identifies it."""
     return [int(label[label != 255][0]) for label in batch[1]]
 
 
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_epochs_for_any_number_of_threads(path):
     for threads in (1, 2):
         again = batches(training(path, num_readers=threads, num_parallel_calls=threads), 2)
         assert same(one[0], again[0]) and same(one[1], again[1])
-    assert not same(one[0], one[1]), "each epoch draws anew"
+    assert not same(one[0], one[1]), "each epoch draws again"
     assert not same(one[0], batches(training(path, seed=6))[0])
 
 
@@ -130,7 +130,7 @@ def test_an_epoch_holds_each_photograph_once(path):
 
 
 @pytest.mark.parametrize("first_epoch, skip_batches", [(0, 0), (0, 2), (1, 0), (1, 1), (2, 2)])
-def test_a_resumed_run_goes_on_exactly(path, first_epoch, skip_batches):
+def test_a_resumed_run_continues_exactly(path, first_epoch, skip_batches):
     whole = batches(training(path), 4)
     rest = training(path, first_epoch=first_epoch, skip_batches=skip_batches)
     iterator = rest.get_dataset().create_tuple_iterator(num_epochs=4 - first_epoch, output_numpy=True)
@@ -211,7 +211,7 @@ def test_crop_size_0_gives_whole_photographs_neither_scaled_nor_flipped(path):
         assert dataset.batch_names(epoch, 7) == [dataset.names()[order[7]]]
 
 
-def test_whole_photographs_go_on_exactly_where_a_run_left_off(path):
+def test_whole_photographs_continue_exactly_where_a_run_stopped(path):
     options = {"batch_size": 1, "crop_size": 0}
     whole = batches(training(path, **options), 3)
     rest = training(path, **options, first_epoch=1, skip_batches=4, num_parallel_calls=1)
@@ -279,7 +279,7 @@ def test_samples_by_number_come_in_the_order_asked_for(path, pictures):
     ({"batch_size": 0}, "batch size 0"), ({"crop_size": -1}, "crop size -1"),
     ({"crop_size": 0}, "batch size 3: crop size 0 takes whole photographs, which differ in size; use batch size 1"),
     ({"min_scale": 2, "max_scale": 1}, "scales from 2 to 1"), ({"min_scale": 0}, "scales from 0")])
-def test_settings_that_cannot_be_are_told_in_one_line(path, options, words):
+def test_impossible_settings_are_reported_in_one_line(path, options, words):
     with pytest.raises(UserError) as error:
         training(path, **options)
     assert words in str(error.value) and "\n" not in str(error.value)
@@ -301,8 +301,8 @@ def test_a_damaged_record_ends_the_epoch_in_one_line(pictures, tmp_path, column,
     assert "\n" not in str(error.value)
 
 
-def test_records_written_the_courses_way(pictures, tmp_path):
-    """Its schema, its three columns, its call: no manifest beside them."""
+def test_records_written_as_the_course_does_are_read(pictures, tmp_path):
+    """Its schema, its three columns and its call, without a manifest."""
     path = str(tmp_path / "mindname.mindrecord")
     writer = FileWriter(file_name=path, shard_num=1)
     writer.add_schema({"file_name": {"type": "string"}, "label": {"type": "bytes"}, "data": {"type": "bytes"}},

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import sample_names
 from PIL import Image
 
 from mindfcn.data.sources.folder import hold_out, list_folder, read_mask
@@ -18,10 +19,6 @@ def make_folder(root, names, mask_suffix=".png"):
     for name in names:
         Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(root / "images" / name)
         Image.fromarray(NUMBERS).save(root / "masks" / (name.rsplit(".", 1)[0] + mask_suffix))
-
-
-def names(samples):
-    return [sample.name for sample in samples]
 
 
 def coloured(border=(224, 224, 192)):
@@ -90,15 +87,15 @@ def test_listing_with_and_without_lists(tmp_path):
     make_folder(tmp_path, ["b.jpg", "a.PNG", "c.v2.bmp", "d.webp", "e.tiff"])
     (tmp_path / "images" / "notes.txt").write_text("x")
     (tmp_path / "images" / "._a.jpg").write_bytes(b"x")
-    both = names(list_folder(tmp_path, "train", LABELS)) + names(list_folder(tmp_path, "val", LABELS))
+    both = sample_names(list_folder(tmp_path, "train", LABELS)) + sample_names(list_folder(tmp_path, "val", LABELS))
     assert sorted(both) == ["a", "b", "c.v2", "d", "e"]
     (tmp_path / "val.txt").write_text("c.v2\n")
     with pytest.raises(UserError, match="both lists or none"):
         list_folder(tmp_path, "train", LABELS)
     (tmp_path / "train.txt").write_text("b.jpg\n\na\n")
     train = list_folder(tmp_path, "train", LABELS)
-    assert names(train) == ["b", "a"] and train[1].image == str(tmp_path / "images" / "a.PNG")
-    assert names(list_folder(tmp_path, "val", LABELS)) == ["c.v2"]
+    assert sample_names(train) == ["b", "a"] and train[1].image == str(tmp_path / "images" / "a.PNG")
+    assert sample_names(list_folder(tmp_path, "val", LABELS)) == ["c.v2"]
     assert (train[0].read_label(train[0].label) == NUMBERS).all()
 
 

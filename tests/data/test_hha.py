@@ -1,4 +1,4 @@
-"""HHA: exact on a drawn room, normals against least squares pixel by pixel, gravity of a camera that looks askew."""
+"""HHA: exact on a drawn room, normals against least squares pixel by pixel, gravity for a tilted camera."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def room(rays, down=(0, 1, 0), ahead=(0, 0, 1)):
 
 
 def inside(part, margin=11):
-    """Pixels whose widest window lies in one part."""
+    """Pixels whose widest window is within one part."""
     kept = part.copy()
     for axis in (0, 1):
         for shift in range(-margin, margin + 1):
@@ -44,7 +44,7 @@ def test_the_room_is_exact():
     np.testing.assert_array_equal(hha[..., 0], np.minimum(disparity, 255))
 
 
-def test_a_camera_that_looks_askew_finds_gravity_and_the_same_room():
+def test_a_tilted_camera_gives_gravity_and_the_same_room():
     down = np.array([0.15, 0.98, 0.12])
     turn = rotation((0, 1, 0), down / np.linalg.norm(down))
     depth, part = room(rays_of(KINECT), turn[:, 1], turn[:, 2])
@@ -87,12 +87,12 @@ def test_pixels_without_depth_are_0_0_218_and_move_nothing_else():
     assert (encode_hha(np.zeros((20, 20)), KINECT) == (0, 0, 218)).all()
 
 
-def test_a_crop_s_camera_sees_along_the_same_rays():
+def test_the_camera_of_a_crop_has_the_same_rays():
     np.testing.assert_allclose(rays_of(KINECT.cropped(45, 40), (425, 560)), rays_of(KINECT)[:, 45:470, 40:600],
                                atol=1e-12)
 
 
-def test_heights_begin_at_the_usual_height_where_no_floor_is_seen():
+def test_heights_start_at_the_default_height_where_no_floor_is_visible():
     rays = rays_of(KINECT)
     depth = np.full(SHAPE, 0.5)
     height = encode_hha(depth, KINECT)[..., 1]

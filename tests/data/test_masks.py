@@ -1,4 +1,4 @@
-"""What is seen in a mask file without a labels file, and greys that are shades instead of numbers."""
+"""What a mask file shows without a labels file, and greys that are shades instead of numbers."""
 
 import cv2
 import numpy as np
@@ -25,12 +25,12 @@ def counts(mask):
 
 
 def smooth(mask, factor=4):
-    """The colours of a mask, reduced as a drawing program does it."""
+    """The colours of a mask, reduced as by a drawing program."""
     big = COLOURS[mask.repeat(factor, 0).repeat(factor, 1)]
     return cv2.resize(cv2.GaussianBlur(big, (0, 0), 2), mask.shape[::-1], interpolation=cv2.INTER_AREA)
 
 
-def test_every_encoding_is_told_by_the_file_with_its_pixels(tmp_path):
+def test_every_encoding_is_recognised_from_the_file(tmp_path):
     mask = blobs()
     mask[:3] = 255
     palette = Image.fromarray(mask)
@@ -44,7 +44,7 @@ def test_every_encoding_is_told_by_the_file_with_its_pixels(tmp_path):
         found = scan_mask(tmp_path / name)
         assert (found.encoding, found.pixels, found.blurred) == (encoding, counts(mask), False), name
     shown = {number: tuple(colour) for number, colour in enumerate(COLOURS.tolist())}
-    assert scan_mask(tmp_path / "p.png").colours == {**shown, 255: (0, 0, 0)}
+    assert scan_mask(tmp_path / "p.png").colors == {**shown, 255: (0, 0, 0)}
     found = scan_mask(tmp_path / "c.png")
     expected = {tuple(table[number].tolist()): pixels for number, pixels in counts(mask).items()}
     assert (found.encoding, found.pixels, found.blurred) == ("rgb", expected, False)

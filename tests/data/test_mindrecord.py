@@ -32,7 +32,7 @@ def samples(tmp_path_factory):
 
 
 def copied(samples, folder, count=4):
-    """The first samples with files of their own, to be nonfinite."""
+    """The first samples with files of their own, to be damaged."""
     shutil.copytree(os.path.dirname(os.path.dirname(samples[0].image)), folder)
     return list_voc(folder, "train")[:count]
 
@@ -67,10 +67,10 @@ def test_order_is_kept_in_one_file(samples, tmp_path):
 
 
 def test_bytes_after_the_image_are_kept(samples, tmp_path):
-    nonfinite = copied(samples, tmp_path / "set", 2)
-    data = pathlib.Path(nonfinite[0].image).read_bytes() + bytes(7)
-    pathlib.Path(nonfinite[0].image).write_bytes(data)
-    write_records(nonfinite, tmp_path / "a", SAMPLE)
+    corrupted = copied(samples, tmp_path / "set", 2)
+    data = pathlib.Path(corrupted[0].image).read_bytes() + bytes(7)
+    pathlib.Path(corrupted[0].image).write_bytes(data)
+    write_records(corrupted, tmp_path / "a", SAMPLE)
     assert next(read_records(tmp_path / "a"))[1] == data
 
 
@@ -109,7 +109,7 @@ def test_other_samples_labels_or_shards_need_overwrite(samples, tmp_path):
 
 
 def spoil(sample, kind):
-    """Make a pair bad; returns the file to be named and a word of the reason."""
+    """Damage a pair; returns the file to be named and a word of the reason."""
     if kind == "class":
         mask = np.array(Image.open(sample.label))
         mask[3, 2] = 77
@@ -171,7 +171,8 @@ def test_photographs_larger_than_a_small_page(tmp_path):
 
 def run_killed(folder, path, where):
     """Write records in another process that dies at `where` of the module, as by a power cut."""
-    code = ("import os, sys; from mindfcn.data.records import mindrecord, sample, voc\n"
+    code = ("import os, sys; from mindfcn.data.records import mindrecord; "
+            "from mindfcn.data.sources import voc; from mindfcn.data.synthetic import shapes as sample\n"
             "class Death:\n"
             "    def __init__(self, calls): self.calls = calls\n"
             "    def __call__(self, *a, **k):\n"

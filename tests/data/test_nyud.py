@@ -42,7 +42,7 @@ def labelled(tmp_path_factory):
     return folder, images, depths, labels
 
 
-def test_the_labelled_mat_is_read_as_matlab_shows_it(labelled):
+def test_the_labelled_mat_file_is_read_with_matlabs_axes(labelled):
     folder, images, depths, labels = labelled
     samples = list_nyud(folder, "train") + list_nyud(folder, "test")
     assert [sample.name for sample in samples] == ["5001", "5003", "5002"]
@@ -131,7 +131,7 @@ def test_segmentation_files_win_over_the_mapping(labelled, tmp_path):
     assert (sample.read_label(sample.label) == 39).all()
 
 
-def test_mistakes_are_told_in_one_line(labelled, tmp_path):
+def test_mistakes_are_reported_in_one_line(labelled, tmp_path):
     folder, *_ = labelled
     with pytest.raises(UserError, match="no split 'val'"):
         nyud_names(folder, "val")

@@ -67,7 +67,7 @@ def test_labels_become_classes_and_all_others_background(context, tmp_path, coun
     assert [sample.name for sample in list_context(root, voc, "train", count)] == ["2008_000001", "2008_000002"]
 
 
-def test_mistakes_are_told(context, tmp_path):
+def test_mistakes_are_reported(context, tmp_path):
     root, voc, _, _ = context
     with pytest.raises(UserError, match="12 classes: there are 59 and 33"):
         context_labels(root, 12)

@@ -1,8 +1,9 @@
-"""Planes beside a photograph: moved with it, scaled as fits each, normalised by one record."""
+"""Planes with a photograph: moved with it, scaled as fits each, normalised by one record."""
 
 import numpy as np
 import pytest
 
+from mindfcn.config import AugmentConfig
 from mindfcn.data import transforms
 from mindfcn.data.samples import decode_plane, encode_plane
 from mindfcn.errors import UserError
@@ -25,8 +26,9 @@ def test_a_crop_moves_all_planes_and_masks_alike(planes, seed):
     image, byte = planes
     mask = np.stack([byte % 40, byte % 3], -1)
     record = NYUD.to("rgb_hha")
+    crops = AugmentConfig(crop_size=24, min_scale=1.0, max_scale=1.0)
     data, label = transforms.augment({"image": image["image"], "hha": image["hha"]}, mask,
-                                     np.random.RandomState(seed), 24, 1.0, 1.0, record, 255)
+                                     np.random.RandomState(seed), crops, record, 255)
     assert data.shape == (6, 24, 24) and label.shape == (2, 24, 24)
     inside = label[0] != 255
     assert inside.sum() == 20 * 24
@@ -36,10 +38,10 @@ def test_a_crop_moves_all_planes_and_masks_alike(planes, seed):
     np.testing.assert_array_equal(label[0][inside], pixels[0][inside] % 40)
     np.testing.assert_array_equal(label[1][inside], pixels[0][inside] % 3)
     assert (label[1][~inside] == 255).all() and (data[:, ~inside] == 0).all()
-    # Depth goes along, too.
+    # Depth is moved in the same way.
     record = NYUD.to("rgbd")
     data, label = transforms.augment({"image": image["image"], "depth": image["depth"]}, mask[..., 0],
-                                     np.random.RandomState(seed), 24, 1.0, 1.0, record, 255)
+                                     np.random.RandomState(seed), crops, record, 255)
     depth = np.rint(np.exp(data[3].astype(np.float64) + 7.844)).astype(int)
     np.testing.assert_array_equal(depth[inside] % 251, np.rint(data[0] + record.mean[0]).astype(int)[inside])
 

@@ -1,4 +1,4 @@
-"""Region proposals; with opencv-contrib-python where it is, and the message where it is not."""
+"""Region proposals; with opencv-contrib-python where it is installed, and the message without it."""
 
 import cv2
 import numpy as np
@@ -31,14 +31,14 @@ def test_a_rectangle_is_among_the_first_boxes(method, box):
 
 @contrib
 @pytest.mark.parametrize("method", ["edge_boxes", "selective_search"])
-def test_small_ones_are_skipped_and_no_more_than_asked_for_are_given(method):
+def test_small_boxes_are_skipped_and_their_number_is_bounded(method):
     image = np.random.default_rng(1).integers(0, 255, (20, 30, 3), np.uint8).repeat(10, 0).repeat(10, 1)
-    every = propose(image, method, most=10000, min_side=1)
+    every = propose(image, method, max_proposals=10000, min_side=1)
     assert len(every) > 20
-    large = propose(image, method, most=10000, min_side=60)
+    large = propose(image, method, max_proposals=10000, min_side=60)
     np.testing.assert_array_equal(large, [box for box in every if min(box[2:] - box[:2]) >= 60])
-    np.testing.assert_array_equal(propose(image, method, most=5, min_side=60), large[:5])
-    np.testing.assert_array_equal(propose(image, method, most=5, min_side=60), large[:5])
+    np.testing.assert_array_equal(propose(image, method, max_proposals=5, min_side=60), large[:5])
+    np.testing.assert_array_equal(propose(image, method, max_proposals=5, min_side=60), large[:5])
     assert propose(image, method, min_side=1000).shape == (0, 4)
 
 
@@ -47,7 +47,7 @@ def test_a_picture_without_edges_has_no_edge_boxes():
     assert propose(np.full((150, 150, 3), 80, np.uint8)).shape == (0, 4)
 
 
-def test_without_contrib_the_cure_is_told_in_one_line(monkeypatch):
+def test_without_contrib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.delattr(cv2, "ximgproc", raising=False)
     with pytest.raises(UserError) as error:
         propose(rectangle((10, 10, 100, 100)))

@@ -1,4 +1,4 @@
-"""The drawn rooms: files of NYUDv2's format, true depth, and colours that tell no class of surface."""
+"""The drawn rooms: files of NYUDv2's format, true depth, and colours that do not give away a surface's class."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_surfaces_are_painted_alike():
     assert means["window"][0] - means["window"][2] > 60 and means["picture"][2] - means["picture"][0] > 60
 
 
-def test_the_set_is_nyudv2_s_files_and_the_same_again(tmp_path):
+def test_the_set_has_nyudv2_files_and_is_reproducible(tmp_path):
     draw_rooms(tmp_path / "a", 5, 40, 3)
     draw_rooms(tmp_path / "b", 5, 40, 3)
     samples = list_nyud(tmp_path / "a", "trainval") + list_nyud(tmp_path / "a", "test")

@@ -73,7 +73,7 @@ def test_the_size_is_that_of_the_upright_image(kind, orientation):
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 broken"])
-def test_what_is_no_image_is_named(data):
+def test_files_that_are_not_images_are_named(data):
     for read in (decode_image, image_size):
         with pytest.raises(UserError, match="there.jpg"):
             read(data, "there.jpg")

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 import scipy.io
+from helpers import sample_names
 
 from mindfcn.data.sources.sbd import list_sbd, read_sbd_mask, trainaug
 from mindfcn.errors import UserError
@@ -23,10 +24,6 @@ def make_sets(root, voc, sbd, year=2012):
     for name in ("img", "cls"):
         (root / "benchmark_RELEASE/dataset" / name).mkdir(parents=True)
     make_lists(root / "benchmark_RELEASE/dataset", sbd)
-
-
-def names(samples):
-    return [sample.name for sample in samples]
 
 
 def save_mat(path, mask):
@@ -52,8 +49,8 @@ def test_damaged_masks_are_named(tmp_path):
 def test_root_may_be_any_of_three_folders(tmp_path):
     make_sets(tmp_path, {}, {"train": ["b", "a"], "val": ["c"]})
     for root in (tmp_path, tmp_path / "benchmark_RELEASE", tmp_path / "benchmark_RELEASE/dataset"):
-        assert names(list_sbd(root, check=False)) == ["b", "a", "c"]
-    assert names(list_sbd(tmp_path, ["val"], check=False)) == ["c"]
+        assert sample_names(list_sbd(root, check=False)) == ["b", "a", "c"]
+    assert sample_names(list_sbd(tmp_path, ["val"], check=False)) == ["c"]
     for splits, message in ((["train"], "4 files"), (["test"], "test.txt"), (["val", "val"], "twice")):
         with pytest.raises(UserError, match=message):
             list_sbd(tmp_path, splits)
@@ -66,7 +63,7 @@ def test_trainaug_keeps_validation_out_and_takes_vocs_masks(tmp_path):
               {"train": ["s1", "both", "val1"], "val": ["s2", "val2"]})
     for split in ("train", "trainval"):
         samples = trainaug(tmp_path, tmp_path, train_split=split, check=False)
-        assert names(samples) == ["v1", "both", "s1", "s2"]
+        assert sample_names(samples) == ["v1", "both", "s1", "s2"]
         assert [sample.label[-4:] for sample in samples] == [".png", ".png", ".mat", ".mat"]
 
 
@@ -74,7 +71,7 @@ def test_voc_2007_names_are_recognised_in_sbd(tmp_path):
     make_sets(tmp_path, {"train": ["000032"], "val": ["000042"]},
               {"train": ["2007_000032", "2007_000042", "2008_000001"]}, year=2007)
     samples = trainaug(tmp_path, tmp_path, year=2007, sbd_splits=["train"], check=False)
-    assert names(samples) == ["000032", "2008_000001"]
+    assert sample_names(samples) == ["000032", "2008_000001"]
 
 
 @pytest.mark.skipif(not LISTS.is_dir(), reason="the official lists are not beside the repository")
@@ -85,8 +82,8 @@ def test_official_lists_give_10582(tmp_path):
     assert len(sbd) == 11355
     make_sets(tmp_path, {"train": train, "val": val}, {"train": sbd[:8498], "val": sbd[8498:]})
     samples = trainaug(tmp_path, tmp_path, check=False)
-    assert len(samples) == 10582 and set(names(samples)) == set(aug)
-    assert not set(names(samples)) & set(val)
+    assert len(samples) == 10582 and set(sample_names(samples)) == set(aug)
+    assert not set(sample_names(samples)) & set(val)
 
     make_lists(tmp_path / "benchmark_RELEASE/dataset", {"val": sbd[8498:-1] + ["2009_999999"]})
     with pytest.raises(UserError, match="10583 training images instead of 10582"):

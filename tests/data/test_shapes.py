@@ -50,7 +50,7 @@ def test_layout_is_vocs(tmp_path):
 
 
 def test_mask_agrees_with_the_photograph():
-    """The drawn edge lies where the mask says: colours change far more across the border than elsewhere."""
+    """The drawn edge is where the mask has it: colours change far more across the border than elsewhere."""
     across, along = [], []
     for index in range(40):
         image, mask = draw_image(160, 2, index)
@@ -106,7 +106,7 @@ def test_a_finished_set_stays_and_anything_else_is_refused(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
-def test_leftovers_of_a_killed_run_are_no_part_of_the_set(tmp_path):
+def test_leftovers_of_a_killed_run_are_not_part_of_the_set(tmp_path):
     leftover = tmp_path / ".partial-set" / "set" / "JPEGImages"
     leftover.mkdir(parents=True)
     (leftover / "old.jpg").write_bytes(b"half")

@@ -47,7 +47,7 @@ def test_both_masks_begin_at_0_and_void_is_255(siftflow):
     assert GEOMETRIC.names == ("sky", "horizontal", "vertical")
 
 
-def test_the_archive_s_own_list_is_read(siftflow):
+def test_the_list_in_the_archive_is_read(siftflow):
     root, _ = siftflow
     (root / "trainval.txt").unlink()
     (root / "test.txt").unlink()
@@ -88,7 +88,7 @@ def test_crops_move_both_masks_and_the_image_together(siftflow, tmp_path):
     assert next(one.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True))[1].shape == (1, 256, 256)
 
 
-def test_wrong_numbers_are_told(siftflow):
+def test_wrong_numbers_are_reported(siftflow):
     root, _ = siftflow
     path = root / "GeoLabels" / SCENES / "coast_a.mat"
     scipy.io.savemat(path, {"S": np.full((256, 256), 4)})

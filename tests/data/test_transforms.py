@@ -1,11 +1,13 @@
 """The operations on one photograph: the course's numbers, and the same input in every verb."""
 
 import colorsys
+import dataclasses
 
 import cv2
 import numpy as np
 import pytest
 
+from mindfcn.config import AugmentConfig
 from mindfcn.data import transforms
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import write_records
@@ -14,6 +16,8 @@ from mindfcn.inference.network import Segmenter
 from mindfcn.labels import VOC
 from mindfcn.preprocess import COURSE, Preprocess
 from mindfcn.storage.images import read_palette_mask
+
+CROPS = AugmentConfig(crop_size=32, min_scale=0.5, max_scale=2.0)
 
 
 def photograph(height, width, seed=1):
@@ -48,20 +52,20 @@ def course(image, mask, random, crop_size, min_scale, max_scale, mean, std, igno
 def test_crops_are_the_courses_bit_by_bit(size):
     image, mask = photograph(*size)
     for seed in range(12):
-        got = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255)
+        got = transforms.augment(image, mask, np.random.RandomState(seed), CROPS, COURSE, 255)
         expected = course(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE.mean, COURSE.std, 255)
         for ours, theirs in zip(got, expected):
             assert ours.dtype == theirs.dtype and ours.flags.c_contiguous
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_crop_is_written_where_it_is_wanted():
-    """Nothing of what was there before remains."""
+def test_a_crop_is_written_into_a_given_array():
+    """Nothing of the array's earlier content remains."""
     image, mask = photograph(40, 20)
     for seed in range(8):
         out = np.full((3, 32, 32), np.nan, np.float32), np.full((32, 32), -1, np.int32)
-        got = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255, out=out)
-        new = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255)
+        got = transforms.augment(image, mask, np.random.RandomState(seed), CROPS, COURSE, 255, out=out)
+        new = transforms.augment(image, mask, np.random.RandomState(seed), CROPS, COURSE, 255)
         for given, ours, expected in zip(out, got, new):
             assert ours is given
             np.testing.assert_array_equal(ours, expected)
@@ -88,8 +92,9 @@ def test_preprocess_dataset_draws_from_numpys_global_generator_as_the_course_doe
 def test_what_is_beyond_the_photograph_is_mean_colour_and_ignored():
     image, mask = photograph(10, 12)
     mask[:] = 4
+    unscaled = AugmentConfig(crop_size=24, min_scale=1, max_scale=1)
     for seed in range(6):
-        crop, labels = transforms.augment(image, mask, np.random.RandomState(seed), 24, 1, 1, COURSE, 77)
+        crop, labels = transforms.augment(image, mask, np.random.RandomState(seed), unscaled, COURSE, 77)
         inside = labels != 77
         assert inside.sum() == 120 and inside[:10].any() and not inside[10:].any()
         assert (crop[:, ~inside] == 0).all() and (labels[inside] == 4).all()
@@ -128,7 +133,7 @@ def records_of(tmp_path, image, mask):
 
 
 class Keep:
-    """A network that remembers its input."""
+    """A network that stores its input."""
 
     def set_train(self, mode):
         assert mode is False
@@ -163,7 +168,7 @@ def test_training_evaluation_and_prediction_feed_the_same_numbers(tmp_path, prep
 # ------------------------------------------------------------------------------------------- colours, and class shares
 
 class Draws:
-    """A generator whose numbers are given: those of `uniform` as shares of the upper bound, those of `randint`."""
+    """A random generator with given numbers: those of `uniform` as shares of the upper bound, those of `randint`."""
 
     def __init__(self, uniform, randint):
         self.shares, self.numbers = list(uniform), list(randint)
@@ -209,39 +214,41 @@ def test_grey_stays_grey_in_saturation_and_hue():
 
 
 def test_colours_change_the_crop_alone_and_draw_after_it():
-    """Without them no number more is drawn than the course draws; masks and places are the same with them."""
+    """Without them no more numbers are drawn than in the course; masks and places are the same with them."""
     image, mask = photograph(60, 50)
     changed = 0
+    jittered = dataclasses.replace(CROPS, photometric=1.0)
     for seed in range(12):
         random, other = np.random.RandomState(seed), np.random.RandomState(seed)
-        plain = transforms.augment(image, mask, random, 32, 0.5, 2.0, COURSE, 255)
-        colours = transforms.augment(image, mask, other, 32, 0.5, 2.0, COURSE, 255, photometric=1.0)
+        plain = transforms.augment(image, mask, random, CROPS, COURSE, 255)
+        colours = transforms.augment(image, mask, other, jittered, COURSE, 255)
         np.testing.assert_array_equal(plain[1], colours[1])
-        # What lies beyond the photograph stays the mean colour.
+        # Padding beyond the photograph keeps the mean colour.
         assert (colours[0][:, plain[1] == 255] == 0).all() or (mask == 255).any()
         changed += not np.array_equal(plain[0], colours[0])
-        again = transforms.augment(image, mask, np.random.RandomState(seed), 32, 0.5, 2.0, COURSE, 255, photometric=1.0)
+        again = transforms.augment(image, mask, np.random.RandomState(seed), jittered, COURSE, 255)
         np.testing.assert_array_equal(colours[0], again[0])
     assert changed >= 9, "nothing at all happens in one case of 16"
 
 
 def one_sided(side=64):
-    """A photograph nearly all of class 0, with class 1 in a corner and a column that does not count."""
+    """A photograph nearly all of class 0, with class 1 in a corner and an ignored column."""
     mask = np.zeros((side, side), np.uint8)
     mask[:side // 3, :side // 3] = 1
     mask[:, side // 2] = 255
     return photograph(side, side)[0], mask
 
 
-def test_crops_are_drawn_anew_while_one_class_has_too_much_of_them():
+def test_crops_are_drawn_again_while_one_class_has_too_large_a_share():
     image, mask = one_sided()
     bound, few, many = 0.75, 0, 0
+    settings = AugmentConfig(crop_size=16, min_scale=1.0, max_scale=1.0, flip=False)
+    drawn_once = dataclasses.replace(settings, max_class_share=bound, crop_tries=1)
+    drawn_again = dataclasses.replace(settings, max_class_share=bound, crop_tries=200)
     for seed in range(40):
-        _, plain = transforms.augment(image, mask, np.random.RandomState(seed), 16, 1.0, 1.0, COURSE, 255, False)
-        _, once = transforms.augment(image, mask, np.random.RandomState(seed), 16, 1.0, 1.0, COURSE, 255, False,
-                                     max_class_share=bound, tries=1)
-        _, bounded = transforms.augment(image, mask, np.random.RandomState(seed), 16, 1.0, 1.0, COURSE, 255, False,
-                                        max_class_share=bound, tries=200)
+        _, plain = transforms.augment(image, mask, np.random.RandomState(seed), settings, COURSE, 255)
+        _, once = transforms.augment(image, mask, np.random.RandomState(seed), drawn_once, COURSE, 255)
+        _, bounded = transforms.augment(image, mask, np.random.RandomState(seed), drawn_again, COURSE, 255)
         np.testing.assert_array_equal(plain, once)
         counted = plain[plain != 255]
         fine = max((counted == 0).mean(), (counted == 1).mean()) <= bound
@@ -253,10 +260,10 @@ def test_crops_are_drawn_anew_while_one_class_has_too_much_of_them():
     assert 0 < few < many / 2
 
 
-def test_where_no_crop_will_do_the_tries_end():
+def test_drawing_ends_where_no_crop_is_acceptable():
     image, mask = photograph(40, 40)[0], np.full((40, 40), 3, np.uint8)
-    _, label = transforms.augment(image, mask, np.random.RandomState(1), 16, 1.0, 1.0, COURSE, 255, max_class_share=0.5,
-                                  tries=7)
+    settings = AugmentConfig(crop_size=16, min_scale=1.0, max_scale=1.0, max_class_share=0.5, crop_tries=7)
+    _, label = transforms.augment(image, mask, np.random.RandomState(1), settings, COURSE, 255)
     assert (label == 3).all()
     assert transforms.largest_share(np.full((4, 4), 255, np.uint8), 255) == 1
     assert transforms.largest_share(np.array([[0, 1, 1, 1], [255, 255, 255, 255]], np.uint8), 255) == 0.75

@@ -32,7 +32,7 @@ def test_root_may_be_any_of_three_folders(tmp_path, year):
 
 def test_mistakes_are_named(tmp_path):
     make_voc(tmp_path, {"train": ["a", "b"], "twice": ["a", "b", "a"], "out": ["../a"], "empty": []}, files=["a"])
-    for split, message in (("train", "2 files.*b.jpg"), ("twice", "'a' stands twice"), ("out", "not an image name"),
+    for split, message in (("train", "2 files.*b.jpg"), ("twice", "'a' is listed twice"), ("out", "not an image name"),
                            ("empty", "no image"), ("nothing", "nothing.txt is missing; there are .*train")):
         with pytest.raises(UserError, match=message) as error:
             list_voc(tmp_path, split)

@@ -54,7 +54,7 @@ def test_connected_parts_of_a_class_are_objects():
     assert (found[1].pixels == (mask_of_three() == DOG)).all()
 
 
-def test_vocs_masks_of_objects_tell_touching_ones_apart(tmp_path):
+def test_voc_object_masks_separate_touching_objects(tmp_path):
     numbers = np.zeros((120, 160), np.uint8)
     numbers[10:40, 10:40], numbers[40:60, 40:70], numbers[70:110, 90:150] = 1, 2, 3
     numbers[0:3, 0:3] = 4
@@ -83,7 +83,7 @@ def test_stage_1_labels_the_object_in_the_middle_alone(root):
         np.testing.assert_array_equal(mask, expected)
         # The photograph was warped with its mask.
         assert np.abs(image[mask == label].mean(0)[::-1] - VOC.palette()[label]).max() < 25
-    # Once more, nothing is written; another size is another set of records.
+    # A second call writes nothing; another size is another set of records.
     assert prepare(settings).train.reused
     with pytest.raises(UserError, match="other photographs or masks"):
         prepare(dataclasses.replace(settings, instance_size=60))
@@ -133,7 +133,7 @@ def test_stage_2_takes_proposals_that_lie_on_an_object_with_all_labels(root):
     assert {CAT, DOG} <= {label for mask in masks for label in np.unique(mask)}
 
 
-def test_stage_2_without_contrib_says_so_before_it_begins(root, monkeypatch):
+def test_stage_2_without_contrib_is_refused_at_once(root, monkeypatch):
     monkeypatch.delattr(cv2, "ximgproc", raising=False)
     with pytest.raises(UserError, match="opencv-contrib-python"):
         prepare(PrepareConfig(records=str(root / "records"), source="voc", root=str(root), instances="proposals"))

@@ -8,9 +8,11 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn import runtime
-from mindfcn.cli.main import main, parse
+from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
 from mindfcn.commands import train as engine
 from mindfcn.config import OptimConfig
+from mindfcn.console import Console
 from mindfcn.engine.averaging import WeightAverage
 from mindfcn.engine.callbacks import Signals
 from mindfcn.engine.optimiser import loss_function, optimiser
@@ -46,7 +48,7 @@ def sums():
 
 
 def failures():
-    """A block that rank 1 does not come through."""
+    """A block in which rank 1 fails."""
     runtime.set_up("CPU")
     try:
         with runtime.fail_on_all_ranks():
@@ -83,7 +85,7 @@ def curves():
             labels[0][random.random((64, 64)) < 0.9] = 255
             labels[2, :20] = 255
             if number == 3:
-                # Rank 0 has nothing to learn from.
+                # Rank 0 has no labelled pixel.
                 labels[::2] = 255
             mine = slice(rank, None, ranks)
             losses.append(float(step(ms.Tensor(images[mine]), ms.Tensor(labels[mine])).asnumpy()))
@@ -93,11 +95,11 @@ def curves():
 
 
 def train():
-    """The verb, with a run directory for each rank: those of the others must stay away."""
+    """The verb, with a run directory for each rank: those of other ranks must not be written."""
     kept = {}
 
     class Kept(TrainStep):
-        """The step, whose network can be looked at."""
+        """The training step, kept so that its network can be read."""
 
         def __init__(self, net, *arguments, **options):
             super().__init__(net, *arguments, **options)
@@ -111,15 +113,15 @@ def train():
     save("train", signal=result.signal or 0, evaluated=result.evaluation is not None, **parameters(kept["net"]))
 
 
-class Shown:
-    """Tells the test of every step, and waits there for a signal where the test wants to send one."""
+class Shown(Console):
+    """Reports every step to the test, and waits there for a signal where the test sends one."""
 
-    def begin(self, *_):
+    def begin_training(self, *_):
         """Where this process can be reached."""
         with open(os.path.join(FOLDER, f"pid{runtime.rank()}"), "w", encoding="utf-8") as file:
             file.write(str(os.getpid()))
 
-    def __call__(self, step, *_):
+    def step(self, step, *_):
         if step == int(os.environ.get("FAIL_AT", "0")) and runtime.rank() == 1:
             raise UserError("this process has had enough")
         if step == int(os.environ.get("WAIT_AT", "0")) and runtime.rank() == 1:

@@ -1,6 +1,5 @@
-"""Several processes on CPU: they see what one process with the joined batch sees, learn the same, and one writes."""
+"""Several processes on CPU: they see and learn the same as one process with the joined batch, and one rank writes."""
 
-import csv
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import read_table
 
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
@@ -37,7 +37,7 @@ def start(task, folder, *arguments, **environment):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    # msrun starts the `python` that it finds.
+    # msrun starts the first `python` on PATH.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     return subprocess.Popen(
         [MSRUN, "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True", "--tail_worker_log=0",
@@ -55,18 +55,13 @@ def on_two(task, folder, *arguments, status=0, **environment):
 
 
 def saved(folder, name, ranks):
-    """What every rank saved."""
+    """The arrays that every rank saved."""
     return [np.load(folder / f"{name}-{ranks}-{rank}.npz") for rank in range(ranks)]
 
 
 def differences(one, other):
     """The largest difference of each array, as a share of its largest entry."""
     return {name: np.abs(one[name] - other[name]).max() / max(np.abs(one[name]).max(), 1e-3) for name in one.files}
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("ranks, batch_size", [(2, 2), (3, 1)])
@@ -93,7 +88,7 @@ def test_alone_a_sum_over_ranks_is_the_array_itself():
 
 
 @long
-def test_sums_are_exact_signals_are_heard_and_masks_differ(tmp_path):
+def test_sums_are_exact_signals_reach_all_ranks_and_masks_differ(tmp_path):
     on_two("sums", tmp_path)
     alone("sums", tmp_path)
     both, (single,) = saved(tmp_path, "sums", 2), saved(tmp_path, "sums", 1)
@@ -150,7 +145,7 @@ def test_the_verb_train_leaves_what_one_process_leaves(sample_records, tmp_path)
     assert sorted(path.relative_to(one) for path in one.rglob("*")) == sorted(
         path.relative_to(two) for path in two.rglob("*"))
     for table in ("log.csv", "evaluation.csv"):
-        single, shared = rows(one / table), rows(two / table)
+        single, shared = read_table(one / table), read_table(two / table)
         assert len(single) == len(shared) > 0
         for key in set(single[0]) - {"images_per_s"}:
             np.testing.assert_allclose([float(row[key]) for row in shared], [float(row[key]) for row in single],
@@ -176,7 +171,7 @@ def test_moving_averages_are_joined_and_the_checkpoint_gives_the_noted_metrics(e
     first, second = saved(tmp_path, "train", 2)
     moving = [name for name in first.files if "moving_" in name]
     assert len(moving) == 30
-    # At the end the first rank alone takes over the best weights, which are the averages where there are some.
+    # At the end only the first rank loads the best weights: the averages where there are any.
     assert ema != "0" or all(first[name].tobytes() == second[name].tobytes() for name in moving)
     checkpoint = str(tmp_path / "run" / "checkpoints" / "best.ckpt")
     evaluated = ["eval", "--checkpoint", checkpoint, "--device", "CPU", "--out"]
@@ -190,7 +185,7 @@ def test_moving_averages_are_joined_and_the_checkpoint_gives_the_noted_metrics(e
 
 
 @long
-def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_goes_on_bit_for_bit(sample_records, tmp_path):
+def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_resumes_bit_for_bit(sample_records, tmp_path):
     common = train_arguments(sample_records, "--model.name", "fcn8s_vgg16", "--augment.batch_size", "2",
                              "--optim.epochs", "2", "--optim.keep_cells", "0.75")
     (tmp_path / "whole").mkdir()
@@ -202,7 +197,7 @@ def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_goes_on_bit_for_b
     said = running.communicate(timeout=200)[0]
     assert running.returncode == 0, said[-3000:]
     assert [int(one["signal"]) for one in saved(tmp_path / "parts", "train", 2)] == [15, 15]
-    assert rows(tmp_path / "parts" / "run" / "log.csv")[-1]["step"] == "4"
+    assert read_table(tmp_path / "parts" / "run" / "log.csv")[-1]["step"] == "4"
     on_two("train", tmp_path / "parts", *common, "--resume", "true")
     for one, other in zip(saved(tmp_path / "whole", "train", 2), saved(tmp_path / "parts", "train", 2)):
         assert all(one[name].tobytes() == other[name].tobytes() for name in one.files)

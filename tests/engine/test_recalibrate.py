@@ -9,7 +9,7 @@ from mindfcn.engine.recalibrate import recalibrate
 
 
 class Two(nn.Cell):
-    """Two normalisations, the second behind the first one's batch statistics."""
+    """Two normalisations, the second after the first one's batch statistics."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def test_means_and_unbiased_variances_are_averaged(batches):
     assert not net.training
 
 
-def test_frozen_layers_keep_theirs(batches):
+def test_frozen_layers_keep_their_statistics(batches):
     net = Two()
     net.first.gamma.requires_grad = False
     net.first.moving_mean.set_data(ms.Tensor([1.0, 2.0, 3.0]))

@@ -1,4 +1,4 @@
-"""What a run begins from: published and earlier weights, and the normalisation that comes with them."""
+"""What a run starts from: published and earlier weights, and the normalisation that comes with them."""
 
 import os
 import re
@@ -7,12 +7,14 @@ import cv2
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import sample_settings
 from PIL import Image
 
 from mindfcn.cli.main import main
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.commands.train import train
-from mindfcn.config import AugmentConfig, EvalConfig, ModelConfig, OptimConfig, PrepareConfig, TrainConfig
+from mindfcn.config import EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.build import build, start_from
 from mindfcn.errors import UserError
@@ -24,20 +26,17 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 TINY = {"width": 0.125, "fc_width": 8}
 PLACES = {"1": 2, "2": 2, "3": 3, "4": 3, "5": 3}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def caffes(name):
-    """Our name of a VGG16's parameter -> Caffe's."""
+    """MindFCN's name of a VGG16 parameter -> Caffe's name."""
     name = re.sub(r"^conv([67])\.0", r"fc\1", name)
     return re.sub(r"^conv(\d)\.(\d)", lambda found: f"conv{found[1]}_{int(found[2]) // 2 + 1}", name)
 
 
 def numbers(name, classes=21, seed=1, **options):
-    """Random weights of a network under our names."""
+    """Random weights of a network under MindFCN's names."""
     random = np.random.default_rng(seed)
     net = create_model(name, classes, **{**TINY, **options})
     return {parameter.name: (random.standard_normal(parameter.shape) * 0.1).astype(np.float32)
@@ -45,7 +44,7 @@ def numbers(name, classes=21, seed=1, **options):
 
 
 def published(path, name="fcn8s_vgg16", backbone_only=False):
-    """A file under Caffe's names. Returns (path, weights under ours)."""
+    """Write a file under Caffe's names. Returns (path, weights under MindFCN's names)."""
     weights = numbers(name)
     heads = ("score", "upscore") if backbone_only else ()
     np.savez(path, **{caffes(key): value for key, value in weights.items() if not key.startswith(heads or "-")})
@@ -53,28 +52,24 @@ def published(path, name="fcn8s_vgg16", backbone_only=False):
 
 
 def settings(records, run_dir, epochs=1, resume=False, **model):
-    return TrainConfig(
-        run_dir=str(run_dir), device="CPU", resume=resume,
-        data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15, size=64),
-        augment=AugmentConfig(crop_size=32, batch_size=4),
-        model=ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
-        optim=OptimConfig(epochs=epochs, lr=1e-6, min_lr=0))
+    return sample_settings(records, ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
+                           OptimConfig(epochs=epochs, lr=1e-6, min_lr=0), run_dir=str(run_dir), resume=resume)
 
 
 def first_card(name="fcn8s_vgg16", pretrained="", **model):
-    """(network, card) of a run that begins."""
+    """(network, card) at the start of a run."""
     config = TrainConfig(model=ModelConfig(**{"name": name, **TINY, **model}, pretrained=pretrained))
-    return build(config, VOC, "", lambda line: None)
+    return build(config, VOC, "")
 
 
 @pytest.mark.parametrize("said, expected", [("auto", COURSE), ("course", COURSE), ("caffe", CAFFE)])
-def test_without_weights_the_settings_say_the_normalisation(said, expected):
+def test_without_weights_the_settings_give_the_normalisation(said, expected):
     assert first_card(preprocess=said)[1].preprocess == expected
 
 
 @pytest.mark.parametrize("said, expected", [("auto", CAFFE), ("course", COURSE), ("caffe", CAFFE)])
 @pytest.mark.parametrize("backbone_only", [True, False])
-def test_caffes_weights_bring_their_normalisation(backbone_only, said, expected, tmp_path):
+def test_caffe_weights_set_their_normalisation(backbone_only, said, expected, tmp_path):
     path, weights = published(tmp_path / "vgg16.npz", backbone_only=backbone_only)
     net, card = first_card(pretrained=path, preprocess=said)
     assert card.preprocess == expected
@@ -85,7 +80,7 @@ def test_caffes_weights_bring_their_normalisation(backbone_only, said, expected,
     np.testing.assert_array_equal(score, 0 if backbone_only else weights["score_pool4.weight"])
 
 
-def test_a_run_sees_its_images_as_its_weights_expect_them(sample_records, tmp_path, monkeypatch):
+def test_a_run_normalises_images_as_its_weights_expect(sample_records, tmp_path, monkeypatch):
     """Training, evaluation, checkpoints, and a resumed run whose first weights are gone."""
     path, _ = published(tmp_path / "vgg16.npz", backbone_only=True)
     seen = []
@@ -129,19 +124,19 @@ def test_the_normalisation_passes_from_stage_to_stage(tmp_path):
         save_checkpoint(path, net, card)
 
 
-def test_every_weight_of_a_stage_is_told(tmp_path):
-    told = []
+def test_every_weight_of_a_stage_is_reported(tmp_path):
+    reported = []
     path = saved(tmp_path / "a.ckpt", "fcn32s_vgg16")
     config = TrainConfig(model=ModelConfig("fcn16s_vgg16", **TINY, pretrained=path))
-    net, _ = build(config, VOC, "", told.append)
-    lines = {line.split()[0]: line for line in "\n".join(told).splitlines()[1:]}
+    net, _ = build(config, VOC, "", Console(reported.append))
+    lines = {line.split()[0]: line for line in "\n".join(reported).splitlines()[1:]}
     names = {parameter.name for parameter in net.get_parameters() if not parameter.name.endswith(".step")}
     assert lines.keys() == names | {"upscore.weight"}
     assert "left out" in lines["upscore.weight"] and "initial" in lines["score_pool4.weight"]
     assert lines["score_fr.weight"].endswith("loaded")
 
 
-def test_skip_layers_behind_other_factors_are_refused(tmp_path):
+def test_skip_layers_with_other_scale_factors_are_refused(tmp_path):
     path = saved(tmp_path / "atonce.ckpt", "fcn8s_atonce_vgg16")
     with pytest.raises(UserError) as error:
         first_card("fcn8s_vgg16", path)
@@ -154,7 +149,7 @@ def test_skip_layers_behind_other_factors_are_refused(tmp_path):
 
 
 def test_a_published_net_needs_no_card(tmp_path):
-    """`mindfcn predict --checkpoint fcn8s_from_caffe.npz` with no other word."""
+    """`mindfcn predict --checkpoint fcn8s_from_caffe.npz` without other options."""
     path, weights = published(tmp_path / "fcn8s_from_caffe.npz")
     photograph = np.random.default_rng(2).integers(0, 256, (40, 51, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "photograph.png"), photograph)

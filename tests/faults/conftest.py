@@ -1,6 +1,7 @@
-"""Fixtures of the fault suite: commands in processes of their own, and the figures that docs/reliability.md gives."""
+"""Fixtures of the fault suite: commands in separate processes, and the figures that docs/reliability.md gives."""
 
 import pytest
+from damage import Reader
 from killing import Server, command, leftovers
 
 LINES = []
@@ -8,7 +9,7 @@ LINES = []
 
 @pytest.fixture(scope="session")
 def server():
-    """Server that runs the verbs in processes of their own."""
+    """Server that runs the verbs in separate processes."""
     with Server() as running:
         yield running
 
@@ -30,6 +31,14 @@ def whole(server, tmp_path_factory):
             done[verb] = found["digests"], seconds
         return common, *done[verb]
     return made
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A process that reads files and reports what it found."""
+    reader = Reader()
+    yield reader
+    reader.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import select
 import subprocess
 import sys
 
-# Seconds for one file; a machine that computes something else may be slow.
+# Seconds allowed for one file; a busy machine may be slow.
 PATIENCE = 300
-# A small file may take this much memory, MB.
+# Memory allowed for a small file, MB.
 MOST_MB = 400
 
 
@@ -27,37 +27,37 @@ def helper(name):
 def damaged(data, count, seed):
     """Yield `count` (description, bytes): cut off at many lengths, bits and bytes changed, pieces lost and repeated."""
     chance = random.Random(seed)
-    # Of the 16 MB of zeros in a MindRecord file, few are looked at.
+    # Of the 16 MB of zeros in a MindRecord file, few are read.
     told = [place for place in range(len(data)) if data[place]] if len(data) < 1 << 20 else [
         *range(min(8 + int.from_bytes(data[:8], "little"), 1 << 20)), *range(1 << 24, len(data))]
     for number in range(count):
-        nonfinite = bytearray(data)
+        corrupted = bytearray(data)
         if number % 3 == 0:
             # the first and the last bytes each, then anywhere
             ends = [*range(12), *(len(data) - part for part in range(1, 13))]
             length = ends[number // 3] if number // 3 < len(ends) and ends[number // 3] >= 0 else chance.randrange(
                 len(data))
             what = f"cut off after {length} bytes"
-            del nonfinite[length:]
+            del corrupted[length:]
         elif number % 3 == 1:
             place = chance.choice(told)
             bit = chance.randrange(8)
             what = f"bit {bit} of byte {place} flipped"
-            nonfinite[place] ^= 1 << bit
+            corrupted[place] ^= 1 << bit
         else:
             places = sorted(chance.choice(told) for _ in range(chance.randint(1, 12)))
             kind = chance.choice(("changed", "changed", "lost", "repeated", "zeroed"))
             what = f"{kind}: {places}"
             for place in reversed(places) if kind == "changed" else ():
-                nonfinite[place] = chance.randrange(256)
+                corrupted[place] = chance.randrange(256)
             first, last = places[0], min(places[-1] + 1, places[0] + 64)
             if kind == "lost":
-                del nonfinite[first:last]
+                del corrupted[first:last]
             elif kind == "repeated":
-                nonfinite[last:last] = nonfinite[first:last]
+                corrupted[last:last] = corrupted[first:last]
             elif kind == "zeroed":
-                nonfinite[first:last] = bytes(last - first)
-        yield what, bytes(nonfinite)
+                corrupted[first:last] = bytes(last - first)
+        yield what, bytes(corrupted)
 
 
 def write_sparse(path, data):
@@ -107,7 +107,7 @@ class Reader:
 
 
 def try_damaged(reader, kind, path, folder, count, seed, spoil="", checked=True):
-    """Open damaged copies of a file; returns {what became of them: number}.
+    """Open damaged copies of a file; returns {outcome: number}.
 
     Args:
         reader: Reader.
@@ -128,7 +128,7 @@ def try_damaged(reader, kind, path, folder, count, seed, spoil="", checked=True)
     beside = {name: (path.parent / name).read_bytes() for name in os.listdir(path.parent) if name.startswith(path.name)}
     found = {"refused": 0, "same": 0, "other": 0}
     for number, (how, data) in enumerate(damaged(beside[path.name + spoil], count, seed)):
-        # A folder each: what was looked at once under a name and a time is not looked at again.
+        # A folder each, because readers may cache a file by its name and time.
         case = folder / str(number)
         case.mkdir(parents=True)
         for name, content in beside.items():

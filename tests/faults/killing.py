@@ -75,7 +75,7 @@ class Server:
 
 
 def kill_at(server, pid, seconds):
-    """SIGKILL once a command has computed for some seconds of processor time, unless it has ended before.
+    """SIGKILL a command after some seconds of processor time, unless it has ended before.
 
     Time on the clock would kill at other moments where other programs take the processor. Returns whether it was
     killed.
@@ -89,7 +89,7 @@ def kill_while_writing(server, pid, path, seconds):
 
 
 def kill_after(server, pid, path, seconds):
-    """SIGKILL once a path is there and some seconds of processor time have gone. Returns what the command wrote."""
+    """SIGKILL once a path exists and some seconds of processor time have passed. Returns the command's output."""
     done = []
 
     def happened():
@@ -114,20 +114,21 @@ def computed(pid):
 
 
 def alive(pid):
-    """Whether a process runs; one that only waits to be asked for its status does not."""
+    """Whether a process is running; a zombie is not."""
     return _status(pid)[0] != "Z"
 
 
 def _status(pid):
-    """The fields of /proc/PID/stat after the name; of a child that was not waited for, they are always there."""
+    """The fields of /proc/PID/stat after the name; they exist until a child is waited for."""
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
         return file.read().rpartition(")")[2].split()
 
 
 def leftovers(folder):
-    """Paths of what is not complete, and of locks."""
-    return [str(path) for path in pathlib.Path(folder).rglob("*")
-            if path.name.startswith(".partial-") or path.name.endswith(".lock")]
+    """Paths of incomplete output and of locks, without what is inside incomplete output."""
+    found = [path for path in pathlib.Path(folder).rglob("*")
+             if path.name.startswith(".partial-") or path.name.endswith(".lock")]
+    return [str(path) for path in found if not path.parent.name.startswith(".partial-")]
 
 
 # ------------------------------------------------------------------------------------------------- in the children
@@ -153,7 +154,7 @@ def look(folder):
 
 
 def write_checkpoints(folder):
-    """Save one checkpoint after the other as a run does, each full of its own number, and print those that are saved.
+    """Save one checkpoint after the other as a run does, each filled with its number, and print those saved.
     """
     import mindspore as ms
     from mindspore import nn
@@ -182,7 +183,7 @@ def read_weights(path):
 
 
 def read_table(path):
-    """A table without its column of times; every row is whole."""
+    """A table without its column of times; every row is complete."""
     import csv
     import io
     text = path.read_text(encoding="utf-8")
@@ -206,7 +207,7 @@ def read_metrics(path):
 
 
 def read_record(path):
-    """All records of a file whose manifest is there; without it the files are whole, but perhaps not all are there."""
+    """All records of a file whose manifest is there; without it each file is complete, but some may be missing."""
     from mindfcn.data.records.mindrecord import read_manifest, read_records
     if not os.path.exists(f"{path}.json"):
         return None
@@ -286,7 +287,7 @@ def end(pid, reading, timeout):
 def serve():
     """Answer questions until there are no more."""
     os.environ.setdefault("GLOG_v", "4")
-    # Forked children take what is imported here; nothing may be computed, or their threads would be missing.
+    # Forked children inherit these imports. Compute nothing here: a fork does not copy threads.
     from mindfcn.cli import main as cli  # noqa: F401
     from mindfcn.commands import evaluate, prepare, train  # noqa: F401
     answers, children = os.fdopen(os.dup(1), "w"), {}

@@ -1,4 +1,4 @@
-"""Opens damaged files in a process of its own, because what it opens may end the process: a line of JSON in, one out.
+"""Opens damaged files in a separate process, because a file may crash it: one line of JSON in, one out.
 
 `python reader.py` reads lines [kind, path] and answers [what, text, seconds, MB]:
     what     read | refused (UserError) | failed (any other exception)
@@ -59,7 +59,7 @@ def records(path):
 
 
 def weights(path):
-    from mindfcn.storage.weight_files import read_checkpoint
+    from mindfcn.storage.weight_files.read import read_checkpoint
     found, texts = read_checkpoint(path)
     return [part for name in sorted(found) for part in (name, found[name])] + sorted(texts.items())
 
@@ -83,7 +83,7 @@ def labels(path):
 
 
 def settings(path):
-    from mindfcn.cli.main import parse
+    from mindfcn.cli.parser import parse
     return [repr(parse(["train", "--config", path]))]
 
 
@@ -123,7 +123,7 @@ def main():
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # libraries print their own complaints
+    # libraries print their own messages
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -12,7 +12,7 @@ import zlib
 import mindspore  # noqa: F401  (refuses to be imported after protobuf, which onnx uses)
 import numpy as np
 import pytest
-from damage import MOST_MB, Reader, helper
+from damage import MOST_MB, helper
 from PIL import Image
 
 from mindfcn.cli.main import main
@@ -21,13 +21,6 @@ from mindfcn.storage.images import MAX_PIXELS
 
 Caffe = helper("caffe_files").Caffe
 HUGE = 100_000
-
-
-@pytest.fixture(scope="module")
-def reader():
-    reader = Reader()
-    yield reader
-    reader.close()
 
 
 def png(width=HUGE, height=HUGE, colour=2):
@@ -82,11 +75,11 @@ def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, colou
         Image.new("RGB", (20, 16), (number, 9, 9)).save(tmp_path / "own" / "images" / f"{number}.png")
         Image.fromarray(np.full((16, 20), number % 3, np.uint8)).save(tmp_path / "own" / "masks" / f"{number}.png")
     SAMPLE.save(tmp_path / "own" / "labels.yaml")
-    nonfinite = tmp_path / "own" / ("masks" if verb == "labels" else "images") / "2.png"
-    nonfinite.write_bytes(png(colour=0 if verb == "labels" else 2))
+    foreign = tmp_path / "own" / ("masks" if verb == "labels" else "images") / "2.png"
+    foreign.write_bytes(png(colour=0 if verb == "labels" else 2))
     own, out = str(tmp_path / "own"), str(tmp_path / "out")
-    status = main({"inspect": ["inspect", own, "--out", out], "labels": ["labels", "--from", f"{own}/masks", "--out",
-                                                                          f"{out}.yaml"],
+    status = main({"inspect": ["inspect", own, "--out", out],
+                   "labels": ["labels", "--from", f"{own}/masks", "--out_file", f"{out}.yaml"],
                    "prepare": ["prepare", "--source", "folder", "--root", own, "--records", out],
                    "predict": ["predict", f"{own}/images", "--checkpoint", str(colour_net), "--out", out]}[verb])
     told = capsys.readouterr()

@@ -16,7 +16,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import scipy.io
-from damage import Reader, damaged, helper, try_damaged
+from damage import damaged, helper, try_damaged
 from PIL import Image
 
 from mindfcn.data.records.mindrecord import write_records
@@ -28,16 +28,9 @@ from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
 
 HERE = pathlib.Path(__file__).parent
-# What writes PyTorch's files without PyTorch, and Caffe's without Caffe.
+# Writers of PyTorch's files without PyTorch, and of Caffe's without Caffe.
 save = helper("storage/test_weight_files").save
 Caffe = helper("caffe_files").Caffe
-
-
-@pytest.fixture(scope="module")
-def reader():
-    reader = Reader()
-    yield reader
-    reader.close()
 
 
 def damage_line(name, found):
@@ -54,7 +47,7 @@ def cases(request):
 
 @pytest.fixture
 def attempt(reader, tmp_path, request, cases, figures):
-    """Function that tries damaged copies of a file (see `damage.try_damaged`) and notes what became of them."""
+    """Function that tries damaged copies of a file (see `damage.try_damaged`) and notes the outcomes."""
     def run(kind, path, count, **options):
         number = len(os.listdir(tmp_path))
         seed = f"{request.node.name} {number}"
@@ -129,7 +122,7 @@ EVERY_BYTE = """
 
 
 def test_every_byte_of_a_mat_file_but_its_pixels(cases, tmp_path, figures):
-    """One byte at a time: SciPy looks for parts that are not there in memory that is not its own."""
+    """One byte at a time: SciPy reads beyond its buffer where parts are missing."""
     path, step = tmp_path / "mask.mat", 1 if cases(1) > 1 else 16
     mask = np.arange(28 * 24).reshape(28, 24).astype(np.uint8) % 21
     scipy.io.savemat(path, {"GTcls": {"Segmentation": mask, "Boundaries": scipy.sparse.csc_matrix(np.eye(3))}})
@@ -145,7 +138,7 @@ def test_every_byte_of_a_mat_file_but_its_pixels(cases, tmp_path, figures):
 
 
 def test_lists(sample_records, tmp_path, cases, figures):
-    """A list has no checksum: what is left of it must be good names of files that are there."""
+    """A list has no checksum: the remaining lines must be valid names of existing files."""
     root = tmp_path / "drawn"
     shutil.copytree(sample_records / "source", root)
     path = next(root.rglob("train.txt"))
@@ -183,7 +176,7 @@ def test_records(attempt, written, spoil):
 
 @pytest.mark.parametrize("spoil", ["", ".db"])
 def test_records_without_a_manifest(attempt, written, tmp_path_factory, spoil):
-    """As the course publishes them: nothing tells whether the bytes are right, but nothing ends the process."""
+    """As the course publishes them: wrong bytes cannot be detected, but the process must survive."""
     folder = tmp_path_factory.mktemp("foreign")
     for suffix in ("", ".db"):
         shutil.copy(written / f"train.mindrecord{suffix}", folder)

@@ -1,4 +1,4 @@
-"""Full disks, read-only folders, vanished records, unplugged mounts: one line, and the run goes on when all is back."""
+"""Full disks, read-only folders, vanished records, unplugged mounts: one line, and the run resumes afterwards."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def unmount(folder):
 
 @pytest.fixture(autouse=True)
 def unmounted(tmp_path):
-    """Nothing stays mounted after a test that fails."""
+    """Unmounts what a failed test has left mounted."""
     yield
     with open("/proc/mounts", encoding="utf-8") as file:
         left = [line.split()[1] for line in file if line.split()[1].startswith(f"{tmp_path}/")]
@@ -40,7 +40,7 @@ def unmounted(tmp_path):
 
 @pytest.fixture
 def disk(tmp_path):
-    """Function (options) -> a folder that is a file system of its own, in memory."""
+    """Function (options) -> a folder that is a separate file system in memory."""
     def make(options):
         folder = tmp_path / "disk"
         folder.mkdir()
@@ -50,13 +50,13 @@ def disk(tmp_path):
 
 
 def last_line(text):
-    """The last line that a command wrote, which is all it said of its end."""
+    """The last line of a command's output, the only one about its end."""
     assert "Traceback" not in text, text
     return text.replace("\r", "\n").strip().splitlines()[-1]
 
 
 def goes_on(server, verb, whole, folder):
-    """The same command finishes with the files of an undisturbed run."""
+    """Assert that the same command finishes with the files of an undisturbed run."""
     common, digests, _ = whole(verb)
     status, text = server.run(*command(verb, common, folder), *(["--resume"] if verb == "train" else []))
     assert status == 0, text
@@ -66,7 +66,7 @@ def goes_on(server, verb, whole, folder):
 
 
 def full(server, verb, whole, folder, kilobytes):
-    """Run a verb on a disk of that size, then on a large one. Returns its last line, or "" where it had room enough."""
+    """Run a verb on a disk of that size, then a large one. Returns its last line, or "" where the disk was enough."""
     subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(folder)], check=True)
     status, text = server.run(*command(verb, whole(verb)[0], folder))
     if status:
@@ -81,7 +81,7 @@ def full(server, verb, whole, folder, kilobytes):
     return line if status else ""
 
 
-# The first checkpoint has room, the second has not.
+# There is room for the first checkpoint, not for the second.
 @pytest.mark.parametrize("verb, kilobytes, words", [
     ("prepare", 60, "source"), ("prepare", 340, "mindrecord"), ("eval", 120, "evaluation"),
     pytest.param("train", 3300, "epoch-0002.ckpt", marks=long)])
@@ -120,7 +120,7 @@ def wait_for(path, pid):
 
 
 @long
-def test_checkpoints_become_read_only_while_a_run_goes_on(server, whole, tmp_path):
+def test_checkpoints_become_read_only_during_a_run(server, whole, tmp_path):
     pid = server.start(*command("train", whole("train")[0], tmp_path))
     kept = tmp_path / "run" / "checkpoints"
     wait_for(kept / "best.ckpt", pid)
@@ -136,9 +136,9 @@ def test_checkpoints_become_read_only_while_a_run_goes_on(server, whole, tmp_pat
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-def test_a_folder_of_somebody_else():
+def test_a_folder_of_another_user():
     """Root may write everywhere, so this is tried as another user."""
-    # pytest's folders are root's alone.
+    # Only root can read pytest's folders.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         write_text(f"{folder}/file.txt", "old")
@@ -155,7 +155,7 @@ def test_a_folder_of_somebody_else():
 
 @pytest.fixture
 def records(whole, tmp_path):
-    """A copy of the records that may go away."""
+    """A copy of the records that a test may remove."""
     shutil.copytree(whole("train")[0] / "prepare" / "records", tmp_path / "data" / "records")
     return tmp_path / "data" / "records"
 
@@ -200,7 +200,7 @@ def test_a_mount_of_records_that_is_unplugged(server, whole, records, tmp_path):
 
 @long
 def test_a_mount_of_the_run_that_is_unplugged(server, whole, tmp_path):
-    """What is written afterwards would lie below the mount, where nobody looks for it."""
+    """Files written afterwards would be hidden below the mount point."""
     real, mounted = tmp_path / "real", tmp_path / "mounted"
     real.mkdir()
     mounted.mkdir()

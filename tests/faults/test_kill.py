@@ -19,7 +19,7 @@ WRITTEN = [".partial-epoch-0001.ckpt", ".partial-last.ckpt", ".partial-best.ckpt
 
 
 def survive(server, verb, whole, folder, kill):
-    """Kill a run and let it go on. Returns (whether it was killed before its end, whether it left something behind)."""
+    """Kill a run and resume it. Returns (whether it was killed before its end, whether it left something behind)."""
     common, digests, seconds = whole(verb)
     words = command(verb, common, folder)
     killed = kill(server.start(*words), seconds)
@@ -35,7 +35,7 @@ def survive(server, verb, whole, folder, kill):
 
 
 def at(server, moment):
-    """Kill after this share of the time that an undisturbed run computes."""
+    """Kill after this share of an undisturbed run's processor time."""
     return lambda pid, seconds: kill_at(server, pid, moment * seconds)
 
 
@@ -60,7 +60,7 @@ def test_eval(server, whole, tmp_path):
 
 @pytest.mark.parametrize("count", [12, pytest.param(100, marks=long)])
 def test_a_checkpoint_is_there_once_it_is_saved(server, tmp_path, figures, count):
-    """One process saves checkpoint after checkpoint and is killed within it; the next one goes on where it ended."""
+    """One process saves checkpoint after checkpoint and is killed within it; the next one continues where it ended."""
     generator, left, saved = random.Random(f"checkpoints {count}"), 0, 0
     for _ in range(count):
         text = kill_after(server, server.start("checkpoints", tmp_path), tmp_path / "run.lock",
@@ -73,7 +73,7 @@ def test_a_checkpoint_is_there_once_it_is_saved(server, tmp_path, figures, count
         for name, weights in found.items():
             numbers = {float(number) for weight in weights.values() for number in weight.ravel()}
             assert len(numbers) == 1 and (name == "last.ckpt" or name == f"epoch-{int(*numbers):04d}.ckpt")
-            # One more than was told of may be complete already.
+            # One more than was printed may already be complete.
             assert name != "last.ckpt" or numbers <= {saved, saved + 1}
         if saved:
             assert "last.ckpt" in found
@@ -86,7 +86,7 @@ def test_a_checkpoint_is_there_once_it_is_saved(server, tmp_path, figures, count
 @long
 @pytest.mark.parametrize("verb, count", [("prepare", 34), ("eval", 26), ("train", 40)])
 def test_random_moments(server, whole, tmp_path, figures, verb, count):
-    """Half of the moments of `train` lie in the writing of a checkpoint."""
+    """Half of the moments of `train` are while a checkpoint is written."""
     generator, killed, left = random.Random(f"{verb} 1"), 0, 0
     for number in range(count):
         folder = tmp_path / str(number)

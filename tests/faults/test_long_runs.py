@@ -1,9 +1,8 @@
-"""2,000 steps with an evaluation, a checkpoint and a report every 40: what a run holds does not grow.
+"""2,000 steps with an evaluation, a checkpoint and a report every 40: memory, threads and files of the run do not grow.
 
     bash run_tests.sh --long tests/faults/test_long_runs.py
 """
 
-import csv
 import os
 import pathlib
 import re
@@ -11,6 +10,7 @@ import statistics
 import time
 
 import pytest
+from helpers import read_table
 from killing import NARROW, alive
 
 pytestmark = [pytest.mark.long,
@@ -30,20 +30,17 @@ def held(pid, run):
 
 
 def rows(path):
-    """The rows of a table that may not be there yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a table that may not exist yet."""
+    return read_table(path) if path.exists() else []
 
 
-def test_nothing_grows(server, tmp_path, figures):
+def test_memory_and_files_of_a_long_run_do_not_grow(server, tmp_path, figures):
     data = ["--records", tmp_path / "records", "--root", tmp_path / "source", "--samples", "50", "--size", "32"]
     assert server.run("prepare", *data)[0] == 0
     run = tmp_path / "run"
     pid = server.start("train", "--run_dir", run, "--data.records", tmp_path / "records", *NARROW,
                        "--augment.batch_size", "1", "--optim.epochs", EPOCHS)
-    # {epochs evaluated: {what: least of it}}, looked at many times an epoch: threads and files come and go within it.
+    # {epochs evaluated: {what: least of it}}, measured many times an epoch: threads and files come and go within it.
     least = {}
     while alive(pid):
         try:

@@ -24,7 +24,7 @@ from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 from mindfcn.storage.images import decode_image, decode_photograph, read_mask_image, read_palette_mask
-from mindfcn.storage.weight_files import read_weights
+from mindfcn.storage.weight_files.read import read_weights
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -44,7 +44,7 @@ class Attack:
 
 @pytest.fixture
 def made(tmp_path):
-    """Path of a file that no attack may make."""
+    """Path of a file that no attack may create."""
     path = tmp_path / MARK
     yield path
     assert not path.exists()
@@ -73,12 +73,12 @@ def test_pth(tmp_path, made, protocol, wrap):
         archive.writestr("archive/data.pkl", pickle.dumps(wrap(Attack(made)), protocol))
         archive.writestr("archive/data/0", bytes(16))
     refused(read_weights, path)
-    # without the zip around it, and as the tar file of very old releases
+    # without the zip archive, and as the tar file of very old releases
     path.write_bytes(pickle.dumps(wrap(Attack(made)), protocol))
     refused(read_weights, path)
 
 
-# Calls of what the reader knows, with what torch.save never gives them, and calls of what it does not know by name.
+# Calls of allowed functions with arguments that torch.save never writes, and calls of functions that are not allowed.
 OPCODES = [b"cos\nsystem\n(S'touch x'\ntR.", b"c__builtin__\neval\n(S'1'\ntR.",
            b"\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.",
            b"ccollections\nOrderedDict\n)\x81.", b"(S'x'\ni__builtin__\neval\n.", b"\x82\x01.",
@@ -138,7 +138,7 @@ def test_the_yaml_attack_works_on_a_careless_reader(tmp_path):
 
 @pytest.mark.parametrize("text", ["optim:\n  class_path: os.system\n  init_args: {command: 'touch x'}",
                                   "class_path: subprocess.Popen", "optim: {__class__: os.system}"])
-def test_settings_name_no_classes(tmp_path, capsys, text):
+def test_settings_cannot_name_python_classes(tmp_path, capsys, text):
     (tmp_path / "a.yaml").write_text(text)
     assert main(["train", "--config", str(tmp_path / "a.yaml")]) == 2
     told = capsys.readouterr().err
@@ -170,7 +170,7 @@ def test_images_that_start_programs(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------ paths in names
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b", "..", "a\\b", "a\0b"])
-def test_lists_name_nothing_outside(sample_records, tmp_path, name):
+def test_lists_cannot_name_files_outside_the_folder(sample_records, tmp_path, name):
     root = tmp_path / "set"
     shutil.copytree(sample_records / "source", root)
     path = next(root.rglob("train.txt"))
@@ -178,8 +178,8 @@ def test_lists_name_nothing_outside(sample_records, tmp_path, name):
     assert "not an image name" in refused(list_voc, root, "train")
 
 
-def test_a_manifest_deletes_nothing_outside(sample_records, tmp_path):
-    """`prepare --overwrite` removes the files of the records before: none that a manifest from elsewhere names."""
+def test_a_manifest_cannot_delete_files_outside_the_folder(sample_records, tmp_path):
+    """`prepare --overwrite` removes the files of the records before: but none that a foreign manifest names."""
     precious = tmp_path / "precious"
     precious.write_text("x")
     folder = tmp_path / "records"
@@ -197,7 +197,7 @@ def test_a_manifest_deletes_nothing_outside(sample_records, tmp_path):
 
 
 def records_named(path, names):
-    """MindRecord of photographs called so."""
+    """MindRecord of photographs with these names."""
     source = path.parent / "photo.png"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)).save(source)
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(path.parent / "mask.png")
@@ -240,14 +240,14 @@ def test_names_of_photographs_stay_in_the_output_folder(tmp_path, colour_net, ca
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mred", "a\nb", "a\u202eb", "a\x00b"])
-def test_class_names_hold_nothing_that_steers_a_terminal(name):
+def test_class_names_hold_no_terminal_control_characters(name):
     assert "cannot be printed" in refused(lambda: LabelSet((name,), ((0, 0, 0),)))
 
 
 # ------------------------------------------------------------------------------------------------------- records
 
 def test_records_with_other_columns_or_types(tmp_path, capsys, tiny):
-    """A MindRecord is plain data: of a stranger's, only three columns are asked for."""
+    """A MindRecord is plain data: only three columns are read."""
     path = tmp_path / "a.mindrecord"
     writer = FileWriter(str(path))
     writer.add_schema({"file_name": {"type": "int32"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}, "x")
@@ -261,7 +261,7 @@ def test_records_with_other_columns_or_types(tmp_path, capsys, tiny):
     assert told.startswith("mindfcn eval: ") and "a.mindrecord" in told and not (tmp_path / MARK).exists()
 
 
-def test_a_card_that_is_no_card(tmp_path, tiny):
+def test_a_broken_card_is_refused(tmp_path, tiny):
     path = tmp_path / "net.ckpt"
     for text in ("[]", "7", "null", '"x"', "{}", "[" * 100_000, '{"model": 7}', "not JSON"):
         ms.save_checkpoint([{"name": "a", "data": ms.Tensor(np.zeros(1, np.float32))}], str(path),

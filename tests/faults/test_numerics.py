@@ -26,7 +26,7 @@ def convolve(x, weight, bias=None, padding=0):
 
 
 def halve(x):
-    """Largest of each 2x2."""
+    """Maximum of each 2x2 block."""
     return x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2).max((2, 4))
 
 
@@ -42,7 +42,7 @@ def upsample(x, weight, factor):
 
 
 def centred(x, height, width):
-    """The middle of a map."""
+    """Crop the middle of a map."""
     top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
     return x[:, top:top + height, left:left + width]
 
@@ -95,7 +95,7 @@ def test_float32_agrees_with_float64(scramble, name):
     shares = np.exp(expected - expected.max(0))
     shares /= shares.sum(0)
     assert np.abs(probabilities - shares).max() < 1e-5
-    # where two classes are nearer than float32 tells apart, either may win
+    # either class may win where two are closer than float32's precision
     first, second = np.sort(expected, 0)[-1], np.sort(expected, 0)[-2]
     clear = first - second > 1e-5 * largest
     assert clear.mean() > 0.99 and (mask == expected.argmax(0))[clear].all()
@@ -127,8 +127,8 @@ def test_metrics_beyond_32_bits():
         assert abs(fractions.Fraction(value) - expected) < 1e-15
 
 
-def test_one_pixel_among_2_to_the_31():
-    """One wrong pixel is still seen: float32 sums would lose it."""
+def test_one_wrong_pixel_among_2_to_the_31_is_counted():
+    """float32 sums would lose one wrong pixel."""
     for views in (None, segmentation_metrics(2)):
         matrix = ConfusionMatrix(2) if views is None else views["mean IoU"].matrix
         matrix.counts[:] = [[2 ** 31, 0], [0, 2 ** 31]]

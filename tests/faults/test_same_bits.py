@@ -1,4 +1,4 @@
-"""Every operation of the training step gives the same bits on repeated runs, in processes of their own."""
+"""Every operation of the training step gives the same bits on repeated runs, in separate processes."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ for parameter in [*net.get_parameters(), *step.state().values()]:
 
 
 def outcome(name, options):
-    """What a fresh process says of three steps."""
+    """A fresh process's output for three steps."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", STEPS, name, repr(options)], capture_output=True, text=True,
                           env=environment, timeout=900, check=False)
@@ -48,7 +48,7 @@ def outcome(name, options):
 
 
 # Quick tests of the same with one network: tests/commands/test_train.py, runs that were interrupted.
-# Winograd's algorithm takes convolutions of as many channels on maps of 32 tiles and more.
+# Winograd's algorithm is used for convolutions of this many channels on maps of 32 tiles and more.
 @pytest.mark.long
 @pytest.mark.parametrize("name, options", [
     ("fcn8s_vgg16", {"width": 0.125, "fc_width": 16}), ("fcn8s_vgg16_bn", {"width": 0.5, "fc_width": 32}),
@@ -57,6 +57,6 @@ def outcome(name, options):
 def test_two_processes(name, options):
     one, other = outcome(name, options), outcome(name, options)
     assert len(one) > 20 and one == other
-    # Three losses of different batches, so that what is compared is not a constant.
+    # Losses of different batches differ, so the comparison is not of constants.
     assert len(set(one[:3])) == 3
     assert hashlib.blake2b(b"").hexdigest() not in one

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 from hypothesis import strategies as st
 
-from mindfcn.cli.main import check_config_file
+from mindfcn.cli.parser import check_config_file
 from mindfcn.config import PrepareConfig, TrainConfig
 from mindfcn.data.samples import check_names
 from mindfcn.errors import UserError
@@ -41,7 +41,7 @@ def one_line(error, path):
 
 
 def labels_of(path):
-    """The labels in a file, held to what they promise; None where they are refused."""
+    """The labels in a file, after checks of their invariants; None where they are refused."""
     try:
         labels = LabelSet.load(path)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""One run directory, one process; and what a dead process left is taken over."""
+"""One process per run directory; the lock and files of a dead process are taken over."""
 
 import contextlib
 import json
@@ -76,7 +76,7 @@ def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
 
 
 def test_nothing_is_written_below_the_name_of_a_held_folder_that_is_gone(tmp_path):
-    """It would fill another folder: the one below a mount point, say."""
+    """It would fill another folder, such as the one below a mount point."""
     run, moved = tmp_path / "run", tmp_path / "moved"
     with held(run / "run.lock", "folder x"):
         write_text(run / "deep" / "first.txt", "1")
@@ -94,7 +94,7 @@ def test_nothing_is_written_below_the_name_of_a_held_folder_that_is_gone(tmp_pat
 
 
 def test_two_threads_write_one_file_one_after_the_other(tmp_path):
-    """Each time the file is one of the two texts, whole."""
+    """Each time the file is one of the two texts, complete."""
     path, wrong = tmp_path / "file.txt", []
 
     def write(letter):
@@ -115,14 +115,14 @@ def test_two_threads_write_one_file_one_after_the_other(tmp_path):
     assert not wrong and os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+def test_leftovers_of_dead_processes_are_removed_and_files_of_running_ones_stay(tmp_path):
     with holder(tmp_path, "atomic_path", 'atomic_path(sys.argv[1] + "/deep/name.txt")') as process:
         assert remove_leftovers(tmp_path) == []
         process.kill()
         process.wait()
         left = [str(tmp_path / "deep" / ".partial-name.txt")]
         assert leftovers(tmp_path) == left and remove_leftovers(tmp_path) == left
-    # As older releases left them.
+    # Named as older releases did.
     (tmp_path / ".partial-x8sk-epoch-0001.ckpt").write_text("cut")
     assert len(remove_leftovers(tmp_path)) == 1 and leftovers(tmp_path) == []
 
@@ -138,7 +138,7 @@ def test_a_file_stays_as_it_was_where_its_writer_fails(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_what_cannot_be_appended_is_told(tmp_path):
+def test_a_failed_append_is_reported(tmp_path):
     with pytest.raises(UserError, match="/dev/full: No space left on device; free some space"):
         append_text("/dev/full", "row\n")
 
@@ -151,16 +151,16 @@ def begun(path, steps=0):
     return run
 
 
-def test_only_a_run_that_had_no_checkpoint_yet_begins_again(tmp_path):
+def test_only_a_run_without_a_checkpoint_starts_again(tmp_path):
     assert not RunDir(str(tmp_path / "none")).can_resume()
     assert not begun(tmp_path / "begun").can_resume()
     assert not begun(tmp_path / "first-epoch", 2).can_resume()
-    with pytest.raises(UserError, match=r"last.ckpt is gone, but .*log.csv tells of 3 steps"):
+    with pytest.raises(UserError, match=r"last.ckpt is gone, but .*log.csv records 3 steps"):
         begun(tmp_path / "lost", 3).can_resume()
 
 
 @pytest.mark.parametrize("cut", ["4", "4,2", "4,2,1.0,0.1", "4,2,1.0,0.1,9."])
-def test_a_row_that_was_cut_is_forgotten(tmp_path, cut):
+def test_a_truncated_row_is_dropped(tmp_path, cut):
     """Cut after the first digit, 40 would be 4, a step of the past."""
     run = begun(tmp_path, 3)
     whole = (tmp_path / "log.csv").read_text()
@@ -170,8 +170,8 @@ def test_a_row_that_was_cut_is_forgotten(tmp_path, cut):
     assert (tmp_path / "log.csv").read_text() == whole
 
 
-def test_deleting_an_earlier_run_is_ended_after_a_kill(tmp_path):
-    """Half of an earlier run is no run to go on with."""
+def test_deleting_an_earlier_run_is_completed_after_a_kill(tmp_path):
+    """A partly deleted run must not be resumed."""
     run = begun(tmp_path, 2)
     os.makedirs(tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "last.ckpt").write_text("of the earlier run")
@@ -183,7 +183,7 @@ def test_deleting_an_earlier_run_is_ended_after_a_kill(tmp_path):
 
 
 @pytest.mark.long
-def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(server, whole, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_resumed(server, whole, tmp_path):
     common, digests, _ = whole("train")
     words = command("train", common, tmp_path)
     assert server.run(*words)[0] == 0
@@ -193,9 +193,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(server, whole, 
             file.write(b"\0" * 64)
     status, text = server.run(*words, "--resume")
     assert status == 0, text
-    assert "last.ckpt" in text and "looking for an older checkpoint" in text and "going on after step 3" in text
+    assert "last.ckpt" in text and "looking for an older checkpoint" in text and "continuing after step 3" in text
     found = server.look(tmp_path)["digests"]
-    # What their cards tell of the best epoch until then was lost with best.ckpt.
+    # The best epoch named in their cards was lost with best.ckpt.
     differ = {f"run/checkpoints/{name}.ckpt" for name in ("last", "epoch-0002")}
     assert {name: found[name] for name in found.keys() - differ} == {
         name: digests[name] for name in digests.keys() - differ}
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(server, whole, 
     assert all(mine[name].tobytes() == theirs[name].tobytes() for mine, theirs in zip(one, other) for name in theirs)
 
 
-def test_a_closed_terminal_is_a_signal_unless_it_is_ignored():
+def test_closing_the_terminal_stops_a_run_unless_the_signal_is_ignored():
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)
         assert signals.agreed() == signal.SIGHUP
@@ -218,7 +218,7 @@ def test_a_closed_terminal_is_a_signal_unless_it_is_ignored():
 
 
 def test_an_evaluation_that_is_not_complete_has_no_metrics(server, whole, tmp_path):
-    """metrics.json of an earlier evaluation would speak for files of this one."""
+    """metrics.json of an earlier evaluation would not match the files of this one."""
     words = command("eval", whole("eval")[0], tmp_path)
     assert server.run(*words)[0] == 0
     done = tmp_path / "evaluation" / "metrics.json"

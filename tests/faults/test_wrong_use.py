@@ -21,7 +21,7 @@ THREE = LabelSet(("sky", "road", "car"), ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
 
 @pytest.fixture
 def run(capfd):
-    """Function: arguments of mindfcn -> (status, the one line of its complaint, what it printed)."""
+    """Function: arguments of mindfcn -> (status, the one line of its error, its output)."""
     def go(*arguments):
         capfd.readouterr()
         status = main([str(argument) for argument in arguments])
@@ -34,7 +34,7 @@ def run(capfd):
 
 
 def own_set(root, count=6, labels=THREE, size=(24, 20)):
-    """Photographs and palette masks of one's own."""
+    """A user's own photographs and palette masks."""
     random = np.random.default_rng(1)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
@@ -72,8 +72,8 @@ def test_a_checkpoint_of_other_classes(run, tmp_path, sample_records, checkpoint
     assert not (tmp_path / "out").exists()
 
 
-def test_records_of_others_with_classes_that_the_checkpoint_does_not_have(run, tmp_path, checkpoint):
-    """Without a manifest nobody knows the classes before the masks are read: they would count as ignored."""
+def test_records_without_manifest_with_classes_that_the_checkpoint_does_not_have(run, tmp_path, checkpoint):
+    """Without a manifest the classes are unknown until the masks are read; they would count as ignored."""
     path = tmp_path / "theirs.mindrecord"
     writer = FileWriter(str(path))
     writer.add_schema({"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}, "x")
@@ -88,7 +88,7 @@ def test_records_of_others_with_classes_that_the_checkpoint_does_not_have(run, t
     assert status == 1 and str(path) in told and "17 at row 4, column 9: not a class of 0..2" in told
 
 
-def test_a_mask_of_another_size_in_records_of_others(run, tmp_path, checkpoint):
+def test_a_mask_of_another_size_in_records_without_manifest(run, tmp_path, checkpoint):
     path = tmp_path / "theirs.mindrecord"
     writer = FileWriter(str(path))
     writer.add_schema({"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}, "x")
@@ -112,7 +112,7 @@ def test_masks_out_of_range(run, tmp_path):
 
 
 def test_a_palette_unlike_the_labels(run, tmp_path):
-    """Numbers 1 and 2 in each other's colours: one of the two files is wrong, and nobody would see it."""
+    """Numbers 1 and 2 in each other's colours: one of the two files is wrong, which would go unnoticed."""
     root = own_set(tmp_path / "own")
     swapped = LabelSet(("sky", "car", "road"), (THREE.colours[0], THREE.colours[2], THREE.colours[1]))
     swapped.save(root / "labels.yaml")
@@ -120,7 +120,7 @@ def test_a_palette_unlike_the_labels(run, tmp_path):
     assert status == 1 and str(root / "masks") in told
     assert "shows 1 (car) in (200, 0, 0), the colour of 2 (road)" in told
     assert prepare_own(run, root, tmp_path / "rec", "--mask_encoding", "palette")[0] == 0
-    # a palette of colours that are no class's is nobody's mistake
+    # a palette of colours that belong to no class is accepted
     LabelSet(THREE.names, ((9, 9, 9), (8, 8, 8), (7, 7, 8))).save(root / "labels.yaml")
     assert prepare_own(run, root, tmp_path / "rec2")[0] == 0
 
@@ -142,7 +142,7 @@ def test_lists_from_windows(run, tmp_path, encode):
 
 
 @pytest.mark.parametrize("lines, words", [
-    ("p0\np1\np0\n", "'p0' stands twice"), ("p0\np0.png\n", "'p0' stands twice"), ("p0\np9\n", "p9"),
+    ("p0\np1\np0\n", "'p0' is listed twice"), ("p0\np0.png\n", "'p0' is listed twice"), ("p0\np9\n", "p9"),
     ("", "names no image"), ("p0\n../p1\n", "not an image name"), ("p0\nP1\n", "P1")])
 def test_lists_that_do_not_fit(run, tmp_path, lines, words):
     root = own_set(tmp_path / "own")

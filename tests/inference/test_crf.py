@@ -31,7 +31,7 @@ def scene(height=20, width=24, classes=4, seed=0):
 
 
 def written_out(image, probabilities, crf):
-    """The paper's algorithm 1 with Potts' compatibility, pair by pair, as its equation reads."""
+    """The paper's algorithm 1 with Potts' compatibility, pair by pair, as in its equation."""
     classes, height, width = probabilities.shape
     pixels = [(row, column) for row in range(height) for column in range(width)]
     colour = {pixel: [float(value) for value in image[pixel]] for pixel in pixels}
@@ -70,7 +70,7 @@ def written_out(image, probabilities, crf):
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_exact_mean_field_is_the_papers_equation(normalisation):
+def test_exact_mean_field_equals_the_papers_equation(normalisation):
     image, probabilities = scene(4, 5, 3)
     # In float32 they add up to 1 only nearly.
     probabilities = probabilities.astype(np.float64) / probabilities.sum(0, np.float64)
@@ -119,7 +119,7 @@ def test_the_lattice_agrees_with_exact_mean_field_on_most_pixels(lattice, name):
 
 @pytest.mark.parametrize("name", ["krahenbuhl", "pydensecrf"])
 def test_labels_follow_the_colours(lattice, name):
-    """Noisy labels on two plain halves become the halves, by either way."""
+    """Noisy labels on two uniform halves become the halves, with the exact method and the lattice."""
     image, probabilities = scene()
     truth = np.broadcast_to(np.arange(24) >= 12, (20, 24)).astype(int)
     before = (probabilities.argmax(0) == truth).mean()
@@ -146,7 +146,7 @@ def test_impossible_probabilities_stay_finite(lattice):
 
 
 def test_too_many_pixels_for_all_pairs():
-    with pytest.raises(ValueError, match="all pairs"):
+    with pytest.raises(ValueError, match="at most 4096"):
         mean_field(np.zeros((65, 64, 3), np.uint8), np.full((2, 65, 64), 0.5), CRF())
     assert 64 * 64 == MAX_PIXELS
 
@@ -164,7 +164,7 @@ def test_names_and_files(lattice, tmp_path):
     ("gaussian_sxy: 0", "gaussian_sxy 0 must be above 0"), ("bilateral_weight: -1", "must be at least 0"),
     ("normalisation: before", "one of none, after, symmetric"), ("iterations: -1", "iterations -1"),
     ("bilateral_srgb: .nan", "must be above 0"), ("bilateral_weight: .inf", "must be at least 0")])
-def test_files_that_hold_no_crf(lattice, tmp_path, text, words):
+def test_files_without_crf_parameters_are_refused(lattice, tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as caught:
@@ -172,7 +172,7 @@ def test_files_that_hold_no_crf(lattice, tmp_path, text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_nobody_published(lattice):
+def test_an_unknown_published_name_is_refused(lattice):
     with pytest.raises(UserError, match="deeplab: neither a published set .*deeplab_v1.* nor a file"):
         crf_of("deeplab")
 

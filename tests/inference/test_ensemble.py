@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mindfcn.data.transforms import to_input
-from mindfcn.inference.ensemble import Ensemble, combine, renormalised
+from mindfcn.inference.ensemble import Ensemble, combine, renormalise
 from mindfcn.logits import argmax, softmax
 from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
 
@@ -50,7 +50,7 @@ def test_the_product_is_of_scores_cut_off_at_zero_but_the_first():
 
 
 @pytest.mark.parametrize("rule", ["mean", "product"])
-def test_each_member_gets_the_photograph_as_its_weights_want_it(rule):
+def test_each_member_gets_the_photograph_normalised_for_its_weights(rule):
     image = np.random.default_rng(5).integers(0, 256, (6, 5, 3), np.uint8)
     members = [Linear(COURSE, 1), Linear(CAFFE, 2), Linear(TORCHVISION, 3)]
     alone = [member.logits(to_input(image, member.preprocess)[None])[0] for member in members]
@@ -59,9 +59,9 @@ def test_each_member_gets_the_photograph_as_its_weights_want_it(rule):
     np.testing.assert_array_equal(mask, argmax(combine(alone, rule)))
 
 
-def test_renormalising_is_normalising_anew():
+def test_renormalising_equals_normalising_the_photograph_again():
     image = np.random.default_rng(5).integers(0, 256, (6, 5, 3), np.uint8)
     for before in (COURSE, CAFFE, TORCHVISION):
         for after in (COURSE, CAFFE, TORCHVISION):
-            np.testing.assert_allclose(renormalised(to_input(image, before)[None], before, after),
+            np.testing.assert_allclose(renormalise(to_input(image, before)[None], before, after),
                                        to_input(image, after)[None], rtol=1e-4, atol=1e-4)

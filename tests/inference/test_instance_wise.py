@@ -14,12 +14,7 @@ from mindfcn.logits import softmax
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ def test_aggregation_is_its_equation_and_does_not_depend_on_the_order(rule):
             np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_windows_go_through_the_network_in_batches_and_come_out_as_one_by_one(segmenter, monkeypatch):
+def test_windows_in_batches_give_the_results_of_single_windows(segmenter, monkeypatch):
     image, boxes = photograph(), some_windows(2 * BATCH + 3)
     instances = InstanceWise(segmenter, lambda _: boxes)
     inputs = to_input(image, COURSE)

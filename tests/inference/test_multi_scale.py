@@ -8,13 +8,13 @@ from mindfcn.inference.multi_scale import average_views, resize_maps
 
 
 def colours(image, probabilities=False):
-    """A network that looks at single pixels: three classes by their colours."""
+    """A network of single pixels: three classes by their colours."""
     found = np.moveaxis(image, -1, 0).astype(np.float32) + 1
     return None, found / found.sum(0)
 
 
 def leftmost(image, probabilities=False):
-    """A network that knows left from right: class 0 at the left, class 1 at the right."""
+    """A network that depends on the side: class 0 on the left, class 1 on the right."""
     right = np.broadcast_to(np.linspace(0, 1, image.shape[1], dtype=np.float32), image.shape[:2])
     return None, np.stack([1 - right, right])
 
@@ -28,7 +28,7 @@ def test_one_view_is_the_plain_result(image):
     np.testing.assert_array_equal(average_views(colours, image), colours(image)[1])
 
 
-def test_mirroring_changes_nothing_where_the_network_does_not_know_left_from_right(image):
+def test_mirroring_changes_nothing_for_a_network_without_left_and_right(image):
     np.testing.assert_allclose(average_views(colours, image, (1.0,), True), colours(image)[1], atol=1e-7)
 
 
@@ -36,7 +36,7 @@ def test_mirroring_evens_out_what_depends_on_the_side(image):
     np.testing.assert_allclose(average_views(leftmost, image, (1.0,), True), 0.5, atol=1e-6)
 
 
-def test_every_scale_counts_alike(image):
+def test_every_scale_has_the_same_weight(image):
     expected = 0
     for scale, size in ((0.5, (16, 10)), (1.0, (31, 20)), (2.0, (62, 40))):
         scaled = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if scale != 1 else image
@@ -47,7 +47,7 @@ def test_every_scale_counts_alike(image):
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
-def test_the_order_of_scales_does_not_count(image):
+def test_the_order_of_scales_does_not_matter(image):
     np.testing.assert_allclose(average_views(colours, image, (0.5, 1.5), True),
                                average_views(colours, image, (1.5, 0.5), True), atol=1e-6)
 

@@ -8,12 +8,7 @@ from mindfcn.inference import network as whole_image
 from mindfcn.inference.network import Segmenter
 from mindfcn.preprocess import COURSE
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def images(height, width, count=1):
@@ -64,18 +59,18 @@ def test_the_mode_stays_as_it_was(tiny, mode):
     assert ms.get_context("mode") == mode
 
 
-def test_a_network_that_trained_on_is_taken_as_it_is_now(tiny, scramble):
+def test_weights_changed_by_training_are_used(tiny, scramble):
     segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     batch = images(64, 64)
     first = segmenter.logits(batch)
-    # As after an epoch: other weights, and the network in training mode.
+    # As after an epoch: changed weights, and the network in training mode.
     scramble(segmenter.net, seed=3).set_train(True)
     assert_own(segmenter, batch)
     assert np.abs(segmenter.logits(batch) - first).max() > 1e-2 * np.abs(first).max()
     assert not segmenter.net.training
 
 
-def test_weights_loaded_outside_training_are_taken_by_refreshing(tiny, scramble):
+def test_weights_loaded_outside_training_are_used_after_refreshing(tiny, scramble):
     segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
     segmenter.logits(images(64, 64))
     scramble(segmenter.net, seed=3)
@@ -95,7 +90,7 @@ def test_the_mask_is_the_best_class_and_probabilities_sum_to_one(tiny):
     assert segmenter(image)[1] is None
 
 
-def test_any_other_network_runs_as_it_is():
+def test_any_other_network_runs_unchanged():
     net = ms.nn.Conv2d(3, 4, 1)
     batch = images(5, 7)
     np.testing.assert_array_equal(Segmenter(net, COURSE).logits(batch), net(ms.Tensor(batch)).asnumpy())

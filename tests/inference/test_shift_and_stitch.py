@@ -3,15 +3,12 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import picture
 from mindspore import nn
 
 from mindfcn.inference.shift_and_stitch import interlace, shift_and_stitch
 from mindfcn.models import layers
 from mindfcn.models.surgery.dilate import dilate
-
-
-def picture(height, width, batch=1):
-    return np.random.default_rng(1).standard_normal((batch, 3, height, width)).astype(np.float32)
 
 
 def conv(inputs, outputs, kernel, stride=1, padding=0, group=1):
@@ -78,7 +75,7 @@ def test_it_equals_a_partly_rarefied_network_bit_for_bit(step):
 
 
 def test_it_equals_the_network_slid_pixel_by_pixel():
-    net, image = vgg_like(), picture(22, 21, batch=2)
+    net, image = vgg_like(), picture(22, 21, count=2)
     field = 18
     stitched = shift_and_stitch(net, ms.Tensor(image), 4)
     assert stitched.shape == (2, 5, 22 - field + 1, 21 - field + 1)
@@ -114,13 +111,13 @@ def test_filled_images_all_have_one_size_and_give_an_entry_for_every_pixel():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 7])
-def test_interlacing_undoes_taking_every_so_manyth_pixel(factor):
+def test_interlacing_undoes_subsampling(factor):
     image = picture(29, 30)
     maps = [[image[:, :, y::factor, x::factor] for x in range(factor)] for y in range(factor)]
     np.testing.assert_array_equal(interlace(maps), image)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     net, image = vgg_like(), picture(30, 30)
     with pytest.raises(ValueError, match="network's output stride"):
         shift_and_stitch(net, image, 8)

@@ -1,9 +1,8 @@
-"""Sliding windows give what the whole photograph gives."""
+"""Sliding windows give the result of the whole photograph."""
 
 import subprocess
 import sys
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -12,12 +11,7 @@ from mindfcn.inference.network import Segmenter
 from mindfcn.inference.sliding_window import SlidingWindow, spans
 from mindfcn.preprocess import COURSE
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def photograph(height, width):
@@ -55,7 +49,7 @@ def test_no_seam_anywhere(tiny, name, padding, window, size):
 
 
 def test_equal_within_the_reach_and_not_at_the_seams_of_too_small_an_overlap(tiny):
-    """What lies further from a window's inner edge than the network reaches is right, whatever the overlap."""
+    """Pixels further from a window's inner edge than the network's reach are right for any overlap."""
     segmenter, image = Segmenter(tiny("fcn32s_alexnet"), COURSE), photograph(40, 1000)
     tiled, reach = SlidingWindow(segmenter, 640, 64), segmenter.net.reach
     difference = np.abs(logits_of(tiled, image) - whole_logits(segmenter, image)).max((0, 1))
@@ -69,7 +63,7 @@ def test_equal_within_the_reach_and_not_at_the_seams_of_too_small_an_overlap(tin
 @pytest.mark.parametrize("name", ["fcn8s_vgg16", "fcn16s_vgg16", "fcn32s_alexnet", "fcn32s_vgg16"])
 @pytest.mark.parametrize("padding", ["same", "pad100"])
 def test_nothing_beyond_the_reach_changes_a_pixel(tiny, name, padding):
-    """And something close to it does: the reach is no larger than it has to be by more than its roundings."""
+    """A change just within the reach does change it: apart from rounding, the reach is as small as possible."""
     net = tiny(name, padding=padding)
     segmenter, image = Segmenter(net, COURSE), photograph(32, 1024)
     changed = image.copy()
@@ -91,7 +85,7 @@ def test_spans_cover_every_pixel_once(size, window, overlap):
         assert span.last == size or span.stop - span.last >= overlap // 2
 
 
-def test_windows_that_cannot_be(tiny):
+def test_impossible_windows_are_refused(tiny):
     segmenter = Segmenter(tiny("fcn8s_vgg16"), COURSE)
     with pytest.raises(UserError, match=r"--window 256: must be larger than the overlap, 544 pixels; take --window"):
         SlidingWindow(segmenter, 256)

@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import picture, run
 from mindspore import nn
 
 from mindfcn.models import layers
@@ -12,14 +13,6 @@ from mindfcn.models.surgery.convolutionalise import conv_to_dense, convolutional
 NARROW = {"num_classes": 1000, "width": 1 / 16, "fc_width": 24}
 CLASSIFIERS = pytest.mark.parametrize("make,size", [(vgg16_classifier, 224), (alexnet_classifier, 224),
                                                     (caffenet_classifier, 227)])
-
-
-def picture(height, width, channels=3, seed=1):
-    return np.random.default_rng(seed).standard_normal((1, channels, height, width)).astype(np.float32)
-
-
-def run(net, image):
-    return net.set_train(False)(ms.Tensor(image)).asnumpy()
 
 
 def dense(inputs, outputs, **options):

@@ -17,12 +17,7 @@ from mindfcn.weights.load import load_backbone
 
 NARROW = {"width": 0.125, "fc_width": 16, "side": 32}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def picture(side, count=1, seed=2):
@@ -91,7 +86,7 @@ def test_it_has_the_published_layers_and_numbers():
 
 
 def test_maps_have_the_published_sizes():
-    """1x1 at fc7, 7x7 behind its deconvolution, then twice as large behind every unpooling, up to 224."""
+    """1x1 at fc7, 7x7 after its deconvolution, then twice as large after every unpooling, up to 224."""
     net = create_model("deconvnet_vgg16", 21, width=0.05, fc_width=4)
     found, logits = trace(net, 224)
     sizes = {layer.name: layer.outputs[1:] for layer in found}
@@ -99,9 +94,9 @@ def test_maps_have_the_published_sizes():
     for number, side in zip((5, 4, 3, 2, 1), (14, 28, 56, 112, 224)):
         assert sizes[f"head.unpool{number}"] == sizes[f"head.deconv{number}.0"] == (side, side)
     assert logits.shape == (1, 21, 224, 224)
-    behind = {layer.name: layer.behind for layer in found}
-    assert (behind["backbone.conv7.0"].field, behind["backbone.conv7.0"].stride) == (404, 32)
-    assert behind["head.unpool5"] is None and behind["head.score"] is None
+    after = {layer.name: layer.after for layer in found}
+    assert (after["backbone.conv7.0"].field, after["backbone.conv7.0"].stride) == (404, 32)
+    assert after["head.unpool5"] is None and after["head.score"] is None
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (45, 61), (64, 33)])

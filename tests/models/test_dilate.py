@@ -3,18 +3,11 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import picture, run
 from mindspore import nn, ops
 
-from mindfcn.models import layers
+from mindfcn.models import cpu_kernels, layers
 from mindfcn.models.surgery.dilate import DilatedAvgPool, DilatedMaxPool, dilate, input_strides, rarefied_kernel
-
-
-def picture(height, width, channels=3, seed=1):
-    return np.random.default_rng(seed).standard_normal((1, channels, height, width)).astype(np.float32)
-
-
-def run(net, image):
-    return net.set_train(False)(ms.Tensor(image)).asnumpy()
 
 
 def conv(inputs, outputs, kernel, stride=1, padding=0, **options):
@@ -140,8 +133,8 @@ def test_rarefying_twice_equals_rarefying_once():
 
 @pytest.mark.parametrize("kernel, limit", [(5, "NARROW"), (3, "WINOGRAD")])
 def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel, limit):
-    monkeypatch.setattr(layers, limit, 2)
-    monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 2)
+    monkeypatch.setattr(cpu_kernels, limit, 2)
+    monkeypatch.setattr(cpu_kernels, "WINOGRAD_BACKWARD", 2)
     net = nn.SequentialCell(nn.MaxPool2d(2, 2), layers.conv(3, 6, kernel, bias=True))
     assert isinstance(net[1], layers.CpuConv2d)
     image = picture(16, 24)
@@ -149,7 +142,7 @@ def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel,
     np.testing.assert_allclose(run(dilate(net, 1, 16), image)[:, :, ::2, ::2], old, atol=1e-5)
 
 
-def test_a_network_is_compiled_anew():
+def test_a_network_is_compiled_again():
     net, image = Stack(), picture(96, 96)
     try:
         ms.set_context(mode=ms.GRAPH_MODE)

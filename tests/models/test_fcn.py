@@ -23,12 +23,7 @@ PAPER, COURSE = "fcn8s_vgg16", "fcn8s_vgg16_bn"
 BLOCKS = {"conv1": 2, "conv2": 2, "conv3": 3, "conv4": 3, "conv5": 3, "conv6": 1, "conv7": 1}
 HEAD = ("score_fr", "upscore2", "score_pool4", "upscore_pool4", "score_pool3", "upscore8")
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def tiny(name, classes=3, **options):

@@ -9,12 +9,7 @@ from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.models.surgery.fold_batch_norm import Folded, folded
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def logits(net, height=70, width=45):

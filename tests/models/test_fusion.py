@@ -12,12 +12,7 @@ from mindfcn.preprocess import COURSE, MODALITIES
 TINY = {"width": 0.08, "fc_width": 16}
 PLACES = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def convolve(x, weights, name, padding):

@@ -5,15 +5,8 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from mindfcn.models import cpu_kernels as convolution
-from mindfcn.models import layers
-
-
-@pytest.fixture(params=["GRAPH", "PYNATIVE"])
-def mode(request):
-    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
-    yield request.param
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+from mindfcn.models import cpu_kernels, layers
+from mindfcn.models.factory import create_model
 
 
 class Towards(nn.Cell):
@@ -57,12 +50,12 @@ WINOGRAD = (3, 5, (8, 12), False)
 @pytest.mark.parametrize("direct, large_map", [(True, 1), (False, 1), (False, 10 ** 6)])
 def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
                                                                  direct, large_map):
-    """Output and all gradients. A side of 6 is no multiple of Winograd's tiles and takes the plain kernel."""
-    monkeypatch.setattr(layers, "NARROW", 4)
-    monkeypatch.setattr(layers, "WINOGRAD_BACKWARD", 3)
-    monkeypatch.setattr(layers, "WINOGRAD", 4 if direct else 3)
-    monkeypatch.setattr(convolution, "MIN_TILES", 1)
-    monkeypatch.setattr(convolution, "LARGE_MAP", large_map)
+    """Output and all gradients. A side of 6 is not a multiple of Winograd's tile side and takes the plain kernel."""
+    monkeypatch.setattr(cpu_kernels, "NARROW", 4)
+    monkeypatch.setattr(cpu_kernels, "WINOGRAD_BACKWARD", 3)
+    monkeypatch.setattr(cpu_kernels, "WINOGRAD", 4 if direct else 3)
+    monkeypatch.setattr(cpu_kernels, "MIN_TILES", 1)
+    monkeypatch.setattr(cpu_kernels, "LARGE_MAP", large_map)
     padding = 2 if isinstance(kernel, tuple) else kernel // 2
     special = layers.conv(3, channels, kernel, bias, padding=padding)
     if ms.get_context("device_target") == "CPU":
@@ -88,10 +81,10 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
 
 @pytest.mark.parametrize("stride, padding, size", [(8, 4, (3, 5)), (4, 0, (2, 1)), (6, 1, (1, 4))])
 def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, padding, size):
-    """Output and gradients, with weights that are bilinear no more."""
+    """Output and gradients, with weights that are no longer bilinear."""
     ours = layers.deconv(3, 2 * stride, stride, padding)
     if ms.get_context("device_target") == "CPU":
-        assert isinstance(ours, layers.AlgorithmDeconv)
+        assert isinstance(ours, layers.CpuConv2dTranspose)
     plain = nn.Conv2dTranspose(3, 3, 2 * stride, stride=stride, pad_mode="pad", padding=padding)
     random = np.random.default_rng(1)
     weight = ms.Tensor(random.standard_normal(plain.weight.shape).astype(np.float32))
@@ -108,8 +101,36 @@ def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, pa
 
 def test_winograd_leaves_few_tiles_to_the_plain_kernel():
     """A tile is 4x4 pixels; 32 of them are the fewest that it takes."""
-    fits = convolution.Winograd(4).fits
+    fits = cpu_kernels.Winograd(4).fits
     assert fits((1, 3, 16, 32)) and fits((2, 3, 16, 16)) and not fits((1, 3, 16, 28)) and not fits((9, 3, 18, 16))
+
+
+@pytest.mark.skipif(ms.get_context("device_target") != "CPU", reason="the kernels are for CPU")
+@pytest.mark.parametrize("name", ["fcn8s_vgg16", "fcn8s_vgg16_bn", "fcn8s_caffenet", "fcn8s_alexnet", "fcn8s_googlenet",
+                                  "deconvnet_vgg16"])
+def test_networks_give_the_same_logits_without_the_cpu_kernels(monkeypatch, name):
+    """To 1e-5 of the largest logit, with every kernel that can be used in use; the parameters are the same, too."""
+    for limit in ("NARROW", "WINOGRAD_BACKWARD", "WINOGRAD", "MIN_TILES"):
+        monkeypatch.setattr(cpu_kernels, limit, 1)
+    options = {"fcn8s_googlenet": {"width": 0.1}, "deconvnet_vgg16": {"width": 0.1, "fc_width": 8, "side": 32}}
+    options = options.get(name, {"width": 0.1, "fc_width": 8})
+    special = create_model(name, 3, **options).set_train(False)
+    monkeypatch.setattr(cpu_kernels, "enabled", False)
+    plain = create_model(name, 3, **options).set_train(False)
+    kinds = (layers.CpuConv2d, layers.CpuConv2dTranspose)
+    used = [any(isinstance(cell, kinds) for _, cell in net.cells_and_names()) for net in (special, plain)]
+    assert used == [True, False]
+    random = np.random.default_rng(1)
+    for one, other in zip(special.get_parameters(), plain.get_parameters()):
+        assert (one.name, one.shape) == (other.name, other.shape)
+        if one.requires_grad:
+            value = random.standard_normal(one.shape) / np.sqrt(one.size / one.shape[0])
+            one.set_data(ms.Tensor(value.astype(np.float32)))
+            other.set_data(ms.Tensor(value.astype(np.float32)))
+    image = ms.Tensor(random.standard_normal((1, 3, 64, 64)).astype(np.float32))
+    expected = plain(image).asnumpy()
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(special(image).asnumpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def masks(steps, size=(1, 4, 50, 50), rate=0.5, seed=1, start=0):
@@ -167,7 +188,7 @@ def test_dropout_masks_look_independent(rate):
     count = kept.shape[1]
     spread = np.sqrt(rate * (1 - rate) / count)
     assert (abs(kept.mean(1) - (1 - rate)) < 4 * spread).all()
-    assert kept.mean(1).std() > spread / 4, "shares must vary as chance does"
+    assert kept.mean(1).std() > spread / 4, "the kept shares must vary as random ones do"
     channels = kept.reshape(48, -1).mean(1)
     assert (abs(channels - (1 - rate)) < 4.5 * 2 * spread).all()
     limit = 4.5 / np.sqrt(count)

@@ -79,7 +79,7 @@ def test_what_brings_nothing_or_does_not_exist_is_refused(device, precision, wor
 
 
 def test_mindspore_has_no_bfloat16_convolution_on_cpu():
-    """Where this fails, a CPU's bfloat16 has come, and REFUSED must be measured anew."""
+    """If this fails, MindSpore has bfloat16 on CPU, and REFUSED must be measured again."""
     net = network()
     compute_in(net, ms.bfloat16)
     with pytest.raises(TypeError, match=r"Conv2D[\s\S]*BFloat16 BFloat16"):

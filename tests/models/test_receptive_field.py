@@ -1,4 +1,4 @@
-"""Where maps lie on the image: the paper's numbers, and what the networks themselves show."""
+"""Where maps lie on the image: the paper's numbers, and measurements on the networks."""
 
 import math
 from fractions import Fraction
@@ -21,11 +21,7 @@ NARROW = {"vgg16": {"width": 0.03, "fc_width": 2}, "caffenet": {"width": 0.02, "
 HEADS = ("fcn32s", "fcn16s", "fcn8s")
 PADDINGS = ("same", "pad100")
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def narrow(backbone, padding="same", head="fcn8s"):
@@ -58,7 +54,7 @@ def test_the_papers_receptive_fields(backbone, field):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("backbone", NARROW)
-def test_a_cell_sees_just_the_pixels_that_its_geometry_says(backbone, padding):
+def test_a_cell_sees_exactly_the_pixels_of_its_receptive_field(backbone, padding):
     """A single bright pixel in the dark, with positive weights and no biases, shows in every cell that sees it."""
     cells = narrow(backbone, padding).backbone
     for parameter in cells.get_parameters():
@@ -81,7 +77,7 @@ def test_a_cell_sees_just_the_pixels_that_its_geometry_says(backbone, padding):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("backbone", NARROW)
-def test_layer_by_layer_the_traced_geometry_ends_at_the_backbones_own(backbone, padding):
+def test_traced_receptive_fields_end_at_the_backbones_own(backbone, padding):
     net = narrow(backbone, padding)
     layers, _ = trace(net, 256)
     for name, place in net.backbone.receptive_fields().items():
@@ -119,7 +115,7 @@ def test_the_last_map_covers_every_image_of_1_to_600_pixels(backbone, head, padd
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("backbone", NARROW)
-def test_the_arithmetic_of_sizes_is_what_the_layers_do(backbone, padding):
+def test_computed_sizes_equal_those_of_the_layers(backbone, padding):
     net = narrow(backbone, padding)
     for size in (1, 2, 30, 33, 97, 128):
         here = pad_to_multiple(ms.Tensor(np.zeros((1, 3, 8, size), np.float32)), net.backbone.multiple)
@@ -141,8 +137,8 @@ def test_logits_of_every_image_of_1_to_600_pixels_have_its_size(backbone, head, 
         assert net(ms.Tensor(image)).shape == (1, 2, size, 601 - size)
 
 
-def test_cells_that_no_kernel_can_bring_together_are_refused():
-    with pytest.raises(ValueError, match="cannot be brought"):
+def test_cells_that_no_kernel_can_align_are_refused():
+    with pytest.raises(ValueError, match="cannot be aligned"):
         alignment(ReceptiveField(Fraction(32), Fraction(1, 3)), ReceptiveField())
 
 

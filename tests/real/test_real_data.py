@@ -1,4 +1,4 @@
-"""Real VOC 2012 and SBD pairs, where they lie beside the repository."""
+"""Real VOC 2012 and SBD pairs, where they are next to the repository."""
 
 import io
 import pathlib

@@ -1,4 +1,4 @@
-"""VGG16's real weights on real photographs: ONNX Runtime's logits and masks are MindSpore's."""
+"""VGG16's real weights on real photographs: ONNX Runtime's logits and masks equal MindSpore's."""
 
 import pathlib
 

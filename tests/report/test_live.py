@@ -14,10 +14,10 @@ from mindfcn.report import live
 CELL = """
 from mindfcn import LiveCurve
 show = LiveCurve(seconds=0)
-show.begin(6, 2, 0)
+show.begin_training(6, 2, 0)
 for step in range(1, 13):
     show.due = 0
-    show(step, 1 + (step - 1) // 6, 2 / step, 0.1, 33.0)
+    show.step(step, 1 + (step - 1) // 6, 2 / step, 0.1, 33.0)
     if step % 6 == 0:
         show.evaluated(step, {"mean IoU": step / 20})
 print("trained")
@@ -66,10 +66,10 @@ def test_it_draws_now_and_then_and_always_at_the_end(monkeypatch):
     monkeypatch.setattr("IPython.display.display", display)
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     show = live.LiveCurve(seconds=10)
-    show.begin(25, 2, 0)
+    show.begin_training(25, 2, 0)
     for step in range(1, 51):
         now[0] = step
-        show(step, 1, 1.0, 0.1, 1.0)
+        show.step(step, 1, 1.0, 0.1, 1.0)
     # at steps 1, 11, 21, 31, 41 and at the last one
     assert len(cell.heights) == 6
     show.evaluated(50, {"mean IoU": 0.5})
@@ -88,6 +88,6 @@ def test_drawing_takes_a_small_part_of_the_time(monkeypatch):
     live_curves = live.curves
     monkeypatch.setattr(live, "curves", slow)
     show = live.LiveCurve(seconds=1)
-    show.begin(100, 1, 0)
-    show(1, 1, 1.0, 0.1, 1.0)
+    show.begin_training(100, 1, 0)
+    show.step(1, 1, 1.0, 0.1, 1.0)
     assert show.due == pytest.approx(3 + 3 / live.SHARE)

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
+from mindfcn.report.canvas import font_file
 from mindfcn.report.overlays import (
     contact_sheet,
     encode_palette_png,
-    font_file,
     overlay,
     overlay_with_legend,
     side_by_side,

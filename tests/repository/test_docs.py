@@ -1,4 +1,4 @@
-"""The pages say what is so: commands and snippets work, links lead somewhere, versions agree."""
+"""The pages are correct: commands and snippets work, links have targets, versions agree."""
 
 import ast
 import configparser
@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
-from mindfcn.cli import main as cli
+from mindfcn.cli import parser as cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for path in (ROOT / folder).glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# What a page may tell a reader to run; others are a mistake, or an entry that is missing here.
+# Commands that a page may contain; any other is a mistake, or an entry is missing here.
 ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
 VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval"}
 
@@ -34,7 +34,7 @@ def blocks(page, *languages):
 
 
 def commands(page):
-    """The commands of a page's shell blocks and of its texts in backquotes, a line each, without what follows `#`."""
+    """The commands of a page's shell blocks and of its texts in backquotes, one per line, without comments."""
     lines = [line for body in blocks(page, "bash", "sh") for line in body.replace("\\\n", " ").splitlines()]
     lines += [line[2:] for body in blocks(page, "") for line in body.splitlines() if line.startswith("$ ")]
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text_of(page)))
@@ -48,11 +48,12 @@ def commands(page):
 
 
 def check(words):
-    """Raise where a command would not be understood."""
+    """Raise where a command would not be accepted."""
     line = " ".join(words)
     if words[0] == "mindfcn":
         if "--help" not in words and words[1] not in ("VERB", "子命令"):
-            cli.parse(words[1:])
+            # --print_config would print the settings and end.
+            cli.parse([word for word in words[1:] if word != "--print_config"])
     elif words[0] == "bash" and words[1] in VERB_OF:
         verb, rest = VERB_OF[words[1]], words[2:]
         if rest and rest[0].endswith(".yaml"):
@@ -62,8 +63,9 @@ def check(words):
         cli.parse([verb, *(rest or ["--checkpoint", "x"] if verb == "eval" else rest)])
     elif words[0] == "bash":
         assert (ROOT / words[1]).is_file(), line
-    elif words[0] in ("python", "python3") and words[1].startswith("benchmarks/"):
-        script = (ROOT / words[1]).read_text(encoding="utf-8") + (ROOT / "benchmarks" / "rivals.py").read_text()
+    elif words[0] in ("python", "python3") and words[1].startswith(("benchmarks/", "experiments/")):
+        shared = ROOT / "benchmarks" / "speed" / "rivals.py"
+        script = "".join(path.read_text(encoding="utf-8") for path in (ROOT / words[1], shared))
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
             assert f'"{option}"' in script or "parse_known_args" in script, f"{line}: no option {option}"
     elif words[0] in ("ruff", "mypy"):
@@ -81,7 +83,7 @@ def test_every_command_is_understood(page, monkeypatch):
 
 @pytest.mark.parametrize("words", [["mindfcn", "train", "--optim.rate", "1"], ["bash", "run_all.sh"], ["mindfnc"],
                                    ["bash", "run_train.sh", "configs/nothing.yaml"],
-                                   ["python", "benchmarks/train_step.py", "--fast"]])
+                                   ["python", "benchmarks/speed/train_step/run.py", "--fast"]])
 def test_a_wrong_command_is_noticed(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises((AssertionError, cli.UserError)):
@@ -102,7 +104,17 @@ def test_every_link_leads_somewhere(page):
             assert anchor in heads, f"{page}: {target}"
 
 
-def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_python_file_that_a_page_names_is_there(page):
+    """A path may begin at the repository, at the package or at any folder; NAME is the reader's own."""
+    folders = ("src", "tests", "benchmarks", "experiments", "notebooks")
+    files = [f"/{path.as_posix()}" for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = set(re.findall(r"(?<![\w/.])(?:\.\./)?([\w/]+\.py)\b", text_of(page)))
+    missing = [name for name in named if "NAME" not in name and not any(file.endswith(f"/{name}") for file in files)]
+    assert not missing
+
+
+def test_python_in_the_readme_runs(sample_records, tmp_path, monkeypatch):
     """With random numbers in place of VGG16's weights; the class and the batches are the real ones."""
     monkeypatch.chdir(sample_records.parent)
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -123,7 +135,7 @@ def test_the_readme_s_python_runs(sample_records, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
-def test_the_table_of_networks_is_true(page):
+def test_the_table_of_networks_is_correct(page):
     """Parameters are counted, scores are those that `compare` shows; a dash where nothing is published of a network."""
     from mindspore import nn
 
@@ -141,8 +153,8 @@ def test_the_table_of_networks_is_true(page):
         assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
 
 
-def test_the_export_page_s_python_runs(colour_net, tmp_path, monkeypatch):
-    """On a network whose answer is known: pure red, green and blue pixels have classes of their own."""
+def test_python_on_the_export_page_runs(colour_net, tmp_path, monkeypatch):
+    """On a network whose answer is known: pure red, green and blue pixels are classes 1, 2 and 3."""
     import cv2
     body, = blocks("docs/export.md", "python")
     expected = np.random.default_rng(0).integers(0, 4, (20, 30))
@@ -157,7 +169,7 @@ def test_the_export_page_s_python_runs(colour_net, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_python_on_the_pages_compiles_and_its_names_are_there(page):
-    """What needs the network or torchvision is not run; it is checked this far."""
+    """Code that needs the network or torchvision is compiled, not run."""
     for body in blocks(page, "python"):
         for node in ast.walk(ast.parse(body)):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mindfcn":
@@ -174,15 +186,23 @@ def test_citation_and_package_agree():
     assert f"## {citation['version']}" in text_of("CHANGELOG.md")
 
 
-def test_every_dependency_has_its_line_in_the_readme():
+def test_every_dependency_has_its_line_on_its_page():
     package = configparser.ConfigParser()
     package.read(ROOT / "setup.cfg", encoding="utf-8")
     wanted = [package["options"]["install_requires"], *package["options.extras_require"].values()]
     names = {re.match(r"[\w-]+", line).group() for text in wanted for line in text.splitlines()
              if line and not line.startswith("#")}
     assert len(names) > 20
-    rows = "".join(line for line in text_of("README.md").splitlines() if line.startswith("|"))
+    rows = "".join(line for line in text_of("docs/dependencies.md").splitlines() if line.startswith("|"))
     assert not [name for name in sorted(names) if not re.search(rf"\b{name}\b", rows)]
+
+
+def test_both_languages_answer_the_same_questions():
+    english, chinese = (re.findall(r"^- \*\*.+?\*\*", text_of(f"docs/questions{language}.md"), re.MULTILINE)
+                        for language in ("", "_cn"))
+    assert len(english) == len(chinese) > 10
+    for readme, page in (("README.md", "docs/questions.md"), ("README_CN.md", "docs/questions_cn.md")):
+        assert f"]({page})" in text_of(readme)
 
 
 def test_the_code_is_lint_clean():

@@ -1,4 +1,4 @@
-"""The notebooks: they run, their text sources are the same, their results are presentable, both languages are one."""
+"""The notebooks: they run, their text sources match, their results are presentable, both languages have one code."""
 
 import ast
 import os
@@ -40,7 +40,7 @@ def test_every_source_has_its_notebook():
     assert NAMES == sorted(path.stem for path in FOLDER.glob("*.py")) and "fcn8s" in NAMES
 
 
-# The Chinese walkthrough is the English one but for its words (below), so that either of the two will do.
+# The Chinese walkthrough has the English one's code (tested below), so running one of them is enough.
 @pytest.mark.parametrize("name, folder", [
     pytest.param(name, FOLDER, marks=[pytest.mark.long] if name.endswith("_cn") else []) for name in NAMES
 ] + [("fcn8s", ROOT)], ids=[*NAMES, "fcn8s from the root"])
@@ -95,7 +95,7 @@ def test_links_lead_to_files(name):
 
 
 class Words(ast.NodeTransformer):
-    """Takes the words out of code: what is left is the same in every language."""
+    """Removes the words from code; the rest is the same in every language."""
 
     def __init__(self):
         self.found = []
@@ -122,13 +122,13 @@ def without_words(code):
 
 
 def outline(text):
-    """What a translation must keep of a text: headings, formulas, rows of tables and lists, code, numbers."""
+    """The parts of a text that a translation must keep: headings, formulas, rows of tables and lists, code, numbers."""
     return (re.findall(r"^#+ (?:\d[\d.]*)?", text, re.M), re.findall(r"\$.+?\$", text),
             re.findall(r"^(?:\||- |\d+\. )", text, re.M), set(re.findall(r"`[^`\n]+`", text)),
             set(re.findall(r"\d+(?:[.,]\d+)*", text)))
 
 
-def test_the_chinese_walkthrough_is_the_english_one_in_other_words():
+def test_the_chinese_walkthrough_is_a_translation_of_the_english_one():
     english, chinese = (jupytext.read(FOLDER / f"{name}.py").cells for name in ("fcn8s", "fcn8s_cn"))
     assert [cell.cell_type for cell in english] == [cell.cell_type for cell in chinese]
     for one, other in zip(english, chinese):
@@ -138,6 +138,6 @@ def test_the_chinese_walkthrough_is_the_english_one_in_other_words():
             continue
         (code, words), (code_cn, words_cn) = without_words(one.source), without_words(other.source)
         assert code == code_cn, f"not the same code:\n{one.source}\n\n{other.source}"
-        # Names that the code goes by, such as "cosine", are no words to translate.
+        # Names that the code uses, such as "cosine", are not translated.
         assert len(words) == len(words_cn)
         assert all(word == word_cn or CHINESE.search(word_cn) for word, word_cn in zip(words, words_cn))

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 TINY = {"width": 0.125, "fc_width": 8}
 # What is added to a command, by its first words.
-SMALLER = {"python benchmarks/garden.py": ["--images", "14", "--size", "64"],
+SMALLER = {"python experiments/garden.py": ["--images", "14", "--size", "64"],
            "mindfcn train": ["--model.width", "0.125", "--model.fc_width", "8", "--augment.crop_size", "32",
                              "--optim.epochs", "1"]}
 
@@ -49,7 +49,7 @@ def status(words):
 def walk(tmp_path_factory):
     """A folder in which the page's commands were typed, in their order."""
     folder, before = tmp_path_factory.mktemp("newcomer"), os.getcwd()
-    for inner in ("configs", "benchmarks"):
+    for inner in ("configs", "experiments"):
         (folder / inner).symlink_to(ROOT / inner)
     weights_beforehand(folder)
     os.chdir(folder)
@@ -102,7 +102,7 @@ def test_the_labels_shown_are_those_that_are_proposed(walk):
 @pytest.mark.parametrize("encoding", ["palette", "grey"])
 def test_the_other_encodings_give_the_same_masks(walk, encoding):
     made = f"other_{encoding}"
-    assert status(smaller(f"python benchmarks/garden.py {made} --encoding {encoding}")) == 0
+    assert status(smaller(f"python experiments/garden.py {made} --encoding {encoding}")) == 0
     assert status(["mindfcn", "labels", "--from", f"{made}/masks", "--names", "soil", "leaf", "fruit", "beetle"]) == 0
     assert status(["mindfcn", "inspect", made, "--out", f"{made}-inspection"]) == 0
     first, second = (json.loads((walk / folder / "inspection.json").read_text())["splits"]

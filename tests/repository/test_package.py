@@ -1,4 +1,4 @@
-"""`import mindfcn`: light, and every public name arrives when it is asked for."""
+"""`import mindfcn` is light, and every public name is loaded on first use."""
 
 import importlib
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 import mindfcn
 
 
-def test_the_import_leaves_mindspore_alone():
+def test_import_does_not_load_mindspore():
     code = "import sys, mindfcn; dir(mindfcn); mindfcn.TrainConfig; mindfcn.VOC; print('mindspore' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

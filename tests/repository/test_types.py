@@ -14,12 +14,12 @@ import mindfcn
 
 ROOT = pathlib.Path(__file__).parents[2]
 STUB = ROOT / "src" / "mindfcn" / "__init__.pyi"
-# What a user may write, and what a type checker says of it.
+# A user's code, and what a type checker reports for it.
 USER = '''
 import numpy as np
 import mindfcn
 
-result = mindfcn.train(mindfcn.TrainConfig(tensorboard=True), say=print)
+result = mindfcn.train(mindfcn.TrainConfig(tensorboard=True), mindfcn.Console(print))
 reveal_type(result.checkpoint)
 segmenter, card = mindfcn.load_segmenter(result.checkpoint)
 reveal_type(segmenter(np.zeros((2, 3, 3), np.uint8))[0])
@@ -57,7 +57,7 @@ def test_public_names_have_hints(name):
             assert not missing, f"{place}: {missing}"
 
 
-def test_the_stub_names_what_the_package_names():
+def test_the_stub_has_the_public_names_of_the_package():
     found = {}
     for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
@@ -67,7 +67,7 @@ def test_the_stub_names_what_the_package_names():
 
 
 def test_hints_agree_with_the_code_and_reach_the_user(tmp_path):
-    """One run over the package and a user's file: nothing to say of the one, and of the other what is meant."""
+    """One run over the package and a user's file: no error in the package, the expected ones in the file."""
     pytest.importorskip("mypy", reason="mypy is not installed: pip install mypy")
     user = tmp_path / "user.py"
     user.write_text(USER, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""ONNX files are predicted where there is no MindSpore, with the packages that docs/export.md names and no others."""
+"""Prediction with ONNX files works without MindSpore, with only the packages that docs/export.md names."""
 
 import importlib.metadata
 import os
@@ -36,7 +36,7 @@ def modules(requirement):
     """Top-level modules of a distribution."""
     name = re.match(r"[\w-]+", requirement)[0].lower()
     known = {"opencv-python": ["cv2"], "pillow": ["PIL"], "protobuf": [], "jsonargparse": ["jsonargparse"]}
-    # protobuf shares its module `google` with others.
+    # protobuf shares its module `google` with other distributions.
     return known.get(name) if name in known else [name.replace("-", "_")]
 
 

@@ -1,4 +1,4 @@
-"""An application around the network of colours, in the test's own process and as a server."""
+"""The application with the network of colours, in the test process and as a running server."""
 
 import contextlib
 import threading

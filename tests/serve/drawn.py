@@ -1,4 +1,4 @@
-"""Photographs whose masks are known."""
+"""Photographs with known masks."""
 
 import io
 

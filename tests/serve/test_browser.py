@@ -14,7 +14,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-# Drops files on the page as a mouse would.
+# Drops a file on the page, as a mouse does.
 DROP = """
 const files = new DataTransfer();
 files.items.add(new File([Uint8Array.from(arguments[0])], arguments[1]));
@@ -24,7 +24,7 @@ document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles:
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "telephone"])
 def page(window, live, request):
-    """The page at one size, its model told; no line may stand in the console in the end."""
+    """The page at one window size, after its model is shown; at the end the console must be empty."""
     chromium = window(*request.param)
     chromium.get(live(max_megapixels=0.02)[0])
     until(lambda: text(chromium, "model"))
@@ -36,7 +36,7 @@ def page(window, live, request):
 def until(condition, seconds=20):
     ends = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < ends, "waited in vain"
+        assert time.monotonic() < ends, "timed out"
         time.sleep(0.05)
     return found
 
@@ -97,7 +97,7 @@ def test_a_dropped_photograph_is_tinted_toggled_and_downloaded(page):
     np.testing.assert_array_equal(np.array(picture), canvas(page))
 
 
-def test_a_small_photograph_is_shown_large_and_its_classes_are_told_where_one_points(page):
+def test_a_small_photograph_is_enlarged_and_shows_the_class_under_the_pointer(page):
     drop(page, photograph(30, 40)[0])
     until(lambda: "40 × 30 pixels" in text(page, "status"))
     shown = page.find_element(By.ID, "picture")
@@ -110,7 +110,7 @@ def test_a_small_photograph_is_shown_large_and_its_classes_are_told_where_one_po
         assert text(page, "pointed") == name
 
 
-def test_a_photograph_that_is_too_large_is_reduced_and_a_turned_one_upright(page, tmp_path):
+def test_a_photograph_that_is_too_large_is_reduced_and_a_rotated_one_is_upright(page, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "large.jpg").write_bytes(photograph(300, 400, "JPEG", exif=exif, quality=95)[0])
@@ -120,7 +120,7 @@ def test_a_photograph_that_is_too_large_is_reduced_and_a_turned_one_upright(page
     assert height > width and 0.95 * 20000 < height * width <= 20000
 
 
-def test_an_error_is_told_and_the_next_photograph_is_shown(page):
+def test_an_error_is_shown_and_the_next_photograph_too(page):
     drop(page, b"not a photograph")
     until(lambda: "not an image" in text(page, "error"))
     drop(page, photograph()[0])

@@ -1,4 +1,4 @@
-"""The HTTP interface: its answers, its limits, and what it refuses."""
+"""The HTTP interface: its responses, its limits and the requests that it refuses."""
 
 import base64
 import concurrent.futures
@@ -23,7 +23,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install
 
 
 def asking(url):
-    """A client with the patience that a busy machine needs."""
+    """A client with a timeout that is long enough for a busy machine."""
     return httpx.Client(base_url=url, timeout=60)
 
 
@@ -78,7 +78,7 @@ def test_a_png_is_the_mask_itself(client):
     np.testing.assert_array_equal(pixels(answer.content), mask)
 
 
-def test_a_photograph_is_turned_upright(client):
+def test_a_photograph_is_rotated_upright(client):
     exif = Image.Exif()
     exif[0x0112] = 6
     data, mask = photograph(suffix="JPEG", quality=100, subsampling=0, exif=exif)
@@ -86,7 +86,7 @@ def test_a_photograph_is_turned_upright(client):
     assert found.shape == (40, 30) and (found != np.rot90(mask, -1)).mean() < 0.02
 
 
-def test_the_card_tells_classes_and_limits_but_no_paths(client):
+def test_the_card_has_classes_and_limits_but_no_paths(client):
     answer = client.get("/api/model")
     assert answer.json()["name"] == "fcn32s_colours" and answer.json()["metrics"] == {"mean IoU": 0.5}
     assert [one["name"] for one in answer.json()["classes"]] == ["dark", "<b>red</b>", "green", "blue"]
@@ -109,13 +109,13 @@ def huge_png():
 @pytest.mark.parametrize("data, status, words", [
     (b"", 422, "not an image"), (b"not an image", 422, "not an image"),
     (photograph(suffix="PPM")[0], 422, "JPEG, PNG, BMP, TIFF or WebP"),
-    # Pillow would start Ghostscript for it.
+    # Pillow starts Ghostscript for EPS.
     (photograph(suffix="EPS")[0], 422, "JPEG, PNG, BMP, TIFF or WebP"),
     (photograph(suffix="JPEG")[0][:-60], 422, "incomplete"), (photograph()[0][:-40], 422, "incomplete"),
     (photograph(100, 101)[0], 422, "0.01 million pixels"), (huge_png(), 422, "million pixels"),
     (photograph()[0] + bytes(100000), 413, "0.1 MB")],
     ids=["empty", "text", "ppm", "eps", "cut jpeg", "cut png", "pixels", "bomb", "bytes"])
-def test_what_is_no_fit_photograph_is_told_in_one_line(client, data, status, words):
+def test_an_unsuitable_photograph_is_reported_in_one_line(client, data, status, words):
     answer = post(client, data)
     assert answer.status_code == status
     assert words in answer.json()["detail"] and "\n" not in answer.json()["detail"]
@@ -126,7 +126,7 @@ def test_what_is_no_fit_photograph_is_told_in_one_line(client, data, status, wor
     ({}, 422), ({"data": {"image": "text"}}, 422), ({"files": {"other": b"x"}}, 422), ({"json": {"image": 1}}, 422),
     ({"content": b"junk", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400),
     ({"content": b"junk", "headers": {"content-type": "multipart/form-data"}}, 400)])
-def test_what_is_no_upload_is_told_in_one_line(client, options, status):
+def test_an_invalid_upload_is_reported_in_one_line(client, options, status):
     answer = client.post("/api/predict", **options)
     assert answer.status_code in (status, 422) and isinstance(answer.json()["detail"], str)
 
@@ -154,14 +154,14 @@ def test_a_body_without_a_length_is_bounded_too(client):
     ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403),
     ({"origin": "http://127.0.0.1:9000", "host": "127.0.0.1:8000"}, 403)])
 def test_other_names_and_other_sites_are_refused(live, headers, status):
-    client = asking(live(names=["net.example"])[0])
+    client = asking(live(hostnames=["net.example"])[0])
     for answer in (post(client, photograph()[0], **headers), client.get("/api/model", headers=headers),
                    client.get("/", headers=headers)):
         assert answer.status_code == status
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/api/model", "/nowhere", "/..%2fapp.py"])
-def test_every_answer_forbids_foreign_content(client, path):
+def test_every_response_forbids_content_of_other_sites(client, path):
     headers = client.get(path).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'" == policy["style-src"]
@@ -177,7 +177,7 @@ def test_the_page_needs_no_network_and_has_no_inline_code(client):
     assert client.get("/app.py").status_code == client.get("/..%2fapp.py").status_code == 404
 
 
-def test_a_failing_network_is_told_and_the_next_photograph_is_answered(live):
+def test_a_failing_network_is_reported_and_the_next_photograph_is_answered(live):
     fails = [False, True]
 
     def segment(image):
@@ -218,7 +218,7 @@ def test_more_than_the_queue_holds_are_refused_and_the_others_answered(live):
         assert "3 requests wait" in answer.json()["detail"]
 
 
-def test_a_request_that_waits_too_long_is_refused_and_leaves_its_place(live):
+def test_a_request_that_waits_too_long_is_refused_and_frees_its_place(live):
     url, worker = live(queue=1, patience=0.5)
     client, go = asking(url), threading.Event()
     worker.submit(go.wait)
@@ -229,7 +229,7 @@ def test_a_request_that_waits_too_long_is_refused_and_leaves_its_place(live):
     go.set()
 
 
-def test_a_client_that_goes_leaves_its_place(live):
+def test_a_client_that_disconnects_frees_its_place(live):
     url, worker = live(queue=1)
     go = threading.Event()
     worker.submit(go.wait)

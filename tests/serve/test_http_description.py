@@ -1,4 +1,4 @@
-"""Generated requests against the running server: it answers each as its OpenAPI description says."""
+"""Generated requests to a running server: every response matches its OpenAPI description."""
 
 import pytest
 from drawn import photograph
@@ -7,7 +7,7 @@ schemathesis = pytest.importorskip("schemathesis", minversion="4.0", reason="nee
 from hypothesis import HealthCheck, given, settings, strategies  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
-# What a description does not tell: which bytes are photographs.
+# The description does not define which bytes are photographs.
 PHOTOGRAPHS = strategies.sampled_from([photograph()[0], photograph(suffix="JPEG")[0]])
 
 

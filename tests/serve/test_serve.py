@@ -1,4 +1,4 @@
-"""The verb serve: a process with MindSpore that answers, ends at Ctrl-C, and says in one line what is wrong."""
+"""The command `serve`: a process with MindSpore that answers, stops at Ctrl-C and reports errors in one line."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory):
     """A tiny network of random weights that finds several classes."""
     path = tmp_path_factory.mktemp("serve") / "tiny.ckpt"
     runtime.set_up("CPU", 3)
-    net, card = build(TrainConfig(model=ModelConfig(width=0.125, fc_width=8)), SAMPLE, "", None)
+    net, card = build(TrainConfig(model=ModelConfig(width=0.125, fc_width=8)), SAMPLE, "")
     random = np.random.default_rng(1)
     for parameter in net.get_parameters():
         if parameter.name.endswith("weight"):
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
 
 @contextlib.contextmanager
 def process(*words):
-    """The command as a process; (process, URL that it says)."""
+    """Run the command as a process: (process, URL that it prints)."""
     running = subprocess.Popen([sys.executable, "-m", "mindfcn", "serve", "--port", "0", *words], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -53,13 +53,13 @@ def process(*words):
         running.communicate()
 
 
-def test_the_served_mask_is_mindspores_and_ctrl_c_ends_it(checkpoint):
+def test_the_served_mask_is_mindspores_and_ctrl_c_stops_the_server(checkpoint):
     image = draw_image(96, 1, 0)[0]
     encoded = io.BytesIO()
     Image.fromarray(image[..., ::-1]).save(encoded, "PNG")
     runtime.pynative_mode()
     expected, _ = load_segmenter(str(checkpoint))[0](image)
-    assert len(np.unique(expected)) > 1, "the network says one class only"
+    assert len(np.unique(expected)) > 1, "the network predicts only one class"
     with process("--checkpoint", str(checkpoint), "--device", "CPU") as (running, url):
         assert url.startswith("http://127.0.0.1:")
         for _ in range(2):
@@ -71,7 +71,7 @@ def test_the_served_mask_is_mindspores_and_ctrl_c_ends_it(checkpoint):
     assert running.returncode == 0 and err == "" and out.splitlines()[-1] == "stopped"
 
 
-def test_a_port_in_use_is_told_before_the_checkpoint_is_read():
+def test_a_port_in_use_is_reported_before_the_checkpoint_is_read():
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} of 127.0.0.1: it is in use; choose another --port"):
@@ -80,7 +80,7 @@ def test_a_port_in_use_is_told_before_the_checkpoint_is_read():
         serve(ServeConfig("away.ckpt", host="203.0.113.9", port=0))
 
 
-def test_a_checkpoint_that_cannot_be_read_ends_the_server():
+def test_a_checkpoint_that_cannot_be_read_stops_the_server():
     with pytest.raises(UserError, match="away.onnx"):
         serve(ServeConfig("away.onnx", port=0))
 

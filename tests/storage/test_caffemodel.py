@@ -1,4 +1,4 @@
-"""A .caffemodel gives back what was written by hand; nothing else is ever more than a UserError of one line."""
+"""A .caffemodel written by hand is read as it is; any other file raises a UserError of one line."""
 
 import collections
 import tracemalloc
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindfcn.errors import UserError
-from mindfcn.storage.weight_files import read_checkpoint, read_weights
+from mindfcn.storage.weight_files.read import read_checkpoint, read_weights
 
 
 def weights():
@@ -49,7 +49,7 @@ def test_every_form_of_the_file_gives_the_same_arrays(v1, form, caffe, tmp_path)
 
 
 def test_a_convolution_from_one_channel_to_one_keeps_its_four_dimensions(caffe, tmp_path):
-    """Its legacy shape is that of a dense layer; only the layer's type tells."""
+    """Its legacy shape is that of a dense layer; only the layer's type distinguishes them."""
     array = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
     for kind, shape in (("Convolution", (1, 1, 3, 3)), ("Deconvolution", (1, 1, 3, 3)), ("InnerProduct", (3, 3))):
         for v1 in (False, True):
@@ -58,7 +58,7 @@ def test_a_convolution_from_one_channel_to_one_keeps_its_four_dimensions(caffe, 
 
 
 def test_data_in_several_parts_are_joined(caffe, tmp_path):
-    """A protocol buffer may give one packed field more than once."""
+    """A protocol buffer may contain one packed field more than once."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     parts = b"".join(caffe.field(5, row.tobytes()) for row in array)
     blob = caffe.field(7, caffe.field(1, bytes([2])) + caffe.field(1, bytes([3]))) + parts
@@ -67,7 +67,7 @@ def test_data_in_several_parts_are_joined(caffe, tmp_path):
 
 
 def test_layers_with_more_than_two_blobs(caffe, tmp_path):
-    """Caffe's BatchNorm: mean, variance, and the factor they are to be divided by."""
+    """Caffe's BatchNorm: mean, variance, and the factor that divides them."""
     arrays = [np.full(size, size, np.float32) for size in (2, 2, 1)]
     content = caffe.layer("bn", "BatchNorm", [caffe.blob(array) for array in arrays])
     assert_same(read_weights(saved(tmp_path / "net.caffemodel", content)),
@@ -107,7 +107,7 @@ def test_foreign_files(tmp_path):
 
 
 def test_cut_at_any_length(caffe, tmp_path):
-    """Between two layers the file is whole, but its last layers are missing; what is read is right."""
+    """A file cut between two layers is valid without its last layers; the layers that are read are correct."""
     data = caffe.net(weights())
     for length in range(1, len(data), 3):
         path = saved(tmp_path / "net.caffemodel", data[:length])

@@ -1,4 +1,4 @@
-"""Downloads against a real server on this machine that can cut, lie and fail."""
+"""Downloads from a local server that can cut connections, announce wrong sizes and fail, and unpacking."""
 
 import contextlib
 import hashlib
@@ -15,13 +15,14 @@ import zipfile
 import pytest
 
 from mindfcn.errors import UserError
-from mindfcn.storage.download import SOURCES, Source, download, unpack
+from mindfcn.storage.archives import unpack
+from mindfcn.storage.download import SOURCES, Source, download
 
 PHOTO = bytes(range(256)) * 4000
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; the attributes below make it misbehave. Remembers every request and the bytes it sent."""
+    """Serves `files`; the attributes below make it misbehave. Records every request and the number of bytes sent."""
     daemon_threads = True
 
     def __init__(self):
@@ -153,7 +154,7 @@ def check_voc(folder, path):
     assert os.listdir(folder) == ["VOCdevkit"]
 
 
-# -- from a host ---------------------------------------------------------------------------------------------------
+# -- downloading --------------------------------------------------------------------------------------------------
 
 def test_the_published_table_is_complete():
     for name, source in SOURCES.items():
@@ -175,7 +176,7 @@ def test_a_second_call_makes_no_request(server, tmp_path):
 
 
 @pytest.mark.parametrize("checksum", [md5(VOC), None])
-def test_goes_on_where_the_connection_was_cut(server, tmp_path, checksum):
+def test_continues_where_the_connection_was_cut(server, tmp_path, checksum):
     server.files["voc.tar"], server.cuts = VOC, [300_000, 300_000]
     size = len(VOC) if checksum else None
     check_voc(str(tmp_path), fetch(str(tmp_path), table(server.url("voc.tar"), size=size, checksum=checksum)))
@@ -183,7 +184,7 @@ def test_goes_on_where_the_connection_was_cut(server, tmp_path, checksum):
     assert server.sent == len(VOC)
 
 
-def test_the_next_run_goes_on_too(server, tmp_path):
+def test_the_next_run_continues_too(server, tmp_path):
     server.files["voc.tar"], server.cuts = VOC, [300_000]
     text = error_of(fetch, tmp_path, table(server.url("voc.tar")), attempts=1)
     assert "cut after 300000 of" in text and not (tmp_path / "VOCdevkit").exists()
@@ -191,7 +192,7 @@ def test_the_next_run_goes_on_too(server, tmp_path):
     assert server.sent == len(VOC)
 
 
-def test_a_line_that_is_always_cut_but_advances_is_not_given_up(server, tmp_path):
+def test_a_connection_that_is_often_cut_but_delivers_new_bytes_is_not_given_up(server, tmp_path):
     server.files["voc.tar"], server.cuts = VOC, [100_000] * 10
     check_voc(str(tmp_path), fetch(str(tmp_path), table(server.url("voc.tar")), attempts=2))
 
@@ -217,13 +218,13 @@ def test_a_file_that_changed_is_fetched_from_its_beginning(server, tmp_path, len
     check_voc(str(tmp_path), fetch(str(tmp_path), sources))
 
 
-def test_without_a_mark_of_the_version_an_unverifiable_file_is_not_continued(server, tmp_path):
+def test_without_etag_and_checksum_a_file_is_not_continued(server, tmp_path):
     server.files["voc.tar"], server.cuts, server.etag = VOC, [300_000], None
     check_voc(str(tmp_path), fetch(str(tmp_path), table(server.url("voc.tar"), size=None, checksum=None)))
     assert [request.get("Range") for request in server.requests] == [None, None]
 
 
-def test_a_file_that_became_shorter_than_what_is_here(server, tmp_path):
+def test_a_file_that_became_shorter_than_the_partial_file(server, tmp_path):
     longer = table(server.url("voc.tar"), size=None)
     server.files["voc.tar"], server.cuts, server.etag = VOC * 2, [len(VOC) + 5], None
     error_of(fetch, tmp_path, longer, attempts=1)
@@ -269,7 +270,7 @@ def test_a_server_that_never_stops_is_stopped(server, tmp_path):
 def test_a_file_of_unknown_length_is_refused(server, tmp_path):
     server.files["voc.tar"], server.length = VOC, False
     text = error_of(fetch, tmp_path, table(server.url("voc.tar"), size=None, checksum=None))
-    assert "does not say how long" in text
+    assert "does not announce the size" in text
 
 
 def test_a_login_page_is_not_taken_for_the_file(server, tmp_path):
@@ -279,7 +280,7 @@ def test_a_login_page_is_not_taken_for_the_file(server, tmp_path):
     assert files_under(tmp_path) == []
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(server, tmp_path):
+def test_a_disk_too_small_is_reported_before_anything_is_written(server, tmp_path):
     server.files["voc.tar"], server.length = VOC, 10 ** 17
     text = error_of(fetch, tmp_path, table(server.url("voc.tar"), size=None, checksum=None))
     assert "voc needs 200000000.0 GB" in text and "GB free" in text
@@ -332,7 +333,7 @@ def test_two_at_once(server, tmp_path):
     text = error_of(fetch, tmp_path, sources)
     server.gate.set()
     first.join()
-    assert "another process" in text
+    assert "is in use by process" in text
     check_voc(str(tmp_path), fetch(str(tmp_path), sources))
 
 
@@ -366,7 +367,7 @@ def test_tqdm_fits(server, tmp_path, capsys):
     assert "100%" in capsys.readouterr().err
 
 
-def test_a_damaged_archive_without_checksum_is_fetched_anew_next_time(server, tmp_path):
+def test_a_damaged_archive_without_checksum_is_fetched_again_next_time(server, tmp_path):
     sources = table(server.url("voc.tar"), size=None, checksum=None)
     server.files["voc.tar"] = VOC[:700_000]
     assert "not a complete" in error_of(fetch, tmp_path, sources)
@@ -390,7 +391,7 @@ def archive_of(tmp_path, body):
 
 
 def refused(tmp_path, body):
-    """The error line; nothing may be left, neither inside nor outside the folder."""
+    """The error line, after a check that no file is left inside or outside the folder."""
     archive = archive_of(tmp_path, body)
     text = error_of(unpack, archive, tmp_path / "out")
     assert files_under(tmp_path) == [str(archive)] and not (tmp_path / "out").exists()
@@ -435,7 +436,7 @@ def test_a_tgz_without_its_last_bytes(tmp_path):
     assert "fetch it again" in refused(tmp_path, body[:-8] + b"\0" * 8)
 
 
-def test_a_broken_header_is_not_the_end(tmp_path):
+def test_a_broken_header_is_an_error(tmp_path):
     body = bytearray(tar_bytes([("a", b"1"), ("b", b"2")]))
     body[1024:1030] = b"broken"
     assert "fetch it again" in refused(tmp_path, bytes(body))
@@ -480,13 +481,13 @@ def test_a_bomb(tmp_path, kind):
     assert "out of proportion" in refused(tmp_path, bomb.getvalue())
 
 
-def test_merges_with_what_is_there(tmp_path):
+def test_merges_with_existing_folders(tmp_path):
     (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
     unpack(archive_of(tmp_path, VOC), tmp_path)
     assert sorted(os.listdir(tmp_path / "VOCdevkit")) == ["VOC2007", "VOC2012"]
 
 
-def test_files_get_ordinary_rights(tmp_path):
+def test_files_get_ordinary_permissions(tmp_path):
     info = tarfile.TarInfo("file")
     info.mode = 0o4777
     unpack(archive_of(tmp_path, tar_bytes([(info, b"1")])), tmp_path / "out")

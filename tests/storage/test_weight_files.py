@@ -1,4 +1,4 @@
-"""Every format gives back what was saved; nothing else is ever more than a UserError of one line."""
+"""Every format returns what was saved; any other file raises a UserError of one line."""
 
 import collections
 import io
@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mindfcn.errors import UserError
-from mindfcn.storage.weight_files import read_checkpoint, read_weights
+from mindfcn.storage.weight_files.read import read_checkpoint, read_weights
 
 SUFFIXES = (".ckpt", ".safetensors", ".npz", ".pth")
 
@@ -51,7 +51,7 @@ def save_safetensors(path, arrays, extras=None):
     save_file(arrays, path, metadata=extras)
 
 
-# ---- what torch.save writes, without torch
+# ---- files as torch.save writes them, without torch
 
 def torch_stand_in(name, module="torch"):
     return type(name, (), {"__module__": module, "__qualname__": name})
@@ -63,7 +63,7 @@ REBUILD = torch_stand_in("_rebuild_tensor_v2", "torch._utils")
 
 
 class Stored:
-    """Stands for a torch storage: pickled as a persistent id, its bytes a member of the zip file."""
+    """A stand-in for a torch storage: pickled as a persistent id, with its bytes in a member of the zip file."""
 
     def __init__(self, array, kind=None, key="0"):
         self.identity = ("storage", STORAGES[kind or array.dtype.str[1:]], key, "cpu", array.size)
@@ -71,7 +71,7 @@ class Stored:
 
 
 class Tensor:
-    """Stands for a torch tensor: `call` with the arguments of torch._utils._rebuild_tensor_v2."""
+    """A stand-in for a torch tensor: `call` with the arguments of torch._utils._rebuild_tensor_v2."""
 
     def __init__(self, *arguments, call=REBUILD):
         self.arguments, self.call = arguments, call
@@ -133,7 +133,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[name], array)
 
 
-# ---- what was saved comes back
+# ---- round trips
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_round_trip(tmp_path, suffix):
@@ -152,9 +152,9 @@ def test_texts(tmp_path, suffix):
 
 def test_ckpt_agrees_with_mindspore(tmp_path):
     path = save(tmp_path / "w.ckpt", weights(), extras={"card": "text"})
-    theirs = ms.load_checkpoint(str(path))
-    assert theirs.pop("card") == "text"
-    assert_same(read_weights(path), {name: value.asnumpy() for name, value in theirs.items()})
+    expected = ms.load_checkpoint(str(path))
+    assert expected.pop("card") == "text"
+    assert_same(read_weights(path), {name: value.asnumpy() for name, value in expected.items()})
 
 
 def test_bfloat16_is_widened(tmp_path):
@@ -235,7 +235,7 @@ def test_pth_by_torch(tmp_path):
     refused(path, "torch.nn.modules", "state_dict()")
 
 
-# ---- what is refused
+# ---- refused files
 
 def test_pth_runs_nothing(tmp_path):
     target = tmp_path / "created"
@@ -303,7 +303,7 @@ def test_ckpt_checksum(tmp_path):
     refused(path, "checksum")
 
 
-# ---- damage: seeded, so a failure comes again
+# ---- damaged files, from a fixed seed so that failures repeat
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_cut_at_any_length(tmp_path, suffix):
@@ -318,7 +318,7 @@ def test_cut_at_any_length(tmp_path, suffix):
         except UserError:
             refused(path)
         else:
-            # a .ckpt cut between two records is whole; only its last record, the card, tells
+            # A .ckpt cut between two records is a valid file; only its last record, the card, is missing.
             assert suffix == ".ckpt" and texts == {}
             assert_same(found, {name: weights()[name] for name in found})
 
@@ -345,7 +345,7 @@ def test_flipped_bytes(tmp_path, suffix):
 
 @pytest.mark.filterwarnings("ignore:invalid escape")
 def test_flipped_bytes_in_a_pickle(tmp_path):
-    """Without the zip's checksum in the way."""
+    """The zip's checksum is correct, so the damage reaches the pickle reader."""
     stored = Stored(np.zeros(4, np.float32))
     pickled = torch_pickle({f"w{at}": Tensor(stored, 0, (2, 2), (2, 1)) for at in range(3)})
     random = np.random.default_rng(9)

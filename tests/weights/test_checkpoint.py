@@ -6,6 +6,7 @@ import resource
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import one_line, parameters
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
@@ -18,14 +19,7 @@ PAPER, COURSE_FORM = "fcn8s_vgg16", "fcn8s_vgg16_bn"
 TINY = {"fc_width": 8, "width": 0.0625}
 LABELS = LabelSet(("背景", "Straße", "сад \"4\""), ((0, 0, 0), (200, 10, 5), (1, 2, 255)), 254)
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-def parameters(net):
-    return {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def full_card(name=PAPER):
@@ -91,11 +85,6 @@ def test_an_official_checkpoint_without_card_loads_strictly(classes, tmp_path):
     assert len(report.loaded) == len(parameters(net)) and not report.missing + report.unexpected + report.converted
     for name, value in parameters(net).items():
         np.testing.assert_array_equal(parameters(other)[name], value)
-
-
-def one_line(error, *words):
-    assert "\n" not in str(error.value)
-    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_without_card_a_network_must_be_named(tmp_path):

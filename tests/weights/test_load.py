@@ -5,6 +5,7 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import one_line, parameters
 from safetensors.numpy import save_file
 
 from mindfcn.errors import UserError
@@ -19,10 +20,7 @@ FC = 24
 CONVS = {PAPER: "1.0 1.2 2.0 2.2 3.0 3.2 3.4 4.0 4.2 4.4 5.0 5.2 5.4".split(),
          COURSE: "1.0 1.3 2.0 2.3 3.0 3.3 3.6 4.0 4.3 4.6 5.0 5.3 5.6".split()}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def network(name, classes=3, fc_width=FC, **options):
@@ -54,10 +52,6 @@ def torchvision(normalised=False, seed=1, fc=FC):
         weights[f"{name}.weight"] = random.standard_normal((out, size)) * math.sqrt(2 / size)
         weights[f"{name}.bias"] = random.standard_normal(out) * 0.3
     return {name: weight.astype(np.float32) for name, weight in weights.items()}
-
-
-def parameters(net):
-    return {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
 
 
 def assert_reported_once(report, net):
@@ -202,11 +196,6 @@ def test_narrow_dense_layers_keep_their_initial_numbers():
     assert ("conv6.0.weight", (10, 64, 7, 7), (FC, 64, 7, 7)) in report.shape_mismatches
     for name, _, _ in report.shape_mismatches:
         np.testing.assert_array_equal(parameters(net)[name], before[name])
-
-
-def one_line(error, *words):
-    assert "\n" not in str(error.value)
-    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_what_is_no_fitting_vgg16_is_told_in_one_line(tmp_path):

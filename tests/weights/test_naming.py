@@ -7,7 +7,7 @@ import pytest
 
 from mindfcn.errors import UserError
 from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
-from mindfcn.storage.weight_files import read_weights
+from mindfcn.storage.weight_files.read import read_weights
 from mindfcn.weights.naming import backbone_names, fold_bias, published_fcn, to_bgr
 
 PLAIN = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)

@@ -10,6 +10,7 @@ import pathlib
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import one_line
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC
@@ -36,10 +37,7 @@ INCEPTION = {"3a": (8, 12, 16, 2, 4, 4), "3b": (16, 16, 24, 4, 12, 8), "4a": (24
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
 ALEXNET = SHARED / "weights" / "alexnet_imagenet_features.npz"
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 class Numbers:
@@ -212,7 +210,7 @@ def save(path, weights, caffe, **options):
 def built(path):
     """(network, card) of a file, built from its own card only."""
     weights, card, state = load_checkpoint(path)
-    model = dict(card.model)
+    model = {"name": card.model["name"], **card.options()}
     net = create_model(model.pop("name"), len(card.labels), **model).set_train(False)
     report = load_weights(net, weights, path)
     assert state == {} and not report.missing + report.unexpected + report.shape_mismatches
@@ -422,10 +420,6 @@ def test_conventions_equal_the_normalisations_of_their_sources():
     np.testing.assert_allclose(CAFFE.normalise(pixels), pixels - np.array([104.00699, 116.66877, 122.67892]), atol=1e-4)
     torchvision = (pixels[..., ::-1] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(COURSE.normalise(pixels), torchvision[..., ::-1], atol=1e-5)
-
-
-def one_line(error, *words):
-    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
 
 
 @pytest.mark.parametrize("name, weights, words", [

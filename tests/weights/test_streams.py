@@ -11,12 +11,7 @@ from mindfcn.weights.load import block_of, load_backbone, load_stage, load_strea
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
-
-@pytest.fixture(autouse=True)
-def pynative():
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def values(net):

@@ -1,23 +1,23 @@
-"""The verb compare: several networks, trained alike or loaded, in one table beside the published figures."""
+"""The verb compare: several networks, trained the same way or loaded, in one table with published figures."""
 
 import dataclasses
 import json
 import os
 import re
 import typing
-from typing import Optional
 
 import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.commands.evaluate import check_classes, evaluate
+from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.prepare import find_records
 from mindfcn.commands.train import check_settings, train
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
-from mindfcn.console import Progress, Say, Show
+from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset, evenly_spaced
 from mindfcn.data.records.integrity import count_records
+from mindfcn.data.records.records import check_classes
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.build import build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler
@@ -28,7 +28,8 @@ from mindfcn.inference.load import load_segmenter
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import split_name
-from mindfcn.report.overlays import masks_in_a_row, sheet, write_picture
+from mindfcn.report.canvas import vstack
+from mindfcn.report.overlays import masks_in_a_row, write_picture
 from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
 from mindfcn.report.tables import ABSENT, csv_text, text_table
@@ -36,31 +37,31 @@ from mindfcn.storage.files import read_bytes, read_yaml, write_text
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import is_state
 
-# Photographs that the networks are timed on, and those of them that are shown, evenly spread over the records.
+# Photographs for timing, and how many of them are shown; evenly spaced over the records.
 TIMED, SHOWN = 20, 5
-# Beneath the networks' masks, which are named by their labels.
+# Name of the true mask, next to masks named by their networks' labels.
 TRUTH = "truth"
 METRICS = EVALUATION[2:]
 HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
-# Settings that all networks share: their budget, and what a variant says by itself.
+# Settings that a variant's `settings` cannot change: the training budget, and the variant's own attributes.
 FIXED = ("model.name", "model.pretrained", "optim.epochs", "augment.crop_size", "augment.batch_size", "augment.workers")
-# Settings of a run that change nothing in its figures.
-INDIFFERENT = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
+# Settings of a run that do not affect its results.
+UNCHECKED = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
 
 
 @dataclasses.dataclass
 class Row:
-    """What was measured of one network.
+    """Measurements of one network.
 
     Attributes:
         label, name: of its Variant.
-        checkpoint: the file that was evaluated.
-        start: what its training began from: a weights file, another row's label, or nothing.
-        metrics: the four metrics by name, 0..1, of all validation records at native size.
-        parameters: numbers the network has learnt or been given.
-        seconds: median time of the network for one image, measured alike for all rows.
+        checkpoint: the evaluated file.
+        start: initial weights of its training: a weights file, another row's label, or "".
+        metrics: the four metrics by name, 0..1, on all validation records at native size.
+        parameters: number of weights and biases.
+        seconds: median time of the network for one image, measured the same way for all rows.
         minutes: time in training steps, without evaluation; None for a loaded checkpoint.
-        classes, modality: of the network; they choose the published figures.
+        classes, modality: of the network; they select the published figures.
     """
     label: str
     name: str
@@ -76,14 +77,14 @@ class Row:
 
 @dataclasses.dataclass
 class CompareResult:
-    """What a comparison left behind.
+    """Results of a comparison.
 
     Attributes:
         out: its folder, with report.html, table.txt, table.csv, table.md, pictures.jpg and a run directory for each
             network.
         rows: list of Row.
         table: text of table.txt.
-        signal: number of the signal that ended it early, before there was a table; or None.
+        signal: number of the signal that stopped it before the table was complete, or None.
     """
     out: str
     rows: list
@@ -91,44 +92,41 @@ class CompareResult:
     signal: typing.Optional[int] = None
 
 
-def compare(config: CompareConfig, show: Optional[Show] = None, progress: Optional[Progress] = None,
-            say: Optional[Say] = None) -> CompareResult:
-    """Train each network that has no finished run in `out` yet, then put all of them into one table.
+def compare(config: CompareConfig, console: Console = SILENT) -> CompareResult:
+    """Train each network without a finished run in `out`, then compare all of them in one table.
 
     Args:
         config: CompareConfig.
-        show, progress, say: as in `train`.
+        console: Console that shows progress and notes.
 
     Returns:
         CompareResult.
 
     Raises:
-        UserError: whatever is wrong with settings, data or weights. It is looked for in all variants before the first
-            is trained.
+        UserError: wrong settings, data or weights. All variants are checked before the first one is trained.
     """
-    say = say or (lambda line: None)
     runs = plan(config)
     device = runtime.set_up(config.train.device, config.train.seed)
     if runtime.rank_size() > 1:
         raise UserError("compare runs in one process; train its networks one by one with msrun, and give it their "
                         "checkpoints")
-    train_path, val_path, labels = find_records(config.train.data, progress, say)
+    train_path, val_path, labels = find_records(config.train.data, console)
     if not val_path:
-        raise UserError(f"{train_path} has no validation records beside it; prepare records with a validation split")
-    rehearse(runs, device, train_path, val_path, labels)
+        raise UserError(f"{train_path} has no validation records next to it; prepare records with a validation split")
+    check_variants(runs, device, train_path, val_path, labels)
     write_text(os.path.join(config.out, "settings.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     rows: list[Row] = []
     for number, (variant, run) in enumerate(runs, 1):
-        say(f"network {number} of {len(runs)}: {variant.label}")
-        row, signal = result_of(variant, run, val_path, config, show, progress, say)
+        console.say(f"network {number} of {len(runs)}: {variant.label}")
+        row, signal = result_of(variant, run, val_path, config, console)
         if signal:
             return CompareResult(config.out, rows, signal=signal)
         rows.append(row)
-    pictures = look_at(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), progress)
-    notes = [f"Measured: {count_records(val_path)} images of {val_path} at native size; ms/image is the median of one "
-             f"image's pass through the network, {device}.",
-             "Minutes of a network begun from another come on top of that one's.",
-             "Published figures are of other training data, weights, images and devices: compare orders, not numbers."]
+    pictures = time_and_draw(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), console)
+    notes = [f"Measured: {count_records(val_path)} images of {val_path} at native size; ms/image is the median time "
+             f"of the network for one image, {device}.",
+             "Minutes of a network initialised from another one come on top of that one's minutes.",
+             "Published figures have other training data, weights, images, devices: compare rankings, not numbers."]
     table = "\n".join([text_table(HEADER, cells(rows, 1)), "", *notes])
     write_text(os.path.join(config.out, "table.txt"), table + "\n")
     write_text(os.path.join(config.out, "table.csv"), csv_text(HEADER, cells(rows, 4)))
@@ -137,15 +135,15 @@ def compare(config: CompareConfig, show: Optional[Show] = None, progress: Option
     return CompareResult(config.out, rows, table)
 
 
-# ------------------------------------------------------------------------------------------------- before any training
+# ----------------------------------------------------------------------------------------------- checks before training
 
 def plan(config):
-    """[(Variant with its label, TrainConfig of its run; None for one to load)]. Raises UserError."""
+    """[(Variant with its label, TrainConfig of its run, or None for a checkpoint)]. Raises UserError."""
     if not config.variants:
-        raise UserError("no variants: name the networks to compare, as in configs/compare_sample.yaml")
+        raise UserError("no variants: name the networks to compare, as in configs/compare/sample.yaml")
     if config.train.resume or config.train.overwrite:
-        raise UserError("compare resumes what is unfinished by itself; leave out --train.resume and --train.overwrite, "
-                        "and delete a network's folder to train it anew")
+        raise UserError("compare resumes unfinished runs automatically; leave out --train.resume and "
+                        "--train.overwrite, and delete a network's folder to train it again")
     if int(os.environ.get("MS_WORKER_NUM", "1")) > 1:
         raise UserError("compare runs in one process; train with msrun and give the checkpoints as variants")
     runs, folders = [], {}
@@ -156,11 +154,11 @@ def plan(config):
         if not re.fullmatch(r"\w[\w.+ -]*", variant.label):
             raise UserError(f"{where}: a label names a folder; use letters, digits, and _ . + -")
         if variant.label in (PHOTOGRAPH, TRUTH):
-            raise UserError(f"{where}: the report shows photograph and truth under these names; choose another `label`")
+            raise UserError(f"{where}: the report shows pictures named photograph and truth; choose another `label`")
         if variant.label in folders:
             raise UserError(f"{where}: two variants have this label; give each its own `label`")
         if variant.checkpoint and (variant.pretrained or variant.settings):
-            raise UserError(f"{where}: a checkpoint is taken as it is; leave out its pretrained and settings")
+            raise UserError(f"{where}: a checkpoint is not trained; leave out pretrained and settings")
         folder = os.path.join(config.out, variant.label)
         run = None if variant.checkpoint else run_settings(config, variant, folder, folders, where)
         folders[variant.label] = folder
@@ -175,7 +173,7 @@ def run_settings(config, variant, folder, above, where):
         source = next(one for one in config.variants if (one.label or one.name) == variant.pretrained)
         pretrained = source.checkpoint or RunDir(above[variant.pretrained]).last
     elif any((one.label or one.name) == variant.pretrained for one in config.variants):
-        raise UserError(f"{where}: it begins from {variant.pretrained}, which is not trained before it; "
+        raise UserError(f"{where}: it starts from {variant.pretrained}, which is not trained before it; "
                         "change the order of the variants")
     elif pretrained and not os.path.isfile(pretrained):
         raise UserError(f"{where}: pretrained {pretrained} is neither a file nor the label of a variant above it")
@@ -184,7 +182,7 @@ def run_settings(config, variant, folder, above, where):
     for dotted, value in variant.settings.items():
         run = with_setting(run, dotted, value, where)
     if run.model.pretrained_hha in above:
-        # As `pretrained`, it may be the label of a variant above.
+        # Like `pretrained`, it may be the label of a variant above.
         run = with_setting(run, "model.pretrained_hha", RunDir(above[run.model.pretrained_hha]).last, where)
     return run
 
@@ -202,7 +200,7 @@ def with_setting(run, dotted, value, where):
 
 
 def fits(value, kind):
-    """Whether a value read from YAML is of a setting's type."""
+    """Whether a value read from YAML has a setting's type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return value in arguments
@@ -217,8 +215,8 @@ def fits(value, kind):
     return isinstance(value, kind)
 
 
-def rehearse(runs, device, train_path, val_path, labels):
-    """Look at every variant before the first is trained: an hour later is late for a mistake. Raises UserError."""
+def check_variants(runs, device, train_path, val_path, labels):
+    """Check all variants before the first one is trained, to find mistakes early. Raises UserError."""
     run_of = {variant.label: run for variant, run in runs}
     for variant, run in runs:
         if run is None:
@@ -228,22 +226,22 @@ def rehearse(runs, device, train_path, val_path, labels):
         if begun(run):
             check_run(run)
             if source and not finished(source):
-                raise UserError(f"{run.run_dir} was begun from an earlier {source.run_dir}, which is not there any "
-                                f"more; delete {run.run_dir} to train it anew")
+                raise UserError(f"{run.run_dir} was started from an earlier {source.run_dir}, which is gone; "
+                                f"delete {run.run_dir} to train it again")
             continue
         check_settings(run)
         loss_scaler(run.optim, device)
-        # Weights of a network that is still to be trained cannot be looked at.
-        waits = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
+        # Weights of a network that is not trained yet cannot be checked.
+        pending = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
-        model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if waits else run.model
-        net, card = build(dataclasses.replace(run, model=model), labels, val_path, lambda line: None)
+        model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
+        net, card = build(dataclasses.replace(run, model=model), labels, val_path, SILENT)
         training_set(run, train_path, labels, card.preprocess)
         freeze(net, run.optim.freeze)
 
 
 def check_checkpoint(variant, val_path):
-    """Refuse a checkpoint of another network or other classes."""
+    """Raise UserError if a checkpoint is of another network or has other classes."""
     _, card, _ = load_checkpoint(variant.checkpoint, variant.name)
     if card.model["name"] != variant.name:
         raise UserError(f"variants, {variant.label}: {variant.checkpoint} is a {card.model['name']}, "
@@ -252,51 +250,51 @@ def check_checkpoint(variant, val_path):
 
 
 def begun(run):
-    """Whether a run is there."""
+    """Whether the run's folder holds a run."""
     return os.path.exists(RunDir(run.run_dir).settings)
 
 
 def finished(run):
-    """Whether a run went to its end: its last act is to evaluate the best checkpoint."""
+    """Whether a run is complete: the evaluation of its best checkpoint is written last."""
     return os.path.exists(metrics_of(run.run_dir))
 
 
 def metrics_of(folder):
-    """Path of the figures in a variant's folder."""
+    """Path of metrics.json in a variant's folder."""
     return os.path.join(RunDir(folder).evaluation, "metrics.json")
 
 
 def check_run(run):
-    """Refuse a run of other settings in a variant's folder."""
+    """Raise UserError if a variant's folder holds a run with other settings."""
     path = RunDir(run.run_dir).settings
     try:
         there = flat(read_yaml(path))
     except (UserError, AttributeError):
-        raise UserError(f"{path} cannot be read; delete {run.run_dir} to train it anew") from None
+        raise UserError(f"{path} cannot be read; delete {run.run_dir} to train it again") from None
     here, defaults = (flat(yaml.safe_load(yaml.safe_dump(dataclasses.asdict(one)))) for one in (run, TrainConfig()))
     for name in here:
         was = there.get(name, defaults[name])
-        if name not in INDIFFERENT and was != here[name]:
-            raise UserError(f"{run.run_dir} holds a run of other settings: {name} is {was!r} there and {here[name]!r} "
-                            "here; choose another --out, or delete that folder to train it anew")
+        if name not in UNCHECKED and was != here[name]:
+            raise UserError(f"{run.run_dir} holds a run with other settings: {name} is {was!r} there and "
+                            f"{here[name]!r} here; choose another --out, or delete that folder to train it again")
 
 
 # ------------------------------------------------------------------------------------------------- one variant
 
-def result_of(variant, run, val_path, config, show, progress, say):
-    """(Row, None) of a variant, trained or loaded; (None, signal) where its training was stopped."""
+def result_of(variant, run, val_path, config, console):
+    """(Row, None) of a variant, trained or loaded; (None, signal) if its training was stopped."""
     folder = os.path.join(config.out, variant.label)
     if run is None:
-        found = evaluate(EvalConfig(variant.checkpoint, val_path, RunDir(folder).evaluation,
-                                    device=config.train.device, model=variant.name), progress, say)
+        found = evaluate(EvalConfig(variant.checkpoint, records=val_path, out=RunDir(folder).evaluation,
+                                    device=config.train.device, fallback_model=variant.name), console)
         return Row(variant.label, variant.name, variant.checkpoint, "", found.metrics), None
     run_dir = RunDir(folder)
     if finished(run):
-        say(f"{folder} is trained already")
+        console.say(f"{folder} is already trained")
     else:
         resume = begun(run) and os.path.exists(run_dir.last)
         result = train(dataclasses.replace(run, resume=resume, overwrite=begun(run) and not resume),
-                       show, progress, say)
+                       console)
         if result.signal:
             return None, result.signal
     checkpoint = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
@@ -307,25 +305,25 @@ def result_of(variant, run, val_path, config, show, progress, say):
 
 
 def metrics_in(path):
-    """The figures of an evaluation. Raises UserError where the file is damaged."""
+    """Read the metrics of an evaluation. Raises UserError if the file is damaged."""
     try:
         metrics = json.loads(read_bytes(path))["metrics"]
         return {name: float("nan" if value is None else value) for name, value in metrics.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is damaged; delete it to evaluate anew") from None
+        raise UserError(f"{path} is damaged; delete it to evaluate again") from None
 
 
 def minutes_of(log, batch_size):
-    """Minutes that the steps of a log took, with their wait for data."""
+    """Duration of the training steps in a log, including waiting for data, in minutes."""
     return sum(batch_size / float(row["images_per_s"]) for row in table_rows(log)) / 60
 
 
 # ------------------------------------------------------------------------------------------------- all of them
 
-def look_at(rows, val_path, labels, path, progress):
-    """Time every row's network on the same photographs, one network after the other, and draw their masks.
+def time_and_draw(rows, val_path, labels, path, console):
+    """Time every row's network on the same photographs, one network after another, and draw their masks.
 
-    Returns the list of Pictures of those shown.
+    Sets `classes`, `modality`, `parameters` and `seconds` of the rows. Returns the list of Pictures.
     """
     dataset = SegDataset(data_file=val_path, training=False)
     numbers = evenly_spaced(dataset.count, TIMED)
@@ -333,7 +331,7 @@ def look_at(rows, val_path, labels, path, progress):
     chosen = evenly_spaced(len(samples), SHOWN)
     shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
-    for row in progress(rows, len(rows)) if progress else rows:
+    for row in console.track(rows, len(rows)):
         segmenter, card = load_segmenter(row.checkpoint, row.name)
         row.classes, row.modality = len(card.labels), card.preprocess.modality
         row.parameters = count_parameters(segmenter.net)
@@ -348,19 +346,19 @@ def look_at(rows, val_path, labels, path, progress):
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[WARM_UP + number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
-    write_picture(path, sheet([masks_in_a_row(image, masks, labels, name, most=320)
-                               for (name, image), masks in zip(photographs, shown)]))
+    write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, most=320)
+                                for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
 
 
 def count_parameters(net):
-    """Numbers in the network, without the statistics of its normalisation and the counters of its dropout."""
+    """Number of weights and biases, without batch normalisation statistics and dropout counters."""
     return sum(parameter.size for parameter in net.get_parameters()
                if not is_state(parameter.name) and ".moving_" not in parameter.name)
 
 
 def cells(rows, digits):
-    """Lines of HEADER's cells: each row's, and beneath it the published ones of its network."""
+    """The table's lines, as lists of cells under HEADER: each row, followed by the published figures of its network."""
     lines = []
     for row in rows:
         title = row.label if row.label == row.name else f"{row.label} ({row.name})"
@@ -387,11 +385,11 @@ def page_of(rows, runs, config, labels, notes, pictures):
 
 
 def percent(value, digits):
-    """A number, or the sign for none."""
+    """A number with so many digits; `-` for None and NaN."""
     return ABSENT if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def as_markdown(lines, notes):
-    """The table for a page of text."""
+    """The table and its notes in Markdown."""
     rows = [HEADER, ["---", *["--:"] * (len(HEADER) - 2), "---"], *lines]
     return "\n".join(["| " + " | ".join(map(str, row)) + " |" for row in rows] + ["", *notes]) + "\n"

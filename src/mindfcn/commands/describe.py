@@ -1,4 +1,4 @@
-"""The verb describe: what a network is made of, layer by layer, for an image of a given size."""
+"""The verb describe: the layers of a network, for an image of a given size."""
 
 import dataclasses
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from mindspore import nn
 
 from mindfcn import runtime
-from mindfcn.config import DescribeConfig
-from mindfcn.errors import UserError
+from mindfcn.config import DescribeConfig, check_bounds
+from mindfcn.console import SILENT, Console
 from mindfcn.models.analysis.receptive_field import window
 from mindfcn.models.analysis.trace import trace
 from mindfcn.models.backbones.googlenet import GoogLeNet
@@ -17,18 +17,16 @@ from mindfcn.report.published import published
 from mindfcn.report.tables import text_table
 
 HEADER = ("layer", "kind", "output", "kernel", "stride", "receptive field", "parameters", "multiply-adds")
-# Pixels. Every map is kept until the network has run: 4 GB for VGG16 at this size, 6.5 GB with the paper's padding.
-LARGEST = 1024
 
 
 @dataclasses.dataclass
 class Description:
-    """A network on paper.
+    """The layers and sizes of a network.
 
     Attributes:
-        table: one line a layer, as text.
-        parameters: numbers in weights and biases, without the upsampling layers, as published counts are.
-        upsampling: numbers in the upsampling layers.
+        table: one line per layer, as text.
+        parameters: number of weights and biases, without the upsampling layers, like published counts.
+        upsampling: number of weights in the upsampling layers.
         multiply_adds: of all convolutions on the image.
         receptive_field, stride: pixels, of the coarsest map.
         notes: lines of text about them.
@@ -42,11 +40,12 @@ class Description:
     notes: list
 
 
-def describe(config: DescribeConfig) -> Description:
-    """Run the network once on an empty image, and tell of its layers.
+def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
+    """Run the network once on an empty image and describe its layers.
 
     Args:
         config: DescribeConfig.
+        console: Console; unused so far.
 
     Returns:
         Description.
@@ -55,13 +54,7 @@ def describe(config: DescribeConfig) -> Description:
         UserError: no such network, size, number of classes or option.
     """
     width, fc_width = config.width, config.fc_width
-    for name, value, fine, bound in (
-            ("size", config.size, 1 <= config.size <= LARGEST, f"in 1..{LARGEST}"),
-            ("classes", config.classes, 1 <= config.classes <= 1000, "in 1..1000"),
-            ("width", width, width is None or 0 < width <= 4, "above 0 and at most 4"),
-            ("fc_width", fc_width, fc_width is None or fc_width >= 1, "at least 1")):
-        if not fine:
-            raise UserError(f"--{name} {value}: must be {bound}")
+    check_bounds(config)
     runtime.set_up("CPU")
     options: dict[str, Any] = {"padding": None if config.padding == "same" else config.padding, "width": width,
                "fc_width": fc_width, "output_stride": config.output_stride}
@@ -79,7 +72,7 @@ def describe(config: DescribeConfig) -> Description:
 
 
 def _counts(layer):
-    """Whether a layer has weights or looks at more than one cell."""
+    """Whether a layer has parameters or a kernel, and so a line in the table."""
     return layer.parameters > 0 or hasattr(layer.cell, "kernel_size")
 
 
@@ -91,7 +84,7 @@ def _row(layer):
         kernel, stride = 2, "1/2"
     elif win := window(layer.cell, layer.inputs[-1]):
         kernel, stride = win.kernel, win.stride
-    field = int(layer.behind.field) if layer.behind else "-"
+    field = int(layer.after.field) if layer.after else "-"
     return (layer.name.removeprefix("backbone.").removeprefix("head.").removeprefix("backbone.net."), _kind(layer.cell),
             "x".join(map(str, layer.outputs)), kernel, stride, field, f"{layer.parameters:,}",
             f"{layer.multiply_adds:,}")
@@ -114,5 +107,5 @@ def _notes(config, net, found, last):
             yield f"published        {row.parameters} million parameters, {row.source}"
     if isinstance(net.backbone, GoogLeNet):
         pooled = last.after(nn.AvgPool2d(7, 1))
-        yield (f"                 {pooled.field} behind the average pooling of 7x7 cells, which the paper's table 1 "
-               "counts and its text drops")
+        yield (f"                 {pooled.field} after the average pooling of 7x7 cells, which is in the paper's "
+               "table 1 but not in its text")

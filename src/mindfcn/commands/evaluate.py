@@ -1,17 +1,15 @@
-"""The verb eval: a checkpoint against a whole split."""
+"""The verb eval: metrics of a checkpoint on a complete split."""
 
 import dataclasses
 import os
-from typing import Optional
 
-import numpy as np
 from mindspore.train import Model
 
 from mindfcn import runtime
-from mindfcn.config import EvalConfig, flat
-from mindfcn.console import Progress, Say
+from mindfcn.config import EvalConfig, check_bounds, flat
+from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.records.mindrecord import read_manifest
+from mindfcn.data.records.records import evaluation_records
 from mindfcn.errors import UserError
 from mindfcn.evaluation import evaluate_network
 from mindfcn.inference.load import combined, load_segmenter, network_text
@@ -25,13 +23,12 @@ from mindfcn.report.evaluation import EvalResult, save_json, write_evaluation
 from mindfcn.report.page import REPORT, Page, write_page
 
 
-def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> EvalResult:
+def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     """Evaluate a checkpoint; write metrics.json, tables (classes.txt, sizes.csv, trimap.csv), report.html and pictures.
 
     Args:
         config: EvalConfig.
-        progress: wraps an iterable and its length.
-        say: called with one line of text.
+        console: Console that shows progress and notes.
 
     Returns:
         EvalResult.
@@ -39,26 +36,20 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
     Raises:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
-    for name, value in (("worst", config.worst), ("best", config.best), ("images", config.images)):
-        if value < 0:
-            raise UserError(f"--{name} {value}: must be at least 0")
+    check_bounds(config)
     runtime.set_up(config.device, config.seed)
-    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
-    records = config.records or card.records
-    if not records:
-        raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
-    check_classes(records, card.labels, config.checkpoint)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)
     segment.check(card)
-    if config.protocol == "course" and (not segment.plain or config.window or config.images
+    if config.protocol == "course" and (not segment.plain or config.window or config.limit
                                          or config.proposals != "none" or config.ensemble):
-        raise UserError("--protocol course takes the network as it is, on all records: leave out scales, flip, window, "
-                        "crf, images, proposals and ensemble")
+        raise UserError("--protocol course evaluates the plain network on all records: leave out scales, flip, "
+                        "window, crf, limit, proposals and ensemble")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
-    if say:
-        say(f"evaluating {config.checkpoint} on {records}")
+    console.say(f"evaluating {config.checkpoint} on {records}")
     page = Page(os.path.join(out, REPORT), f"Evaluation of {os.path.basename(config.checkpoint)}", card.labels,
                 {"network": network_text(card), "checkpoint": config.checkpoint, "records": records},
                 details={"Settings of this evaluation": dataclasses.asdict(config),
@@ -66,28 +57,17 @@ def evaluate(config: EvalConfig, progress: Optional[Progress] = None, say: Optio
                          "Versions of this evaluation": runtime.versions()})
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
-    dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess,
-                         num_classes=len(card.labels), ignore_label=card.labels.ignore_label, rank=runtime.rank(),
-                         rank_size=runtime.rank_size(), most=config.images, geometric=bool(card.geometric))
-    evaluation = evaluate_network(segment, dataset, len(card.labels), progress, background=card.labels.background,
+    dataset = SegDataset.for_evaluation(records, card, config.limit)
+    evaluation = evaluate_network(segment, dataset, len(card.labels), console, background=card.labels.background,
                                   excluded=card.labels.excluded_numbers(),
                                   geometric=segmenter.geometric if card.geometric else None)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
 
 
-def check_classes(records, labels, checkpoint):
-    """Refuse records whose classes are not the checkpoint's."""
-    manifest = read_manifest(records)
-    if manifest and manifest["labels"]["names"] != list(labels.names):
-        raise UserError(f"{records} has {len(manifest['labels']['names'])} classes "
-                        f"({', '.join(manifest['labels']['names'][:3])}, ...), {checkpoint} was trained for "
-                        f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
-
-
 def _course_protocol(config, segmenter, page, records, out):
-    """The course's way: random scaled 512x512 crops in batches of 4, the last incomplete batch dropped."""
+    """The course's protocol: randomly scaled 512x512 crops in batches of 4; an incomplete last batch is dropped."""
     labels = page.labels
-    if segmenter.split(np.empty(0))[1] is not None:
+    if segmenter.classes is not None:
         raise UserError("--protocol course: the course's networks have one head; use the native protocol")
     dataset = SegDataset(data_file=records, batch_size=4, preprocess=segmenter.preprocess, seed=config.seed,
                          ignore_label=labels.ignore_label, num_classes=len(labels))

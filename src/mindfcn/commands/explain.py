@@ -1,7 +1,7 @@
-"""The verb explain: what a network makes of one photograph, layer by layer, as one picture.
+"""The verb explain: feature maps of a network for one photograph, layer by layer, as one picture.
 
-Of a DeconvNet, the strongest map after each unpooling and deconvolution (Noh et al. 2015, figure 4); of an FCN, the
-strongest map of pool3, pool4 and fc7, and on the way up the scores of the class that it sees most of.
+For a DeconvNet, the strongest map after each unpooling and deconvolution (Noh et al. 2015, figure 4); for an FCN, the
+strongest maps of pool3, pool4 and fc7, and in the upsampling path the scores of the most frequent class.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import numpy as np
 
 from mindfcn import runtime
 from mindfcn.config import ExplainConfig
+from mindfcn.console import SILENT, Console
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
@@ -21,29 +22,30 @@ from mindfcn.report.maps import save_maps
 from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import decode_photograph
 
-# Longest side of an FCN's photograph, pixels: every map of the network is kept.
+# Longest side of an FCN's photograph, pixels: PyNative mode keeps every map in memory.
 LONGEST = 1024
 
 
 @dataclasses.dataclass
 class Explanation:
-    """What was seen.
+    """The maps of `explain`.
 
     Attributes:
         maps: list of (title, (h, w) float32), in the order in which the network computes them.
-        out: the picture.
-        found: name of the class that the scores are of; "" for DeconvNet.
+        out: path of the picture.
+        found: name of the class whose scores are shown; "" for DeconvNet.
     """
     maps: list
     out: str
     found: str
 
 
-def explain(config: ExplainConfig) -> Explanation:
+def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     """Run a checkpoint's network on one photograph and draw its maps.
 
     Args:
         config: ExplainConfig.
+        console: Console; unused so far.
 
     Returns:
         Explanation.
@@ -51,12 +53,12 @@ def explain(config: ExplainConfig) -> Explanation:
     Raises:
         UserError: checkpoint or photograph cannot be read, or the picture cannot be written.
     """
-    if not config.out.lower().endswith((".jpg", ".jpeg", ".png")):
-        raise UserError(f"--out {config.out}: choose a name that ends in .jpg or .png")
+    if not config.out_file.lower().endswith((".jpg", ".jpeg", ".png")):
+        raise UserError(f"--out_file {config.out_file}: choose a name that ends in .jpg or .png")
     image = decode_photograph(read_bytes(config.image), config.image)
     runtime.set_up(config.device)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):
@@ -69,12 +71,12 @@ def explain(config: ExplainConfig) -> Explanation:
         found = card.labels.names[number]
         maps = [(title.replace("CLASS", found), values) for title, values in maps]
     shown = card.preprocess.denormalise(batch[0].transpose(1, 2, 0))
-    save_maps(config.out, shown, maps, card.labels.colorize(mask))
-    return Explanation(maps, config.out, found)
+    save_maps(config.out_file, shown, maps, card.labels.colorize(mask))
+    return Explanation(maps, config.out_file, found)
 
 
 def deconvnet_maps(net, batch):
-    """(maps, mask, "") of a DeconvNet: behind fc6's deconvolution, and each unpooling and deconvolution after it."""
+    """(maps, mask, "") of a DeconvNet: after fc6's deconvolution, and each later unpooling and deconvolution."""
     head = net.head
     layers = {"deconv6": head.deconv6}
     for number in range(5, 0, -1):
@@ -85,7 +87,7 @@ def deconvnet_maps(net, batch):
 
 
 def fcn_maps(net, batch):
-    """(maps, mask, number of the class whose scores they show) of an FCN; CLASS stands for it in titles."""
+    """(maps, mask, number of the class whose scores are shown) of an FCN; titles contain CLASS in place of its name."""
     head = net.head
     layers = {"score_fr": head.score_fr}
     if head.skips >= 1:
@@ -98,40 +100,40 @@ def fcn_maps(net, batch):
     results, logits = outputs(net, layers | {"backbone": net.backbone}, pad_to_multiple(batch, net.backbone.multiple))
     mask = argmax(logits)[:height, :width]
     counts = np.bincount(mask.ravel(), minlength=len(logits))
-    # The background, where there is nothing else.
+    # The most frequent class, background only if there is nothing else.
     number = int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
     maps = [strongest(name, array(results["backbone"][name])) for name in ("pool3", "pool4", "fc7")]
     fused = {"upscore2": "score_pool4", "upscore_pool4": "score_pool3"}
     for name in layers:
         maps.append((f"{name}: CLASS", results[name][number]))
         if name in fused.values():
-            # What the next layer up was given: the sum of the two.
+            # The input of the next upsampling layer: the sum of both scores.
             above = {"score_pool4": "upscore_pool4" if head.skips == 2 else last, "score_pool3": last}[name]
             maps.append((f"{name.replace('score', 'fuse')}: CLASS", results[f"into {above}"][number]))
     return maps, mask, number
 
 
 def outputs(net, layers, batch):
-    """Run a network and keep what some of its layers give, and are given.
+    """Run a network and record inputs and outputs of some layers.
 
     Args:
-        net: network of (1, 3, H, W).
+        net: network with input (1, 3, H, W).
         layers: {name: cell}.
         batch: (1, 3, H, W) float32.
 
     Returns:
-        ({name: (C, h, w) float32, "into NAME": the same of its input}, logits (C, H, W) float32); of a cell that gives
-        no map, what it gives.
+        ({name: output (C, h, w) float32, "into NAME": input (C, h, w) float32}, logits (C, H, W) float32). Outputs that
+        are not tensors are recorded unchanged.
     """
     results = {}
 
-    def keeper(name):
-        def keep(cell, inputs, output):
+    def recorder(name):
+        def record(cell, inputs, output):
             results[name] = array(output)
             results[f"into {name}"] = array(inputs[0])
-        return keep
+        return record
 
-    handles = [cell.register_forward_hook(keeper(name)) for name, cell in layers.items()]
+    handles = [cell.register_forward_hook(recorder(name)) for name, cell in layers.items()]
     try:
         logits = array(net(ms.Tensor(batch)))
     finally:
@@ -141,11 +143,11 @@ def outputs(net, layers, batch):
 
 
 def array(value):
-    """A map as (C, h, w) float32; anything else as it is."""
+    """A tensor (1, C, h, w) as (C, h, w) float32 array; anything else unchanged."""
     return value.astype(ms.float32).asnumpy()[0] if isinstance(value, ms.Tensor) else value
 
 
 def strongest(name, maps):
-    """(title, (h, w) float32) of the map with the largest sum of activations, of (C, h, w)."""
+    """(title, (h, w) float32): from maps (C, h, w), the one with the largest sum of activations."""
     number = int(maps.reshape(len(maps), -1).sum(1).argmax())
     return f"{name}, {maps.shape[2]}x{maps.shape[1]}, map {number}", maps[number]

@@ -1,7 +1,7 @@
 """The verb export: a trained network as a file for other runtimes, with its card.
 
-ONNX takes images of any size, in batches of any number. MindIR takes one size: MindSpore 2.8 does not compile padding
-and cropping by sizes that are open, and a file of open batches fails at the second one of another size.
+ONNX files take images of any size and number. MindIR files take one image of one size: MindSpore 2.8 does not compile
+padding and cropping with dynamic sizes, and a file with dynamic batch size fails at the second batch size.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from mindspore import nn
 
 from mindfcn import runtime
 from mindfcn.config import ExportConfig
-from mindfcn.console import FilePath, Say
+from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.image_paths import find_images
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
@@ -31,21 +31,21 @@ from mindfcn.weights.card import CARD, Card
 
 # Largest difference between the logits of the two runtimes, in parts of the largest logit.
 TOLERANCE = 1e-4
-# Of a MindIR file's image; VGG16 takes about 1 kB a pixel.
+# Limit of a MindIR file's image size; VGG16 needs about 1 kB per pixel.
 MAX_PIXELS = 2 ** 24
 
 
 @dataclasses.dataclass
 class ExportResult:
-    """What an export wrote.
+    """Files and checks of an export.
 
     Attributes:
         path: the file.
-        card: the network's Card, which is in the file, or beside it where `card_path` says so.
-        card_path: JSON file of the card; None for ONNX.
-        inputs: (N, 3, H, W) of the file's input, letters where any number will do.
-        difference: largest difference from MindSpore's logits, in parts of the largest; None where not compared.
-        compared: images compared on.
+        card: the network's Card.
+        card_path: JSON file of the card; None for ONNX, where it is part of the file.
+        inputs: input shape (N, C, H, W) of the file, with letters for dynamic sizes.
+        difference: largest difference from MindSpore's logits, relative to the largest logit; None if not compared.
+        compared: number of images compared.
     """
     path: str
     card: Card
@@ -55,53 +55,53 @@ class ExportResult:
     compared: int
 
 
-def export(config: ExportConfig, say: Optional[Say] = None) -> ExportResult:
-    """Write a checkpoint's network for another runtime, and compare the file with MindSpore before it gets its name.
+def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
+    """Write a checkpoint's network for another runtime, and compare it with MindSpore before the file gets its name.
 
-    Both compute in float32 on CPU, so that the file does not depend on the device it is written on.
+    Both compute in float32 on CPU, so that the file does not depend on the exporting device.
 
     Args:
         config: ExportConfig.
-        say: function (line of text).
+        console: Console that shows progress and notes.
 
     Returns:
         ExportResult.
 
     Raises:
-        UserError: the checkpoint cannot be read, its network has no such form, the file cannot be written, or its
+        UserError: the checkpoint cannot be read, its network cannot be exported, the file cannot be written, or the
             logits differ by more than TOLERANCE.
     """
-    if not config.out.lower().endswith(f".{config.format}"):
-        raise UserError(f"--out {config.out}: choose a name that ends in .{config.format}, or another --format")
+    if not config.out_file.lower().endswith(f".{config.format}"):
+        raise UserError(f"--out_file {config.out_file}: choose a name that ends in .{config.format}, or another "
+                        "--format")
     if min(config.size) < 1 or math.prod(config.size) > MAX_PIXELS:
         raise UserError(f"--size {list(config.size)}: must be 1 to {MAX_PIXELS} pixels in all")
     photographs = find_images(config.photos) if config.photos else []
     runtime.set_up("CPU")
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model, "float32")
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, "float32")
     net = segmenter.net.set_train(False)
     channels = card.preprocess.channels
     if photographs and card.preprocess.modality != "rgb":
-        raise UserError(f"--photos: {config.checkpoint} sees {card.preprocess.modality}, which photographs do not "
-                        "hold; leave them out to compare on a random image")
+        raise UserError(f"--photos: {config.checkpoint} needs {card.preprocess.modality}, which photographs do "
+                        "not hold; leave them out to compare on a random image")
     batches = (to_input(decode_photograph(read_bytes(path), path), card.preprocess)[None] for path in photographs)
     if config.format == "onnx":
-        return _export_onnx(config.out, net, card, batches if photographs else [_random_image(channels, 97, 131)],
-                            say)
+        return _export_onnx(config.out_file, net, card, batches if photographs else [_random_image(channels, 97, 131)],
+                            console)
     windows = (_window_of(batch, config.size) for batch in batches)
-    return _export_mindir(config.out, net, card, config.size, windows if photographs else [
+    return _export_mindir(config.out_file, net, card, config.size, windows if photographs else [
         _random_image(channels, *config.size)])
 
 
-def _export_onnx(path, net, card, batches, say):
+def _export_onnx(path, net, card, batches, console):
     with atomic_path(path) as temporary:
         write_onnx(net, temporary, card)
         if importlib.util.find_spec("onnxruntime"):
             found, compared = _difference(path, net, OnnxSegmenter(temporary, "CPU").logits, batches)
         else:
             found, compared = None, 0
-            if say:
-                say("not compared with MindSpore: the package onnxruntime is not installed")
+            console.say("not compared with MindSpore: the package onnxruntime is not installed")
     return ExportResult(path, card, None, ("N", net.in_channels, "H", "W"), found, compared)
 
 
@@ -119,19 +119,22 @@ def _random_image(channels, height, width):
 
 
 def _window_of(batch, size):
-    """The upper left (H, W) of a photograph, with zeros (the mean colour) where it is smaller."""
+    """The upper left (H, W) of a photograph, padded with zeros, the mean colour, if it is smaller."""
     batch = batch[:, :, :size[0], :size[1]]
     return np.pad(batch, ((0, 0), (0, 0), *((0, most - side) for most, side in zip(size, batch.shape[2:]))))
 
 
 def _difference(path, net, logits, batches):
-    """(largest difference from the network's logits, in parts of the largest; batches). Raises UserError beyond."""
+    """(largest difference from the network's logits, relative to the largest logit; number of batches).
+
+    Raises UserError if the difference exceeds TOLERANCE.
+    """
     found = []
     for batch in batches:
         expected = net(ms.Tensor(batch)).asnumpy()
-        # The logits of a score layer that has not learned yet are all zero.
+        # An untrained score layer gives logits of zero.
         difference = np.abs(logits(batch) - expected).max() / (np.abs(expected).max() or 1)
-        # Not max(), which passes over NaN.
+        # `not <=` also catches NaN.
         if not difference <= TOLERANCE:
             raise UserError(f"{path} was not written: its logits differ from MindSpore's by {difference:.1e} of the "
                             f"largest, more than {TOLERANCE:.0e}; report this with the checkpoint's card")
@@ -151,9 +154,9 @@ def write_mindir(net, path, size):
     """
     net = Folded(net).net
     for _, cell in net.cells_and_names():
-        # MindSpore's own convolutions: ours are laid out for this CPU.
+        # Custom CPU kernels are compiled for this machine, so use MindSpore's own.
         if isinstance(cell, layers.CpuConv2d):
-            vars(cell)["algorithm"] = None
+            cell.use_mindspore_kernels()
     image = ms.Tensor(np.zeros((1, net.in_channels, *size), np.float32))
     try:
         ms.export(net, image, file_name=os.fspath(path), file_format="MINDIR")
@@ -163,16 +166,16 @@ def write_mindir(net, path, size):
 
 
 def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> None:
-    """Write a network of an own backbone as ONNX, padding to the backbone's multiple and cropping inside.
+    """Write a network as ONNX, including the padding to the backbone's multiple and the cropping.
 
     Args:
-        net: FCN32s, FCN16s or FCN8s on one of the backbones that give their layers by `paths`.
+        net: FCN32s, FCN16s or FCN8s on one of the backbones that list their layers in `paths`.
         path: file to write: input `image` (N, C, H, W) float32, normalised, output `logits` (N, classes, H, W)
-            float32, N, H and W from 1 up; classes are those of all heads.
+            float32, N, H and W at least 1; classes of all heads.
         card: Card that travels in the file's metadata; `predict` and `serve` need it.
 
     Raises:
-        UserError: the package onnx is not installed; the network has a layer that has no form here.
+        UserError: the package onnx is not installed, or the network has a layer that cannot be exported.
     """
     model = onnx_model(net)
     if card:

@@ -1,4 +1,4 @@
-"""The verb inspect: a data set -> what is in it, what is wrong with it, and a sheet of pictures to look at."""
+"""The verb inspect: a data set -> its contents, its problems, and a contact sheet of pictures."""
 
 import collections
 import dataclasses
@@ -13,8 +13,8 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from mindfcn.commands.prepare import list_samples
-from mindfcn.config import InspectConfig, PrepareConfig
-from mindfcn.console import Progress
+from mindfcn.config import InspectConfig, PrepareConfig, check_bounds
+from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
@@ -28,16 +28,16 @@ from mindfcn.report.tables import text_table
 from mindfcn.storage.images import check_complete, decode_image, image_size
 
 SPLITS = ("train", "val")
-# What each finding means, and whether it breaks training or falsifies its score.
+# Title of each kind of finding, and whether it breaks training or distorts the metrics.
 KINDS = {"missing": ("a photograph or its mask is missing", True),
-         "unreadable": ("files that cannot be read, or masks with a colour of no class", True),
+         "unreadable": ("files that cannot be read, or masks with unknown colours", True),
          "size": ("mask and photograph differ in size", True),
-         "classes": ("numbers that are no class", True),
-         "leak": ("photographs in training and in validation", True),
+         "classes": ("numbers of no class", True),
+         "leak": ("photographs in both training and validation", True),
          "twice": ("photographs twice in a split", False),
          "ignored": ("masks without a labelled pixel", False),
-         "one class": ("masks of one class alone", False),
-         "absent": ("classes that a split lacks", False)}
+         "one class": ("masks with a single class", False),
+         "absent": ("classes missing from a split", False)}
 NAMED = 3
 
 
@@ -59,12 +59,12 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something to mend or to look at.
+    """A problem to fix, or something to check.
 
     Attributes:
         kind: a key of KINDS.
-        split: where.
-        name: of the photograph, or of the class.
+        split: name of the split.
+        name: name of the photograph or class.
         message: one line.
     """
     kind: str
@@ -74,15 +74,15 @@ class Finding:
 
     @property
     def broken(self):
-        """Whether it breaks training or falsifies its score."""
+        """Whether it breaks training or distorts the metrics."""
         return KINDS[self.kind][1]
 
 
 @dataclasses.dataclass
-class Look:
-    """What a look at one pair gave: findings, (height, width), pixels of each number, digest of the photograph.
+class PairCheck:
+    """Results for one pair: findings, (height, width), pixels of each number, digest of the photograph.
 
-    The last three are missing where the pair cannot be read or laid over one another.
+    The last three are empty if the pair cannot be read; the counts are also None if the two differ in size.
     """
     pair: Pair
     findings: list
@@ -93,7 +93,7 @@ class Look:
 
 @dataclasses.dataclass
 class Split:
-    """What the pairs of a split hold together: ClassCounts, photographs by (height, width), pairs, ignored pixels."""
+    """Totals of a split: ClassCounts, number of photographs of each (height, width), pairs, ignored pixels."""
     classes: ClassCounts
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     pairs: int = 0
@@ -107,7 +107,7 @@ class Split:
 
 @dataclasses.dataclass
 class Inspection:
-    """What `inspect` found.
+    """Results of `inspect`.
 
     Attributes:
         data: folder or file.
@@ -116,7 +116,7 @@ class Inspection:
         splits: {name: Split}.
         findings: list of Finding.
         report: path of inspection.json.
-        sheet: path of the sheet of pictures; empty without any.
+        sheet: path of the contact sheet; empty if there are no pictures.
     """
     data: str
     source: str
@@ -128,11 +128,11 @@ class Inspection:
 
     @property
     def broken(self):
-        """The findings that break training or falsify its score."""
+        """The findings that break training or distort the metrics."""
         return [finding for finding in self.findings if finding.broken]
 
     def to_dict(self):
-        """All of it in plain lists and numbers."""
+        """The results as plain dictionaries, lists and numbers."""
         return {"data": self.data, "source": self.source, "labels": self.labels.to_dict(),
                 "splits": {name: self._split(split) for name, split in self.splits.items()},
                 "findings": [{**dataclasses.asdict(finding), "broken": finding.broken} for finding in self.findings],
@@ -155,10 +155,10 @@ class Inspection:
         """Tables for a terminal."""
         parts = [text_table(("split", "pairs", "smallest", "most frequent", "largest", "ignored pixels %"),
                             [_size_row(name, split) for name, split in self.splits.items()]), self._classes()]
-        parts += [_told(kind, [finding for finding in self.findings if finding.kind == kind]) for kind in KINDS]
-        found = "nothing to mend" if not self.broken else f"{len(self.broken)} to mend"
-        parts.append(f"{self.data}: {found}, {len(self.findings) - len(self.broken)} to look at\n"
-                     f"all of it   {self.report}" + (f"\nto look at  {self.sheet}" if self.sheet else ""))
+        parts += [_summary(kind, [finding for finding in self.findings if finding.kind == kind]) for kind in KINDS]
+        found = "nothing to fix" if not self.broken else f"{len(self.broken)} to fix"
+        parts.append(f"{self.data}: {found}, {len(self.findings) - len(self.broken)} to check\n"
+                     f"all results    {self.report}" + (f"\ncontact sheet  {self.sheet}" if self.sheet else ""))
         return "\n\n".join(filter(None, parts))
 
     def _classes(self):
@@ -172,12 +172,12 @@ class Inspection:
                           list(zip(range(len(self.labels)), self.labels.names, *columns.values())))
 
 
-def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspection:
-    """Look at every photograph and mask of a data set once, in threads, and write inspection.json and sheet.jpg.
+def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
+    """Check every photograph and mask of a data set, in threads, and write inspection.json and sheet.jpg.
 
     Args:
         config: InspectConfig.
-        progress: wraps an iterable of pairs and its length.
+        console: Console that shows progress and notes.
 
     Returns:
         Inspection.
@@ -185,14 +185,13 @@ def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspe
     Raises:
         UserError: there is no such data set or labels file, or the results cannot be written.
     """
-    if config.pictures < 0:
-        raise UserError(f"--pictures {config.pictures}: must be at least 0")
+    check_bounds(config)
     source, labels, pairs, total, findings = _open_data(config)
     splits: dict[str, Split] = {}
     digests: dict[bytes, Any] = {}
-    chosen = _Chosen(config.pictures, len(labels))
-    looks = in_threads(lambda pair: look(pair, labels), pairs)
-    for found in progress(looks, total) if progress else looks:
+    chosen = _Selection(config.pictures, len(labels))
+    checks = in_threads(lambda pair: check_pair(pair, labels), pairs)
+    for found in console.track(checks, total):
         split = splits.setdefault(found.pair.split, Split(ClassCounts(len(labels))))
         split.pairs += 1
         findings += found.findings
@@ -213,8 +212,8 @@ def inspect(config: InspectConfig, progress: Optional[Progress] = None) -> Inspe
     return result
 
 
-def look(pair, labels):
-    """Read a pair and say what is wrong with it: Look."""
+def check_pair(pair, labels):
+    """Read a pair and check it. Returns PairCheck."""
     wrong = []
 
     def note(kind, error):
@@ -223,15 +222,15 @@ def look(pair, labels):
     gone = [file for file in pair.files if file and not os.path.exists(file)]
     if gone:
         are = "is" if len(gone) == 1 else "are"
-        note("missing", f"{' and '.join(gone)} {are} missing{_jpeg_beside(pair.files[1])}")
-        return Look(pair, wrong)
+        note("missing", f"{' and '.join(gone)} {are} missing{_jpeg_hint(pair.files[1])}")
+        return PairCheck(pair, wrong)
     try:
         data, mask = pair.load()
         picture = check_complete(data, pair.files[0] or f"photograph {pair.name}")
         height, width = image_size(data, pair.files[0] or f"photograph {pair.name}")
     except UserError as error:
         note("unreadable", error)
-        return Look(pair, wrong)
+        return PairCheck(pair, wrong)
     counts, where = histogram(mask), pair.files[1] or f"of {pair.name}"
     try:
         check_mask(mask, labels, where)
@@ -244,14 +243,14 @@ def look(pair, labels):
         note("ignored", f"mask {where} has no labelled pixel")
     elif kinds.size == 1 and not wrong:
         note("one class", f"mask {where} is all {labels.names[kinds[0]]}")
-    # The pixels of a JPEG are not all decoded here.
+    # The pixels of a JPEG are not decoded here, so hash its bytes.
     content = data if picture.format == "JPEG" else repr(picture.size).encode() + picture.tobytes()
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Look(pair, wrong, (height, width), counts if mask.shape == (height, width) else None, digest)
+    return PairCheck(pair, wrong, (height, width), counts if mask.shape == (height, width) else None, digest)
 
 
-class _Chosen:
-    """The pairs for the sheet: suspicious ones, for each class two that show most of it, and any others."""
+class _Selection:
+    """Pairs for the contact sheet: some with findings, the two largest examples of each class, random others."""
 
     def __init__(self, count, num_classes):
         self.count, self.seen = count, 0
@@ -259,10 +258,10 @@ class _Chosen:
         self.best = [[] for _ in range(num_classes)]
 
     def offer(self, found):
-        """Consider a pair; only a few are kept."""
+        """Keep a pair if it is among the best candidates so far."""
         self.seen += 1
         text = f"{found.pair.split}: {found.pair.name}"
-        # A number drawn from the name: the same pairs in every run.
+        # The checksum of the name serves as random number, so that every run selects the same pairs.
         entry = (zlib.crc32(text.encode("utf-8", "surrogateescape")), self.seen, found.pair, text)
         if found.findings and len(self.odd) < self.count // 3:
             self.odd.append((*entry[:3], f"{text}: {', '.join(finding.kind for finding in found.findings)}"))
@@ -271,7 +270,7 @@ class _Chosen:
         _keep(self.others, entry, self.count)
 
     def pairs(self):
-        """[(Pair, text)], of the classes the rare ones first."""
+        """[(Pair, text)]; among the examples of classes, rare classes come first."""
         heaps = sorted((sorted(heap, reverse=True) for heap in self.best if heap), key=lambda heap: heap[0])
         firsts, seconds = ([heap[place][1:] for heap in heaps if len(heap) > place] for place in range(2))
         order = {}
@@ -281,7 +280,7 @@ class _Chosen:
 
 
 def _keep(heap, entry, most):
-    """Keep the `most` largest entries."""
+    """Add an entry to a heap that keeps the `most` largest ones."""
     if len(heap) < most:
         heapq.heappush(heap, entry)
     elif most:
@@ -289,7 +288,7 @@ def _keep(heap, entry, most):
 
 
 def _sheet(result, chosen):
-    """The sheet of pictures, (H, W, 3) uint8 RGB; one photograph at a time is in memory."""
+    """The contact sheet, (H, W, 3) uint8 RGB; photographs are read one at a time."""
     pictures = ((*_rgb_and_mask(pair), text) for pair, text in chosen)
     pixels = sum(split.classes.pixels for split in result.splits.values())
     pairs = ", ".join(f"{split.pairs} {name}" for name, split in result.splits.items())
@@ -302,7 +301,7 @@ def _rgb_and_mask(pair):
 
 
 def _open_data(config):
-    """(source, LabelSet, iterable of Pair, their number or None, findings so far)."""
+    """(source, LabelSet, iterable of Pair, number of pairs or None, findings of the listing)."""
     if not os.path.exists(config.data):
         raise UserError(f"no {config.data}; give your folder, a VOC folder or records")
     records = _record_paths(config.data)
@@ -317,7 +316,7 @@ def _open_data(config):
     pairs = [Pair(split, sample.name, (sample.image, sample.label), functools.partial(_read, sample))
              for split, samples in zip(SPLITS, (train, val)) for sample in samples]
     listed = {pair.name for pair in pairs}
-    return source, labels, pairs, len(pairs), _lonely_masks(config.data, listed) if source == "folder" else []
+    return source, labels, pairs, len(pairs), _unpaired_masks(config.data, listed) if source == "folder" else []
 
 
 def _read(sample):
@@ -325,7 +324,7 @@ def _read(sample):
 
 
 def _record_paths(data):
-    """{split: path} of the MindRecord files that `data` is or holds; empty where it is something else."""
+    """{split: path} of the MindRecord file `data`, or of the MindRecord files in the folder `data`; empty if none."""
     if os.path.isfile(data):
         return {os.path.basename(data).split(".")[0]: data}
     found = {split: os.path.join(data, f"{split}.mindrecord") for split in SPLITS}
@@ -333,7 +332,7 @@ def _record_paths(data):
 
 
 def _record_labels(config, path):
-    """The labels given, or those of the records, or VOC's."""
+    """The labels of the settings, else those of the records, else VOC's."""
     if config.labels:
         return LabelSet.load(config.labels)
     manifest = read_manifest(path)
@@ -349,23 +348,23 @@ def _decoded(data, label, where):
     return data, decode_mask(label, where)
 
 
-def _lonely_masks(root, listed):
-    """Findings of masks that no photograph belongs to, nor a name of the lists."""
+def _unpaired_masks(root, listed):
+    """Findings of masks without a photograph and without an entry in the lists."""
     images = files_by_name(os.path.join(root, "images"), IMAGE_SUFFIXES)
     masks = files_by_name(os.path.join(root, "masks"), MASK_SUFFIXES)
     return [Finding("missing", "", name, f"{path} has no photograph in images")
             for name, path in masks.items() if name not in images and name not in listed]
 
 
-def _jpeg_beside(mask):
-    """What to say where a mask is there as a JPEG."""
+def _jpeg_hint(mask):
+    """A hint for the message if a missing mask exists as JPEG, else ""."""
     stem = os.path.splitext(mask)[0]
     found = next((stem + suffix for suffix in (".jpg", ".jpeg", ".JPG") if os.path.exists(stem + suffix)), None)
     return f"; {found} is a JPEG, which blurs classes: save masks as PNG" if found else ""
 
 
 def _duplicate(digests, found):
-    """The finding that the same photograph was there before under another name, or in the other split."""
+    """A list with the finding that the same photograph occurred before, under another name or in another split."""
     split, name = found.pair.split, found.pair.name
     before = digests.setdefault(found.digest, (split, name))
     if before == (split, name):
@@ -375,7 +374,7 @@ def _duplicate(digests, found):
 
 
 def _absent(splits, labels):
-    """Findings of classes that no mask of a split holds."""
+    """Findings of classes that occur in no mask of a split."""
     return [Finding("absent", name, labels.names[number], f"{name} has no {labels.names[number]}")
             for name, split in splits.items() for number in np.flatnonzero(split.classes.pixels == 0).tolist()]
 
@@ -388,11 +387,11 @@ def _size_row(name, split):
     return name, split.pairs, *shown, f"{100 * split.ignored_share:.2f}"
 
 
-def _told(kind, findings):
-    """A heading and the first few findings of a kind, or nothing."""
+def _summary(kind, findings):
+    """A heading and the first few findings of a kind, or ""."""
     if not findings:
         return ""
     title, broken = KINDS[kind]
-    lines = [f"{'MEND' if broken else 'look'}  {title}: {len(findings)}"]
+    lines = [f"{'FIX' if broken else 'check'}  {title}: {len(findings)}"]
     lines += [f"  {finding.message}" for finding in findings[:NAMED]]
     return "\n".join(lines + ([f"  and {len(findings) - NAMED} more"] if len(findings) > NAMED else []))

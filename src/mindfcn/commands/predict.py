@@ -1,6 +1,6 @@
-"""Photographs of any size -> palette masks, overlays and probabilities in a folder.
+"""The verb predict: photographs of any size -> palette masks, overlays and probabilities in a folder.
 
-MindSpore is imported only where it is what computes.
+MindSpore is imported only if it is the runtime.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from typing import Any, Optional
 import numpy as np
 
 from mindfcn.config import PredictConfig
-from mindfcn.console import Progress, Say
+from mindfcn.console import SILENT, Console
 from mindfcn.data.image_paths import _stem, find_images, output_names
 from mindfcn.errors import UserError
-from mindfcn.inference.open import Segment
+from mindfcn.inference.open import Segment, open_segmenter
 from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import LabelSet
 from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
@@ -27,42 +27,60 @@ VOC_FOLDER = os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls"
 
 @dataclasses.dataclass
 class PredictResult:
-    """What a prediction left behind.
+    """Files written by a prediction.
 
     Attributes:
         written: one dict per image with the paths `image`, `mask`, `overlay`, `probabilities` and `geometric`; None
-            where the settings did not ask for the file, or the network has no such head.
-        failed: (path, reason) of the images without a prediction.
+            for files that the settings do not ask for, or that need a head that the network lacks.
+        failed: (path, reason) of each image that could not be read.
     """
     written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
-def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress: Optional[Progress] = None,
-            say: Optional[Say] = None, card: Optional[Card] = None) -> PredictResult:
-    """Segment every image that `config.images` names, and write what `config` asks for.
+def predict(config: PredictConfig, console: Console = SILENT) -> PredictResult:
+    """Open a checkpoint, segment every image that `config.images` names, and write what `config` asks for.
 
-    An image that cannot be read is recorded as failed and the others go on.
+    An image that cannot be read is recorded as failed; the other images are still segmented.
 
     Args:
-        config: PredictConfig; windows, scales, mirroring and CRF are put around `segment`
+        config: PredictConfig.
+        console: Console that shows progress and notes.
+
+    Returns:
+        PredictResult.
+
+    Raises:
+        UserError: as `open_segmenter` and `segment_images` do.
+    """
+    segment, card = open_segmenter(config)
+    return segment_images(config, segment, card.labels, console, card)
+
+
+def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, console: Console = SILENT,
+                   card: Optional[Card] = None) -> PredictResult:
+    """Segment the images of `predict` with a network that is already open.
+
+    An image that cannot be read is recorded as failed; the other images are still segmented.
+
+    Args:
+        config: PredictConfig; its windows, scales, mirroring and CRF are applied to `segment`
         segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
             probabilities (C, H, W) float32 or None)
         labels: LabelSet of the masks
-        progress: function (images done, images in all), called after each image
-        say: function (line of text), told of each image that fails
-        card: Card of the network, where it sees more than colours or has a second head
+        console: Console that shows progress and notes
+        card: Card of the network; needed if it takes more than colours or has a second head
 
     Returns:
         PredictResult.
 
     Raises:
         UserError: the network needs depth and `config.depth` is not given, or the other way round; no image is found,
-            the folder cannot be written, a result would overwrite an input image, or settings cannot be.
+            the folder cannot be written, a result would overwrite an input image, or a setting is invalid.
     """
     planes = card.preprocess.planes if card else ("image",)
     if bool(config.depth) != (planes != ("image",)):
-        raise UserError(f"--depth: this network sees {' and '.join(planes)}; " + (
+        raise UserError(f"--depth: this network takes {' and '.join(planes)}; " + (
             "leave it out" if config.depth else "give the folder of the images' depth"))
     second = card.geometric if card else None
     segmenter: Any = segment
@@ -73,7 +91,7 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
     _keep_inputs(images, targets)
     _open_folders(targets)
     result = PredictResult()
-    for done, (path, target) in enumerate(zip(images, targets), 1):
+    for path, target in console.track(list(zip(images, targets))):
         try:
             image = decode_photograph(read_bytes(path), path)
             seen = _with_planes(image, path, planes, config)
@@ -81,29 +99,26 @@ def predict(config: PredictConfig, segment: Segment, labels: LabelSet, progress:
             geometric = segmenter.geometric(seen) if second else None
         except UserError as error:
             result.failed.append((path, str(error)))
-            if say:
-                say(f"left out: {error}")
+            console.say(f"left out: {error}")
         else:
             _write(target, image, mask, probabilities, labels)
             if second:
                 write_palette_png(target["geometric"], geometric, second)
             result.written.append({"image": path, **target})
-        if progress:
-            progress(done, len(images))
     return result
 
 
 def _with_planes(image, path, planes, config):
-    """A photograph, or its planes as `to_input` takes them. Raises UserError where its depth is missing or differs."""
+    """A photograph, or its planes as for `to_input`. Raises UserError if depth is missing or of another size."""
     if planes == ("image",):
         return image
-    # It brings SciPy along, which photographs alone do not need.
+    # Imported here because it needs SciPy.
     from mindfcn.data.sources.nyud import hha_of_file, read_depth
     source = os.path.join(config.depth, _stem(path) + ".png")
     depth = read_depth(source)
     if depth.shape != image.shape[:2]:
         raise UserError(f"{source} is {depth.shape[1]}x{depth.shape[0]} pixels but {path} is "
-                        f"{image.shape[1]}x{image.shape[0]}; mend one")
+                        f"{image.shape[1]}x{image.shape[0]}; correct one")
     readers = {"image": lambda: image, "depth": lambda: depth, "hha": lambda: hha_of_file(source, config.camera)}
     return {plane: readers[plane]() for plane in planes}
 
@@ -120,7 +135,7 @@ def _targets(config, name, second):
 
 
 def _keep_inputs(images, targets):
-    """Refuse to start where a result would replace an input, by whatever name the two are known."""
+    """Raise UserError if a result would overwrite an input, also through another path or link."""
     inputs = {_identity(path): path for path in images}
     for target in targets:
         for path in filter(None, target.values()):
@@ -129,12 +144,13 @@ def _keep_inputs(images, targets):
 
 
 def _identity(path):
+    """(device, inode) of a file, the same for all its names."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _open_folders(targets):
-    """Make the folders and try to write into them, so that a wrong `out` shows before the first image is segmented."""
+    """Create the folders and try to write into them, to find a wrong `out` before the first image is segmented."""
     paths = [path for target in targets for path in target.values() if path]
     for folder in sorted({os.path.dirname(path) or "." for path in paths}):
         try:

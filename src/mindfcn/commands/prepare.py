@@ -5,10 +5,11 @@ import os
 from typing import Optional
 
 from mindfcn import runtime
-from mindfcn.config import PrepareConfig
-from mindfcn.console import Progress, Say
+from mindfcn.config import PrepareConfig, check_bounds
+from mindfcn.console import SILENT, Console
 from mindfcn.data.records.integrity import count_records
-from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
+from mindfcn.data.records.mindrecord import RecordSummary, write_records
+from mindfcn.data.records.records import COURSE_RECORD, Records
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
 from mindfcn.data.samples import Sample
@@ -23,17 +24,15 @@ from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 
-COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
-
 
 @dataclasses.dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` left behind.
+    """Records made by `prepare`.
 
     Attributes:
         train, val: RecordSummary of each split; val is None for the course's record, which has none.
         labels: LabelSet of the masks.
-        train_path, val_path: MindRecord paths as `data.mindrecord` takes them; val_path is None as val is.
+        train_path, val_path: MindRecord paths; val_path is None if val is.
     """
     train: RecordSummary
     val: Optional[RecordSummary]
@@ -42,74 +41,65 @@ class PrepareResult:
     val_path: Optional[str]
 
 
-def prepare(config: PrepareConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> PrepareResult:
-    """Fetch or draw what is wanted, list it, and write the records; what is complete already stays as it is.
+def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
+    """Download or draw a source, list it, and write its records; complete records are kept.
 
     Args:
         config: PrepareConfig.
-        progress: tqdm, or what takes an iterable and, for downloads, the arguments of `data.download.download`.
-        say: called with one line of text at each step.
+        console: Console that shows progress and notes.
 
     Returns:
         PrepareResult.
 
     Raises:
-        UserError: whatever is wrong with settings, source or files.
+        UserError: wrong settings, source or files.
     """
-    say = say or (lambda line: None)
-    config = _fetch(config, progress, say)
+    check_bounds(config)
+    config = _fetch(config, console)
     if config.download == ["course"]:
         return _course(config)
-    labels, train, val = list_samples(config, say)
+    labels, train, val = list_samples(config, console)
     if config.instances != "none":
-        train = windows(config, train, labels, progress, say)
-    paths = record_paths(config)
+        train = windows(config, train, labels, console)
+    paths = Records.paths(config.records)
     summaries: list[RecordSummary] = []
     geometric = GEOMETRIC if config.source == "siftflow" else None
     for path, samples in zip(paths, (train, val)):
-        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, progress,
+        summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, console.track,
                                 geometric)
-        done = "complete already" if summary.reused else "written"
-        say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
+        done = "already complete" if summary.reused else "written"
+        console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
 
 
-def windows(config, train, labels, progress, say):
-    """Training samples of whole photographs -> those of the windows in them. Raises UserError."""
-    for name, value, least in (("instance_size", config.instance_size, 16), ("per_image", config.per_image, 0)):
-        if value < least:
-            raise UserError(f"{name} {value}: must be at least {least}")
+def windows(config, train, labels, console):
+    """Training samples of photographs -> samples of the windows in them. Raises UserError."""
     if config.instances == "proposals":
         check_installed()
     found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
-                           config.duplicate_rare, progress)
+                           config.duplicate_rare, console.track)
     copies = sum("_copy" in sample.name for sample in found)
-    say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of rare "
-        "classes")
+    console.say(f"{len(found) - copies} windows ({config.instances}) in {len(train)} photographs, {copies} copies of "
+                "rare classes")
     return found
 
 
-def record_paths(config):
-    """[training path, validation path] of the records that `prepare` writes."""
-    return [os.path.join(config.records, f"{split}.mindrecord") for split in ("train", "val")]
+def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[LabelSet, list[Sample], list[Sample]]:
+    """The labels and both splits of a source; draws the sample set if it is the source.
 
-
-def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[LabelSet, list[Sample], list[Sample]]:
-    """The labels and both splits of a source, drawing the sample set where it is wanted.
-
-    No validation image is among the training samples, whatever the lists say.
+    Validation images are removed from the training samples.
 
     Args:
         config: PrepareConfig; nothing is downloaded.
-        say: called with one line of text where images are taken out of training.
+        console: Console that shows how many images are removed from training.
 
     Returns:
         (LabelSet, training list of Sample, validation list of Sample).
 
     Raises:
-        UserError: no such source, or nothing is left for training.
+        UserError: the source is missing or damaged, or no images are left for training or validation.
     """
     labels, train, val = SOURCES[config.source](config)
     held_out = {sample.name for sample in val}
@@ -119,13 +109,13 @@ def list_samples(config: PrepareConfig, say: Optional[Say] = None) -> tuple[Labe
                         "give splits that differ")
     if not val:
         raise UserError(f"no validation images in {config.root}; add images or lists")
-    if say and len(kept) < len(train):
-        say(f"{len(train) - len(kept)} validation images taken out of the training images")
+    if len(kept) < len(train):
+        console.say(f"{len(train) - len(kept)} validation images removed from the training images")
     return labels, kept, val
 
 
-def _fetch(config, progress, say):
-    """Download what is asked for; returns the config with the folders that downloads went to."""
+def _fetch(config, console):
+    """Download what `config.download` lists. Returns the config with the folders of the downloads."""
     if not config.download:
         return config
     from mindfcn.storage.download import download
@@ -134,15 +124,15 @@ def _fetch(config, progress, say):
         folder = getattr(config, targets[name])
         if not folder:
             raise UserError(f"no folder to download {name} to; set {targets[name]}")
-        say(f"fetching {name} into {folder}")
-        path = download(name, folder, progress=progress)
+        console.say(f"downloading {name} into {folder}")
+        path = download(name, folder, progress=console.track)
         if name != "course":
             config = dataclasses.replace(config, **{targets[name]: os.fspath(path)})
     return config
 
 
 def _course(config):
-    """The course's ready record is used as it came."""
+    """PrepareResult of the course's ready record, which is used as it is."""
     path = os.path.join(config.records, COURSE_RECORD)
     return PrepareResult(RecordSummary(count_records(path), [], reused=True), None, VOC, path, None)
 
@@ -178,7 +168,7 @@ def _context(config):
 
 
 def _splits(config, own):
-    """Names of both lists of a data set that knows its classes."""
+    """Names of the training and validation lists of a data set with fixed classes."""
     if config.labels:
         raise UserError(f"{config.source} has {own}; leave `labels` empty")
     return config.train_split, config.val_split
@@ -206,7 +196,7 @@ def _folder(config):
 
 
 def _save_labels(labels, path):
-    """Write labels.yaml unless it says the same already."""
+    """Write labels.yaml unless it already holds these labels."""
     if os.path.isfile(path):
         try:
             if LabelSet.load(path) == labels:
@@ -220,31 +210,13 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
            "context": _context}
 
 
-def find_records(data, progress, say):
-    """(training path, validation path or None, LabelSet) of the records; where they are missing, rank 0 makes them."""
+def find_records(data, console=SILENT):
+    """Records of the settings; if they are missing, the first process makes them. Raises UserError."""
     with runtime.fail_on_all_ranks():
-        if runtime.rank() == 0 and not have_records(data):
-            prepare(data, progress, say)
+        if runtime.rank() == 0 and not Records.exist(data.records):
+            prepare(data, console)
     with runtime.fail_on_all_ranks():
-        if not have_records(data):
+        if not Records.exist(data.records):
             raise UserError(f"no records in {data.records} for process {runtime.rank()}: the first one made them on "
                             "its own machine; share that folder, or run mindfcn prepare on every machine")
-    train_path, val_path = record_paths(data)
-    course = os.path.join(data.records, COURSE_RECORD)
-    if os.path.isfile(course):
-        train_path, val_path = course, None
-    manifest = read_manifest(train_path)
-    if manifest:
-        return train_path, val_path, LabelSet.from_dict(manifest["labels"], train_path)
-    return train_path, val_path, LabelSet.load(data.labels) if data.labels else VOC
-
-
-def have_records(data):
-    """Whether both splits' records are there, or the course's ready one."""
-    course = os.path.join(data.records, COURSE_RECORD)
-    return os.path.isfile(course) or all(map(has_records, record_paths(data)))
-
-
-def has_records(path):
-    """Whether there is something at this path that wants to be MindRecord, in one file or in shards."""
-    return os.path.isfile(path) or os.path.isfile(path + ".json")
+    return Records.open(data.records, LabelSet.load(data.labels) if data.labels else VOC)

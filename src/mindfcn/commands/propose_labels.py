@@ -1,11 +1,10 @@
-"""The verb labels: a folder of masks -> the labels file of their classes."""
+"""The verb labels: a folder of masks -> a labels file with their classes."""
 
 import dataclasses
 import os
-from typing import Optional
 
 from mindfcn.config import LabelsConfig
-from mindfcn.console import Progress
+from mindfcn.console import SILENT, Console
 from mindfcn.data.masks import scan_mask
 from mindfcn.data.samples import in_threads
 from mindfcn.data.sources.folder import MASK_SUFFIXES, files_by_name
@@ -16,22 +15,22 @@ from mindfcn.storage.files import read_lines
 
 IGNORE = 255
 BORDER = tuple(voc_palette()[IGNORE].tolist())
-# More classes than a mask can hold, and fewer values than a folder of wrong files would fill the memory with.
+# Limit of different values: more than a mask has classes, but few enough for the memory if the files are no masks.
 MOST_VALUES = 4096
 NAMED = 3
 
 
 @dataclasses.dataclass
 class LabelsResult:
-    """What `propose_labels` found and wrote.
+    """Results of `propose_labels`.
 
     Attributes:
         labels: LabelSet.
         encoding: palette, grey or rgb.
-        masks: masks looked into.
-        out: the labels file.
+        masks: number of masks read.
+        out: path of the labels file.
         table: number, name, colour and share of each class, as text.
-        notes: lines of text: what to know, and what to do next.
+        notes: lines of text with remarks and next steps.
     """
     labels: LabelSet
     encoding: str
@@ -41,18 +40,18 @@ class LabelsResult:
     notes: list
 
 
-class _Found:
-    """What the masks of a folder hold together: values with pixels, masks and the first file of each."""
+class _Totals:
+    """Totals over the masks of a folder: for each value its pixels, masks and first file."""
 
     def __init__(self):
         self.encodings, self.total, self.colours = {}, {}, {}
         self.blurred, self.blur = [], ""
 
     def add(self, path, scan):
-        """Count a mask. Raises UserError where its palette says otherwise than that of a mask before."""
+        """Count a mask. Raises UserError if its palette contradicts that of an earlier mask."""
         self.encodings.setdefault(scan.encoding, []).append(path)
         if scan.blurred:
-            cause = "in a JPEG" if scan.jpeg else f"{scan.seams} of them only along outlines"
+            cause = "in a JPEG" if scan.jpeg else f"{scan.outline_values} of them only along outlines"
             self.blur = self.blur or f"{path} holds {len(scan.pixels)} {_plural(scan.encoding)}, {cause}"
             self.blurred.append(path)
             return
@@ -60,37 +59,37 @@ class _Found:
             known = self.total.setdefault(value, [0, 0, path])
             known[0] += pixels
             known[1] += 1
-        for number, colour in scan.colours.items():
+        for number, colour in scan.colors.items():
             before, file = self.colours.setdefault(number, (colour, path))
             if before != colour:
                 raise UserError(f"number {number} is {before} in the palette of {file} but {colour} in that of {path}; "
-                                "if the colours are right, say --mask_encoding rgb, else give both one palette")
+                                "if the colours are right, use --mask_encoding rgb, else give both one palette")
         if len(self.total) > MOST_VALUES:
-            raise UserError(f"{path} and the masks before hold more than {MOST_VALUES} {_plural(scan.encoding)}; "
+            raise UserError(f"{path} and the masks before it hold more than {MOST_VALUES} {_plural(scan.encoding)}; "
                             "a mask holds at most 255 classes, and no object numbers")
 
 
-def propose_labels(config: LabelsConfig, progress: Optional[Progress] = None) -> LabelsResult:
-    """Look into all masks of a folder and write a labels file of the classes they hold.
+def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsResult:
+    """Read all masks of a folder and write a labels file with their classes.
 
     Args:
         config: LabelsConfig.
-        progress: wraps an iterable and its length.
+        console: Console that shows progress and notes.
 
     Returns:
         LabelsResult.
 
     Raises:
-        UserError: no masks; blurred masks; several encodings; more classes or fewer names than there can be; the labels
+        UserError: no masks; blurred masks; several encodings; too many classes; a wrong number of names; the labels
             file exists.
     """
-    out = config.out or os.path.normpath(os.path.join(config.masks, os.pardir, "labels.yaml"))
+    out = config.out_file or os.path.normpath(os.path.join(config.masks, os.pardir, "labels.yaml"))
     if not out.endswith((".yaml", ".yml", ".json")):
-        raise UserError(f"--out {out}: the name of a labels file ends in .yaml, .yml or .json")
+        raise UserError(f"--out_file {out}: the name of a labels file ends in .yaml, .yml or .json")
     paths = _mask_files(config.masks)
     if os.path.exists(out) and not config.overwrite:
-        raise UserError(f"{out} exists; keep it, choose another --out, or write it anew with --overwrite")
-    found, encoding = _look_into(paths, config.mask_encoding, progress)
+        raise UserError(f"{out} exists; keep it, choose another --out_file, or replace it with --overwrite")
+    found, encoding = _scan(paths, config.mask_encoding, console)
     classes, colours, ignored = _classes(found, encoding)
     names = _names(config.names, classes, colours)
     labels = LabelSet(names, colours, IGNORE)
@@ -100,7 +99,7 @@ def propose_labels(config: LabelsConfig, progress: Optional[Progress] = None) ->
 
 
 def _mask_files(folder):
-    """Paths of all masks. Raises UserError where there are none, or JPEGs among them."""
+    """Paths of all masks. Raises UserError if there are none, or if some are JPEGs."""
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}; give the folder of the masks")
     jpegs = [name for name in sorted(os.listdir(folder)) if name.lower().endswith((".jpg", ".jpeg"))
@@ -116,11 +115,11 @@ def _mask_files(folder):
     return paths
 
 
-def _look_into(paths, encoding, progress):
-    """(_Found, the encoding of all masks). Raises UserError where there is no single one, or masks are blurred."""
-    found = _Found()
+def _scan(paths, encoding, console):
+    """(_Totals, the encoding of all masks). Raises UserError if encodings differ or masks are blurred."""
+    found = _Totals()
     scans = in_threads(lambda path: (path, scan_mask(path, encoding)), paths)
-    for path, scan in progress(scans, len(paths)) if progress else scans:
+    for path, scan in console.track(scans, len(paths)):
         found.add(path, scan)
     if found.blurred:
         raise UserError(f"{len(found.blurred)} of {len(paths)} masks are blurred ({_some(found.blurred)}): "
@@ -134,13 +133,13 @@ def _look_into(paths, encoding, progress):
 
 
 def _classes(found, encoding):
-    """(values of the classes in their order, their colours, values of the ignore label).
+    """(values of the classes in order, their colours, values of the ignore label).
 
-    A class's value is None where a number below the largest occurs in no mask. Raises UserError: too many.
+    The value of a class is None if its number occurs in no mask. Raises UserError if there are too many.
     """
     if encoding == "rgb":
         values = {value: entry[0] for value, entry in found.total.items() if value != BORDER}
-        # Black is the background, if there is one; the rest by size.
+        # Black is the background; other colours are sorted by their number of pixels.
         classes = sorted(values, key=lambda value: (value != (0, 0, 0), -values[value], value))
         colours = classes
     elif encoding == "grey" and _is_brightness(found.total):
@@ -156,9 +155,9 @@ def _classes(found, encoding):
 
 
 def _is_brightness(values):
-    """Whether grey values are shades to tell classes apart by, as in black and white masks, and not class numbers.
+    """Whether grey values are shades, as in black and white masks, and not class numbers.
 
-    Numbers begin at 0 or 1 and leave few gaps; shades are spread out.
+    Class numbers are dense; shades are at least 16 apart.
     """
     shades = sorted(values)
     if shades == [0, IGNORE]:
@@ -168,7 +167,7 @@ def _is_brightness(values):
 
 
 def _distinct(colours):
-    """The palette's colours, or VOC's where they do not tell the classes apart."""
+    """The palette's colours, or VOC's colours if the palette has none or repeats some."""
     given = [colour for colour in colours if colour is not None]
     spare = iter(colour for colour in map(tuple, voc_palette(IGNORE).tolist()) if colour not in given)
     if len(set(given)) == len(given) and given:
@@ -177,7 +176,7 @@ def _distinct(colours):
 
 
 def _names(names, classes, colours):
-    """The given names, or numbered ones. `names` is a list of names, or of one text file with a name a line."""
+    """The given names, or numbered ones. `names` is a list of names, or of one text file with one name per line."""
     if names and len(names) == 1 and os.path.isfile(names[0]):
         names = read_lines(names[0])
     if not names:
@@ -205,15 +204,15 @@ def _notes(labels, classes, found, encoding, config, out):
     notes = []
     gaps = [str(number) for number, value in enumerate(classes) if value is None]
     if gaps:
-        notes.append(f"no mask holds {', '.join(gaps)}: the names keep their places")
+        notes.append(f"no mask holds {', '.join(gaps)}: these numbers keep a name")
     if encoding == "grey" and labels.colours[-1] == (IGNORE,) * 3:
-        notes.append(f"{IGNORE} is taken for a class of its own here, because the greys are shades, not class numbers")
+        notes.append(f"{IGNORE} is a class here, not the ignore label, because the greys are shades, not class numbers")
     if encoding == "rgb" and config.mask_encoding == "auto" and all(len(set(value)) == 1 for value in found.total):
-        notes.append("all colours are greys: if they are class numbers, write this file anew with --mask_encoding grey")
+        notes.append("all colours are greys: if they are class numbers, repeat this with --mask_encoding grey")
     if config.mask_encoding != "auto":
-        notes.append(f"inspect and prepare need --mask_encoding {config.mask_encoding}, too")
+        notes.append(f"inspect and prepare also need --mask_encoding {config.mask_encoding}")
     if not config.names:
-        notes.append(f"next: give the classes their names in {out}")
+        notes.append(f"next: give the classes names in {out}")
     folder = os.path.normpath(os.path.join(config.masks, os.pardir))
     if os.path.isdir(os.path.join(folder, "images")):
         notes.append(f"then: mindfcn inspect {folder}")

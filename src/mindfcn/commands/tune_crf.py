@@ -1,17 +1,16 @@
-"""The verb tune_crf: the fully connected CRF's parameters, found on validation photographs."""
+"""The verb tune_crf: tune the fully connected CRF on validation photographs."""
 
 import dataclasses
 import itertools
-from typing import Optional
 
 import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.commands.evaluate import check_classes
-from mindfcn.config import TuneCrfConfig
-from mindfcn.console import Progress, Say
+from mindfcn.config import TuneCrfConfig, check_bounds
+from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
+from mindfcn.data.records.records import evaluation_records
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import CRF, crf_of, permutohedral
 from mindfcn.inference.load import load_segmenter
@@ -24,14 +23,14 @@ HEADER = ("bilateral weight", "sxy", "srgb", "mean IoU %", "gain")
 
 @dataclasses.dataclass
 class TuneCrfResult:
-    """What the search found.
+    """Results of the search.
 
     Attributes:
         best: CRF of the highest mean IoU.
         scores: {CRF: mean IoU, 0..1}.
         plain: mean IoU without a CRF.
-        table: all of them as text, the best first.
-        out: file of the best one.
+        table: all combinations as text, the best first.
+        out: file with the best CRF.
     """
     best: CRF
     scores: dict[CRF, float]
@@ -40,45 +39,40 @@ class TuneCrfResult:
     out: str
 
 
-def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Optional[Say] = None) -> TuneCrfResult:
+def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     """Try every combination of the appearance kernel's parameters on validation photographs, and keep the best one.
 
-    Chen et al. (2015, section 5.2) search so, on 100 photographs, with the smoothness kernel fixed. The network runs
-    once on each photograph.
+    Chen et al. (2015, section 5.2) search this way on 100 photographs, with a fixed smoothness kernel. The network
+    runs once on each photograph.
 
     Args:
         config: TuneCrfConfig.
-        progress: wraps an iterable and its length.
-        say: called with one line of text.
+        console: Console that shows progress and notes.
 
     Returns:
         TuneCrfResult.
 
     Raises:
-        UserError: checkpoint, records or settings do not go together, or the package pydensecrf2 is not installed.
+        UserError: checkpoint, records and settings do not fit together, or the package pydensecrf2 is not installed.
     """
     start = crf_of(config.start)
     grid = [dataclasses.replace(start, bilateral_weight=weight, bilateral_sxy=sxy, bilateral_srgb=srgb, source="")
             for weight, sxy, srgb in itertools.product(config.bilateral_weight, config.bilateral_sxy,
                                                        config.bilateral_srgb)]
-    if not grid or config.images < 0:
-        raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb, and "
-                        "images from 0 up")
+    check_bounds(config)
+    if not grid:
+        raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb")
     runtime.set_up(config.device)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.model)
-    records = config.records or card.records
-    if not records:
-        raise UserError(f"{config.checkpoint} does not say where its validation records are; give --records")
-    check_classes(records, card.labels, config.checkpoint)
-    dataset = SegDataset(data_file=records, training=False, most=config.images)
-    if say:
-        say(f"{len(grid)} combinations on {dataset.count} images of {records}")
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    records = evaluation_records(config.records, card, config.checkpoint)
+    dataset = SegDataset(data_file=records, training=False, limit=config.limit)
+    console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
     matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
     plain = ConfusionMatrix(len(card.labels))
     with runtime.unwrap_user_errors():
         pairs = dataset.photographs()
-        for image, truth in progress(pairs, dataset.count) if progress else pairs:
+        for image, truth in console.track(pairs, dataset.count):
             mask, probabilities = segmenter(image, True)
             plain.update(mask, truth)
             for crf, matrix in matrices.items():
@@ -88,7 +82,7 @@ def tune_crf(config: TuneCrfConfig, progress: Optional[Progress] = None, say: Op
     base = plain.mean_iou()
     rows = [(crf.bilateral_weight, crf.bilateral_sxy, crf.bilateral_srgb, f"{100 * scores[crf]:.2f}",
              f"{100 * (scores[crf] - base):+.2f}") for crf in ranked]
-    best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {records}, begun from "
+    best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {records}, started from "
                                f"{config.start}")
-    write_text(config.out, yaml.safe_dump(dataclasses.asdict(best), sort_keys=False))
-    return TuneCrfResult(best, scores, base, text_table(HEADER, rows), config.out)
+    write_text(config.out_file, yaml.safe_dump(dataclasses.asdict(best), sort_keys=False))
+    return TuneCrfResult(best, scores, base, text_table(HEADER, rows), config.out_file)

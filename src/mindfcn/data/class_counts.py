@@ -1,16 +1,16 @@
-"""How often each class occurs in a data set, and the weights that make up for it."""
+"""Counts of each class in a data set, and the class weights that balance them."""
 
 import numpy as np
 
 
 class ClassCounts:
-    """Pixels and images of each class, counted mask by mask.
+    """Numbers of pixels and images of each class, added up mask by mask.
 
     Attributes:
-        pixels: (n,) int64, pixels of each class.
-        images: (n,) int64, images that contain it.
-        area: (n,) int64, labelled pixels of the images that contain it.
-        masks: masks counted.
+        pixels: (n,) int64, number of pixels of each class.
+        images: (n,) int64, number of images that contain the class.
+        area: (n,) int64, number of labelled pixels in the images that contain the class.
+        masks: number of masks counted.
     """
 
     def __init__(self, num_classes):
@@ -18,7 +18,7 @@ class ClassCounts:
         self.masks = 0
 
     def add(self, histogram):
-        """Count a mask by its histogram, (256,) int64. Numbers beyond the classes do not count."""
+        """Add a mask, given by its histogram (256,) int64. Numbers that are not classes are ignored."""
         pixels = histogram[:len(self.pixels)]
         self.pixels += pixels
         self.images += pixels > 0
@@ -26,15 +26,15 @@ class ClassCounts:
         self.masks += 1
 
     def shares(self):
-        """(n,) float64: share of each class in the labelled pixels, 0..1; zeros where nothing is labelled."""
+        """(n,) float64: share of each class in the labelled pixels, 0..1; all zeros if no pixel is labelled."""
         return self.pixels / max(self.pixels.sum(), 1)
 
     def median_frequency(self):
-        """Weights by median frequency balancing: (n,) float64.
+        """Class weights by median frequency balancing, (n,) float64.
 
         The frequency of a class is its share of the labelled pixels of the images that contain it; its weight is the
-        median of all frequencies divided by its own (Eigen and Fergus 2015). A class that occurs
-        nowhere has weight 1 and no part in the median.
+        median of all frequencies divided by its own (Eigen and Fergus 2015). A class that never occurs has weight 1 and
+        is left out of the median.
         """
         found = self.pixels > 0
         frequencies = self.pixels[found] / self.area[found]
@@ -44,5 +44,5 @@ class ClassCounts:
 
 
 def histogram(mask):
-    """(H, W) uint8 -> (256,) int64 pixels of each number."""
+    """Number of pixels of each value: (H, W) uint8 -> (256,) int64."""
     return np.bincount(mask.ravel(), minlength=256)

@@ -1,8 +1,9 @@
-"""MindRecord -> batches, for training and for evaluation."""
+"""MindRecord files -> batches, for training and for evaluation."""
 
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import mindspore.dataset as ds
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.config import AugmentConfig
 from mindfcn.console import FilePath
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram
@@ -19,6 +21,7 @@ from mindfcn.data.records.integrity import count_records, record_columns, record
 from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.samples import check_numbers, decode_mask, decode_plane, in_threads
 from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
 from mindfcn.preprocess import COURSE, Preprocess
 from mindfcn.storage.images import decode_image
 
@@ -27,30 +30,31 @@ class SegDataset:
     """The course's data set class, with a seed and an evaluation mode.
 
     Args:
-        image_mean, image_std: three numbers each, BGR, on the 0..255 scale; or leave both and give `preprocess`.
+        image_mean, image_std: three numbers each, BGR, on the 0..255 scale; not used if `preprocess` is given.
         data_file: MindRecord file.
-        batch_size: images per batch; evaluation takes 1, because sizes differ.
-        crop_size: side of the training crops, pixels; 0 gives whole photographs, one a batch, neither scaled nor
+        batch_size: images per batch; always 1 in evaluation, because sizes differ.
+        crop_size: side of the training crops, pixels; 0 gives complete photographs, one per batch, neither scaled nor
             flipped (the published training).
         max_scale, min_scale: bounds of the random scale.
         ignore_label: label of padding, and of pixels that do not count.
-        num_classes: classes.
+        num_classes: number of classes.
         num_readers: threads that read records.
         num_parallel_calls: threads that decode and augment.
-        training: random crops, shuffled, last incomplete batch dropped; or native sizes in the records' order.
+        training: True for random crops, shuffled, without the last incomplete batch; False for complete images at
+            native size, in the records' order.
         flip: mirror half of the training crops.
-        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws one.
         photometric: strength of random colour changes of training crops, 0..1; see `transforms.jitter_colors`.
-        max_class_share, crop_tries: bound on one class's share of a crop; see `transforms.augment`.
-        preprocess: normalisation that belongs to the weights; its modality says which planes are read.
-        geometric: whether the second mask is read, too; labels are (N, 2, H, W) then.
-        first_epoch, skip_batches: where a resumed run goes on.
-        rank, rank_size: this device and the number of devices that share the records.
-        most: take so many records only, evenly spread over all; 0 takes all.
+        max_class_share, crop_tries: bound on one class's share of a crop; see `AugmentConfig`.
+        seed: the same seed gives the same batches in every epoch, for any number of threads; None draws a seed.
+        preprocess: normalisation that belongs to the weights; its modality decides which planes are read.
+        first_epoch, skip_batches: epoch and batch, from 0, at which a resumed run continues.
+        rank, rank_size: this device's number and the number of devices that share the records.
+        limit: number of records to use, evenly spread over all; 0 uses all.
+        geometric: read the second mask as well; labels are then (N, 2, H, W).
 
     Raises:
-        UserError: no such records, records without a plane that the network sees, fewer than one batch of them, or
-            settings that cannot be.
+        UserError: no such records, a column missing that the network needs, fewer records than one batch, or
+            impossible settings.
     """
 
     def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
@@ -59,7 +63,7 @@ class SegDataset:
                  num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
                  max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
                  preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
-                 rank_size: int = 1, most: int = 0, geometric: bool = False) -> None:
+                 rank_size: int = 1, limit: int = 0, geometric: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -70,28 +74,24 @@ class SegDataset:
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.geometric = geometric
         self.files = record_files(data_file)
-        # `prepare` has looked at every mask; others may hold anything.
+        # `prepare` has checked every mask; records of other programs may hold any number.
         self.validated = read_manifest(data_file) is not None
-        lacking = [column for column in self.columns if column not in record_columns(data_file)]
-        if lacking:
-            raise UserError(f"{data_file} has no column {lacking[0]!r}, which {self.preprocess.modality} with these "
+        missing = [column for column in self.columns if column not in record_columns(data_file)]
+        if missing:
+            raise UserError(f"{data_file} has no column {missing[0]!r}, which {self.preprocess.modality} with these "
                             "labels needs; prepare records of a source that has it")
         count = count_records(data_file)
-        self.selected = evenly_spaced(count, most) if most else range(count)
+        self.selected = evenly_spaced(count, limit) if limit else range(count)
         self.count = len(self.selected)
         self.batch_size = batch_size
-        self.crop_size = crop_size
-        self.max_scale = max_scale
-        self.min_scale = min_scale
+        self.augment = AugmentConfig(crop_size=crop_size, min_scale=min_scale, max_scale=max_scale, flip=flip,
+                                     photometric=photometric, max_class_share=max_class_share, crop_tries=crop_tries,
+                                     batch_size=batch_size, workers=num_parallel_calls)
         self.ignore_label = ignore_label
         self.num_classes = num_classes
         self.num_readers = _threads(num_readers)
         self.num_parallel_calls = _threads(num_parallel_calls)
         self.training = training
-        self.flip = flip
-        self.photometric = photometric
-        self.max_class_share = max_class_share
-        self.crop_tries = crop_tries
         self.seed = np.random.randint(2 ** 31) if seed is None else seed
         self.first_epoch = first_epoch
         self.skip_batches = skip_batches
@@ -101,21 +101,52 @@ class SegDataset:
             raise UserError(f"{data_file} holds {self.count} records, fewer than one batch of {batch_size} on each of "
                             f"{rank_size} device(s); use a smaller batch size")
 
+    @classmethod
+    def for_training(cls, data_file: FilePath, augment: AugmentConfig, labels: LabelSet, preprocess: Preprocess,
+                     seed: int, geometric: bool = False) -> "SegDataset":
+        """Training crops of this process's share of the records.
+
+        Args:
+            data_file: MindRecord file.
+            augment: AugmentConfig of the crops, with the batch size and the number of threads.
+            labels: LabelSet of the masks.
+            preprocess: normalisation that belongs to the weights.
+            seed: draws the order of the records and the crops.
+            geometric: read the second mask as well.
+        """
+        crops = dataclasses.asdict(augment)
+        return cls(data_file=data_file, num_parallel_calls=crops.pop("workers"), num_classes=len(labels),
+                   ignore_label=labels.ignore_label, preprocess=preprocess, seed=seed, rank=runtime.rank(),
+                   rank_size=runtime.rank_size(), geometric=geometric, **crops)
+
+    @classmethod
+    def for_evaluation(cls, data_file: FilePath, card: Any, limit: int = 0) -> "SegDataset":
+        """This process's share of the records that a network is evaluated on, at native size.
+
+        Args:
+            data_file: MindRecord file.
+            card: Card of the network, with its classes and the planes of its images.
+            limit: number of records to use, evenly spread over all; 0 uses all.
+        """
+        return cls(data_file=data_file, training=False, preprocess=card.preprocess, num_classes=len(card.labels),
+                   ignore_label=card.labels.ignore_label, rank=runtime.rank(), rank_size=runtime.rank_size(),
+                   limit=limit, geometric=bool(card.geometric))
+
     @property
     def columns(self) -> list[str]:
-        """The records' columns that a batch is made from."""
+        """Names of the columns that a batch is made from."""
         planes = ["data" if plane == "image" else plane for plane in self.preprocess.planes]
         return [*planes, "label", *(["geometric"] if self.geometric else [])]
 
     @property
     def steps_per_epoch(self):
-        """Batches of one epoch on one device."""
+        """Number of batches in one epoch on one device."""
         if not self.training:
             return len(self._share())
         return self.count // self.rank_size // self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """(n,) int64: the records of an epoch, in the order in which this device sees them."""
+        """(n,) int64: numbers of the records that this device reads in an epoch, in their order."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
@@ -129,14 +160,14 @@ class SegDataset:
         return [str(name) for name, in self._read(["file_name"])]
 
     def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
-        """Yield (file name, encoded photograph, mask (H, W) uint8) of some records, by their numbers."""
+        """Yield (file name, encoded photograph, mask (H, W) uint8) of the records with these numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
             yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
     def examples(self, records: Iterable[int]) -> Iterator[tuple]:
         """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
-        of some records, by their numbers.
+        of the records with these numbers.
         """
         records = [int(record) for record in records]
         columns = list(dict.fromkeys(["file_name", "data", *self.columns]))
@@ -151,7 +182,7 @@ class SegDataset:
             yield str(name), photograph, seen, mask, *(second or [None])
 
     def class_counts(self) -> ClassCounts:
-        """ClassCounts of the masks of all records, those of other devices among them."""
+        """ClassCounts of the masks of all records, including those of other devices."""
         counts = ClassCounts(self.num_classes)
         labels = (_bytes(label) for label, in self._read(["label"]))
         where = f"a mask in {self.files[0]}"
@@ -161,7 +192,7 @@ class SegDataset:
 
     @contextlib.contextmanager
     def _reading(self):
-        """Make a UserError that names the file of what MindSpore says where records cannot be read any more."""
+        """Raise a UserError that names the file where MindSpore fails to read records."""
         try:
             yield
         except FAILURES as error:
@@ -173,32 +204,33 @@ class SegDataset:
                             "records again") from None
 
     def preprocess_dataset(self, image: Any, label: Any, random: Any = np.random) -> tuple[np.ndarray, np.ndarray]:
-        """Encoded image and mask -> one training crop, or the whole photograph where the crop size is 0.
+        """Decode an image and its mask and cut one training crop; with crop size 0, keep the complete photograph.
 
         Returns:
-            image (3, crop, crop) float32 normalised, label (crop, crop) int32.
+            image (3, crop, crop) float32, normalised; label (crop, crop) int32.
         """
-        return self._crop((image, label), random) if self.crop_size else self._native(image, label)
+        return self._crop((image, label), random) if self.augment.crop_size else self._native(image, label)
 
     def get_dataset(self) -> ds.Dataset:
         """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
             return self._evaluation_dataset(self._native).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
-        # The source tells no length, because MindSpore refuses epochs of another one, and a resumed one is shorter.
+        # The source has no __len__: MindSpore refuses epochs of another length, and a resumed epoch is shorter.
         dataset.dataset_size = self.steps_per_epoch
         dataset.copy_batch_size(self.batch_size)
         return dataset
 
     def photographs(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """The records that this device evaluates: (H, W, 3) uint8 BGR, or planes as `to_input` takes them, and mask
-        (H, W) uint8, or (H, W, 2), of each, in their order.
+        """Yield (image, mask) of each record that this device evaluates, in their order.
+
+        The image is (H, W, 3) uint8 BGR, or planes as `to_input` takes them; the mask is (H, W) or (H, W, 2) uint8.
         """
         with self._reading(), runtime.unwrap_user_errors():
             if self.preprocess.modality == "rgb":
                 yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
             else:
-                # Planes have no place in MindSpore's columns.
+                # A MindSpore column holds one array, not a dictionary of planes.
                 rows = self._rows(self.columns, None if self.rank_size == 1 else self._share())
                 for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
                     yield self._decode(*row)
@@ -208,7 +240,7 @@ class SegDataset:
         return dataset.map(read, self.columns, ["data", "label"], num_parallel_workers=self.num_parallel_calls)
 
     def _share(self):
-        """The records that this device evaluates."""
+        """Numbers of the records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
     def _native(self, *row):
@@ -217,26 +249,24 @@ class SegDataset:
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
-        """(data, label) of a batch of (number, columns ...) rows."""
-        if self.crop_size == 0:
+        """Make (data, label) of a batch from rows of (record number, columns ...)."""
+        if self.augment.crop_size == 0:
             (_, *row), = rows
             return tuple(array[None] for array in self._native(*row))
-        side = self.crop_size
+        side = self.augment.crop_size
         data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
         label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
-        # Each crop's seed is its own, so the number of threads and their timing change nothing.
+        # Each crop has its own seed, so the number of threads and their timing change nothing.
         for (record, *row), *out in zip(rows, data, label):
             self._crop(row, np.random.RandomState([self.seed, epoch, record]), out)
         return data, label
 
     def _crop(self, row, random, out=None):
         image, label = self._decode(*row)
-        return transforms.augment(image, label, random, self.crop_size, self.min_scale, self.max_scale,
-                                  self.preprocess, self.ignore_label, self.flip, out, self.photometric,
-                                  self.max_class_share, self.crop_tries)
+        return transforms.augment(image, label, random, self.augment, self.preprocess, self.ignore_label, out)
 
     def _decode(self, *row):
-        """The columns' bytes -> (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
+        """Decode the columns to (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
         planes, source = self.preprocess.planes, self.files[0]
         image = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
                  for plane, data in zip(planes, row)}
@@ -257,20 +287,20 @@ class SegDataset:
             yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, columns, records=None):
-        """Columns of some records, by their numbers among those taken, or of all of these."""
-        all_of_them = records is None and isinstance(self.selected, range)
-        order = {"shuffle": False} if all_of_them else {"sampler": ds.SubsetSampler(
+        """MindDataset of columns of the records with these numbers, counted among the selected ones; None reads all."""
+        read_all = records is None and isinstance(self.selected, range)
+        order = {"shuffle": False} if read_all else {"sampler": ds.SubsetSampler(
             [self.selected[record] for record in (range(self.count) if records is None else records)])}
         return ds.MindDataset(self.files, columns_list=columns, num_parallel_workers=self.num_readers, **order)
 
 
-def evenly_spaced(count, most):
-    """Up to `most` of the numbers 0..count - 1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+def evenly_spaced(count, limit):
+    """Up to `limit` of the numbers 0..count - 1, evenly spread, as a list."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)).tolist()
 
 
 class _Epochs:
-    """The batches of one epoch after the other, each in its own order; a thread makes a whole batch."""
+    """Iterate over the batches of successive epochs, each in its own order; one thread makes one batch."""
 
     def __init__(self, dataset):
         self.dataset = dataset

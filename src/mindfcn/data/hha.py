@@ -1,6 +1,6 @@
-"""HHA: depth as three channels, disparity, height above the floor, and angle with gravity (Gupta et al. 2014).
+"""HHA encoding of depth in three channels: disparity, height above the floor, angle with gravity (Gupta et al. 2014).
 
-Distances are in centimetres, in the camera's frame: X to the right, Y down, Z forward.
+Distances are in centimetres in the camera's frame: X to the right, Y down, Z forward.
 """
 
 import dataclasses
@@ -8,28 +8,29 @@ import dataclasses
 import cv2
 import numpy as np
 
-# Half sides of the windows that normals are fitted in: those that are encoded, and smoother ones to find gravity by.
+# Half sides of the windows of fitted normals: fine ones for the angle channel, smoother ones for estimating gravity.
 FINE, COARSE = 3, 10
-# Directions that count as floor or wall, degrees from the gravity found so far, and how often it is found anew.
+# (degrees, iterations): normals within this angle of gravity are floor, within this angle of its normal plane wall.
 GRAVITY_STEPS = ((45, 5), (15, 5))
-# A camera hangs this much above what it sees lowest, where it sees no floor.
+# The lowest visible point is taken for the floor if the camera is at least MIN_HEIGHT above it; otherwise the floor is
+# assumed USUAL_HEIGHT below the camera.
 USUAL_HEIGHT, MIN_HEIGHT = 130, 90
-NEAREST, DISPARITY = 100, 31000
+MIN_DEPTH, DISPARITY_SCALE = 100, 31000
 UNKNOWN_ANGLE = 180
-# Eigenvalues that differ by less of the largest are one.
-ALIKE = 1e-9
+# Eigenvalues that differ by less than this fraction of the largest are equal.
+EIGENVALUE_TOLERANCE = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole camera: focal lengths and principal point in pixels, counted from 1 as MATLAB does."""
+    """A pinhole camera: focal lengths and principal point in pixels, counted from 1 as in MATLAB."""
     fx: float
     fy: float
     cx: float
     cy: float
 
     def cropped(self, top, left):
-        """The camera of a window that begins `top` rows and `left` columns further in."""
+        """Camera of a crop that begins at row `top` and column `left`."""
         return Camera(self.fx, self.fy, self.cx - left, self.cy - top)
 
 
@@ -38,15 +39,15 @@ KINECT = Camera(518.857901, 519.469611, 325.582449, 253.736166)
 
 
 def encode_hha(depth, camera):
-    """Depth image -> HHA.
+    """Encode a depth image as HHA.
 
     Args:
-        depth: (H, W) metres, float; 0 or NaN where nothing was measured.
+        depth: (H, W) metres, float; 0 or NaN where unknown.
         camera: Camera.
 
     Returns:
         (H, W, 3) uint8: 31000 / depth in cm (at least 100), height in cm above the lowest point, angle with gravity in
-        degrees + 38 (floor 38, wall 128, ceiling 218). Without depth: 0, 0, 218.
+        degrees + 38 (floor 38, wall 128, ceiling 218); (0, 0, 218) where depth is unknown.
     """
     depth = 100 * np.asarray(depth, np.float64)
     known = np.isfinite(depth) & (depth > 0)
@@ -55,32 +56,32 @@ def encode_hha(depth, camera):
     rays = np.stack([(columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy, np.ones(depth.shape)])
     fine, coarse = normals(rays, depth, known)
     gravity = find_gravity(coarse[:, known])
-    # The Y of the frame that is turned so that gravity points down.
+    # Minus Y in the frame rotated so that gravity is the Y axis.
     height = -depth * np.tensordot(rotation((0, 1, 0), gravity)[:, 1], rays, 1)
     lowest = height[known].min() if known.any() else 0
     height -= -USUAL_HEIGHT if lowest > -MIN_HEIGHT else lowest
     angle = np.degrees(np.arccos(np.clip(np.tensordot(gravity, fine, 1), -1, 1)))
     angle = np.where(np.isnan(angle) | ~known, UNKNOWN_ANGLE, angle)
-    disparity = np.where(known, DISPARITY / np.maximum(depth, NEAREST), 0)
+    disparity = np.where(known, DISPARITY_SCALE / np.maximum(depth, MIN_DEPTH), 0)
     channels = np.stack([disparity, np.where(known, height, 0), angle + 128 - 90], -1)
-    # MATLAB's uint8: halves go up.
+    # MATLAB's uint8 rounds halves up.
     return np.clip(np.floor(channels + 0.5), 0, 255).astype(np.uint8)
 
 
 def normals(rays, depth, known, sizes=(FINE, COARSE)):
-    """Unit normals of the planes fitted around each pixel, away from the camera: n.P >= 0.
+    """Unit normals of the planes fitted around each pixel, pointing away from the camera: n.P >= 0.
 
-    A plane n.P = 1 is, divided by Z, n.ray = 1/Z: linear least squares without points, so that noise at a distance does
-    not count more. With A'A n = A'b, the normal's direction is adj(A'A) A'b.
+    Dividing the plane n.P = 1 by Z gives n.ray = 1/Z, which is fitted by linear least squares; so the noise of distant
+    points has no larger weight. With A'A n = A'b, the normal's direction is adj(A'A) A'b.
 
     Args:
-        rays: (3, H, W) points of depth 1.
+        rays: (3, H, W), each pixel's point at depth 1.
         depth: (H, W).
-        known: (H, W) bool, pixels that count.
+        known: (H, W) bool, pixels to use.
         sizes: half sides of the windows.
 
     Returns:
-        [(3, H, W) float64 for each size]; NaN where a window holds no plane.
+        list with (3, H, W) float64 for each size; NaN where a window has no plane.
     """
     x, y, _ = rays
     weight, inverse = known.astype(np.float64), known / depth
@@ -99,17 +100,17 @@ def normals(rays, depth, known, sizes=(FINE, COARSE)):
             np.add(u * xb, v * yb, out=out)
             out += w * b
         length = np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2)
-        # Fewer than three points of a window span no plane: only rounding is left of the determinants.
-        flat = (length > 0) & (one >= 3)
-        normal /= np.where(flat, length, np.nan)
+        # Fewer than three points determine no plane; their determinants are rounding errors.
+        planar = (length > 0) & (one >= 3)
+        normal /= np.where(planar, length, np.nan)
         found.append(normal)
     return found
 
 
 def find_gravity(normals):
-    """The direction, (3,), that floors are along and walls across: unit normals (3, n) -> Y at first, then refined.
+    """Estimate gravity's direction, (3,), from unit normals (3, n), starting at Y: floor normals are parallel to it.
 
-    Each step takes the direction that minimises the squared cosines with the walls less those with the floors.
+    Each step minimises the sum of squared cosines with wall normals minus that with floor normals.
     """
     normals = np.ascontiguousarray(normals[:, np.isfinite(normals[0])])
     first, second = np.triu_indices(3)
@@ -121,17 +122,17 @@ def find_gravity(normals):
             sign = (cosine < np.sin(np.radians(degrees))) - 1.0 * (cosine > np.cos(np.radians(degrees)))
             moments = np.zeros((3, 3))
             moments[first, second] = products @ sign
-            # Of a symmetric matrix, NumPy reads one half. A single wall leaves a plane of equally good directions, of
-            # which the nearest is taken; elsewhere this keeps the sign.
+            # eigh reads only the upper half. With a single wall, a plane of directions is equally good; the projection
+            # takes the nearest one, and in all cases keeps the sign.
             values, directions = np.linalg.eigh(moments, "U")
-            best = directions[:, values - values[0] <= ALIKE * np.abs(values).max()]
+            best = directions[:, values - values[0] <= EIGENVALUE_TOLERANCE * np.abs(values).max()]
             gravity = best @ (best.T @ gravity)
             gravity /= np.linalg.norm(gravity)
     return gravity
 
 
 def rotation(start, end):
-    """(3, 3) matrix that turns unit vector `start` into `end` about the axis across both (Rodrigues)."""
+    """(3, 3) rotation of unit vector `start` to `end` about the axis normal to both (Rodrigues)."""
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
     axis = np.cross(start, end)
     x, y, z = axis

@@ -1,4 +1,4 @@
-"""Which images files, folders and glob patterns name, and names for the results of each."""
+"""Images found by files, folders and glob patterns, and the names of their results."""
 
 import collections
 import glob
@@ -9,16 +9,16 @@ from mindfcn.errors import UserError
 
 
 def find_images(patterns):
-    """List the images that files, folders and glob patterns name, each once, in the order of the patterns.
+    """List the images that files, folders and glob patterns match, each once, in the order of the patterns.
 
-    A folder stands for the images directly in it; `**` in a pattern for any depth of folders. What folders and
-    patterns find is taken by its suffix and sorted; a file named itself is taken whatever its suffix.
+    A folder gives the images directly in it; `**` in a pattern matches any depth of folders. Matches of folders and
+    patterns are filtered by suffix and sorted; a file given by its own path is taken with any suffix.
 
     Returns:
-        List of paths.
+        list of paths.
 
     Raises:
-        UserError: a pattern finds nothing, or there is no pattern.
+        UserError: a pattern matches no image, or there is no pattern.
     """
     patterns = [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
     found = {}
@@ -31,19 +31,19 @@ def find_images(patterns):
 
 
 def output_names(paths):
-    """A name for the results of each image: its stem, longer where two images would share one.
+    """A name for the results of each image: its stem, or a longer name where two images share a stem.
 
-    Images that share a stem, in whatever case, are told apart by suffix (`x_jpg`), then by folder (`a_x`), by both,
-    and at last by a number. The same paths always give the same names.
+    Images whose stems differ at most in case are distinguished by suffix (`x_jpg`), then by folder (`a_x`), then by
+    both, and finally by a number. The same paths always give the same names.
     """
     names, taken = {}, set()
     for scheme in (_stem, _stem_suffix, _folder_stem, _folder_stem_suffix):
-        wanted = {path: scheme(path) for path in paths if path not in names}
-        count = collections.Counter(name.casefold() for name in wanted.values())
-        clear = {path: name for path, name in wanted.items()
-                 if count[name.casefold()] == 1 and name.casefold() not in taken}
-        names.update(clear)
-        taken.update(name.casefold() for name in clear.values())
+        candidates = {path: scheme(path) for path in paths if path not in names}
+        count = collections.Counter(name.casefold() for name in candidates.values())
+        unique = {path: name for path, name in candidates.items()
+                  if count[name.casefold()] == 1 and name.casefold() not in taken}
+        names.update(unique)
+        taken.update(name.casefold() for name in unique.values())
     for path in sorted(set(paths) - set(names)):
         names[path] = _numbered(_folder_stem_suffix(path), taken)
         taken.add(names[path].casefold())
@@ -51,7 +51,7 @@ def output_names(paths):
 
 
 def _matches(pattern):
-    """The images of one pattern. A name that exists is never a pattern, whatever brackets it has."""
+    """The images of one pattern. An existing path is never read as a pattern, even if it has brackets."""
     if os.path.isfile(pattern):
         return [pattern]
     if os.path.isdir(pattern):

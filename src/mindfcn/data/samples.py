@@ -1,4 +1,4 @@
-"""One photograph and its mask, and how their files are read. Every source lists these."""
+"""A photograph with its mask, as every source lists them, and the functions that read and check their files."""
 
 import concurrent.futures
 import dataclasses
@@ -22,15 +22,15 @@ class Sample:
     """A photograph with its mask, still on disk.
 
     Attributes:
-        name: unique in its list; the record's `file_name`.
-        image: path of the encoded photograph, or of a file that holds it.
+        name: unique within its list; the record's `file_name`.
+        image: path of the encoded photograph, or of a file that contains it.
         label: path of the mask file.
-        read_label: reads `label`: path -> (H, W) uint8 class numbers, the ignore label included.
-        read_image: reads `image`: path -> encoded bytes.
-        extras: what else a record of it holds, {column: Extra}; the same columns in all samples of a list.
-        size: bytes its record takes at most, where the sizes of its files do not tell.
-        window: what of the two becomes the record, (image BGR, mask) -> the same; None takes all (`data.instances`).
-        label_of_window: the class that a window was taken for; None without a window.
+        read_label: function that reads `label`: path -> (H, W) uint8 class numbers, including the ignore label.
+        read_image: function that reads `image`: path -> encoded bytes.
+        extras: further columns of its record, {column: Extra}; all samples of a list have the same ones.
+        size: upper bound of its record in bytes; 0 derives it from the sizes of its files.
+        window: function (image BGR, mask) -> (image, mask) for the record; None takes all (see `regions.windows`).
+        label_of_window: class of the object in the window; None without a window.
     """
     name: str
     image: str
@@ -44,42 +44,43 @@ class Sample:
 
     @property
     def paths(self):
-        """The files it is read from, each once."""
+        """Paths of the files it is read from, each once."""
         return list(dict.fromkeys((self.image, self.label, *(extra.path for extra in self.extras.values()))))
 
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
-    """A plane beside a photograph, of its size: `depth`, `hha`, or a second mask, `geometric`.
+    """A plane of the same size as its photograph: `depth`, `hha`, or a second mask, `geometric`.
 
     Attributes:
-        path: the file it is read from.
-        read: path -> (H, W) uint16 depth in mm, 0 where unknown; (H, W, 3) uint8 HHA; or (H, W) uint8 class numbers.
+        path: file that the plane is read from.
+        read: function path -> (H, W) uint16 depth in mm, 0 where unknown; (H, W, 3) uint8 HHA; or (H, W) uint8 class
+            numbers.
     """
     path: str
     read: Callable[[str], np.ndarray]
 
 
 def encode_plane(column, plane):
-    """A plane as `Extra.read` gives it -> bytes of a PNG, in which HHA is (R, G, B), as in published files."""
+    """Encode a plane as `Extra.read` returns it to PNG bytes; HHA is stored as (R, G, B), as in published files."""
     plane = np.ascontiguousarray(plane[..., ::-1]) if column == "hha" else plane
     return cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
 
 def decode_plane(column, data, where):
-    """The counterpart of `encode_plane`; `where` names the record in messages. Raises UserError."""
+    """Decode what `encode_plane` wrote; `where` names the record in messages. Raises UserError."""
     if column == "image":
         return decode_image(data, where)
     plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    wanted = {"depth": (2, np.uint16), "hha": (3, np.uint8)}.get(column, (2, np.uint8))
-    if plane is None or (plane.ndim, plane.dtype) != wanted:
+    expected = {"depth": (2, np.uint16), "hha": (3, np.uint8)}.get(column, (2, np.uint8))
+    if plane is None or (plane.ndim, plane.dtype) != expected:
         kind = {"depth": "16-bit grey", "hha": "8-bit RGB"}.get(column, "8-bit grey")
         raise UserError(f"{where} is no {kind} PNG; prepare it again")
     return plane[..., ::-1] if column == "hha" else plane
 
 
 def decode_mask(data, where):
-    """Decode a record's mask, called `where` in messages: bytes of a PNG -> (H, W) uint8 numbers. Raises UserError."""
+    """Decode a record's mask, PNG bytes -> (H, W) uint8 numbers; `where` names it in messages. Raises UserError."""
     mask = _decode(data, cv2.IMREAD_GRAYSCALE, where)
     if mask is None:
         raise UserError(f"{where} cannot be decoded; prepare the records again")
@@ -87,12 +88,12 @@ def decode_mask(data, where):
 
 
 def check_mask(mask, labels, where):
-    """Raise UserError where a mask (H, W) uint8 holds a number that is neither a class nor the ignore label."""
+    """Raise UserError if a mask (H, W) uint8 holds a number that is neither a class nor the ignore label."""
     check_numbers(mask, len(labels), labels.ignore_label, where)
 
 
 def check_numbers(mask, num_classes, ignore_label, where):
-    """`check_mask` without the classes' names."""
+    """Same check as `check_mask`, by the number of classes."""
     allowed = np.zeros(256, bool)
     allowed[:num_classes] = allowed[ignore_label] = True
     numbers = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
@@ -100,11 +101,11 @@ def check_numbers(mask, num_classes, ignore_label, where):
     if unknown.size:
         row, column = np.argwhere(mask == unknown[0])[0]
         raise UserError(f"mask {where} holds {unknown[0]} at row {row}, column {column}: not a class of "
-                        f"0..{num_classes - 1} nor the ignore label {ignore_label}; mend it or the labels")
+                        f"0..{num_classes - 1} nor the ignore label {ignore_label}; fix the mask or the labels")
 
 
 def check_names(names, where):
-    """Raise UserError where a list names an image twice or a name could leave its folder."""
+    """Raise UserError if a list is empty, has a name twice, or has a name that could lead out of its folder."""
     if not names:
         raise UserError(f"{where} names no image; check the list")
     seen = set()
@@ -112,12 +113,12 @@ def check_names(names, where):
         if "/" in name or "\\" in name or ".." in name or "\0" in name:
             raise UserError(f"{where}: {name!r} is not an image name; give names without folders")
         if name in seen:
-            raise UserError(f"{where}: {name!r} stands twice; remove one")
+            raise UserError(f"{where}: {name!r} is listed twice; remove one")
         seen.add(name)
 
 
 def check_present(samples, where):
-    """Raise UserError, with the number and the first, where files of listed samples are missing."""
+    """Raise UserError if files of listed samples are missing, with their number and the first one."""
     files = {}
 
     def missing(path):
@@ -133,11 +134,12 @@ def check_present(samples, where):
 
 
 def in_threads(function, items, threads=None):
-    """Yield function(item) of every item, in their order; of endlessly many items only a few wait at a time.
+    """Yield function(item) of every item, in order; reads only a few items ahead, so that `items` may be endless.
 
     Args:
-        function, items: what to call, with what.
-        threads: up to MAX_THREADS where the machine has as many cores, if not given.
+        function: called with one item.
+        items: iterable.
+        threads: number of threads; None uses one per core, MAX_THREADS at most.
     """
     items, threads = iter(items), threads or min(MAX_THREADS, os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -1,21 +1,22 @@
-"""The operations on a photograph and its mask, as pure functions of NumPy arrays.
+"""Operations on a photograph and its mask, as pure functions of NumPy arrays.
 
-Images are (H, W, 3) uint8 BGR, as OpenCV reads them, or for networks that see more than colours the planes of
+Images are (H, W, 3) uint8 BGR, as OpenCV reads them, or, for networks that take more than colours, the planes of
 `preprocess.MODALITIES` by name: {"image": ..., "depth": (H, W) uint16 mm, "hha": (H, W, 3) uint8}. Masks are (H, W)
-uint8 class numbers, or (H, W, tasks) of several label sets.
+uint8 class numbers, or (H, W, tasks) for several label sets.
 """
 
 import cv2
 import numpy as np
 
-# How a plane is scaled. HHA's angles must not overshoot, and depth must not mix with what is behind it, or is unknown.
+# Interpolation of each plane. HHA's angles must not overshoot; depth must not be averaged across edges or with 0,
+# which means unknown.
 SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST}
 
 
 def scale(image, mask, factor):
-    """Resize both by `factor`: the image bicubically (planes by SCALING), the mask to the nearest pixel.
+    """Resize image and mask by `factor`: the image bicubically (planes by SCALING), the mask to the nearest pixel.
 
-    At least one pixel remains.
+    Each side keeps at least one pixel.
     """
     size = tuple(max(1, int(factor * side)) for side in mask.shape[1::-1])
     return (each(image, lambda plane, name: cv2.resize(plane, size, interpolation=SCALING[name])),
@@ -23,14 +24,14 @@ def scale(image, mask, factor):
 
 
 def each(image, function):
-    """function(plane, its name) of an image, or of each of its planes."""
+    """Apply function(plane, name) to an image, or to each of its planes."""
     if isinstance(image, dict):
         return {name: function(plane, name) for name, plane in image.items()}
     return function(image, "image")
 
 
 def crop(array, top, left, size):
-    """The window of `size` by `size` pixels at (top, left), smaller where the array ends."""
+    """Cut the window of `size` by `size` pixels at (top, left); it is smaller where the array ends."""
     return array[top:top + size, left:left + size]
 
 
@@ -40,17 +41,17 @@ def flip(array):
 
 
 def to_input(image, preprocess, out=None):
-    """(H, W, 3) uint8 BGR, or planes -> (C, H, W) float32, normalised: what every network is fed, in every verb.
+    """Normalise an image, (H, W, 3) uint8 BGR or planes, to a network's input, (C, H, W) float32.
 
-    Of depth, its logarithm; where there is none, it becomes 0, the mean.
+    Every verb uses this function. Depth enters as its logarithm; unknown depth becomes 0, the mean.
 
     Args:
-        out: where to write it; a new array if None.
+        out: array to write into; a new one if None.
     """
     planes = image if isinstance(image, dict) else {"image": image}
     if out is None:
         out = np.empty((preprocess.channels, *planes[preprocess.planes[0]].shape[:2]), np.float32)
-    # One channel at a time fits the cache: a tenth of the time that normalising the image and transposing it takes.
+    # One channel at a time fits the cache and takes a tenth of the time of normalising and transposing the image.
     channels = [channel for name in preprocess.planes for channel in _channels(planes[name], name, preprocess)]
     for values, channel, mean, std in zip(channels, out, np.float32(preprocess.mean), np.float32(preprocess.std)):
         channel[...] = values
@@ -62,7 +63,7 @@ def to_input(image, preprocess, out=None):
 
 
 def _channels(plane, name, preprocess):
-    """The channels, (H, W) each, of a plane."""
+    """List the channels of a plane, (H, W) each."""
     if name == "depth":
         return [np.log(np.maximum(plane, 1).astype(np.float32))]
     channels = cv2.split(plane)
@@ -70,82 +71,82 @@ def _channels(plane, name, preprocess):
 
 
 def jitter_colors(image, random, strength=1.0):
-    """Change brightness, contrast, saturation and hue, each of them in half of the cases, by random amounts.
+    """Change brightness, contrast, saturation and hue, each in half of the cases, by random amounts.
 
     The order and, at strength 1, the ranges are those of SSD's training (Liu et al. 2016, section 2.2, and its released
     configuration, after Howard 2013): brightness +-32 of 255; contrast 0.5 to 1.5, before or after the colours;
-    saturation 0.5 to 1.5; hue +-36 degrees. The random swap of channels there is left out.
+    saturation 0.5 to 1.5; hue +-36 degrees. SSD's random swap of channels is left out.
 
     Args:
         image: (H, W, 3) uint8 BGR.
         random: `numpy.random` or a RandomState.
-        strength: factor on the ranges' distance from no change, 0..1.
+        strength: 0..1, a factor on the ranges: 0 is no change.
 
     Returns:
         (H, W, 3) uint8 BGR.
     """
-    def drawn(reach):
-        amount, happens = random.uniform(-reach, reach), random.randint(2)
+    def draw(bound):
+        amount, happens = random.uniform(-bound, bound), random.randint(2)
         return strength * amount * happens
 
-    brightness, contrast, saturation, hue = drawn(32 / 255), 1 + drawn(0.5), 1 + drawn(0.5), drawn(36)
-    last = random.randint(2)
+    brightness, contrast, saturation, hue = draw(32 / 255), 1 + draw(0.5), 1 + draw(0.5), draw(36)
+    contrast_last = random.randint(2)
     pixels = np.clip(image.astype(np.float32) / 255 + np.float32(brightness), 0, 1)
-    if not last:
+    if not contrast_last:
         pixels = np.clip(pixels * np.float32(contrast), 0, 1)
     if saturation != 1 or hue:
-        # Hue in degrees, saturation and value 0..1.
+        # Hue is in degrees; saturation and value are in 0..1.
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV)
         pixels[..., 0] = (pixels[..., 0] + np.float32(hue)) % 360
         pixels[..., 1] = np.clip(pixels[..., 1] * np.float32(saturation), 0, 1)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_HSV2BGR)
-    if last:
+    if contrast_last:
         pixels = np.clip(pixels * np.float32(contrast), 0, 1)
     return np.rint(255 * pixels).astype(np.uint8)
 
 
 def largest_share(mask, ignore_label):
-    """Share of the most frequent class in the labelled pixels of a mask, 0..1; 1 where none is labelled."""
+    """Share of the most frequent class in a mask's labelled pixels, 0..1; 1 for a mask without labelled pixels."""
     pixels = np.bincount(mask.ravel(), minlength=256)
     pixels[ignore_label] = 0
     return pixels.max() / pixels.sum() if pixels.any() else 1.0
 
 
-def augment(image, mask, random, crop_size, min_scale, max_scale, preprocess, ignore_label, mirror=True, out=None,
-            photometric=0.0, max_class_share=1.0, tries=1):
-    """One training crop, drawn in the course's order: scale, vertical offset, horizontal offset, flip; then colours.
+def augment(image, mask, random, config, preprocess, ignore_label, out=None):
+    """Draw one training crop in the course's order: scale, vertical offset, horizontal offset, flip; then colours.
 
     Args:
         random: `numpy.random` or a RandomState.
-        mirror: flip half of the crops.
+        config: AugmentConfig. Offsets are drawn again, up to `crop_tries` times in all, while one class exceeds
+            `max_class_share`; the last ones are used. A share of 1 draws them once, `photometric` 0 draws no colours.
+        preprocess: normalisation of the image.
+        ignore_label: label of the padding.
         out: (image, mask) arrays to write into; new ones if None.
-        photometric: strength of `jitter_colors`; 0 draws nothing.
-        max_class_share: draw the offsets anew while one class has a larger share of the labelled pixels; with 1, draw
-            them once.
-        tries: how often at most they are drawn; the last ones stand.
 
     Returns:
-        image (C, crop_size, crop_size) float32, normalised, 0 (the mean colour) where the photograph ends;
-        mask (crop_size, crop_size) int32, or (tasks, crop_size, crop_size), the ignore label there.
+        image (C, crop_size, crop_size) float32, normalised, 0 (the mean colour) beyond the photograph;
+        mask (crop_size, crop_size) int32, or (tasks, crop_size, crop_size), the ignore label beyond the photograph.
     """
-    image, mask = scale(image, mask, random.uniform(min_scale, max_scale))
+    crop_size = config.crop_size
+    image, mask = scale(image, mask, random.uniform(config.min_scale, config.max_scale))
     height, width = mask.shape[:2]
-    for _ in range(tries):
+    for _ in range(config.crop_tries):
         top = random.randint(0, max(height, crop_size) - crop_size + 1)
         left = random.randint(0, max(width, crop_size) - crop_size + 1)
         window = crop(mask, top, left, crop_size)
-        # Of two masks, the first one decides.
+        # With two masks, the first one decides.
         first = window[..., 0] if window.ndim == 3 else window
-        if max_class_share == 1 or largest_share(first, ignore_label) <= max_class_share:
+        if config.max_class_share == 1 or largest_share(first, ignore_label) <= config.max_class_share:
             break
     image, mask = each(image, lambda plane, _: crop(plane, top, left, crop_size)), window
     height, width = mask.shape[:2]
     left = 0
-    if mirror and random.uniform(0.0, 1.0) > 0.5:
-        # The padding lies at the left then.
+    if config.flip and random.uniform(0.0, 1.0) > 0.5:
+        # The padding is then at the left.
         image, mask, left = each(image, lambda plane, _: flip(plane)), flip(mask), crop_size - width
-    if photometric:
-        image = each(image, lambda plane, name: jitter_colors(plane, random, photometric) if name == "image" else plane)
+    if config.photometric:
+        image = each(image, lambda plane, name: jitter_colors(plane, random, config.photometric) if name == "image"
+                     else plane)
     data, label = out or (np.empty((preprocess.channels, crop_size, crop_size), np.float32),
                           np.empty((*mask.shape[2:], crop_size, crop_size), np.int32))
     if (height, width) != (crop_size, crop_size):

@@ -9,11 +9,11 @@ from mindfcn.engine.step import MOVING
 
 
 class WeightAverage(nn.Cell):
-    """Exponential moving average of a network's weights, and of its normalisation's statistics.
+    """Exponential moving average of a network's weights and of its batch normalisation statistics.
 
     average += (1 - d) (weight - average) after each update t = 1, 2, ..., with d the smaller of `decay` and
-    (1 + t) / (10 + t), so that the first weights are soon forgotten. (Polyak and Juditsky 1992 average all iterates;
-    this form is that of TensorFlow's ExponentialMovingAverage.)
+    (1 + t) / (10 + t), so that the initial weights soon lose their influence. (The formula of TensorFlow's
+    ExponentialMovingAverage; Polyak and Juditsky 1992 average all iterates.)
 
     Args:
         net: the network.
@@ -21,7 +21,7 @@ class WeightAverage(nn.Cell):
 
     Attributes:
         weights: the network's parameters that training changes.
-        averages: theirs, in the same order; their names begin with `ema.`.
+        averages: their moving averages, in the same order; names begin with `ema.`.
     """
 
     def __init__(self, net, decay):
@@ -32,7 +32,7 @@ class WeightAverage(nn.Cell):
         self.averages = self.weights.clone(prefix="ema", init="same")
 
     def after(self, updates):
-        """Take in the weights as they are after so many updates."""
+        """Add the current weights, after this number of updates, to the average."""
         self(ms.Tensor(1 - min(self.decay, (1 + updates) / (10 + updates)), ms.float32))
 
     def construct(self, share):
@@ -43,7 +43,7 @@ class WeightAverage(nn.Cell):
 
     @contextlib.contextmanager
     def in_place(self):
-        """The network has the averages as its weights inside this context."""
+        """A context in which the averages are the network's weights."""
         kept = [weight.asnumpy().copy() for weight in self.weights]
         for weight, average in zip(self.weights, self.averages):
             weight.set_data(ms.Tensor(average.asnumpy().copy()))

@@ -1,58 +1,64 @@
-"""Build what a training run needs: the network with its first weights, its card, the data set and the class weights."""
+"""Build what a training run needs: the network with its initial weights, its card, the data set and the loss."""
 
 import dataclasses
 
 from mindfcn import runtime
+from mindfcn.console import SILENT
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_manifest
+from mindfcn.engine.optimiser import loss_function
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
-from mindfcn.losses import CrossEntropy
+from mindfcn.losses import CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.load import load_backbone, load_stage, load_streams
 
-# Between the seeds of one process and the next: more than there are seeds in a network.
+# Distance between the seeds of two processes: more than the number of seeds in a network.
 RANK_SEEDS = 1000
 
 
 def training_set(config, path, labels, preprocess):
-    """The SegDataset of the training, on this process's share of the records.
+    """The SegDataset for training, on this process's share of the records.
 
-    Raises UserError where the records lack what the network sees or tells.
+    Raises UserError if the records lack planes or classes that the network needs.
     """
-    augment = config.augment
-    return SegDataset(data_file=path, batch_size=augment.batch_size, crop_size=augment.crop_size,
-                      max_scale=augment.max_scale, min_scale=augment.min_scale, flip=augment.flip,
-                      photometric=augment.photometric, max_class_share=augment.max_class_share,
-                      crop_tries=augment.crop_tries,
-                      ignore_label=labels.ignore_label, num_classes=len(labels), num_parallel_calls=augment.workers,
-                      seed=config.seed, preprocess=preprocess, rank=runtime.rank(), rank_size=runtime.rank_size(),
-                      geometric=config.model.geometric)
+    return SegDataset.for_training(path, config.augment, labels, preprocess, config.seed, config.model.geometric)
 
 
-def class_weights(optim, train_set, card, say):
-    """The loss's weights, a list of a number for each class, noted in the card; None where all count alike."""
+def training_loss(config, train_set, card, console):
+    """The loss of a run, with a second term for the geometric classes if the network has such a head."""
+    optim = config.optim
+    weights = class_weights(optim, train_set, card, console)
+    loss = loss_function(optim, card.labels.ignore_label, config.seed, weights)
+    if not card.geometric:
+        return loss
+    reduction = "sum" if optim.loss == "sum" else "mean"
+    return JointLoss(loss, CrossEntropy(card.geometric.ignore_label, reduction), len(card.labels))
+
+
+def class_weights(optim, train_set, card, console):
+    """A list with the loss weight of each class, also stored in the card; None if all classes count the same."""
     if optim.class_weights == "none":
         return None
     weights = train_set.class_counts().median_frequency().tolist()
     card.training["class_weights"] = weights
-    told = (f"{name} {weight:.3g}" for name, weight in zip(card.labels.names, weights))
-    say(f"class weights, {optim.class_weights.replace('_', ' ')}: {', '.join(told)}")
+    texts = (f"{name} {weight:.3g}" for name, weight in zip(card.labels.names, weights))
+    console.say(f"class weights, {optim.class_weights.replace('_', ' ')}: {', '.join(texts)}")
     return weights
 
 
 def offset_seeds_by_rank(net, loss):
-    """Let each process draw its own dropout masks and its own cells of the loss; the first one draws as if alone."""
+    """Give each process its own seeds for dropout masks and for sampled loss cells; rank 0 keeps the original ones."""
     for _, cell in [*net.cells_and_names(), ("loss", loss)]:
         if isinstance(cell, (layers.Dropout, CrossEntropy)):
             cell.seed += RANK_SEEDS * runtime.rank()
 
 
-def build(config, labels, val_path, say, goes_on=False):
-    """(network with its first weights, Card); without pretrained weights where a checkpoint's will follow."""
+def build(config, labels, val_path, console=SILENT, resuming=False):
+    """(network with its initial weights, Card); pretrained weights are not loaded when `resuming`."""
     model = config.model
     options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
@@ -62,24 +68,24 @@ def build(config, labels, val_path, say, goes_on=False):
     geometric = second_labels(val_path) if model.geometric else None
     options |= {"geometric": geometric and len(geometric)}
     options = {name: value for name, value in options.items() if value is not None}
-    # These two change nothing in a trained network.
+    # These two do not affect a trained network, so they are not stored in its card.
     passing = {"dropout": model.dropout, "upsampling": None if model.upsampling == "bilinear" else model.upsampling}
     net = create_model(model.name, len(labels), **options,
                        **{name: value for name, value in passing.items() if value is not None})
     card = Card(Card.model_entry(config.model.name, options), labels,
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
-    if config.model.pretrained and not goes_on:
+    if config.model.pretrained and not resuming:
         if model.pretrained_hha:
             report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
         else:
             report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
-        say(str(report))
+        console.say(str(report))
     return net, card
 
 
 def second_labels(path):
-    """LabelSet of the records' geometric classes. Raises UserError where they have none."""
+    """LabelSet of the records' geometric classes. Raises UserError if they have none."""
     manifest = path and read_manifest(path)
     if not manifest or "geometric" not in manifest:
         raise UserError(f"--model.geometric: {path or 'these records'} hold no geometric classes; prepare records with "
@@ -88,15 +94,15 @@ def second_labels(path):
 
 
 def start_streams(net, color, hha, card, convention="auto"):
-    """Fill a network of late fusion from two trained ones, of colour and of HHA (see `load_streams`).
+    """Load a late fusion network from two trained networks, of colour and of HHA (see `load_streams`).
 
-    Returns and raises as `start_from` does.
+    Same return values and errors as `start_from`.
     """
     (weights, saved, _), (others, second, _) = (load_checkpoint(path, card.model["name"]) for path in (color, hha))
     for path, found, modality in ((color, saved, "rgb"), (hha, second, "hha")):
         if "score_fr.weight" not in (weights if path == color else others) or found.preprocess.modality != modality:
-            raise UserError(f"{path} is no checkpoint of a network of {modality}; train one with --model.modality "
-                            f"{modality}, or give --model.pretrained alone to fill both streams alike")
+            raise UserError(f"{path} is not a checkpoint of a network for {modality}; train one with --model.modality "
+                            f"{modality}, or give --model.pretrained alone to load it into both streams")
     same = saved.labels.names == second.labels.names == card.labels.names
     report = load_streams(net, weights, others, (color, hha), same)
     if convention != "auto":
@@ -107,15 +113,15 @@ def start_streams(net, color, hha, card, convention="auto"):
 
 
 def start_from(net, path, card, convention="auto"):
-    """Fill a network from a classifier of its backbone (`load_backbone`), or from a whole network (`load_stage`).
+    """Load a network from a classifier of its backbone (`load_backbone`) or from a complete network (`load_stage`).
 
-    The score and upsampling layers of a whole network are loaded where the classes are the same.
+    The score and upsampling layers of a complete network are loaded only if its classes are the same.
 
     Returns:
-        (LoadReport, Preprocess): what became of the weights, and how they want their images normalised.
+        (LoadReport, Preprocess): how each weight was loaded, and the image normalisation that the weights need.
 
     Raises:
-        UserError: weights of another backbone, or skip layers that were trained behind other factors.
+        UserError: weights of another backbone, or skip layers trained with other scale factors.
     """
     weights, saved, _ = load_checkpoint(path, card.model["name"])
     modality = card.preprocess.modality
@@ -124,9 +130,9 @@ def start_from(net, path, card, convention="auto"):
         return report, report.preprocess.to(modality)
     report = load_stage(net, weights, path, saved.labels.names == card.labels.names)
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
-        raise UserError(f"{path}: its skip layers were trained behind the factors {saved.skip_scales}, here they are "
+        raise UserError(f"{path}: its skip layers were trained with scale factors {saved.skip_scales}, not "
                         f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
     if convention != "auto":
         return report, CONVENTIONS[convention].to(modality)
-    # Weights of colours may begin a network that sees depth.
+    # Weights trained on colour may initialise a network for depth.
     return report, saved.preprocess if saved.preprocess.modality == modality else saved.preprocess.to(modality)

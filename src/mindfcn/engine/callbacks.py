@@ -1,4 +1,4 @@
-"""What happens around the steps of a training run: log, guard against NaN, evaluation, checkpoints, signals."""
+"""Callbacks of a training run: non-finite guard, log, checkpoints, evaluation, report, signals."""
 
 import contextlib
 import dataclasses
@@ -6,41 +6,50 @@ import math
 import signal
 import threading
 import time
+from typing import Optional
 
 import mindspore as ms
 import numpy as np
 from mindspore.train import Callback
 
 from mindfcn import runtime
-from mindfcn.engine.step import MOVING
+from mindfcn.config import TrainConfig
+from mindfcn.console import SILENT, Console
+from mindfcn.data.dataset import SegDataset
+from mindfcn.engine.recalibrate import Recalibration
+from mindfcn.engine.run_dir import RunDir
+from mindfcn.engine.step import MOVING, TrainStep
 from mindfcn.errors import UserError
-from mindfcn.evaluation import evaluate_network
+from mindfcn.evaluation import Evaluation, evaluate_network
 from mindfcn.metrics import MEAN_IOU
-from mindfcn.report.page import write_page
+from mindfcn.report.page import Page, write_page
+from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
 
-# Rows of the log that are written at once.
+# Rows of the log written at once.
 LOG_ROWS = 20
 
 
 class Signals:
-    """Remembers SIGINT, SIGTERM, and SIGHUP of a terminal that is closed, so that a run can end at a step's border; a
-    second SIGINT ends it at once. A SIGHUP that nohup ignores stays ignored.
+    """Record SIGINT, SIGTERM and a closed terminal's SIGHUP, so that a run can stop between two steps.
 
-    While a graph runs, MindSpore's own handler takes SIGINT and sends SIGTERM instead.
+    A second SIGINT stops it immediately. A SIGHUP that nohup ignores stays ignored. While a graph runs, MindSpore's
+    own handler catches SIGINT and sends SIGTERM instead.
 
     Attributes:
-        received: number of the signal that this process got, or None.
+        received: number of the signal that this process received, or None.
     """
 
     def __init__(self):
         self.received = None
 
     def __enter__(self):
-        # Python takes signal handlers in the main thread only.
+        # Python allows signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
-            numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            # Windows has none.
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
             self.before = {number: signal.signal(number, self._receive) for number in numbers}
         else:
             self.before = {}
@@ -51,7 +60,7 @@ class Signals:
             signal.signal(number, handler)
 
     def agreed(self):
-        """Number of the signal that any process got by now, or None: all must ask, and all hear the same."""
+        """Number of the signal that any process has received, or None. All processes must call this together."""
         return int(runtime.gather_over_ranks(np.array([self.received or 0], np.int64)).max()) or None
 
     def _receive(self, number, _frame):
@@ -60,204 +69,275 @@ class Signals:
         self.received = number
 
 
-class Log(Callback):
-    """Loss, learning rate and speed of every step: into the log, and to the progress bar.
+@dataclasses.dataclass
+class Run:
+    """State shared by the callbacks of a training run.
+
+    Attributes:
+        run_dir: its files.
+        config: its settings.
+        step: TrainStep; it counts the batches.
+        segmenter: Segmenter of the network being trained.
+        train, val: SegDatasets of training and of validation; `val` may be None.
+        card: Card of the checkpoints; its `training` is kept up to date.
+        signals: Signals.
+        page: Page of the run, without curves and figures.
+        console: Console for steps, on every process.
+        notes: the same Console on the first process, SILENT on the others.
+        writes: whether this process writes files; all processes evaluate.
+        best: Evaluation of the best checkpoint, if it was made since this process started.
+    """
+    run_dir: RunDir
+    config: TrainConfig
+    step: TrainStep
+    segmenter: object
+    train: SegDataset
+    val: Optional[SegDataset]
+    card: Card
+    signals: Signals
+    page: Page
+    console: Console = SILENT
+    notes: Console = SILENT
+    writes: bool = True
+    best: Optional[Evaluation] = None
+
+    @property
+    def place(self):
+        """(complete epochs, steps after them)."""
+        return divmod(self.step.batches, self.train.steps_per_epoch)
+
+    def evaluation_due(self, epoch):
+        """Whether to evaluate after this epoch."""
+        every = self.config.eval_every
+        return self.val is not None and (epoch == self.config.optim.epochs or bool(every) and epoch % every == 0)
+
+
+class RunCallback(Callback):
+    """A callback that knows its Run."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+
+class NonFiniteGuard(RunCallback):
+    """Stop a run at the first step after which the loss, a weight or a moving average is not finite.
 
     Args:
-        run_dir: RunDir, or None on the processes that do not write.
-        dataset: SegDataset of the training.
-        rates: (updates,) learning rates.
-        step: TrainStep.
-        batch_size: images per step, over all devices.
-        show: as in `train`, or None.
+        run: Run.
+        log: StepLog, flushed before the error is raised.
 
     Raises:
-        UserError: the loss, a weight or a moving average is not finite; names the step, the batch and the layers.
+        UserError: with the step, the photographs of the batch and the layers.
     """
 
-    def __init__(self, run_dir, dataset, rates, step, batch_size, show=None):
-        super().__init__()
-        self.run_dir, self.dataset, self.rates, self.step = run_dir, dataset, rates, step
-        self.batch_size = batch_size
-        self.show = show
+    def __init__(self, run, log):
+        super().__init__(run)
+        self.log = log
+
+    def on_train_step_end(self, run_context):
+        """Check the step."""
+        step = self.run.step
+        loss = float(run_context.original_args().net_outputs.asnumpy())
+        if math.isfinite(loss) and bool(step.finite.asnumpy()):
+            return
+        self.log.flush()
+        epoch, in_epoch = divmod(step.batches - 1, self.run.train.steps_per_epoch)
+        names = ", ".join(self.run.train.batch_names(epoch, in_epoch))
+        raise UserError(f"the loss is {loss} at step {step.batches} (epoch {epoch + 1}), batch {names}"
+                        f"{self._layers()}; lower --optim.lr, or check these images and masks; "
+                        "the last checkpoint is from before this step")
+
+    def _layers(self):
+        found = self.run.step.nonfinite_names()
+        if not found:
+            return ""
+        many = f", {len(found)} of {len(self.run.step.watched)} in all" if len(found) > 3 else ""
+        return f", and {', '.join(found[:3])} overflowed{many}"
+
+
+class StepLog(RunCallback):
+    """Write loss, learning rate and speed of every step to the log and to the console.
+
+    Args:
+        run: Run.
+        rates: (updates,) the learning rate of each update.
+    """
+
+    def __init__(self, run, rates):
+        super().__init__(run)
+        self.rates = rates
+        self.batch_size = run.config.augment.batch_size * runtime.rank_size()
         self.rows = []
         self.started = None
 
     def on_train_step_begin(self, run_context):
-        """The data are there; the step begins."""
+        """Start the clock before the first step; the time of later steps includes waiting for data."""
         self.started = self.started or time.perf_counter()
 
     def on_train_step_end(self, run_context):
-        """Note the step, or stop at a loss that is not finite."""
+        """Add the step."""
         loss = float(run_context.original_args().net_outputs.asnumpy())
-        number = self.step.batches
-        epoch, in_epoch = divmod(number - 1, self.dataset.steps_per_epoch)
-        if not math.isfinite(loss) or not math.isfinite(self.step.nonfinite.asnumpy()):
-            self.flush()
-            names = ", ".join(self.dataset.batch_names(epoch, in_epoch))
-            raise UserError(f"the loss is {loss} at step {number} (epoch {epoch + 1}), batch {names}"
-                            f"{self.nonfinite_layers()}; lower --optim.lr, or look at these images and masks; "
-                            "the last checkpoint is of before")
+        number = self.run.step.batches
+        epoch = (number - 1) // self.run.train.steps_per_epoch + 1
         now = time.perf_counter()
-        # Time from the end of one step to the end of the next: waiting for data counts.
         speed, self.started = self.batch_size / (now - self.started), now
-        update = min((number - 1) // self.step.accumulate, len(self.rates) - 1)
+        update = min((number - 1) // self.run.step.accumulate, len(self.rates) - 1)
         rate = float(self.rates[update])
-        self.rows.append([number, epoch + 1, f"{loss:.6f}", f"{rate:.8g}", f"{speed:.3f}"])
+        self.rows.append([number, epoch, f"{loss:.6f}", f"{rate:.8g}", f"{speed:.3f}"])
         if len(self.rows) >= LOG_ROWS:
             self.flush()
-        if self.show:
-            self.show(number, epoch + 1, loss, rate, speed)
-
-    def nonfinite_layers(self):
-        """The layers whose numbers a step nonfinite, in words."""
-        found = self.step.nonfinite_names()
-        if not found:
-            return ""
-        many = f", {len(found)} of {len(self.step.watched)} in all" if len(found) > 3 else ""
-        return f", and {', '.join(found[:3])} overflowed{many}"
+        self.run.console.step(number, epoch, loss, rate, speed)
 
     def on_train_epoch_end(self, run_context):
-        """Write the rows; what follows the epoch is not the next step's time."""
+        """Write the rows and stop the clock, so that evaluation does not count as time of the next step."""
         self.flush()
         self.started = None
 
     def flush(self):
-        """Write the rows that wait."""
-        if self.run_dir and self.rows:
-            self.run_dir.add_steps(self.rows)
+        """Write the pending rows."""
+        if self.run.writes and self.rows:
+            self.run.run_dir.add_steps(self.rows)
         self.rows = []
 
 
-@dataclasses.dataclass
-class Keeper(Callback):
-    """Evaluates and saves at the end of epochs, and saves and stops at a signal.
+class CheckpointSaver(RunCallback):
+    """Save the checkpoint from which a run is resumed: after every epoch, and after a signal.
 
     Args:
-        run_dir: RunDir.
-        step: TrainStep.
-        segmenter: Segmenter of the network in training.
-        train: SegDataset of the training.
-        val: SegDataset of the evaluation, or None.
-        card: Card, whose `training` is kept up to date.
-        epochs, eval_every: as in the settings.
-        log: Log.
-        signals: Signals.
-        page: Page of the run, its curves and figures still to fill in.
-        writes: whether this process writes; all evaluate.
-        progress: wraps an iterable of evaluation batches and its length.
-        say: function (line of text).
-        recalibration: Recalibration to run behind the last epoch, or None.
-
-    Attributes:
-        best: Evaluation of the best checkpoint, where this run made it.
+        run: Run.
+        log: StepLog, flushed before the checkpoint is written.
     """
-    run_dir: object
-    step: object
-    segmenter: object
-    train: object
-    val: object
-    card: object
-    epochs: int
-    eval_every: int
-    log: Log
-    signals: Signals
-    page: object
-    writes: bool = True
-    progress: object = None
-    say: object = None
-    best: object = None
-    recalibration: object = None
+
+    def __init__(self, run, log):
+        super().__init__(run)
+        self.log = log
 
     def on_train_step_end(self, run_context):
-        """At a signal inside an epoch: save and stop."""
-        epoch, in_epoch = divmod(self.step.batches, self.train.steps_per_epoch)
-        # Asked at every step, so that none goes on to a step in which it would wait for the others.
-        if self.signals.agreed() and in_epoch:
+        """After a signal within an epoch, save and stop."""
+        epoch, in_epoch = self.run.place
+        # All processes check at every step, so that none starts a step that the others do not take.
+        if self.run.signals.agreed() and in_epoch:
             self.log.flush()
             self.save(epoch, in_epoch)
             run_context.request_stop()
 
     def on_train_epoch_end(self, run_context):
-        """Save, evaluate where it is due, and stop at a signal."""
-        if self.step.batches % self.train.steps_per_epoch:
-            return
-        epoch = self.step.batches // self.train.steps_per_epoch
-        self.log.flush()
-        if self.recalibration and epoch == self.epochs:
-            self.recalibration(self.say)
-        self.save(epoch, 0)
-        if self.due(epoch):
-            self.evaluate(epoch)
-        elif self.step.average and epoch == self.epochs and self.writes:
-            # Nothing to be measured on: the averages of the last epoch are the run's result.
-            with self.step.average.in_place():
-                save_checkpoint(self.run_dir.best, self.segmenter.net, self.card)
-        if self.writes:
-            self.report(epoch)
-        if self.signals.agreed():
-            run_context.request_stop()
+        """Save the checkpoint of a completed epoch."""
+        epoch, in_epoch = self.run.place
+        if not in_epoch:
+            self.save(epoch, 0)
 
-    def due(self, epoch):
-        """Whether an evaluation follows this epoch."""
-        return self.val is not None and (epoch == self.epochs or bool(self.eval_every)
-                                         and epoch % self.eval_every == 0)
+    def save(self, epoch, in_epoch):
+        """Write the checkpoint after `epoch` epochs and `in_epoch` further steps."""
+        run = self.run
+        self._average_statistics()
+        run.card.training.update(epoch=epoch, step=run.step.batches, seed=run.train.seed,
+                                 steps_per_epoch=run.train.steps_per_epoch)
+        if run.writes:
+            path = run.run_dir.checkpoint(epoch, in_epoch)
+            save_checkpoint(path, run.segmenter.net, run.card, run.step.state())
+            run.run_dir.make_last(path)
+
+    def _average_statistics(self):
+        """Average the moving averages over all processes, since each process has seen other images."""
+        ranks = runtime.rank_size()
+        averages = self.run.step.average.averages if self.run.step.average else ()
+        for parameter in [*self.run.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
+            if parameter.name.endswith(MOVING):
+                mean = runtime.sum_over_ranks(parameter.asnumpy().astype(np.float64)) / ranks
+                parameter.set_data(ms.Tensor(mean.astype(np.float32)))
+
+
+class Evaluator(RunCallback):
+    """Evaluate every `eval_every` epochs and after the last one, and keep the best checkpoint."""
+
+    def on_train_epoch_end(self, run_context):
+        """Evaluate if it is due."""
+        run = self.run
+        epoch, in_epoch = run.place
+        if in_epoch:
+            return
+        if run.evaluation_due(epoch):
+            self.evaluate(epoch)
+        elif run.step.average and epoch == run.config.optim.epochs and run.writes:
+            # Without validation records, the averaged weights of the last epoch are the result.
+            with run.step.average.in_place():
+                save_checkpoint(run.run_dir.best, run.segmenter.net, run.card)
 
     def evaluate(self, epoch):
-        """Evaluate, note the metrics, and keep the best checkpoint, with the averaged weights where there are some."""
-        with self.step.average.in_place() if self.step.average else contextlib.nullcontext():
+        """Evaluate the network, with its averaged weights if there are any."""
+        with self.run.step.average.in_place() if self.run.step.average else contextlib.nullcontext():
             self._evaluate(epoch)
-        # Also tells the segmenter that the weights are others from here on.
-        self.step.set_train()
+        # Training mode makes the segmenter read the weights again.
+        self.run.step.set_train()
 
     def _evaluate(self, epoch):
+        run = self.run
         mode = ms.get_context("mode")
-        evaluation = evaluate_network(self.segmenter, self.val, len(self.card.labels), self.progress,
-                                      lambda: self.signals.received, self.card.labels.background,
-                                      self.card.labels.excluded_numbers(),
-                                      self.segmenter.geometric if self.card.geometric else None)
+        evaluation = evaluate_run(run)
         ms.set_context(mode=mode)
         if evaluation is None:
             return
         metrics = evaluation.metrics
-        if hasattr(self.log.show, "evaluated"):
-            self.log.show.evaluated(self.step.batches, metrics)
-        if self.say and self.writes:
-            self.say(f"epoch {epoch}: {evaluation.matrix}")
-            if evaluation.geometric:
-                self.say(f"epoch {epoch}, geometric classes: {evaluation.geometric}")
-        if metrics[MEAN_IOU] >= self.card.training.get("best", {}).get(MEAN_IOU, -1):
-            self.best = evaluation
-            self.card.training["best"] = {"epoch": epoch, **metrics}
-            if self.writes:
-                save_checkpoint(self.run_dir.best, self.segmenter.net, dataclasses.replace(self.card, metrics=metrics))
-        # Noted last: a run that is killed before evaluates this epoch again.
-        if self.writes:
-            self.run_dir.add_evaluation(self.step.batches, epoch, metrics)
+        run.console.evaluated(run.step.batches, metrics)
+        run.notes.say(f"epoch {epoch}: {evaluation.matrix}")
+        if evaluation.geometric:
+            run.notes.say(f"epoch {epoch}, geometric classes: {evaluation.geometric}")
+        if metrics[MEAN_IOU] >= run.card.training.get("best", {}).get(MEAN_IOU, -1):
+            run.best = evaluation
+            run.card.training["best"] = {"epoch": epoch, **metrics}
+            if run.writes:
+                save_checkpoint(run.run_dir.best, run.segmenter.net, dataclasses.replace(run.card, metrics=metrics))
+        # Written last, so that a run killed before this line evaluates the epoch again.
+        if run.writes:
+            run.run_dir.add_evaluation(run.step.batches, epoch, metrics)
 
-    def report(self, epoch):
-        """Draw the curves, and write what is known by now on the run's page."""
-        page = dataclasses.replace(self.page, curves=self.run_dir.draw_curves(), matrix=self.best and self.best.matrix)
-        if epoch < self.epochs:
-            page.notes = [f"Epoch {epoch} of {self.epochs}. Images follow at the end, figures of the best checkpoint "
-                          "after each evaluation."]
+
+def evaluate_run(run):
+    """Evaluate a run's network on its validation records. Returns Evaluation, or None after a signal."""
+    return evaluate_network(run.segmenter, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
+                            run.card.labels.background, run.card.labels.excluded_numbers(),
+                            run.segmenter.geometric if run.card.geometric else None)
+
+
+class ReportWriter(RunCallback):
+    """Draw the curves and write the run's page after each epoch."""
+
+    def on_train_epoch_end(self, run_context):
+        """Write the page with the results so far."""
+        run = self.run
+        epoch, in_epoch = run.place
+        if in_epoch or not run.writes:
+            return
+        page = dataclasses.replace(run.page, curves=run.run_dir.draw_curves(), matrix=run.best and run.best.matrix)
+        if epoch < run.config.optim.epochs:
+            page.notes = [f"Epoch {epoch} of {run.config.optim.epochs}. Images follow after the last epoch, figures of "
+                          "the best checkpoint after each evaluation."]
         write_page(page)
 
-    def save(self, epoch, in_epoch):
-        """Write the checkpoint that a resumed run goes on from."""
-        self.join_moving_averages()
-        self.card.training.update(epoch=epoch, step=self.step.batches, seed=self.train.seed,
-                                  steps_per_epoch=self.train.steps_per_epoch)
-        if self.writes:
-            path = self.run_dir.checkpoint(epoch, in_epoch)
-            save_checkpoint(path, self.segmenter.net, self.card, self.step.state())
-            self.run_dir.make_last(path)
 
-    def join_moving_averages(self):
-        """Give all processes the mean of their normalisation's moving averages: each has seen its own images."""
-        ranks = runtime.rank_size()
-        averages = self.step.average.averages if self.step.average else ()
-        for parameter in [*self.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
-            if parameter.name.endswith(MOVING):
-                mean = runtime.sum_over_ranks(parameter.asnumpy().astype(np.float64)) / ranks
-                parameter.set_data(ms.Tensor(mean.astype(np.float32)))
+class SignalStopper(RunCallback):
+    """Stop the run after an epoch during which a signal arrived."""
+
+    def on_train_epoch_end(self, run_context):
+        """Stop if any process has received a signal."""
+        if self.run.place[1] == 0 and self.run.signals.agreed():
+            run_context.request_stop()
+
+
+class Recalibrator(RunCallback):
+    """Recalibrate batch normalisation after the last epoch, before its checkpoint is saved.
+
+    Args:
+        run: Run.
+    """
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.recalibration = Recalibration(run.step.net, run.train, run.config.optim.recalibrate)
+
+    def on_train_epoch_end(self, run_context):
+        """Recalibrate after the last epoch."""
+        if self.run.place == (self.run.config.optim.epochs, 0):
+            self.recalibration(self.run.notes)

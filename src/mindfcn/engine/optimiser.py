@@ -1,4 +1,4 @@
-"""The optimiser, its learning rates, the loss and the loss scale that the settings ask for."""
+"""The optimiser, its learning rates, the loss and the loss scaler chosen by the settings."""
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -14,10 +14,10 @@ UNDECAYED = (".bias", ".gamma", ".beta")
 
 
 def freeze(net, last):
-    """Keep the backbone's blocks up to `last` ("conv3", say; "" is none) as they are.
+    """Freeze the backbone's blocks up to and including `last`, such as "conv3"; "" freezes none.
 
     Returns:
-        the normalisation layers whose parameters do not train: they must keep their moving averages, too.
+        the batch normalisation layers that do not train; their moving averages must stay fixed, too.
 
     Raises:
         UserError: the backbone has no such block.
@@ -34,8 +34,11 @@ def freeze(net, last):
 
 
 def optimiser(net, config, steps_per_epoch):
-    """Momentum SGD with the whole schedule, in groups that share learning rate and decay (see OptimConfig)."""
-    # Batches wait for their update across the borders of epochs.
+    """(optimiser, (updates,) learning rates): momentum SGD, in groups that share learning rate and decay.
+
+    OptimConfig describes the settings.
+    """
+    # Gradients accumulate across epochs, so an update may span two of them.
     updates = max(1, steps_per_epoch * config.epochs // config.accumulate)
     rates = learning_rates(updates, config.lr, config.min_lr, config.schedule, config.power,
                            round(config.warmup_epochs * steps_per_epoch / config.accumulate))
@@ -52,9 +55,9 @@ def optimiser(net, config, steps_per_epoch):
 
 
 class Momentum(nn.Momentum):
-    """Momentum SGD with weight decay that needs no memory of its own.
+    """Momentum SGD with weight decay that needs no additional memory.
 
-    MindSpore's computes all weights times their decay at the beginning of a step and keeps them to its end.
+    nn.Momentum computes decay * weight for all parameters at the start of a step and keeps these copies until its end.
     """
 
     def __init__(self, groups, learning_rate, momentum):
@@ -63,9 +66,9 @@ class Momentum(nn.Momentum):
         self.keeps = momentum
 
     def decay_weight(self, gradients):
-        """Gradients, or gradients plus decay times weights where there is no momentum.
+        """Gradients; without momentum, gradients plus decay times weights.
 
-        With momentum m, the decay d w is added as d / m w to the moments, which are multiplied by m next.
+        With momentum m, the decay d w is added to the moments as d / m w, since the update multiplies them by m.
         """
         decayed = ()
         for gradient, weight, moment, decay in zip(gradients, self._parameters, self.moments, self.weight_decay):
@@ -77,7 +80,7 @@ class Momentum(nn.Momentum):
 
 
 def loss_function(config, ignore_label, seed, class_weights):
-    """The loss that the settings ask for."""
+    """The loss chosen by the settings."""
     options = {"ignore_label": ignore_label, "keep": config.keep_cells, "seed": seed, "class_weights": class_weights}
     if config.loss == "bootstrapped":
         return Bootstrapped(config.hard_pixels, **options)
@@ -89,12 +92,12 @@ def loss_function(config, ignore_label, seed, class_weights):
 
 
 def loss_scaler(config, device):
-    """(type of the layers, scaler or None) of the chosen precision on this device.
+    """(dtype of the layers, loss scaler or None) for the chosen precision on this device.
 
     Only float16 needs a scaler: bfloat16 has the range of float32.
 
     Raises:
-        UserError: the device has no such layers, or the gradients no such range.
+        UserError: the device does not support the precision, or the gradients exceed its range.
     """
     summed = config.loss == "sum"
     precision = "float32" if config.precision == "auto" and summed else config.precision
@@ -102,7 +105,7 @@ def loss_scaler(config, device):
     if dtype != ms.float16:
         return dtype, None
     if summed:
-        # At a scale of 1, the least there is, the gradients of a whole photograph's pixels are infinite.
+        # Even at the smallest scale, 1, the summed gradients of a whole photograph overflow.
         raise UserError("--optim.precision float16: gradients of --optim.loss sum are beyond its range; use float32, "
                         "or bfloat16 on Ascend")
     if config.loss_scale > 0:

@@ -1,7 +1,7 @@
-"""Statistics of batch normalisation, averaged anew behind the training (DeconvNet's recalibration pass).
+"""Recompute batch normalisation statistics after training (DeconvNet's recalibration pass).
 
-While a network trains, moving averages follow weights that change. At the end, the weights stay and the mean and
-variance of many mini-batches are averaged.
+During training, the moving averages lag behind changing weights. Afterwards, with fixed weights, the means and
+variances of many mini-batches are averaged.
 """
 
 import copy
@@ -14,21 +14,23 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn import runtime
+from mindfcn.console import SILENT
 
 
 def recalibrate(net: nn.Cell, batches: Iterable[np.ndarray]) -> int:
-    """Replace the moving averages of a network's normalisation by the average statistics of mini-batches.
+    """Replace the moving averages of batch normalisation by the average statistics of mini-batches.
 
-    The network computes as in training, each layer normalised by the batch itself. Of n batches with m numbers a
-    channel, the mean becomes the average mean, and the variance the average variance times m / (m - 1), which is
-    unbiased (Ioffe and Szegedy 2015, algorithm 2). Layers whose gamma is frozen keep theirs.
+    The network runs in training mode: each layer normalises with the statistics of the batch. The mean becomes the
+    average of the batch means, and the variance the average of the batch variances times m / (m - 1), with m numbers
+    per channel in a batch, which is unbiased (Ioffe and Szegedy 2015, algorithm 2). Layers whose gamma is frozen keep
+    their moving averages.
 
     Args:
-        net: any network of (N, 3, H, W).
+        net: any network with input (N, 3, H, W).
         batches: iterable of (N, 3, H, W) float32 arrays, normalised.
 
     Returns:
-        batches seen; without any, nothing is changed.
+        the number of batches; with 0, nothing is changed.
     """
     sums = {id(cell): _Sums(cell) for _, cell in net.cells_and_names()
             if isinstance(cell, nn.BatchNorm2d) and cell.gamma.requires_grad}
@@ -60,7 +62,7 @@ class _Sums:
         self.cell, self.mean, self.variance, self.count = cell, 0.0, 0.0, 0
 
     def add(self, cell, inputs, output):
-        """A forward hook."""
+        """Add a batch; registered as a forward hook."""
         x = inputs[0].asnumpy()
         each = x.shape[0] * x.shape[2] * x.shape[3]
         self.mean = self.mean + x.mean((0, 2, 3), dtype=np.float64)
@@ -68,7 +70,7 @@ class _Sums:
         self.count += 1
 
     def assign(self):
-        """Give the layer the averages."""
+        """Store the averages in the layer."""
         for parameter, total in ((self.cell.moving_mean, self.mean), (self.cell.moving_variance, self.variance)):
             parameter.set_data(ms.Tensor((total / self.count).astype(np.float32)))
 
@@ -79,21 +81,20 @@ class Recalibration:
 
     Args:
         net: the network.
-        dataset: SegDataset of the training; its crops are drawn as in an epoch of their own.
+        dataset: SegDataset for training; the crops are those of additional epochs.
         batches: mini-batches to average over.
     """
     net: nn.Cell
     dataset: object
     batches: int
 
-    def __call__(self, say=None):
-        """Recalibrate; several processes average over their own records, and then together (`Keeper.save`)."""
-        if say:
-            say(f"averaging the statistics of batch normalisation over {self.batches} mini-batches")
+    def __call__(self, console=SILENT):
+        """Recalibrate on this process's records; `CheckpointSaver.save` averages over the processes."""
+        console.say(f"averaging the statistics of batch normalisation over {self.batches} mini-batches")
         recalibrate(self.net, itertools.islice(self._images(), self.batches))
 
     def _images(self):
-        """Batches of training images, epoch after epoch, beginning with one that no training has seen."""
+        """Yield batches of training images, starting at an epoch number that no training reaches."""
         dataset = copy.copy(self.dataset)
         dataset.skip_batches = 0
         with runtime.unwrap_user_errors():

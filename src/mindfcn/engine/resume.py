@@ -11,25 +11,25 @@ from mindfcn.errors import UserError
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import load_weights
 
-# Options of networks and the values that mean the same as not giving them.
+# Default values of a network's options.
 DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32, "side": 224,
             "decoder_width": 1.0}
 
 
-def resume(run_dir, net, card, step, train_set, config, say):
-    """Put network, optimiser, data and card back to where the last checkpoint was written.
+def resume(run_dir, net, card, step, train_set, config, console):
+    """Restore network, optimiser, data set and card from the newest checkpoint.
 
     Raises:
-        UserError: no checkpoint can be read, or it is of other settings.
+        UserError: no checkpoint can be read, or it was written with other settings.
     """
-    weights, saved, state = newest_checkpoint(run_dir, say)
+    weights, saved, state = newest_checkpoint(run_dir, console)
     if network(saved) != network(card) or saved.labels != card.labels:
-        raise UserError(f"{run_dir.last} is of another network or data set ({saved.model['name']}, "
+        raise UserError(f"{run_dir.last} belongs to another network or data set ({saved.model['name']}, "
                         f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
     batches = {"steps_per_epoch": train_set.steps_per_epoch, "seed": train_set.seed}
     if any(saved.training.get(name) != value for name, value in batches.items()):
-        raise UserError(f"{run_dir.last} saw other batches than these settings give (records, batch size, devices or "
-                        f"seed); resume with the settings in {run_dir.settings}")
+        raise UserError(f"{run_dir.last} was trained on other batches than these settings give (records, batch size, "
+                        f"devices or seed); resume with the settings in {run_dir.settings}")
     if saved.training.get("class_weights") != card.training.get("class_weights"):
         raise UserError(f"{run_dir.last} was trained with other class weights than these settings and records give; "
                         f"resume with the settings in {run_dir.settings}")
@@ -43,42 +43,42 @@ def resume(run_dir, net, card, step, train_set, config, say):
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
     step.batches = saved.training["step"]
-    say(f"going on after step {step.batches} of {run_dir.path}")
-    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, say),
+    console.say(f"continuing after step {step.batches} of {run_dir.path}")
+    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, console),
                      "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
 
 
-def newest_checkpoint(run_dir, say):
-    """What `load_checkpoint` says of the newest checkpoint that is whole. Raises UserError where none is."""
+def newest_checkpoint(run_dir, console):
+    """Load the newest intact checkpoint with `load_checkpoint`. Raises UserError if there is none."""
     first = None
     for path in run_dir.checkpoints():
         try:
             return load_checkpoint(path)
         except UserError as error:
             first = first or error
-            say(f"{error}; looking for an older checkpoint")
+            console.say(f"{error}; looking for an older checkpoint")
     raise first
 
 
 def network(card):
-    """A card's model without defaults, which older releases wrote out."""
+    """A card's model without default values, which older releases stored."""
     given = {name: value for name, value in card.model.items() if value != DEFAULTS.get(name)}
     return {**given, "skip_scales": card.skip_scales}
 
 
-def best_so_far(path, step, say):
-    """Epoch and metrics of best.ckpt by its own card, since last.ckpt is written before its epoch is evaluated.
+def best_so_far(path, step, console):
+    """Epoch and metrics in the card of best.ckpt, since last.ckpt is written before its epoch is evaluated.
 
-    Empty where there is none, where it is damaged, or where it is of a later step, which a resumed run forgets.
+    Empty if the file is missing, damaged, or of a later step, which the resumed run repeats.
     """
     if not os.path.exists(path):
         return {}
     try:
         training = load_checkpoint(path)[1].training
     except UserError as error:
-        say(f"{error}; the next evaluation writes it anew")
+        console.say(f"{error}; the next evaluation replaces it")
         return {}
     return training.get("best", {}) if training.get("step", math.inf) <= step else {}

@@ -5,11 +5,11 @@
     log.csv             step, epoch, loss, learning rate, images per second
     evaluation.csv      step, epoch and the four metrics
     curves.png          both, drawn
-    report.html         all of this on one page, written anew after each epoch
+    report.html         all of this on one page, rewritten after each epoch
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
     tensorboard/        both tables for TensorBoard, on request
-    evaluation/         what `eval` says of the best checkpoint
-    run.lock            while a process trains here: which one
+    evaluation/         evaluation of the best checkpoint, as `eval` writes it
+    run.lock            present while a process trains here; names the process
 """
 
 import contextlib
@@ -40,8 +40,8 @@ class RunDir:
 
     Args:
         path: the folder.
-        keep: checkpoints kept, the newest ones.
-        tensorboard: write the tables' figures for TensorBoard, too.
+        keep: number of newest checkpoints to keep.
+        tensorboard: also write both tables for TensorBoard.
     """
 
     def __init__(self, path, keep=2, tensorboard=False):
@@ -60,8 +60,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def hold(self):
-        """Keep other processes out of the folder while the block runs; yield the paths of a dead one's leftovers,
-        which are gone.
+        """Lock the folder while the block runs; yield the paths of a killed process's temporary files, already deleted.
 
         Raises:
             UserError: another process trains here, or the folder cannot be written.
@@ -72,30 +71,29 @@ class RunDir:
             yield remove_leftovers(self.path)
 
     def can_resume(self):
-        """Whether there is a checkpoint to go on from; none where a run was killed before its first.
+        """Whether there is a checkpoint to resume from. A run killed before its first checkpoint has none.
 
         Raises:
-            UserError: there must have been one.
+            UserError: the log shows that there was one, but it is gone.
         """
         if os.path.exists(self.last):
             return True
         steps = table_rows(self.log) if os.path.exists(self.log) else []
         if os.path.exists(self.settings) and any(int(row["epoch"]) > 1 for row in steps):
-            raise UserError(f"{self.last} is gone, but {self.log} tells of {len(steps)} steps; put it back, or begin "
-                            "anew with --overwrite and without --resume")
+            raise UserError(f"{self.last} is gone, but {self.log} records {len(steps)} steps; put it back, or start "
+                            "again with --overwrite and without --resume")
         return False
 
     def begin(self, config):
-        """Make the folder for a new run and save its settings. A run without a checkpoint may be begun again by
-        --resume.
+        """Create the folder of a new run and save its settings. With --resume, a run without a checkpoint starts again.
 
         Raises:
-            UserError: an earlier run is there, or the folder cannot be written.
+            UserError: the folder holds an earlier run, or cannot be written.
         """
         if os.path.exists(self.settings):
             if not (config.overwrite or config.resume):
-                raise UserError(f"{self.path} holds an earlier run; go on with --resume true, "
-                                "begin anew with --overwrite true, or choose another --run_dir")
+                raise UserError(f"{self.path} holds an earlier run; continue it with --resume true, "
+                                "start again with --overwrite true, or choose another --run_dir")
             self._forget()
         write_text(self.log, ",".join(LOG) + "\n")
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
@@ -104,7 +102,7 @@ class RunDir:
         self.begin_events()
 
     def _forget(self):
-        """Delete a run. If this is interrupted, the next process that holds the folder ends it."""
+        """Delete a run. If this is interrupted, the next process that locks the folder completes it."""
         os.makedirs(self._forgetting, exist_ok=True)
         for path in (os.path.dirname(self.last), self.evaluation, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
@@ -114,7 +112,7 @@ class RunDir:
         os.rmdir(self._forgetting)
 
     def rewind(self, step):
-        """Forget the rows after a step: those of a resumed run take their place."""
+        """Delete the rows after a step; the resumed run writes them again."""
         for path in (self.log, self.evaluations):
             rows = [row for row in table_rows(path) if int(row["step"]) <= step]
             text = io.StringIO()
@@ -125,21 +123,21 @@ class RunDir:
         self.begin_events()
 
     def begin_events(self):
-        """Write both tables, as they are by now, for TensorBoard, where it is wanted; further rows follow."""
+        """Start the event files with the rows so far, if TensorBoard is enabled."""
         if self.wants_events:
             self.events = Events(self.tensorboard)
             self._note("train", LOG, [row.values() for row in table_rows(self.log)])
             self._note("evaluation", EVALUATION, [row.values() for row in table_rows(self.evaluations)])
 
     def _note(self, group, header, rows):
-        """Rows of a table whose first two columns are step and epoch -> events."""
+        """Add rows of a table, whose first two columns are step and epoch, to the event files."""
         if self.events:
             for step, _, *values in rows:
                 self.events.add(group, int(step), dict(zip(header[2:], map(float, values))))
             self.events.flush()
 
     def close(self):
-        """The run ends, for now."""
+        """Close the event files."""
         if self.events:
             self.events.close()
 
@@ -155,11 +153,11 @@ class RunDir:
         self._note("evaluation", EVALUATION, [row])
 
     def evaluated(self, step):
-        """Whether an evaluation at that step is noted."""
+        """Whether evaluation.csv has a row for this step."""
         return any(int(row["step"]) == step for row in table_rows(self.evaluations))
 
     def draw_curves(self):
-        """Draw both tables into curves.png. Returns them as `save_curves` takes them."""
+        """Draw both tables into curves.png. Returns the rows, as arguments of `save_curves`."""
         train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in table_rows(self.log)]
         evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
                  for row in table_rows(self.evaluations)]
@@ -167,24 +165,24 @@ class RunDir:
         return train, evals
 
     def checkpoint(self, epoch, step_in_epoch=0):
-        """Path of the checkpoint after `epoch` whole epochs and `step_in_epoch` steps more."""
+        """Path of the checkpoint after `epoch` complete epochs and `step_in_epoch` further steps."""
         name = f"epoch-{epoch:04d}" + (f"-step-{step_in_epoch:06d}" if step_in_epoch else "")
         return os.path.join(self.path, "checkpoints", name + ".ckpt")
 
     def checkpoints(self):
-        """Paths of last.ckpt and of the other checkpoints to go on from, the newest first."""
+        """Paths of last.ckpt and of the other checkpoints to resume from, the newest first."""
         epochs = sorted(glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt")), reverse=True)
         return [self.last] + [path for path in epochs if not os.path.samefile(path, self.last)]
 
     def make_last(self, path):
-        """Let last.ckpt be this checkpoint, and delete all but the newest ones."""
+        """Make last.ckpt this checkpoint, and delete all but the newest checkpoints."""
         _link(path, self.last)
         for old in sorted(glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt")))[:-self.keep]:
             os.remove(old)
 
 
 def _link(source, target):
-    """Make `target` another name of `source`, or a copy where the file system has no second names."""
+    """Hard-link `target` to `source`, or copy it where the file system has no hard links."""
     with atomic_path(target) as temporary:
         try:
             os.link(source, temporary)
@@ -199,10 +197,10 @@ def _append(path, rows):
 
 
 def table_rows(path):
-    """The rows of a table as {name: text of a number}, without one that a killed process has not ended.
+    """The rows of a table as {name: text of a number}, without a last row that a killed process left incomplete.
 
     Raises:
-        UserError: something else stands there.
+        UserError: a row is damaged.
     """
     text = read_bytes(path).decode("utf-8", "replace")
     reader = csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1]))
@@ -213,4 +211,4 @@ def table_rows(path):
             rows.append(row)
         return rows
     except (ValueError, TypeError, KeyError, csv.Error):
-        raise UserError(f"{path} is damaged in line {reader.line_num}; take that line out") from None
+        raise UserError(f"{path} is damaged in line {reader.line_num}; delete that line") from None

@@ -11,23 +11,23 @@ MOVING = (".moving_mean", ".moving_variance")
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward and update in one compiled graph; several processes take the step of their joined batch.
+    """Forward, backward and update in one compiled graph; several processes make one step on their joint batch.
 
     Args:
         net: the network.
         update: optimiser.
-        loss: CrossEntropy or JointLoss; the mean over all labelled pixels if not given.
-        scaler: loss scaler for float16, or None. Steps whose gradients overflow are skipped.
-        accumulate: batches whose gradients are averaged into one update.
-        frozen: cells that stay out of training mode, so that their normalisation keeps its moving averages.
-        average: WeightAverage that follows the updates, or None.
+        loss: CrossEntropy or JointLoss; default: mean cross-entropy over all labelled pixels.
+        scaler: loss scaler for float16, or None. Updates whose gradients overflow are skipped.
+        accumulate: number of batches whose gradients are averaged into one update.
+        frozen: cells kept out of training mode, so that their moving averages do not change.
+        average: WeightAverage to update after each update of the weights, or None.
 
     Inputs: images (N, 3, H, W) float32, labels (N, H, W) int32.
-    Outputs: () float32, the loss, over the batches of all processes.
+    Outputs: () float32, the loss of the joint batch of all processes.
 
     Attributes:
-        batches: batches seen so far; a resumed run sets it.
-        nonfinite: () float32 Parameter; 0 after a step that left numbers in every weight and moving average, else NaN.
+        batches: number of batches so far; a resumed run sets it.
+        finite: () bool Parameter; whether all weights and moving averages are finite after the last step.
     """
 
     def __init__(self, net, update, loss=None, scaler=None, accumulate=1, frozen=(), average=None):
@@ -45,7 +45,7 @@ class TrainStep(nn.Cell):
         moving = [parameter for parameter in net.get_parameters() if parameter.name.endswith(MOVING)]
         self.watched = ms.ParameterTuple([*self.weights, *moving])
         self.gathered = ms.ParameterTuple([*(self.sums or ()), *moving])
-        self.nonfinite = ms.Parameter(ms.Tensor(0.0, ms.float32), name="nonfinite", requires_grad=False)
+        self.finite = ms.Parameter(ms.Tensor(True), name="finite", requires_grad=False)
         self.gradient = ms.value_and_grad(self.forward, None, self.weights)
         self.ranks = runtime.rank_size()
         self.reduce = nn.DistributedGradReducer(self.weights, mean=False) if self.ranks > 1 else nn.Identity()
@@ -53,7 +53,7 @@ class TrainStep(nn.Cell):
 
     def __call__(self, images, labels):
         self.batches += 1
-        # A constant argument makes two graphs, with and without the update, instead of a branch in one.
+        # A constant argument compiles two graphs, with and without the update, instead of one with a branch.
         loss = super().__call__(images, labels, self.batches % self.accumulate == 0)
         if self.average and self.batches % self.accumulate == 0:
             self.average.after(self.batches // self.accumulate)
@@ -67,15 +67,15 @@ class TrainStep(nn.Cell):
         return self
 
     def state(self):
-        """{name: Parameter} of what a resumed run needs besides the network: moments, counters, sums, averages."""
+        """{name: Parameter} that a resumed run needs besides the network: moments, counters, sums, averages."""
         kept = ("moments.", "global_step", "accumulated.", "loss.step", "ema.")
         found = {parameter.name: parameter for parameter in self.get_parameters() if parameter.name.startswith(kept)}
-        # The scaler is no cell, so its scale and its count of good steps are not among the step's parameters.
+        # The scaler is not a cell, so its scale and counter are not among this cell's parameters.
         scaler = vars(self.scaler).values() if self.scaler else ()
         return found | {entry.name: entry for entry in scaler if isinstance(entry, ms.Parameter)}
 
     def forward(self, images, labels):
-        """The loss, scaled where float16 needs it."""
+        """The loss, scaled for float16."""
         logits = self.net(images)
         loss = self.loss(logits, labels)
         if self.ranks > 1:
@@ -83,7 +83,7 @@ class TrainStep(nn.Cell):
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def share(self, labels, classes):
-        """What this process's loss counts for, so that the sum over all processes is the loss of the joined batch."""
+        """The weight of this process's loss: weighted losses add up to the loss of the joint batch."""
         if self.loss.reduction == "sum":
             return 1.0
         counted = self.loss.count(labels, classes)
@@ -91,12 +91,12 @@ class TrainStep(nn.Cell):
 
     def construct(self, images, labels, updates):
         loss, gradients = self.gradient(images, labels)
-        # Now, before the scale may change.
+        # Unscale before the scaler adjusts its scale.
         loss = self.total(self.unscaled(loss))
         if self.accumulate > 1:
             gradients = self.mean(gradients)
         if not updates:
-            return ops.depend(loss, ops.assign(self.nonfinite, self.overflow(self.gathered, self.store(gradients))))
+            return ops.depend(loss, ops.assign(self.finite, self.all_finite(self.gathered, self.store(gradients))))
         gradients = self.reduce(gradients)
         if self.scaler is None:
             done = self.update(gradients)
@@ -108,33 +108,29 @@ class TrainStep(nn.Cell):
             done = self.scaler.adjust(finite)
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
-        return ops.depend(loss, ops.assign(self.nonfinite, self.overflow(self.watched, done)))
+        return ops.depend(loss, ops.assign(self.finite, self.all_finite(self.watched, done)))
 
-    def overflow(self, parameters, done):
-        """0 where all are finite once `done` is, else NaN: infinity and NaN survive a sum, and times 0 are NaN."""
-        total = 0.0
-        for parameter in parameters:
-            # Row by row: MindSpore's sum over all axes takes six times as long on CPU.
-            total += 0.0 * ops.depend(parameter, done).reshape(parameter.shape[0], -1).sum(-1).sum()
-        return total
+    def all_finite(self, parameters, done):
+        """() bool: whether all parameters are finite after `done` is computed."""
+        return ms.amp.all_finite(tuple(ops.depend(parameter, done) for parameter in parameters))
 
     def nonfinite_names(self):
         """Names of the weights and moving averages that are not finite, in the network's order."""
         return [parameter.name for parameter in [*self.watched, *(self.sums or ())]
-                if not np.isfinite(parameter.asnumpy().sum())]
+                if not np.isfinite(parameter.asnumpy()).all()]
 
     def unscaled(self, loss):
-        """The loss as the network had it."""
+        """The loss without the scale for float16."""
         return loss if self.scaler is None else self.scaler.unscale((loss,))[0]
 
     def mean(self, gradients):
-        """The sums so far plus this batch's share."""
+        """The gradient sums so far plus this batch's share."""
         return tuple(total + gradient / self.accumulate for total, gradient in zip(self.sums, gradients))
 
     def store(self, gradients):
-        """Keep the sums for the next batch."""
+        """Store the gradient sums for the next batch."""
         return tuple(ops.assign(total, gradient) for total, gradient in zip(self.sums, gradients))
 
     def zeros(self):
-        """Sums to begin again with."""
+        """Gradient sums of zero."""
         return tuple(ops.zeros_like(total) for total in self.sums)

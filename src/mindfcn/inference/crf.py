@@ -1,18 +1,18 @@
-"""A fully connected CRF over a network's probabilities (Kraehenbuehl and Koltun 2011): labels that agree with colours.
+"""A fully connected CRF on a network's probabilities (Kraehenbuehl and Koltun 2011): outlines follow the colours.
 
-Every pixel is tied to every other one by two Gaussian kernels, with p positions and I colours:
+Two Gaussian kernels connect every pair of pixels, with p positions and I colours:
 
     k(i, j) = gaussian_weight exp(-|p_i - p_j|^2 / 2 gaussian_sxy^2)
             + bilateral_weight exp(-|p_i - p_j|^2 / 2 bilateral_sxy^2 - |I_i - I_j|^2 / 2 bilateral_srgb^2)
 
-and pays k(i, j) where the labels of the two differ (Potts). Mean field, the paper's algorithm 1, starts from the
-network's probabilities Q and repeats
+A pair costs k(i, j) if its labels differ (Potts model). Mean field inference, the paper's algorithm 1, starts from the
+network's probabilities Q and iterates
 
     Q_i(l) <- softmax over l of (-U_i(l) + sum over j != i of k(i, j) Q_j(l)),   U = -log of the network's probability.
 
-`mean_field` sums over all pairs and is for small photographs; `permutohedral` filters on the permutohedral lattice, in
-time linear in the pixels, by the package pydensecrf2. The lattice is coarse: the two give 90 to 97 % of pixels the same
-label, not the same probabilities.
+`mean_field` sums over all pairs and is meant for small photographs; `permutohedral` filters on the permutohedral
+lattice, in time linear in the number of pixels, with the package pydensecrf2. The lattice is an approximation: the two
+agree on the label of 90 to 97 % of pixels, not on the probabilities.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from mindfcn.errors import UserError
 from mindfcn.logits import softmax
 from mindfcn.storage.files import read_bytes
 
-# Pixels of the exact mean field: two matrices of the square of it, in float64.
+# Limit of the exact mean field, pixels: it needs two float64 matrices of MAX_PIXELS x MAX_PIXELS.
 MAX_PIXELS = 4096
 NORMALISATIONS = ("none", "after", "symmetric")
 
@@ -38,10 +38,10 @@ class CRF:
         gaussian_weight, gaussian_sxy: the smoothness kernel: its weight, and its standard deviation in pixels.
         bilateral_weight, bilateral_sxy, bilateral_srgb: the appearance kernel: its weight, and its standard deviations
             in pixels and in colour steps of 0..255.
-        iterations: of mean field.
-        normalisation: of what a pixel is told by a kernel: "none", the sum; "after", the mean, divided by the pixel's
-            own sum of the kernel; "symmetric", divided by the root of both pixels' sums.
-        source: where the numbers are from.
+        iterations: number of mean field iterations.
+        normalisation: of the messages, the kernel-weighted sums over all other pixels: "none"; "after", divided by
+            the pixel's own sum of the kernel; "symmetric", divided by the root of the product of both pixels' sums.
+        source: origin of the parameters.
     """
     gaussian_weight: float = 3.0
     gaussian_sxy: float = 3.0
@@ -75,10 +75,10 @@ PUBLISHED = {
 
 
 def crf_of(name):
-    """The CRF of a published set's name, or of a YAML file of its attributes, as `mindfcn tune_crf` writes it.
+    """The CRF with the name of a published set, or read from a YAML file as `mindfcn tune_crf` writes it.
 
     Raises:
-        UserError: neither, the file does not hold a CRF, or the package pydensecrf2 is not installed.
+        UserError: `name` is neither, the file does not hold a CRF, or the package pydensecrf2 is not installed.
     """
     crf = PUBLISHED.get(name) or _read(name)
     package()
@@ -86,7 +86,7 @@ def crf_of(name):
 
 
 def _read(name):
-    """The CRF of a YAML file. Raises UserError."""
+    """Read a CRF from a YAML file. Raises UserError."""
     if not os.path.isfile(name):
         raise UserError(f"--crf {name}: neither a published set ({', '.join(PUBLISHED)}) nor a file")
     known = {field.name: field.type for field in dataclasses.fields(CRF)}
@@ -97,31 +97,31 @@ def _read(name):
     if not isinstance(entries, dict) or not entries or set(entries) - set(known) or not all(
             isinstance(value, (int, float) if known[key] is float else known[key]) and not isinstance(value, bool)
             for key, value in entries.items()):
-        raise UserError(f"--crf {name} does not hold a CRF; write lines such as `bilateral_sxy: 80.0`, of "
-                        f"{', '.join(known)}, or let mindfcn tune_crf find them")
+        raise UserError(f"--crf {name} does not hold a CRF; write lines such as `bilateral_sxy: 80.0`, for any of "
+                        f"{', '.join(known)}, or create the file with mindfcn tune_crf")
     return CRF(**entries)
 
 
 def package():
-    """The module of pydensecrf2. Raises UserError where it is not installed."""
+    """The module of pydensecrf2. Raises UserError if it is not installed."""
     try:
         from pydensecrf import densecrf
     except ImportError:
         raise UserError("the fully connected CRF needs the package pydensecrf2, which is not installed; install it "
-                        "with pip install pydensecrf2, which compiles it: g++ must be there") from None
+                        "with pip install pydensecrf2, which needs the compiler g++") from None
     return densecrf
 
 
 def energies(probabilities):
-    """U = -log of probabilities (C, ...), finite: float32's smallest number stands for 0."""
+    """U = -log of probabilities (C, ...), with 0 replaced by the smallest float32 to keep U finite."""
     return -np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
 def mean_field(image, probabilities, crf):
-    """Exact mean field by all pairs of pixels, up to MAX_PIXELS of them.
+    """Exact mean field over all pairs of pixels, for at most MAX_PIXELS pixels.
 
-    The pixel itself counts in the kernel's sum that normalises it, as in the published programs, so that a pixel
-    without any like it is not torn by its far neighbours; it does not count in what it is told.
+    The sum that normalises a kernel includes the pixel itself, as in the published programs, so that distant neighbours
+    do not dominate a pixel without similar ones; the message that a pixel receives excludes the pixel itself.
 
     Args:
         image: (H, W, 3) uint8.
@@ -136,7 +136,7 @@ def mean_field(image, probabilities, crf):
     """
     classes, height, width = probabilities.shape
     if height * width > MAX_PIXELS:
-        raise ValueError(f"{height}x{width} pixels: all pairs of at most {MAX_PIXELS} pixels are computed")
+        raise ValueError(f"{height}x{width} pixels: the exact mean field takes at most {MAX_PIXELS}")
     unary = energies(probabilities.astype(np.float64)).reshape(classes, -1)
     places = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2).astype(np.float64)
     colours = image.reshape(-1, 3).astype(np.float64)
@@ -157,7 +157,7 @@ def gaussian(features):
 
 
 def normalised(kernel, normalisation):
-    """A kernel (N, N) as CRF.normalisation says; row i is what pixel i is told."""
+    """Normalise a kernel (N, N) as in CRF.normalisation; row i holds the weights of the messages to pixel i."""
     sums = kernel.sum(1)
     if normalisation == "after":
         return kernel / sums[:, None]

@@ -1,62 +1,49 @@
-"""Several networks' maps as one: what one misses another may see (Noh et al. 2015, section 4.3).
+"""Combine the score maps of several networks (Noh et al. 2015, section 4.3).
 
-"mean" is the paper's: the mean of the probability maps. "product" is its released code's: raw scores multiplied, those
-of all but the first cut off at zero, before the softmax.
+The rule "mean" is that of the paper: the mean of the probability maps. "product" is that of the released code: raw
+scores are multiplied before the softmax, with those of all networks but the first clipped at zero.
 """
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
-from mindfcn.data.transforms import to_input
-from mindfcn.logits import argmax, softmax
-from mindfcn.preprocess import Preprocess
+from mindfcn.inference.predictor import Predictor
+from mindfcn.logits import softmax
 
 RULES = ("mean", "product")
-# Below it, a probability's logarithm is no number of float32.
+# Lower bound of probabilities, so that their logarithms are finite.
 SMALLEST = np.finfo(np.float32).tiny
 
 
-class Ensemble:
-    """Segmenters whose maps are put together; to be used in the place of one.
+class Ensemble(Predictor):
+    """Several predictors whose score maps are combined.
 
     Args:
-        segmenters: list of Segmenter, InstanceWise or alike, of the same classes; each has its own normalisation.
+        segmenters: list of Predictors with the same classes; each has its own normalisation.
         rule: one of RULES.
     """
 
     def __init__(self, segmenters: Iterable[Any], rule: str = "mean") -> None:
         self.segmenters, self.rule = list(segmenters), rule
+        # The input of `logits` is normalised for the first network.
+        self.preprocess = self.segmenters[0].preprocess
 
     @property
     def net(self) -> Any:
-        """The first one's network."""
+        """The first network."""
         return self.segmenters[0].net
 
-    @property
-    def preprocess(self) -> Preprocess:
-        """The Preprocess record that `logits` expects: the first one's."""
-        return self.segmenters[0].preprocess
-
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph, (H, W, 3) uint8 BGR.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        scores = self.logits(to_input(image, self.preprocess)[None])[0]
-        return argmax(scores), softmax(scores) if probabilities else None
-
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax are the ensemble's probabilities."""
-        each = [segmenter.logits(renormalised(batch, self.preprocess, segmenter.preprocess))
+        """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax is the ensemble's probabilities."""
+        each = [segmenter.logits(renormalise(batch, self.preprocess, segmenter.preprocess))
                 for segmenter in self.segmenters]
         return np.stack([combine(maps, self.rule) for maps in zip(*each)])
 
 
 def combine(maps, rule="mean"):
-    """Scores (C, H, W) float32 of several networks -> one, whose softmax are the ensemble's probabilities."""
+    """Scores (C, H, W) float32 of several networks -> one, whose softmax is the ensemble's probabilities."""
     first, *others = maps
     if rule == "mean":
         mean = sum(map(softmax, others), softmax(first)) / len(maps)
@@ -67,8 +54,8 @@ def combine(maps, rule="mean"):
     return product
 
 
-def renormalised(batch, before, after):
-    """(N, 3, H, W) float32 normalised by one Preprocess record -> as another one wants it."""
+def renormalise(batch, before, after):
+    """(N, 3, H, W) float32, normalised by the Preprocess record `before` -> normalised by `after`."""
     if before == after:
         return batch
     before_mean, before_std, after_mean, after_std = (

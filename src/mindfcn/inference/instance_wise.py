@@ -1,55 +1,45 @@
-"""Instance-wise prediction: many windows of a photograph, segmented one by one and put together again.
+"""Instance-wise prediction: segment many windows of a photograph and combine their scores.
 
-Objects that are larger or smaller than what a network sees at once come out whole (Noh et al. 2015, section 4.2).
+This finds objects larger or smaller than the network's input window (Noh et al. 2015, section 4.2).
 """
 
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
 from mindfcn.data.transforms import to_input
 from mindfcn.inference.network import resized
-from mindfcn.logits import argmax, softmax
-from mindfcn.preprocess import Preprocess
+from mindfcn.inference.predictor import Predictor
 
-# Windows in one pass of the network.
+# Windows per forward pass.
 BATCH = 10
-# Side of the windows of networks that do not say theirs, pixels.
+# Side of the windows for networks without an attribute `side`, pixels.
 SIDE = 224
 
 
-class InstanceWise:
-    """A Segmenter that segments photographs by their proposals; to be used in its place.
+class InstanceWise(Predictor):
+    """A predictor that segments photographs window by window, as given by object proposals.
 
     Args:
         segmenter: Segmenter of a DeconvNet, or of any other network.
         propose: function (image (H, W, 3) uint8 BGR) -> (n, 4) boxes (left, top, right, bottom), right and bottom
-            excluded. Where it finds none, the whole photograph is the one proposal.
-        rule: how the windows' scores become one map, see `aggregate`.
+            excluded. If there are none, the whole photograph is one window.
+        rule: how the windows' scores are combined, see `aggregate`.
     """
 
     def __init__(self, segmenter: Any, propose: Callable[[np.ndarray], Any], rule: str = "max") -> None:
         self.segmenter, self.propose, self.rule = segmenter, propose, rule
+        self.preprocess = segmenter.preprocess
 
     @property
     def net(self) -> Any:
         """The network."""
         return self.segmenter.net
 
-    @property
-    def preprocess(self) -> Preprocess:
-        """The Preprocess record of its weights."""
-        return self.segmenter.preprocess
-
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph, (H, W, 3) uint8 BGR.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        scores = self.scores(to_input(image, self.preprocess), self.propose(image))
-        return argmax(scores), softmax(scores) if probabilities else None
+    def image_logits(self, image: np.ndarray) -> np.ndarray:
+        """Aggregated scores (C, H, W) float32 of one photograph, (H, W, 3) uint8 BGR."""
+        return self.scores(to_input(image, self.preprocess), self.propose(image))
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> aggregated scores (N, C, H, W) float32."""
@@ -64,7 +54,7 @@ class InstanceWise:
         side = getattr(self.net, "side", SIDE)
         windows = np.concatenate([resized(image[None, :, top:bottom, left:right], side, side)
                                   for left, top, right, bottom in boxes])
-        # As many in every pass, so that they share a compiled graph.
+        # Pad the last pass to BATCH windows, so that all passes share one compiled graph.
         extra = -len(windows) % BATCH if len(windows) > BATCH else 0
         passes = np.pad(windows, ((0, extra), (0, 0), (0, 0), (0, 0)))
         found = np.concatenate([self.segmenter.logits(passes[at:at + BATCH]) for at in range(0, len(passes), BATCH)])
@@ -72,11 +62,11 @@ class InstanceWise:
 
 
 def aggregate(found, classes, height, width, rule="max"):
-    """One map of the scores of many windows (Noh et al. 2015, equations 1 and 2).
+    """Combine the scores of many windows into one map (Noh et al. 2015, equations 1 and 2).
 
     Args:
-        found: iterable of (box, scores (C, h, w) float32); each is resized to its box, and is zero around it.
-        classes, height, width: of the result.
+        found: iterable of (box, scores (C, h, w) float32); each is resized to its box and is zero outside it.
+        classes, height, width: C, H, W of the result.
         rule: "max", the largest score at each pixel, or "sum".
 
     Returns:
@@ -91,7 +81,7 @@ def aggregate(found, classes, height, width, rule="max"):
         covering[here[1:]] += 1
         count += 1
     if rule == "max":
-        # Of any window that does not cover a pixel, there is the zero around it.
+        # Where a window does not cover a pixel, its score there is zero.
         outside = covering < count
         total[:, outside] = np.maximum(total[:, outside], 0)
     return total

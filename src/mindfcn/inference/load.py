@@ -1,10 +1,11 @@
-"""The networks that a command names, as one segmenter: from their checkpoints, by proposals, and in an ensemble."""
+"""Load networks from checkpoints, and add object proposals and a second network as the settings ask."""
 
 from functools import partial
 from typing import Optional
 
 import mindspore as ms
 
+from mindfcn.config import check_bounds
 from mindfcn.console import FilePath
 from mindfcn.data.regions.proposals import check_installed, propose
 from mindfcn.errors import UserError
@@ -30,37 +31,37 @@ def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
 
 
 def network_text(card):
-    """A card's network and its options in one line."""
+    """A card's network name and options in one line."""
     return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in card.options().items())])
 
 
 def combined(segmenter, card, config):
-    """What `proposals` and `ensemble` of the settings make of a checkpoint's Segmenter.
+    """Wrap a checkpoint's Segmenter as the settings `proposals` and `ensemble` ask.
 
-    The proposals are for `checkpoint` alone; the network of `ensemble` sees whole photographs.
+    Proposals apply to the network of `checkpoint`; the network of `ensemble` segments whole photographs.
 
     Args:
-        segmenter, card: as `load_segmenter` gives them.
+        segmenter, card: as `load_segmenter` returns them.
         config: EvalConfig or PredictConfig.
 
     Returns:
         Segmenter, InstanceWise or Ensemble.
 
     Raises:
-        UserError: proposals cannot be made here, settings cannot be, or the other checkpoint has other classes.
+        UserError: OpenCV cannot make proposals, a setting is out of bounds, or the other checkpoint has other classes.
     """
     if config.proposals != "none":
-        for name, value, least in (("max_proposals", config.max_proposals, 1), ("min_side", config.min_side, 1)):
-            if value < least:
-                raise UserError(f"--{name} {value}: must be at least {least}")
+        check_bounds(config)
         check_installed()
-        segmenter = InstanceWise(segmenter, partial(propose, method=config.proposals, most=config.max_proposals,
-                                                    min_side=config.min_side), config.aggregate)
+        segmenter = InstanceWise(segmenter, partial(
+            propose, method=config.proposals, max_proposals=config.max_proposals,
+            min_side=config.min_side), config.aggregate)
     if config.ensemble:
-        other, other_card = load_segmenter(config.ensemble, config.model, config.precision)
+        other, other_card = load_segmenter(config.ensemble, config.fallback_model, config.precision)
         if other_card.labels.names != card.labels.names:
             raise UserError(f"--ensemble {config.ensemble}: it has {len(other_card.labels)} classes "
                             f"({', '.join(other_card.labels.names[:3])}, ...), {config.checkpoint} has "
-                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the same")
+                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the "
+                            "same classes")
         segmenter = Ensemble([segmenter, other], config.ensemble_rule)
     return segmenter

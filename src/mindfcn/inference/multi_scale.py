@@ -1,6 +1,6 @@
-"""Test-time augmentation: the mean of what a network says of a photograph at several scales and mirrored.
+"""Test-time augmentation: mean probabilities over several scales of a photograph and their mirror images.
 
-DeepLab (Chen et al. 2018, section 4) and the frameworks after it evaluate so; the FCN paper does not.
+DeepLab (Chen et al. 2018, section 4) and later frameworks evaluate this way; the FCN paper does not.
 """
 
 import cv2
@@ -10,13 +10,13 @@ from mindfcn.data.transforms import flip as mirrored
 
 
 def average_views(segment, image, scales=(1.0,), flip=False):
-    """Mean probabilities over a photograph's views: each scale, and each scale mirrored left and right.
+    """Mean probabilities over the views of a photograph: each scale, and each scale mirrored left to right.
 
     Args:
         segment: function (image (H, W, 3) uint8 BGR, probabilities=True) -> (mask, probabilities (C, H, W) float32).
         image: (H, W, 3) uint8 BGR.
-        scales: factors on both sides; bilinear there and back.
-        flip: also mirrored.
+        scales: factors on both sides; images and maps are resized bilinearly.
+        flip: also use mirror images.
 
     Returns:
         (C, H, W) float32.
@@ -38,9 +38,9 @@ def scaled_size(image, scale):
 
 
 def resize_maps(maps, size):
-    """(C, h, w) float32 -> (C, H, W) float32, bilinear; a copy or the maps themselves where the size is theirs."""
+    """(C, h, w) float32 -> (C, H, W) float32, bilinear; maps that have this size already are returned as they are."""
     if maps.shape[1:] == tuple(size):
         return maps
-    # OpenCV takes up to four channels in some of its ways; one map at a time is right in all.
+    # Some of OpenCV's code paths take at most four channels, so resize one map at a time.
     return np.stack([cv2.resize(np.ascontiguousarray(each), size[::-1], interpolation=cv2.INTER_LINEAR)
                      for each in maps])

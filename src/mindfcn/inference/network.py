@@ -1,67 +1,45 @@
-"""The plain way from a network to a dense prediction: the whole image at once."""
+"""Segmenter: dense prediction with a MindSpore network, on the whole image at once."""
 
-from typing import Any, Optional
+from typing import Optional
 
 import cv2
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from mindfcn.data.transforms import to_input
-from mindfcn.logits import argmax, softmax
+from mindfcn.inference.predictor import Predictor
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.fcn import FCN
 from mindfcn.models.surgery.fold_batch_norm import Folded
 from mindfcn.preprocess import Preprocess
 
-# Convolutions of more weights keep their normalisation: on maps as small as theirs it costs less than the copy.
+# Convolutions with more weights are not folded: their maps are small, so normalisation costs less than the copy.
 FOLDED = 2 ** 22
-# Sizes that get a compiled graph of their own, which takes about a second and, with VGG16, 80 MB.
+# Largest number of compiled graphs; each takes about a second and, with VGG16, 80 MB.
 GRAPHS = 16
 
 
-class Segmenter:
+class Segmenter(Predictor):
     """A network with the preprocessing that belongs to its weights.
 
-    DeconvNet sees the whole photograph warped to the square that it takes, and its logits are warped back.
+    For DeconvNet, the photograph is resized to the network's square input, and the logits are resized back.
 
-    The networks of this package compute with normalisation folded into the convolutions, and on CPU as compiled graphs:
-    one for each padded size, so that images of a few pixels more or less share it. Any other network runs as it is.
+    The networks of this package run with batch normalisation folded into the convolutions, and on CPU as compiled
+    graphs, one for each padded size, so that images of similar size share a graph. Other networks run unchanged.
 
     Args:
-        net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; where its weights change
-            otherwise, call `refresh`.
+        net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; after any other
+            change of its weights, call `refresh`.
         preprocess: the Preprocess record of its weights.
     """
 
     def __init__(self, net: nn.Cell, preprocess: Preprocess) -> None:
         self.net = net
         self.preprocess = preprocess
+        # Networks of other packages have one head.
+        self.classes = None if getattr(net, "geometric", None) is None else net.n_class
         self.folded: Optional[Folded] = None
         self.sizes: set[tuple[int, ...]] = set()
-
-    def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph of any size.
-
-        Args:
-            image: (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
-            probabilities: also give the softmax.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        logits, _ = self.split(self.logits(to_input(image, self.preprocess)[None])[0])
-        return argmax(logits), softmax(logits) if probabilities else None
-
-    def geometric(self, image: Any) -> np.ndarray:
-        """(H, W) uint8: the second head's classes of an image."""
-        return argmax(self.split(self.logits(to_input(image, self.preprocess)[None])[0])[1])
-
-    def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Logits (classes, H, W) of one image -> (those of the classes, those of the second head or None)."""
-        if getattr(self.net, "geometric", None) is None:
-            return logits, None
-        return logits[:self.net.n_class], logits[self.net.n_class:]
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
@@ -71,11 +49,11 @@ class Segmenter:
         return resized(self._logits(resized(batch, side, side)), *batch.shape[2:])
 
     def _logits(self, batch):
-        """Logits of images of the size that they have."""
+        """Logits at the images' own size."""
         if not isinstance(self.net, (FCN, DeconvNet)):
             self.net.set_train(False)
             return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
-        # Only training changes weights; `set_train` says that it may have gone on.
+        # Training mode means that the weights may have changed.
         if self.net.training or self.folded is None:
             self.refresh()
         assert self.folded is not None
@@ -90,7 +68,7 @@ class Segmenter:
         return logits[:, :, :height, :width]
 
     def refresh(self) -> None:
-        """Take over the network's weights as they are now."""
+        """Copy the network's current weights."""
         self.net.set_train(False)
         if self.folded is None:
             self.folded = Folded(self.net, FOLDED)
@@ -98,7 +76,7 @@ class Segmenter:
             self.folded.refresh()
 
     def _mode(self, shape):
-        """Compiled graphs on CPU, for the first GRAPHS shapes; operator by operator beyond, and elsewhere."""
+        """Graph mode on CPU for the first GRAPHS shapes; PyNative mode otherwise."""
         if ms.get_context("device_target") != "CPU" or len(self.sizes) >= GRAPHS and shape not in self.sizes:
             return ms.PYNATIVE_MODE
         self.sizes.add(shape)
@@ -106,7 +84,7 @@ class Segmenter:
 
 
 def resized(maps, height, width):
-    """(N, C, h, w) float32 -> (N, C, height, width), bilinearly."""
+    """(N, C, h, w) float32 -> (N, C, height, width) float32, bilinear."""
     planes = [cv2.resize(np.ascontiguousarray(one.transpose(1, 2, 0)), (width, height), interpolation=cv2.INTER_LINEAR)
               for one in maps]
     # OpenCV drops the axis of a single channel.
@@ -114,6 +92,6 @@ def resized(maps, height, width):
 
 
 def pad_to_multiple(batch, multiple):
-    """Zeros (the mean colour) below and at the right of (N, C, H, W), up to the next multiples, as the FCNs pad."""
+    """Pad (N, C, H, W) with zeros, the mean colour, below and at the right, up to the next multiples, like the FCNs."""
     below, right = (-side % multiple for side in batch.shape[2:])
     return np.pad(batch, ((0, 0), (0, 0), (0, below), (0, right))) if below or right else batch

@@ -1,15 +1,13 @@
-"""An exported network in ONNX Runtime: the whole image at once, without MindSpore."""
+"""OnnxSegmenter: dense prediction with ONNX Runtime, on the whole image at once, without MindSpore."""
 
 import os
 import zlib
-from typing import Any, Optional
 
 import numpy as np
 
 from mindfcn.console import FilePath
-from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.logits import argmax, softmax
+from mindfcn.inference.predictor import Predictor
 from mindfcn.storage.files import read_bytes
 from mindfcn.weights.card import CARD, Card
 
@@ -20,23 +18,23 @@ _SEAL = b"\x72\x17\x0a\x0bmindfcn_crc\x12\x08"
 
 
 def sealed(model):
-    """The bytes of an ONNX file, ended by one more entry of its metadata: the CRC-32 of all before it."""
+    """The bytes of an ONNX file with one more metadata entry at the end: the CRC-32 of all bytes before it."""
     return model + _SEAL + b"%08x" % zlib.crc32(model)
 
 
-class OnnxSegmenter:
-    """A file that `mindfcn export` wrote; the counterpart of `dense.whole_image.Segmenter`.
+class OnnxSegmenter(Predictor):
+    """A network exported by `mindfcn export`; the counterpart of `inference.network.Segmenter`.
 
     Args:
         path: the .onnx file.
-        device: CPU, GPU or Ascend; auto takes the first of Ascend, GPU and CPU that this ONNX Runtime was built for.
+        device: CPU, GPU or Ascend; auto takes the first of Ascend, GPU and CPU that this ONNX Runtime supports.
 
     Attributes:
         card: Card of the network.
         preprocess: how its input is normalised.
 
     Raises:
-        UserError: the package onnxruntime is not installed, or was not built for that device; the file is missing,
+        UserError: the package onnxruntime is not installed or does not support the device; the file is missing,
             damaged, or has no card.
     """
 
@@ -47,7 +45,7 @@ class OnnxSegmenter:
             raise UserError("ONNX files need the package onnxruntime, which is not installed; install it with "
                             "pip install onnxruntime") from None
         data = read_bytes(path)
-        # Other programs may write the file anew, without it.
+        # Other programs may rewrite the file without the checksum.
         if data[:-8].endswith(_SEAL) and data != sealed(data[:-8 - len(_SEAL)]):
             raise UserError(f"{path} is damaged: its checksum does not fit; copy it again, or write it again with "
                             "mindfcn export")
@@ -57,10 +55,10 @@ class OnnxSegmenter:
             raise UserError(f"device {device} cannot be used by this onnxruntime; use {', '.join(usable)}, or install "
                             "the onnxruntime package for it")
         options = onnxruntime.SessionOptions()
-        # Its warnings speak of its inside; errors are exceptions.
+        # Silence ONNX Runtime's log; errors still arrive as exceptions.
         options.log_severity_level = 4
         providers = dict.fromkeys(PROVIDERS[name] for name in (usable[0] if device == "auto" else device, "CPU"))
-        # Its exceptions have no common base but this.
+        # ONNX Runtime's exceptions have no common base class but Exception.
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
             texts = self.session.get_modelmeta().custom_metadata_map
@@ -72,19 +70,7 @@ class OnnxSegmenter:
                             "export; write it with mindfcn export")
         self.card = Card.from_json(texts[CARD], path)
         self.preprocess = self.card.preprocess
-
-    def __call__(self, image: Any, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Segment one photograph of any size, (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
-
-        Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
-        """
-        logits = self.logits(to_input(image, self.preprocess)[None])[0][:len(self.card.labels)]
-        return argmax(logits), softmax(logits) if probabilities else None
-
-    def geometric(self, image: Any) -> np.ndarray:
-        """(H, W) uint8: the second head's classes of an image."""
-        return argmax(self.logits(to_input(image, self.preprocess)[None])[0][len(self.card.labels):])
+        self.classes = len(self.card.labels) if self.card.geometric else None
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""

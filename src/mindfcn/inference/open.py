@@ -1,4 +1,4 @@
-"""Open a checkpoint in the runtime that computes it. MindSpore is imported only where it is that runtime."""
+"""Open a checkpoint with MindSpore or ONNX Runtime. MindSpore is imported only if it is used."""
 
 from collections.abc import Callable
 from typing import Optional, Union
@@ -10,15 +10,15 @@ from mindfcn.errors import UserError
 from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.weights.card import Card
 
-# (H, W, 3) uint8 BGR, whether probabilities are wanted -> mask (H, W) uint8; probabilities (C, H, W) float32 or None.
+# (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8, probabilities (C, H, W) float32 or None).
 Segment = Callable[..., tuple[np.ndarray, Optional[np.ndarray]]]
 
 
 def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, Card]:
-    """The runtime that the settings ask for, with their checkpoint in it.
+    """Open a checkpoint with the runtime chosen by the settings.
 
     Args:
-        config: PredictConfig or ServeConfig: `checkpoint`, `runtime`, `device`, `model` and `precision` count.
+        config: PredictConfig or ServeConfig; uses `checkpoint`, `runtime`, `device`, `fallback_model` and `precision`.
 
     Returns:
         (function that segments one photograph, as `predict` takes it; Card)
@@ -31,7 +31,7 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
         raise UserError(f"MindSpore does not read {config.checkpoint}; use --runtime onnx, or give the .ckpt file")
     if config.runtime == "onnx" and not is_onnx:
         raise UserError(f"{config.checkpoint} is not an .onnx file; make one with mindfcn export --checkpoint "
-                        f"{config.checkpoint} --out NAME.onnx")
+                        f"{config.checkpoint} --out_file NAME.onnx")
     if is_onnx:
         if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
             raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
@@ -43,5 +43,5 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
     from mindfcn.runtime import pynative_mode, set_up
     set_up(config.device)
     pynative_mode()
-    network, card = load_segmenter(config.checkpoint, config.model, config.precision)
+    network, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     return combined(network, card, config) if isinstance(config, PredictConfig) else network, card

@@ -1,4 +1,4 @@
-"""How a network becomes a mask, in one place: windows, then scales and mirroring, then the fully connected CRF."""
+"""The complete inference pipeline: sliding windows, then scales and mirroring, then the fully connected CRF."""
 
 from collections.abc import Callable
 from typing import Any, Optional
@@ -14,19 +14,19 @@ from mindfcn.weights.card import Card
 
 
 class Inference:
-    """A segmenter with what shall be done around its network; called as a segmenter is.
+    """A segmenter with sliding windows, multi-scale averaging and CRF around its network; called like a segmenter.
 
     Args:
         segmenter: function (image (H, W, 3) uint8 BGR, probabilities=False) -> (mask (H, W) uint8, probabilities
-            (C, H, W) float32 or None): a Segmenter, OnnxSegmenter, or another way from a photograph to probabilities.
-        config: EvalConfig, PredictConfig, or whatever has `scales`, `flip`, `window`, `overlap` and `crf`.
+            (C, H, W) float32 or None): a Segmenter, OnnxSegmenter, or any other predictor.
+        config: EvalConfig, PredictConfig, or any object with `scales`, `flip`, `window`, `overlap` and `crf`.
 
     Attributes:
-        plain: whether nothing is done but calling the segmenter.
-        whole: whether images are not cut into windows.
+        plain: whether there is one scale, no mirroring and no CRF.
+        whole: whether images are segmented whole, without windows.
 
     Raises:
-        UserError: settings that cannot be, or the CRF's package is missing.
+        UserError: invalid settings, or the CRF's package is missing.
     """
 
     def __init__(self, segmenter: Callable[..., tuple[np.ndarray, Optional[np.ndarray]]], config: Any) -> None:
@@ -42,7 +42,7 @@ class Inference:
         self.plain = self.scales == (1.0,) and not self.flip and self.crf is None
 
     def check(self, card: Optional[Card]) -> None:
-        """Raise UserError where more than its own pass is asked of a network that sees depth or has two heads."""
+        """Raise UserError if scales, mirroring, windows or CRF are set for a network with depth input or two heads."""
         if card and (card.preprocess.modality != "rgb" or card.geometric) and not (self.plain and self.whole):
             raise UserError("--scales, --flip, --window and --crf are for networks of photographs with one head; leave "
                             "them out")

@@ -1,4 +1,4 @@
-"""A dense prediction from a coarse network, by running it on shifted images (Long et al. 2015, section 3.2)."""
+"""Shift-and-stitch: dense prediction by running a coarse network on shifted images (Long et al. 2015, section 3.2)."""
 
 from collections.abc import Callable
 
@@ -10,26 +10,26 @@ def shift_and_stitch(net: Callable[[ms.Tensor], ms.Tensor], image: np.ndarray, s
                      fill: bool = False) -> np.ndarray:
     """Run a network of output stride f on the image without its first y rows and x columns, and interlace the results.
 
-    Without padding in the network, entry (i, j) of the result is what the network gives for the window whose first
-    pixel is (i, j) * output_stride, for every window inside the image: the network slid pixel by pixel. Its centre
-    lies half a receptive field further down and right. With padding, entries whose windows reach over the edge of the
-    image see the zeros where the shift put them, and not where a slid network would.
+    For a network without padding, entry (i, j) of the result is the network's output for the window whose first pixel
+    is (i, j) * output_stride, for every window inside the image, as if the network were applied at each position. The
+    centre of a window is half a receptive field further down and right. With padding, windows that reach over the edge
+    of the image differ from this: the zeros move with the shift.
 
     Args:
         net: cell or function from (N, C, H, W) float32 Tensors to (N, D, h, w) Tensors.
         image: (N, C, H, W) float32, array or Tensor.
-        stride: f, the network's output stride in pixels; any whole number.
-        output_stride: that of the result; shifts are its multiples. A divisor of `stride`.
-        fill: add zeros below and at the right first, so that all runs have the image's size: one compilation in graph
-            mode, and f h / output_stride entries. Those at the end have windows that reach into the zeros.
+        stride: f, the network's output stride in pixels; any positive integer.
+        output_stride: output stride of the result, a divisor of `stride`; shifts are its multiples.
+        fill: first pad with zeros below and at the right, so that all shifted images have the image's size: graph
+            mode compiles once, and the result has f h / output_stride rows. Windows of the last ones include zeros.
 
     Returns:
         (N, D, H', W') float32 array. H' is the sum of the heights of all shifts: H - k + 1 at output stride 1, for a
         network of receptive field k without padding.
 
     Raises:
-        ValueError: the strides do not divide, the image is too small to be shifted, or the network's maps do not
-            interlace: its output stride is another.
+        ValueError: `output_stride` does not divide `stride`, the image is too small to be shifted, or the maps do not
+            interlace because the network has another output stride.
     """
     if output_stride < 1 or stride % output_stride:
         raise ValueError(f"output stride {output_stride} must divide the network's, {stride}")
@@ -46,10 +46,11 @@ def shift_and_stitch(net: Callable[[ms.Tensor], ms.Tensor], image: np.ndarray, s
 
 
 def interlace(maps):
-    """Rows of maps (N, D, h, w), one per shift, -> one map whose every len(maps)-th row and column is each of them.
+    """Interlace maps[y][x] (N, D, h, w), one for each shift, into one map of which they are every len(maps)-th row and
+    column.
 
     Raises:
-        ValueError: their sizes do not interlace.
+        ValueError: the sizes do not interlace.
     """
     factor = len(maps)
     height, width = sum(row[0].shape[2] for row in maps), sum(each.shape[3] for each in maps[0])

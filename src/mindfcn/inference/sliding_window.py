@@ -1,10 +1,10 @@
-"""Sliding windows for photographs that do not fit into memory whole, without seams.
+"""Seamless sliding windows, for photographs that do not fit into memory.
 
-An output pixel of a network depends on the input pixels within its reach: half the receptive field, and what the
-upsampling adds. Where neighbouring windows overlap by twice the reach and each gives up half of the overlap, every
-pixel comes from a window that holds all it depends on. A window's other edges are the photograph's own, where the
-network pads as it does for the whole photograph, and windows begin at multiples of the network's stride, so that its
-cells lie where they lie then. The result is that of the whole photograph.
+An output pixel depends on the input pixels within the network's reach: half the receptive field plus the extent of the
+upsampling. Neighbouring windows overlap by twice the reach, and each discards half of the overlap, so every output
+pixel comes from a window that contains all pixels it depends on. The outer edges of windows are edges of the
+photograph, where the network pads as for the whole photograph, and windows start at multiples of the network's stride,
+so its cells have the same positions. The result is therefore that of the whole photograph.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from mindfcn.logits import argmax, softmax
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A window along one side, in pixels: it reaches from `start` to `stop`, and gives the result `first` to `last`."""
+    """A window along one axis, in pixels: it covers `start` to `stop` and gives the result from `first` to `last`."""
     start: int
     stop: int
     first: int
@@ -27,23 +27,23 @@ class Span:
 
 
 class SlidingWindow:
-    """A segmenter that goes over a photograph window by window.
+    """A segmenter that processes a photograph window by window.
 
     Args:
         segmenter: Segmenter or OnnxSegmenter.
         window: side of the windows, pixels; rounded up to a multiple of the network's stride.
-        overlap: pixels that neighbouring windows share, rounded up likewise; as many as leave no seam if None.
+        overlap: pixels that neighbouring windows share, rounded up likewise; None: as many as avoid seams.
 
     Raises:
-        UserError: the windows are no larger than their overlap, or the network does not say how far it reaches.
+        UserError: the windows are not larger than their overlap, or the reach of the network is not known.
     """
 
     def __init__(self, segmenter, window, overlap=None):
         self.segmenter = segmenter
         known = hasattr(getattr(segmenter, "net", None), "reach")
         if overlap is None and not known:
-            raise UserError("--window: this network does not say how far its pixels reach; give --overlap, at least "
-                            "its receptive field (mindfcn describe NAME tells it)")
+            raise UserError("--window: the receptive field of this network is not known here; give --overlap, at "
+                            "least the receptive field (mindfcn describe NAME prints it)")
         self.stride = segmenter.net.stride if known else 32
         self.window = up_to_multiple(window, self.stride)
         self.overlap = up_to_multiple(2 * segmenter.net.reach if overlap is None else overlap, self.stride)
@@ -55,7 +55,7 @@ class SlidingWindow:
     def __call__(self, image, probabilities=False):
         """Segment one photograph of any size, (H, W, 3) uint8 BGR.
 
-        Without probabilities the memory needed is a window's, and one byte a pixel.
+        Without probabilities, this needs the memory of one window and one byte per pixel.
 
         Returns:
             mask (H, W) uint8; probabilities (C, H, W) float32, or None.
@@ -71,7 +71,7 @@ class SlidingWindow:
         return mask, found
 
     def blocks(self, image):
-        """Yield (rows, columns, logits (C, h, w) float32): Spans, and the logits from their `first` to their `last`."""
+        """Yield (rows, columns, logits (C, h, w) float32): Spans, and the logits between their `first` and `last`."""
         for rows in spans(image.shape[0], self.window, self.overlap, self.stride):
             for columns in spans(image.shape[1], self.window, self.overlap, self.stride):
                 crop = image[rows.start:rows.stop, columns.start:columns.stop]
@@ -81,9 +81,9 @@ class SlidingWindow:
 
 
 def spans(size, window, overlap, stride):
-    """The windows over `size` pixels: list of Span, whose results adjoin and cover all.
+    """The windows along `size` pixels: list of Span whose results are adjacent and cover everything.
 
-    `window` and `overlap` are multiples of `stride`. The last window begins at such a multiple, too, and is shorter.
+    `window` and `overlap` are multiples of `stride`. The last window also starts at a multiple and may be shorter.
     """
     starts = list(range(0, max(1, size - overlap), window - overlap))
     starts[-1] = min(starts[-1], up_to_multiple(max(0, size - window), stride))
@@ -93,5 +93,5 @@ def spans(size, window, overlap, stride):
 
 
 def up_to_multiple(value, of):
-    """The next multiple from `value` up."""
+    """`value`, rounded up to a multiple."""
     return math.ceil(value / of) * of

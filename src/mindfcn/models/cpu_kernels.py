@@ -1,20 +1,58 @@
-"""Convolutions for CPU, computed in other ways than by MindSpore's kernels, with the same results to rounding.
+"""Convolutions for CPU that are faster or need less memory than MindSpore's kernels; results differ by rounding only.
 
-A convolution of single channels, whose few kernels are fixed, cuts a map into tiles and transforms them at once; what
-is left is a matrix product, which CPUs do at their best. The transposed convolution puts tiles together again.
+`convolution` and `transposed_convolution` choose them when a layer is built. Every network also runs without them:
+set `cpu_kernels.enabled = False` before building it, or the environment variable MINDFCN_CPU_KERNELS=0. Parameters are
+the same either way, and so are checkpoints.
+
+A convolution of single channels with a few fixed kernels cuts a map into tiles and transforms them at once; what is
+left is a matrix product, the operation CPUs are fastest at. The transposed convolution puts the tiles together again.
 """
+
+import os
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+# Whether layers that are built for CPU use the convolutions of this module.
+enabled = os.environ.get("MINDFCN_CPU_KERNELS", "1") != "0"
+# MindSpore's convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
+NARROW = 2048
+# From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
+WINOGRAD_BACKWARD, WINOGRAD = 64, 128
+# MindSpore's transposed convolutions of these strides take much memory; blocks of larger strides take long to join.
+BLOCKS = range(4, 9)
 TILE = 4
-# With fewer tiles the kernel's transform costs what the products save.
+# With fewer tiles the kernel's transform costs as much as the products save.
 MIN_TILES = 32
 # From as many pixels on, the gradients of a batch are computed image by image: all tiles at once would take gigabytes.
 LARGE_MAP = 128 * 128
 # With the usual points 0, 1, -1, 2, -2 rounding errors are five times larger.
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
+
+
+def convolution(in_channels, out_channels, kernel, stride, padding, group):
+    """The cell that computes a convolution better than MindSpore on this device; None where there is none.
+
+    Args:
+        kernel: (height, width).
+        padding: one number, or four: above, below, left, right.
+    """
+    if not enabled or ms.get_context("device_target") != "CPU" or not stride == group == 1:
+        return None
+    narrower = min(in_channels, out_channels)
+    if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
+        return Winograd(out_channels, direct=narrower < WINOGRAD)
+    if kernel != (3, 3) and out_channels > NARROW:
+        return WideConv2d(kernel, padding)
+    return None
+
+
+def transposed_convolution(channels, kernel, stride, padding):
+    """The same for a transposed convolution from `channels` to as many; `kernel` is its side."""
+    if enabled and ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
+        return Upsampling(channels, stride, padding)
+    return None
 
 
 def transforms():
@@ -58,7 +96,7 @@ def image(batch, number):
 
 
 def swap(rows, first, second, third):
-    """(first, second, third, ...) -> (third * second * first, ...): the order of the first three axes turned round.
+    """(first, second, third, ...) -> (third * second * first, ...): the first three axes in reverse order.
 
     Rows are gathered, because MindSpore's transpose on CPU keeps eight bytes for every number that it has moved.
     """
@@ -94,14 +132,14 @@ class Winograd(nn.Cell):
         self.join_output = ops.Conv2DTranspose(36, TILE, pad=0, **tile)
 
     def fits(self, shape):
-        """Whether it can take a map of this shape, and is quicker on it."""
+        """Whether it accepts a map of this shape and is faster on it."""
         tiles = shape[0] * (shape[2] // TILE) * (shape[3] // TILE)
         return shape[2] % TILE == 0 and shape[3] % TILE == 0 and tiles >= MIN_TILES
 
     def construct(self, x, weight):
         if self.direct:
             return self.convolution(x, weight)
-        # Not before the map is there: all kernels of a network take 0.2 GB.
+        # Wait for the map: the transformed kernels of all layers at once would take 0.2 GB.
         kernels = self.kernels(ops.depend(weight, x))
         tiles = ops.BatchMatMul()(kernels, self.tiles(self.cut_input, self.input, x))
         return self.join(self.join_output, self.output, tiles, (x.shape[0], weight.shape[0], *x.shape[2:]))
@@ -132,7 +170,7 @@ class Winograd(nn.Cell):
         else:
             images, of_kernels = (), gradient[0, 0, 0, 0] * 0
             for number in range(x.shape[0]):
-                # Not before the last one is done, so that they use the same memory.
+                # Wait for the previous image, so that all images use the same memory.
                 of_image, more = self.gradients(image(ops.depend(x, of_kernels), number), kernels,
                                                 image(ops.depend(gradient, of_kernels), number))
                 images, of_kernels = (*images, of_image), of_kernels + more
@@ -149,21 +187,21 @@ class Winograd(nn.Cell):
 
 
 class Swap(nn.Cell):
-    """`swap`, whose gradient is the way back."""
+    """`swap`, whose gradient is the inverse swap."""
 
     def construct(self, rows, first, second, third):
         return swap(rows, first, second, third)
 
     def bprop(self, rows, first, second, third, result, gradient):
-        """Gradient of the rows alone."""
+        """The gradient of the rows; the sizes have none."""
         return swap(gradient, third, second, first).reshape(rows.shape), 0, 0, 0
 
 
 class WideConv2d(nn.Cell):
     """The convolution of (N, C, H, W) with (K, C, *kernel) as one matrix product, and so are its gradients.
 
-    MindSpore's own takes a slow reference kernel for the gradient of fc6's kernel. A cell with gradients of its own
-    would be given a copy of the weights, 411 MB of fc6.
+    MindSpore's convolution uses a slow reference kernel for the gradient of fc6's kernel. A cell with its own `bprop`
+    would get a copy of the weights, 411 MB for fc6.
 
     Args:
         kernel: (height, width).
@@ -179,7 +217,7 @@ class WideConv2d(nn.Cell):
         self.swap = Swap()
 
     def fits(self, shape):
-        """It takes any map."""
+        """True: it takes any map."""
         return True
 
     def construct(self, x, weight):

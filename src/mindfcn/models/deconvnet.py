@@ -1,7 +1,7 @@
 """DeconvNet: VGG16 and its mirror of unpooling and deconvolution (Noh, Hong and Han 2015, table 2).
 
-Between the two halves stand only fc6 and fc7, which see a whole object at once, so images are windows of one size
-around objects: `mindfcn.inference.instance_wise` segments photographs by many of them.
+fc6 and fc7 between the two halves see a complete object at once, so images are windows of one size around objects:
+`mindfcn.inference.instance_wise` segments a photograph from many of them.
 """
 
 from typing import Optional
@@ -11,16 +11,16 @@ from mindspore.common.initializer import Normal
 
 from mindfcn.errors import UserError
 from mindfcn.models import layers
-from mindfcn.models.analysis.receptive_field import map_receptive_fields
+from mindfcn.models.backbones.stages import StagedBackbone
 
 
-class Encoder(nn.Cell):
-    """VGG16 with batch normalisation, whose poolings keep their switches.
+class Encoder(StagedBackbone):
+    """VGG16 with batch normalisation, whose pooling layers also return the places of their maxima (switches).
 
     Args:
         fc_width: channels of fc6 and fc7.
         width: factor on the channels of conv1 to conv5, for small machines; 1 is VGG16.
-        side: side of the images that fc6 sees whole, pixels, a multiple of 32.
+        side: side of the images that one window of fc6 covers, pixels, a multiple of 32.
 
     Inputs: (N, 3, H, W) float32, H and W from `side` up.
     Outputs: fc7 (N, fc_width, h, w), 1x1 of an image of side x side; switches of pool1 to pool5; shapes of the maps
@@ -30,6 +30,10 @@ class Encoder(nn.Cell):
         UserError: a side that is no multiple of 32.
     """
 
+    stages = {"pool3": ("conv1", "pool1", "conv2", "pool2", "conv3", "pool3"),
+              "pool4": ("conv4", "pool4"),
+              "fc7": ("conv5", "pool5", "conv6", "conv7")}
+    pools = tuple(f"pool{number}" for number in range(1, 6))
     blocks = tuple(f"conv{number}" for number in range(1, 8))
     multiple = 1
     has_bias = True
@@ -51,29 +55,16 @@ class Encoder(nn.Cell):
         self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.MaxPoolWithIndices() for _ in range(5))
 
     def construct(self, image):
-        conv1 = self.conv1(image)
-        pool1, switches1 = self.pool1(conv1)
-        conv2 = self.conv2(pool1)
-        pool2, switches2 = self.pool2(conv2)
-        conv3 = self.conv3(pool2)
-        pool3, switches3 = self.pool3(conv3)
-        conv4 = self.conv4(pool3)
-        pool4, switches4 = self.pool4(conv4)
-        conv5 = self.conv5(pool4)
-        pool5, switches5 = self.pool5(conv5)
-        fc7 = self.conv7(self.conv6(pool5))
-        return (fc7, (switches1, switches2, switches3, switches4, switches5),
-                (conv1.shape, conv2.shape, conv3.shape, conv4.shape, conv5.shape))
-
-    def receptive_fields(self):
-        """{map: ReceptiveField} of its maps."""
-        return map_receptive_fields(self.paths())
-
-    def paths(self):
-        """{map: layers from the map before}: how the maps follow from one another."""
-        return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.conv3, self.pool3),
-                "pool4": (self.conv4, self.pool4),
-                "fc7": (self.conv5, self.pool5, self.conv6, self.conv7)}
+        x, switches, shapes = image, (), ()
+        for stage in self.stages.values():
+            for layer in stage:
+                if layer in self.pools:
+                    shapes += (x.shape,)
+                    x, places = getattr(self, layer)(x)
+                    switches += (places,)
+                else:
+                    x = getattr(self, layer)(x)
+        return x, switches, shapes
 
 
 class Decoder(nn.Cell):
@@ -123,8 +114,8 @@ class DeconvNet(nn.Cell):
         backbone: the Encoder; None makes the published one.
         decoder_width: see Decoder.
 
-    Inputs: (N, 3, H, W) float32, normalised. Of side x side pixels, as it is trained on; from there up it is possible:
-        fc6 then takes several windows, and their deconvolutions add up where they overlap.
+    Inputs: (N, 3, H, W) float32, normalised. Trained on side x side pixels; larger images are possible: fc6 then
+        takes several windows, and their deconvolutions add up where they overlap.
     Outputs: logits (N, n_class, H, W) float32.
 
     Attributes:

@@ -22,7 +22,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
     # only the score layer trains
     "fcn32s_fixed": FCN32s,
-    # the mirror of VGG16, and of no other backbone
+    # the mirror of VGG16, available with that backbone only
     "deconvnet": DeconvNet}
 BACKBONES: dict[str, Callable[..., Any]] = {
     "vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
@@ -52,11 +52,11 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
         UserError: no network has that name, it has no such option, or the weights are of another backbone.
     """
     head, backbone = split_name(name)
-    make = Encoder if name == DECONVNET else BACKBONES.get(backbone) or partial(MindCV, backbone.removeprefix(LIBRARY))
+    make = Encoder if name == DECONVNET else BACKBONES.get(backbone) or partial(
+        MindCV, name=backbone.removeprefix(LIBRARY))
     fixed = getattr(make, "keywords", {})
-    of_backbone = [option for option in inspect.signature(make).parameters if option not in fixed]
-    of_head = [option for option in inspect.signature(HEADS[head]).parameters
-               if option not in ("n_class", "backbone", "options")]
+    of_backbone = [option for option in options_of(make) if option not in fixed]
+    of_head = [option for option in options_of(HEADS[head]) if option not in ("n_class", "backbone", "options")]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
     if modality == EARLY and "in_channels" not in of_backbone:
@@ -79,6 +79,15 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     if pretrained:
         load_backbone(net, pretrained)
     return net
+
+
+def options_of(make):
+    """Names of the arguments of a class, or of the class in a partial.
+
+    Taken from `__init__`: on Python 3.9 the signature of a Cell class itself is (*args, **kwargs).
+    """
+    made = make.func if isinstance(make, partial) else make
+    return list(inspect.signature(made.__init__).parameters)[1:]
 
 
 def split_name(name):

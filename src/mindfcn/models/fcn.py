@@ -1,7 +1,7 @@
 """FCN-32s, 16s and 8s: coarse scores, upsampled and summed with finer ones (Long et al. 2015, section 4, figure 3).
 
-They stand on any backbone: a cell that returns maps by the names of VGG16's at strides 8, 16 and 32, `pool3`, `pool4`
-and `fc7`. It has their `channels`, the `in_channels` of its images, the `multiple` of which image sides must be,
+They take any backbone: a cell that returns maps at strides 8, 16 and 32 under VGG16's names `pool3`, `pool4` and `fc7`.
+It has their `channels`, the `in_channels` of its images, the `multiple` of which image sides must be,
 `has_bias` for the score layers, and `receptive_fields()`: where each map lies on the image.
 """
 
@@ -16,12 +16,12 @@ from mindfcn.models.fusion import score
 
 
 class FCNHead(nn.Cell):
-    """Scores at strides 32, 16 and 8, fused by upsampling and summing, and upsampled to the image's cells.
+    """Scores at strides 32, 16 and 8, fused by upsampling and summing, and upsampled to the image's pixels.
 
     Args:
         num_classes: channels of the result.
         backbone: the backbone.
-        skips: finer maps that join: 0 (FCN-32s), 1 (16s) or 2 (8s).
+        skips: number of finer maps used: 0 (FCN-32s), 1 (16s) or 2 (8s).
         upsampling: the upsampling layers: "bilinear" from the start, then learned; "fixed" bilinear; "final_fixed",
             where only the last one is fixed (the paper's text); "xavier", random (the course's code).
         skip_scales: fixed factors on pool4 and pool3 before their score layers. The paper trains all three streams
@@ -61,7 +61,7 @@ class FCNHead(nn.Cell):
 
 
 class FCN(nn.Cell):
-    """A backbone and a head: what FCN32s, FCN16s and FCN8s share.
+    """A backbone and a head: the common part of FCN32s, FCN16s and FCN8s.
 
     Args:
         n_class: classes.
@@ -78,7 +78,7 @@ class FCN(nn.Cell):
 
     def __init__(self, n_class=21, backbone=None, upsampling="bilinear", skip_scales=(1.0, 1.0), geometric=0,
                  **options):
-        # Without prefixes for backbone and head, the parameters are called as in the official checkpoints.
+        # Without prefixes for backbone and head, parameters have the names in the official checkpoints.
         super().__init__(auto_prefix=False)
         self.backbone = backbone or VGG16(**options)
         self.in_channels = self.backbone.in_channels
@@ -98,7 +98,7 @@ class FCN(nn.Cell):
     def reach(self):
         """Pixels to each side beyond which nothing changes an output pixel.
 
-        Half of fc7's receptive field, and what each upsampling adds: it looks less than one of its cells far.
+        Half of fc7's receptive field, plus less than one coarse cell for each upsampling.
         """
         at = self.backbone.receptive_fields()
         upsampled = ("fc7", "pool4", "pool3")[:self.skips + 1]
@@ -134,20 +134,20 @@ class FCN16s(FCN):
 
 
 class FCN8s(FCN):
-    """FCN-8s: with the scores of pool4 and pool3 (see FCN). `FCN8s(21)` is the course's network, by all its names."""
+    """FCN-8s: with the scores of pool4 and pool3 (see FCN). `FCN8s(21)` is the course's, parameter names included."""
 
     skips = 2
 
 
 def upsample(num_classes, coarse, fine, backbone, upsampling):
-    """An upsampling layer from one map's cells to another's, and how the two lie.
+    """The upsampling layer from one map's cells to a finer map's, and how the two are aligned.
 
     Returns:
         (layer, offset, ReceptiveField of the fused map): the first `offset` cells of the result lie before the finer
-        map's first one; where negative, the other way round.
+        map's first one; if negative, cells of the finer map come first.
     """
     factor, kernel, offset = alignment(coarse, fine)
-    # Padding the layer, where sizes allow it, computes no cells that are cropped at once.
+    # Padding the layer, where sizes allow it, avoids computing cells only to crop them.
     padding = max(0, min(offset, kernel - factor - offset)) if backbone.multiple > 1 else 0
     fused = ReceptiveField(fine.stride, fine.centre + max(0, -offset) * fine.stride, coarse.field)
     if factor == kernel == 1:

@@ -1,14 +1,14 @@
-"""Late fusion of colour and HHA: two whole networks, whose scores are averaged (Long et al. 2015, section 5, NYUDv2).
+"""Late fusion of colour and HHA: two complete networks with averaged scores (Long et al. 2015, section 5, NYUDv2).
 
-The two backbones act as one whose maps are theirs, concatenated; each score layer takes its own half, and the scores
-are averaged (`AveragedScore`). Everything after the scores is linear and computed once.
+The two backbones act as one with their maps concatenated; each score layer takes its own half, and the scores are
+averaged (`AveragedScore`). Everything after the scores is linear and computed once.
 """
 
 from mindspore import nn, ops
 
 from mindfcn.models import layers
 
-# Between the seeds of the two streams' dropout.
+# Difference between the dropout seeds of the two streams.
 STREAM_SEEDS = 100
 
 
@@ -48,7 +48,7 @@ class AveragedScore(nn.Cell):
     """The mean of the scores of two streams: (N, 2 C, H, W) -> (N, classes, H, W).
 
     Args:
-        channels: of both streams' maps together.
+        channels: channels of both streams' maps together.
         classes: channels of the result.
         bias: whether the score layers have one.
     """

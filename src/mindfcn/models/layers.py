@@ -1,6 +1,6 @@
-"""Every layer of every network is built here, with all its arguments spelled out.
+"""All layers of the networks, built with every argument spelled out.
 
-MindSpore renames layer arguments and defaults between releases; this is the one file that must follow.
+MindSpore renames layer arguments and defaults between releases; only this file has to change with them.
 Feature maps are (N, C, H, W) float32.
 """
 
@@ -10,14 +10,7 @@ from mindspore import nn, ops
 from mindspore.common.initializer import Constant, HeNormal, Normal, Zero
 
 from mindfcn import random_bits
-from mindfcn.models.cpu_kernels import Upsampling, WideConv2d, Winograd
-
-# On CPU, convolutions to more channels than this have gradients that are slow (fc6) or take much memory (fc7).
-NARROW = 2048
-# From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
-WINOGRAD_BACKWARD, WINOGRAD = 64, 128
-# On CPU, transposed convolutions of these strides take much memory, and of larger ones their blocks take long to join.
-BLOCKS = range(4, 9)
+from mindfcn.models import cpu_kernels
 
 
 def bilinear_kernel(size):
@@ -29,7 +22,7 @@ def bilinear_kernel(size):
 
 
 def bilinear_weight(channels, size):
-    """(channels, channels, size, size) float32: each channel upsampled bilinearly, none mixed with another."""
+    """(channels, channels, size, size) float32: each channel upsampled bilinearly, without mixing channels."""
     weight = np.zeros((channels, channels, size, size), np.float32)
     weight[np.arange(channels), np.arange(channels)] = bilinear_kernel(size)
     return weight
@@ -38,20 +31,13 @@ def bilinear_weight(channels, size):
 def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
     """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
 
-    `kernel` is its side, or (height, width), which asks for a `padding`; that is one number, or four: above, below,
-    left, right.
+    `kernel` is its side, or (height, width), which needs `padding`: one number, or four: above, below, left, right.
     """
     padding = kernel // 2 if padding is None else padding
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": group,
                  "has_bias": bias, "weight_init": weight_init, "bias_init": "zeros", "data_format": "NCHW"}
-    algorithm = None
-    if ms.get_context("device_target") == "CPU" and stride == group == 1:
-        narrower = min(in_channels, out_channels)
-        if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
-            algorithm = Winograd(out_channels, direct=narrower < WINOGRAD)
-        elif kernel != (3, 3) and out_channels > NARROW:
-            algorithm = WideConv2d(kernel, padding)
+    algorithm = cpu_kernels.convolution(in_channels, out_channels, kernel, stride, padding, group)
     if algorithm is None:
         return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
     return CpuConv2d(algorithm, in_channels, out_channels, kernel, **arguments)
@@ -62,13 +48,19 @@ class CpuConv2d(nn.Conv2d):
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
-        # Not as a child: to all who walk through a network, this is one layer.
-        vars(self)["algorithm"] = algorithm
+        # In a tuple, because as a child it would be a layer of its own to whatever walks through a network.
+        self.algorithms = (algorithm,)
+
+    def use_mindspore_kernels(self):
+        """Compute with MindSpore's kernels only."""
+        self.algorithms = ()
 
     def construct(self, x):
         # Not super().construct: in float16 MindSpore would cast the weight's uses in this method alone.
-        fits = self.algorithm is not None and x.dtype == ms.float32 and self.algorithm.fits(x.shape)
-        y = self.algorithm(x, self.weight) if fits else self.conv2d(x, self.weight)
+        if x.dtype == ms.float32 and self.algorithms and self.algorithms[0].fits(x.shape):
+            y = self.algorithms[0](x, self.weight)
+        else:
+            y = self.conv2d(x, self.weight)
         return self.bias_add(y, self.bias) if self.has_bias else y
 
 
@@ -81,25 +73,26 @@ def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False
     init = (ms.Tensor(bilinear_weight(channels, kernel)) if upsampling == "bilinear" else "xavier_uniform")
     arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": 1,
                  "has_bias": False, "weight_init": init}
-    if ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
-        cell = AlgorithmDeconv(Upsampling(channels, stride, padding), channels, channels, kernel, **arguments)
-    else:
+    algorithm = cpu_kernels.transposed_convolution(channels, kernel, stride, padding)
+    if algorithm is None:
         cell = nn.Conv2dTranspose(channels, channels, kernel, **arguments)
+    else:
+        cell = CpuConv2dTranspose(algorithm, channels, channels, kernel, **arguments)
     cell.weight.requires_grad = not fixed
     return cell
 
 
-class AlgorithmDeconv(nn.Conv2dTranspose):
+class CpuConv2dTranspose(nn.Conv2dTranspose):
     """A transposed convolution computed by a cell of models/cpu_kernels.py in float32; else by MindSpore's kernels."""
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
-        # Not as a child: to all who walk through a network, this is one layer.
-        vars(self)["algorithm"] = algorithm
+        # In a tuple for the same reason as in CpuConv2d.
+        self.algorithms = (algorithm,)
 
     def construct(self, x):
         if x.dtype == ms.float32:
-            return self.algorithm(x, self.weight)
+            return self.algorithms[0](x, self.weight)
         count, channels, height, width = x.shape
         sides = [(side - 1) * self.stride[0] + self.kernel_size[0] - 2 * self.padding for side in (height, width)]
         return self.conv2d_transpose(x, self.weight, (count, channels, sides[0], sides[1]))
@@ -174,7 +167,7 @@ def deconv_bn_relu(in_channels, out_channels, kernel):
 
 
 class MaxPoolWithIndices(nn.MaxPool2d):
-    """Max pooling that also says where each maximum was; windows that would reach over the edge are left out.
+    """Max pooling that also returns the place of each maximum; windows that would reach over the edge are left out.
 
     Outputs: maxima (N, C, h, w); switches (N, C, h, w) int64, their places in the map read row by row.
     """
@@ -194,7 +187,7 @@ class MaxUnpool(nn.Cell):
     def __init__(self, kernel=2, stride=2):
         super().__init__()
         self.window = (kernel, stride, 0)
-        # max_unpool2d is for CPU and GPU alone.
+        # max_unpool2d exists on CPU and GPU only.
         self.scatter = ms.get_context("device_target") == "Ascend"
 
     def construct(self, x, switches, shape):
@@ -207,7 +200,7 @@ class MaxUnpool(nn.Cell):
         return ops.max_unpool2d(x, switches, *self.window, output_size=size)
 
     def scattered(self, x, switches, size):
-        """The same by writing every value to its place."""
+        """The same result by scattering every value to its place."""
         count, channels, height, width = size
         empty = ops.zeros((count, channels, height * width), x.dtype)
         flat = (count, channels, -1)
@@ -229,7 +222,7 @@ class LRN(nn.Cell):
 
 
 class Scale(nn.Cell):
-    """A fixed factor on a map."""
+    """A map times a fixed factor."""
 
     def __init__(self, factor):
         super().__init__()
@@ -245,10 +238,10 @@ def score(in_channels, classes, bias):
 
 
 class Dropout(nn.Cell):
-    """Dropout whose masks follow from (seed, step) alone, so that a resumed run draws the same ones.
+    """Dropout whose masks depend on (seed, step) only, so that a resumed run draws the same ones.
 
     MindSpore's own dropout keeps hidden generator state that no checkpoint can hold.
-    `step` is a state parameter: (1,) int32, not trained, one up per training pass.
+    `step` is a state parameter: (1,) int32, not trained, increased by one in each training pass.
     """
 
     def __init__(self, rate, seed=1):

@@ -24,7 +24,7 @@ def onnx_model(net):
                         f"{net.side}]'")
     backbone = net.backbone.color if isinstance(net.backbone, TwoStreams) else net.backbone
     if not hasattr(backbone, "paths"):
-        raise UserError(f"the backbone {type(backbone).__name__} does not tell its layers, so it cannot be exported; "
+        raise UserError(f"the backbone {type(backbone).__name__} does not list its layers, so it cannot be exported; "
                         "use --format mindir, or a network on another backbone")
     net = Folded(net).net
     graph = Graph()
@@ -39,7 +39,7 @@ def onnx_model(net):
 
 
 class Graph:
-    """ONNX nodes and weights as they are put together. A method returns the name of what its nodes compute."""
+    """The ONNX nodes and weights of a network under construction. Methods return the name of their nodes' output."""
 
     def __init__(self):
         try:
@@ -65,7 +65,7 @@ class Graph:
         return name
 
     def maps(self, image, backbone):
-        """{name: map} of a backbone, or of two side by side."""
+        """{name: map} of a backbone, or of TwoStreams with the maps concatenated."""
         if isinstance(backbone, TwoStreams):
             color = self.maps(self.channels(image, 0, backbone.split), backbone.color)
             hha = self.maps(self.channels(image, backbone.split, backbone.in_channels), backbone.hha)
@@ -96,7 +96,7 @@ class Graph:
         return x
 
     def layer(self, x, cell):
-        """One layer. Raises UserError where it has no form here."""
+        """One layer. Raises UserError if it cannot be exported."""
         if isinstance(cell, nn.Conv2d):
             return self.add("Conv", x, *self.parameters(cell), **_window(cell), dilations=_pair(cell.dilation),
                             group=cell.group)
@@ -160,7 +160,7 @@ class Graph:
         """Zeros below and at the right, up to the next multiples."""
         if multiple == 1:
             return image
-        # Of ONNX, Mod has the sign of the divisor, as in Python.
+        # ONNX's Mod has the sign of the divisor, as in Python.
         missing = self.add("Mod", self.add("Neg", sides), [multiple] * 2)
         return self.add("Pad", image, self.add("Concat", [0] * 6, missing, axis=0))
 
@@ -177,7 +177,7 @@ class Graph:
         graph = helper.make_graph(
             self.nodes, "mindfcn", [helper.make_tensor_value_info("image", kind, ["N", channels, "H", "W"])],
             [helper.make_tensor_value_info("logits", kind, ["N", classes, "H", "W"])], self.weights)
-        # The file format's version that goes with the operators': runtimes refuse newer ones than they know.
+        # The file format version that matches OPSET: runtimes refuse versions newer than they support.
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8,
                                   producer_name="mindfcn")
         self.onnx.checker.check_model(model)

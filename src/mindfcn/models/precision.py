@@ -1,4 +1,4 @@
-"""Precision: in which type the layers compute, and which of them never leave float32."""
+"""Precision: the type that layers compute in, and the layers that stay in float32."""
 
 import mindspore as ms
 
@@ -6,7 +6,7 @@ from mindfcn.errors import UserError
 from mindfcn.models.layers import LRN
 
 TYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
-# Of MindSpore 2.8; a test fails as soon as a CPU's kernels know bfloat16.
+# True of MindSpore 2.8; a test fails as soon as its CPU kernels support bfloat16.
 REFUSED = {
     ("CPU", "float16"): "a CPU computes it in float32 and converts each map to and fro, which is slower; use float32",
     ("CPU", "bfloat16"): "MindSpore has no such convolution on CPU; use float32",
@@ -22,7 +22,7 @@ def layer_type(precision, device, option="--precision"):
         option: name of the setting, for the message.
 
     Raises:
-        UserError: the device has no such layers, or nothing is won by them.
+        UserError: the device does not support the type, or gains nothing from it.
     """
     if precision == "auto":
         precision = "float32" if device == "CPU" else "float16"

@@ -20,7 +20,7 @@ from mindfcn.storage.files import atomic_path, held, remove_leftovers, write_tex
 
 @dataclasses.dataclass
 class EvalResult:
-    """Metrics of an evaluation, and where they are written.
+    """Metrics of an evaluation and the folder of its files.
 
     Attributes:
         metrics: the four metrics by name.
@@ -41,7 +41,7 @@ class EvalResult:
 
 
 def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
-    """Write the files of a native evaluation into `out` and fill in and write its Page, from the first process alone.
+    """Write the files of a native evaluation into `out`, complete its Page and write it; only the first process writes.
 
     Returns EvalResult.
     """
@@ -52,11 +52,11 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
                         second and second.compute())
     if runtime.rank():
         return result
-    # Two evaluations into one folder follow each other, or their files would mix.
+    # A second evaluation into the same folder waits, so that their files do not mix.
     with held(os.path.join(out, "evaluation.lock"), out, wait=True):
         remove_leftovers(out)
         done = os.path.join(out, "metrics.json")
-        # First removed, last written: who finds it finds the others of the same evaluation, too.
+        # Removed first and written last: where it exists, all other files are of the same evaluation.
         with contextlib.suppress(FileNotFoundError):
             os.remove(done)
         write_text(os.path.join(out, "classes.txt"), table + "\n")
@@ -94,8 +94,8 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
 
 
 def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
-    """Draw these images of an evaluation beside their masks, one file each in `folder`. Returns their Pictures."""
-    # Pictures of an earlier evaluation would stand among these under their own numbers.
+    """Draw the images with these numbers and their masks, one file each in `folder`. Returns their Pictures."""
+    # Remove pictures of an earlier evaluation, whose numbers and names differ.
     for old in glob.glob(os.path.join(glob.escape(folder), "[0-9][0-9]*_*.jpg")):
         os.remove(old)
     pictures = []
@@ -126,5 +126,5 @@ def _no_nan(content):
 
 
 def _safe(name):
-    """A record's name as part of a file name."""
+    """A record's name, made safe for a file name."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]

@@ -1,4 +1,4 @@
-"""A run's figures in the files that TensorBoard shows."""
+"""Event files for TensorBoard."""
 
 import shutil
 
@@ -6,17 +6,17 @@ from mindfcn.errors import UserError
 
 
 class Events:
-    """Scalars over the training's steps, in a folder of their own; files of an earlier run there are deleted.
+    """Scalars over the training steps, in a folder of their own; event files of an earlier run are deleted.
 
     Args:
-        folder: where `tensorboard --logdir FOLDER` finds them.
+        folder: the folder to give to `tensorboard --logdir FOLDER`.
 
     Raises:
         UserError: the folder cannot be written.
     """
 
     def __init__(self, folder):
-        # Of the extra `tensorboard`; its own writer needs no TensorFlow.
+        # From the extra `tensorboard`; this writer works without TensorFlow.
         from tensorboard.summary import Writer
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -25,14 +25,14 @@ class Events:
             raise UserError(f"cannot write {folder}: {error.strerror}; choose another folder") from None
 
     def add(self, group, step, values):
-        """Note {name: number} of a step under GROUP/name."""
+        """Add the values {name: number} of a step as GROUP/name."""
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def flush(self):
-        """Let what was noted be seen."""
+        """Flush the file, so that TensorBoard shows the latest values."""
         self.writer.flush()
 
     def close(self):
-        """Write what waits."""
+        """Write pending values and close the file."""
         self.writer.close()

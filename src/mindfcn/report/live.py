@@ -2,57 +2,62 @@
 
 import io
 import time
+from collections.abc import Callable
+from typing import Any, Optional
 
+from mindfcn.console import Console
 from mindfcn.errors import UserError
 from mindfcn.report.plots import curves
 
-# Of the training's time, what drawing may take.
+# Largest share of the training time spent on drawing.
 SHARE = 0.05
 
 
-class LiveCurve:
-    """Loss, learning rate and metrics in a notebook's cell, from the first step on: `train(config, show=LiveCurve())`.
+class LiveCurve(Console):
+    """Loss, learning rate and metrics in a notebook's cell, from the first step on: `train(config, LiveCurve())`.
 
     Args:
-        seconds: least time from one drawing to the next.
+        seconds: shortest time between two drawings.
+        say: function called with each line of text, such as `print`.
 
     Raises:
         UserError: IPython is not installed; a notebook has it.
     """
 
-    def __init__(self, seconds: float = 2.0) -> None:
+    def __init__(self, seconds: float = 2.0, say: Optional[Callable[[str], Any]] = None) -> None:
+        super().__init__(say)
         try:
             import IPython  # noqa: F401
         except ModuleNotFoundError:
             raise UserError("a live curve needs a notebook; install one with pip install 'mindfcn[notebook]'") from None
         self.seconds = seconds
 
-    def begin(self, steps_per_epoch: int, epochs: int, first: int) -> None:
-        """A run begins, or goes on after step `first`: its curves come into a picture of their own."""
+    def begin_training(self, steps_per_epoch: int, epochs: int, first_step: int) -> None:
+        """Start a new picture for this run."""
         self.steps, self.epochs = steps_per_epoch * epochs, epochs
         self.train: list[tuple[int, float, float]] = []
         self.evals: list[tuple[int, dict[str, float]]] = []
-        self.told = ""
+        self.title = ""
         self.picture, self.due = None, 0.0
 
-    def __call__(self, step: int, epoch: int, loss: float, rate: float, speed: float) -> None:
-        """Take in a step."""
-        self.train.append((step, loss, rate))
-        self.told = f"epoch {epoch} of {self.epochs}, step {step:,} of {self.steps:,}, {speed:.1f} images/s"
+    def step(self, step: int, epoch: int, loss: float, learning_rate: float, images_per_s: float) -> None:
+        """Add a step to the curves."""
+        self.train.append((step, loss, learning_rate))
+        self.title = f"epoch {epoch} of {self.epochs}, step {step:,} of {self.steps:,}, {images_per_s:.1f} images/s"
         if step == self.steps or time.monotonic() >= self.due:
             self.draw()
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Take in {metric: value} of an evaluation."""
+        """Add {metric: value} of an evaluation to the curves."""
         self.evals.append((step, metrics))
         self.draw()
 
     def draw(self) -> None:
-        """Put the picture of this moment in place of the last one."""
+        """Replace the picture by one of the curves so far."""
         from IPython.display import Image, display
         began = time.monotonic()
         figure = curves(self.train, self.evals)
-        figure.suptitle(self.told, fontsize=9)
+        figure.suptitle(self.title, fontsize=9)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=80)
         image = Image(drawn.getvalue())

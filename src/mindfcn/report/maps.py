@@ -1,4 +1,4 @@
-"""Maps of a network beside the photograph they are of."""
+"""Feature maps of a network, drawn next to its photograph."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from mindfcn.report.overlays import font_file
+from mindfcn.report.canvas import font_file
 from mindfcn.storage.files import atomic_path
 
 COLUMNS = 4
@@ -16,7 +16,7 @@ def save_maps(path, image, maps, mask):
     """Draw maps in their order, between the photograph and its mask, each in its own range from dark to bright.
 
     Args:
-        path: picture to write; its suffix says the format.
+        path: picture to write; its suffix chooses the format.
         image: (H, W, 3) uint8 RGB.
         maps: list of (title, (h, w) float32).
         mask: (H, W, 3) uint8 RGB: the classes' colours.

@@ -1,6 +1,6 @@
 "use strict";
 
-// A slider fades from one layer to the next: at whole numbers one layer shows alone, between them two at once.
+// A slider fades from one layer to the next: at whole numbers one layer is visible, between them two.
 function connect(figure) {
   const slider = figure.querySelector("input");
   const layers = [...figure.querySelectorAll(".layers img")];

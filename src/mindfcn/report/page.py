@@ -1,7 +1,7 @@
 """One HTML page about a run or a comparison: figures, bars, confusion matrix, curves and pictures in a single file.
 
-The page asks for nothing from outside, neither files nor network. Its photographs and masks are reduced to SIDE pixels;
-pictures beyond MAX_BYTES of the file are left out, and the page says how many.
+The page loads no other files and needs no network. Photographs and masks are reduced to SIDE pixels; pictures beyond
+MAX_BYTES in all are left out, and the page shows how many.
 """
 
 import base64
@@ -23,10 +23,10 @@ from mindfcn.report.plots import MAX_NUMBERED_CLASSES, by_step, row_percent, smo
 from mindfcn.storage.files import write_text
 
 REPORT = "report.html"
-# The layer beneath all masks.
+# Name of the layer below the masks.
 PHOTOGRAPH = "photograph"
 SIDE, MAX_BYTES = 512, 4 * 2 ** 20
-# Points of a curve, classes named beneath a picture, and confusions named beneath the matrix.
+# Points of a curve, classes listed below a picture, and confusions listed below the matrix.
 MAX_POINTS, MAX_CHIPS, MAX_CONFUSIONS = 800, 12, 5
 
 
@@ -36,7 +36,7 @@ class Picture:
 
     Attributes:
         name: file name.
-        note: what is said of it.
+        note: a short text shown next to the name.
         layers: {heading: data URI}, the photograph first.
         classes: [(name, (R, G, B), IoU or None)] of the classes in its masks.
     """
@@ -48,22 +48,22 @@ class Picture:
 
 @dataclasses.dataclass
 class Page:
-    """What a page tells; what is empty is left out.
+    """The contents of a page; empty parts are left out.
 
     Attributes:
         path: HTML file to write.
         title: heading.
         labels: LabelSet of `matrix`.
-        facts: {name: text} beneath the title.
-        notes: sentences beneath the facts.
+        facts: {name: text} below the title.
+        notes: sentences below the facts.
         matrix: ConfusionMatrix.
-        sizes: {size: {"mean IoU", "mean pixel accuracy", "objects"}}, as ObjectSizes.compute gives it.
+        sizes: {size: {"mean IoU", "mean pixel accuracy", "objects"}}, as ObjectSizes.compute returns it.
         trimap: mean IoU, 0..1, in bands of 1, 2, ... pixels around boundaries.
         curves: (training rows, evaluation rows), as `save_curves` takes them.
         scores: {name: mean IoU, 0..1} of several networks.
-        table: (header, [(cells, whether the row is beside the point)]).
+        table: (header, [(cells, whether the row is a published one, shown in small grey type)]).
         galleries: {heading: list of Picture}.
-        details: {heading: {name: value}}, folded away.
+        details: {heading: {name: value}}, collapsed at first.
     """
     path: str
     title: str
@@ -81,7 +81,7 @@ class Page:
 
 
 def write_page(page):
-    """Write a Page to its path; the file appears when it is complete. Raises UserError where it cannot be written."""
+    """Write a Page to its path; the file appears once it is complete. Raises UserError if it cannot be written."""
     galleries, left_out = _fitting(page.galleries)
     write_text(page.path, _template().render(
         page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
@@ -97,8 +97,8 @@ def picture(name, image, masks, labels, note="", iou=None):
         image: (H, W, 3) uint8 RGB
         masks: {heading: (H, W) uint8 class numbers}; no heading is PHOTOGRAPH
         labels: LabelSet
-        note: what to say of it
-        iou: (n,) class IoUs in this image, 0..1 or NaN; None where there is no single one
+        note: a short text shown next to the name
+        iou: (n,) class IoUs in this image, 0..1 or NaN; None if there are several masks to score
 
     Returns:
         Picture.
@@ -121,7 +121,7 @@ def picture(name, image, masks, labels, note="", iou=None):
 
 
 def data_uri(kind, encoded):
-    """The bytes of a picture as an address that holds them; `kind` is jpeg or png."""
+    """The bytes of a picture as a data URI; `kind` is jpeg or png."""
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
 
 
@@ -132,7 +132,7 @@ def _jpeg(image):
 
 
 def _fitting(galleries):
-    """Galleries with as many pictures as there is room for, taken in turns, and the number of those left out."""
+    """Galleries cut to MAX_BYTES, taking pictures from each in turn, and the number of pictures left out."""
     kept, room, left_out = {heading: [] for heading in galleries}, MAX_BYTES, 0
     for turn in itertools.zip_longest(*galleries.values()):
         for heading, shown in zip(galleries, turn):
@@ -144,7 +144,7 @@ def _fitting(galleries):
 
 
 def _class_rows(page):
-    """[(name, colour, IoU, accuracy, share of pixels)] in %, the highest IoU first; None where a class is absent."""
+    """[(name, colour, IoU, accuracy, share of pixels)] in %, the highest IoU first; None for NaN."""
     figures = [page.matrix.class_ious(), page.matrix.class_accuracies(), page.matrix.class_shares()]
     order = np.argsort(-figures[0], kind="stable")
     return [(class_name(number, page.labels), page.labels.palette()[number].tolist(),
@@ -152,7 +152,7 @@ def _class_rows(page):
 
 
 def _confusion(page):
-    """The matrix for the template: rows of cells, or a picture where there are too many; and what is confused most."""
+    """The matrix for the template, as rows of cells, or as a picture if there are many, and the largest confusions."""
     counts, names = page.matrix.counts, [display_name(name) for name in page.labels.names]
     percent = row_percent(counts)
     others = np.where(np.eye(len(names), dtype=bool) | np.isnan(percent), 0, percent)
@@ -168,7 +168,7 @@ def _confusion(page):
 
 
 def _drawn(percent):
-    """(n, n) % -> data URI of a picture, one pixel a cell: the more the darker, rows without pixels grey."""
+    """(n, n) % -> data URI of a picture, one pixel per cell: darker is more, rows without pixels are grey."""
     shade = 245 + np.sqrt(percent / 100)[..., None] * (np.array((29, 78, 216)) - 245)
     buffer = io.BytesIO()
     Image.fromarray(np.nan_to_num(shade, nan=200).astype(np.uint8)).save(buffer, "PNG")
@@ -176,7 +176,7 @@ def _drawn(percent):
 
 
 def _sizes(page):
-    """[(size, which areas, objects, IoU %, accuracy %)]; None where there are no such objects."""
+    """[(size, range of areas, objects, IoU %, accuracy %)]; None where there are no such objects."""
     limits = {"small": "below 32²", "medium": "32² to 96²", "large": "above 96²"}
     return [(size, limits[size], row["objects"], _percent(row["mean IoU"]), _percent(row["mean pixel accuracy"]))
             for size, row in page.sizes.items()]
@@ -185,7 +185,7 @@ def _sizes(page):
 # ------------------------------------------------------------------------------------------------- curves
 
 def _trimap(page):
-    """The panel of the mean IoU near boundaries, in %, beside that of all pixels; None where there is none."""
+    """The panel of the mean IoU near boundaries and of all pixels, in %; None if there is none."""
     bands = 100 * np.array(page.trimap, np.float64)
     if not np.isfinite(bands).any():
         return None
@@ -196,7 +196,7 @@ def _trimap(page):
 
 
 def _panels(train, evals):
-    """Panels of curves for the template, in the order and from the rows of `save_curves`."""
+    """Panels of curves for the template; rows and order are those of `save_curves`."""
     train, evals = by_step(train), by_step(evals)
     if not train and not evals:
         return []
@@ -220,24 +220,24 @@ def _panels(train, evals):
 
 
 class _Axis:
-    """Values between the round numbers around `low` and `high`, as % of the axis' length."""
+    """An axis from the round number below `low` to the one above `high`; places are % of its length."""
 
     def __init__(self, low, high, whole=False):
         from matplotlib.ticker import MaxNLocator
         high = high if high > low else low + (abs(low) or 1)
         ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=whole).tick_values(low, high)
-        # Steps begin and end where the run does, at no round number.
+        # An axis of steps ends at the run's first and last step, not at round numbers.
         self.low, self.high = (low, high) if whole else (ticks[0], ticks[-1])
         self.ticks = [(self.place(tick), f"{tick:,.0f}" if whole else f"{tick:.6g}") for tick in ticks
                       if self.low <= tick <= self.high]
 
     def place(self, value):
-        """Where a value lies, 0..100."""
+        """The place of a value, 0..100."""
         return 100 * (value - self.low) / (self.high - self.low)
 
 
 def _panel(title, across, lines, around=()):
-    """One panel: `lines` are (name, style, steps, values); the axis holds the values and those of `around`."""
+    """One panel: `lines` are (name, style, steps, values); the vertical axis includes `around` and all values."""
     values = np.concatenate([line[3] for line in lines] + [around])
     values = values[np.isfinite(values)]
     up = _Axis(values.min(), values.max()) if values.size else _Axis(0, 1)
@@ -249,13 +249,13 @@ def _panel(title, across, lines, around=()):
 
 
 def _paths(across, up, steps, values):
-    """SVG paths of a curve and of its points in a box of 100 by 100; values that are not finite leave gaps."""
+    """SVG paths of a curve and of its points in a box of 100 by 100; non-finite values leave gaps."""
     thin = slice(None, None, -(-len(steps) // MAX_POINTS))
     curve, points, pen_up = [], [], True
     for step, value in zip(steps[thin], values[thin]):
         if math.isfinite(value):
             place = f"{across.place(step):.2f} {100 - up.place(value):.2f}"
-            # A move and a line of no length: a dot, also where a curve's point has no neighbour.
+            # A move and a line of zero length draw a dot, so that isolated points are visible.
             points.append(f"M{place}h0")
             curve.append(points[-1] if pen_up else f"L{place}")
         pen_up = not math.isfinite(value)
@@ -270,8 +270,8 @@ def _percent(value):
 
 @functools.lru_cache(maxsize=1)
 def _template():
-    """page.html, which takes in page.css and page.js. Whatever is put into it is escaped."""
-    # Not at the top: whoever writes no page need not wait for it.
+    """page.html, which includes page.css and page.js. Inserted text is escaped."""
+    # Imported here to keep the import of this module fast.
     import jinja2
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

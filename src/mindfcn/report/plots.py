@@ -1,11 +1,12 @@
-"""Curves of a run, the confusion matrix and the score of every class, drawn into PNG files."""
+"""PNG files of a run's curves, the confusion matrix, and the score of every class."""
 
 import warnings
 
 import numpy as np
 
 from mindfcn.errors import UserError
-from mindfcn.report.overlays import display_name, font_file
+from mindfcn.report.canvas import font_file
+from mindfcn.report.overlays import display_name
 from mindfcn.storage.files import atomic_path
 
 MAX_POINTS = 4000
@@ -15,7 +16,7 @@ MAX_NUMBERED_CLASSES = 30
 def save_curves(path, train, evals):
     """Draw loss, learning rate and evaluation metrics over the training steps.
 
-    Where a step occurs twice, as after a resumed run, its last row counts. Panels without rows are left out.
+    If a step occurs twice, as after a resumed run, its last row counts. Panels without rows are left out.
 
     Args:
         path: PNG file to write
@@ -46,9 +47,9 @@ def curves(train, evals):
 
 
 def save_confusion(path, matrix, labels):
-    """Draw a confusion matrix with every row divided by its sum: where the pixels of each true class went, in %.
+    """Draw a confusion matrix normalised by row: how the pixels of each true class were predicted, in %.
 
-    Rows of classes without true pixels are grey. Up to 30 classes the cells carry numbers.
+    Rows of classes without true pixels are grey. With up to 30 classes, the cells show numbers.
 
     Args:
         path: PNG file to write
@@ -56,7 +57,7 @@ def save_confusion(path, matrix, labels):
         labels: LabelSet of n classes
 
     Raises:
-        UserError: the matrix does not fit the labels, or the file cannot be written.
+        UserError: matrix and labels differ in their number of classes, or the file cannot be written.
     """
     count = len(labels)
     if matrix.shape != (count, count):
@@ -84,7 +85,7 @@ def save_class_bars(path, iou, labels):
         labels: LabelSet of n classes
 
     Raises:
-        UserError: the scores do not fit the labels, or the file cannot be written.
+        UserError: scores and labels differ in their number of classes, or the file cannot be written.
     """
     iou = np.asarray(iou, np.float64)
     if iou.shape != (len(labels),):
@@ -105,7 +106,7 @@ def save_class_bars(path, iou, labels):
 
 
 def save_trimap(path, bands, whole):
-    """Draw the mean IoU near boundaries over the width of the band around them, and that of all pixels as a line.
+    """Draw the mean IoU near boundaries over the width of the band around them, and of all pixels as a line.
 
     Args:
         path: PNG file to write
@@ -129,7 +130,7 @@ def save_trimap(path, bands, whole):
 
 
 def by_step(rows):
-    """Rows that begin with a step, in its order; of those of one step, as after a resumed run, the last."""
+    """Rows sorted by their first column, the step; if a step occurs twice, as after a resumed run, its last row."""
     return sorted({row[0]: row for row in rows}.values(), key=lambda row: row[0])
 
 
@@ -143,11 +144,11 @@ def smooth(values, span):
     """Exponential moving average whose weights fall to 1/e over `span` values.
 
     Args:
-        values: (n,) floats; those that are not finite are passed over
-        span: length of memory, in values
+        values: (n,) floats; non-finite ones are skipped
+        span: time constant, in values
 
     Returns:
-        (n,) float64; NaN until the first finite value. Early averages are not drawn towards zero.
+        (n,) float64; NaN until the first finite value. Early averages are not biased towards zero.
     """
     keep = np.exp(-1 / span)
     total = weight = 0.0
@@ -192,16 +193,16 @@ def _draw_metrics(axis, rows):
 
 
 def _dot(steps):
-    """A line through a single point is invisible: mark it."""
+    """A marker for a curve of one point, which would be invisible."""
     return {"marker": "o"} if len(steps) == 1 else {}
 
 
 def _draw_cells(figure, axis, percent):
-    """Draw the matrix as coloured cells with white lines between, and its colour scale."""
+    """Draw the matrix as coloured cells separated by white lines, with a colour scale."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
     colours = colormaps["Blues"].with_extremes(bad="0.88")
-    # the square root keeps confusions of a few per cent visible
+    # The square root keeps confusions of a few per cent visible.
     drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colours, norm=PowerNorm(0.5, 0, 100))
     scale = figure.colorbar(drawn, ax=axis, shrink=0.7, ticks=(0, 1, 5, 10, 25, 50, 100), format="%d")
     scale.set_label("% of the true class's pixels")
@@ -213,7 +214,7 @@ def _draw_cells(figure, axis, percent):
 
 
 def _number_cells(axis, percent):
-    """Write the percentages that round to 1 or more into their cells."""
+    """Write percentages of 0.5 or more into their cells."""
     size = 7 if len(percent) > 6 else 11
     for row, column in zip(*np.nonzero(percent >= 0.5)):
         value = percent[row, column]
@@ -222,7 +223,7 @@ def _number_cells(axis, percent):
 
 
 def _draw_bars(axis, percent, colours):
-    """Horizontal bars from the top down, each with its value; `absent` where it is NaN."""
+    """Horizontal bars from the top down, each with its value, or `absent` for NaN."""
     places = np.arange(len(percent))
     axis.barh(places, np.nan_to_num(percent), color=colours, edgecolor="0.5", linewidth=0.6)
     for place, value in zip(places, percent):
@@ -232,7 +233,7 @@ def _draw_bars(axis, percent, colours):
 
 
 def _name_ticks(axis, labels, order=None, rotation=0):
-    """Write class names along an axis, each in a font that has its characters; `$` is no formula."""
+    """Write class names along an axis, each in a font that has its characters; `$` starts no formula."""
     from matplotlib.font_manager import FontProperties
     numbers = range(len(labels)) if order is None else order
     names = [display_name(labels.names[number]) for number in numbers]
@@ -242,13 +243,13 @@ def _name_ticks(axis, labels, order=None, rotation=0):
 
 def _save(figure, path):
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        # a script without an installed font shows as boxes
+        # Characters without an installed font are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format="png")
 
 
 def _figure(size):
     """An empty figure, (width, height) in inches."""
-    # Not at the top: it takes a fifth of a second, which whoever draws nothing would wait for.
+    # Imported here because it takes a fifth of a second.
     from matplotlib.figure import Figure
     return Figure(figsize=size, dpi=120, layout="constrained")

@@ -1,10 +1,10 @@
-"""Published figures of the networks, to stand beneath our own.
+"""Published figures of the networks, for comparison with measured ones.
 
 CVPR 2015: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation": table 1 (VOC 2011
 validation, 500x500 pixels, Tesla K40c; its AlexNet is Caffe's) and table 2 (seg11valid: the 736 validation images that
-are not in SBD's training list). Released nets: mean IoU in the README of the authors' Caffe models, of the journal
-version's training. ICCV 2015: Noh, Hong, Han, "Learning Deconvolution Network for Semantic Segmentation": by proposals,
-without CRF, trained on VOC 2012 and SBD, their validation images among them. Model zoo: MindSpore's FCN-8s with batch
+are not in SBD's training list). Released nets: mean IoU in the README of the authors' Caffe models, trained as in the
+journal version. ICCV 2015: Noh, Hong, Han, "Learning Deconvolution Network for Semantic Segmentation": with proposals,
+without CRF, trained on VOC 2012 and SBD including their validation images. Model zoo: MindSpore's FCN-8s with batch
 normalisation, single scale, no flip. CVPR 2015 tables 4 (NYUDv2, 40 classes), 5 (SIFT Flow) and 6 (PASCAL-Context).
 """
 
@@ -17,7 +17,7 @@ class Published:
     """One published row.
 
     Attributes:
-        source, split: where it stands and what it was measured on.
+        source, split: where it is printed and what it was measured on.
         metrics: (pixel accuracy, mean pixel accuracy, mean IoU, frequency weighted IoU) in %; None where not printed.
         parameters: millions; None where not printed.
         milliseconds: a forward pass of one image; None where not printed.
@@ -49,7 +49,7 @@ _PUBLISHED = {
     "fcn8s_vgg16": (_table_2(90.3, 75.9, 62.7, 83.2), _released(65.5)),
     "fcn8s_atonce_vgg16": (_released(65.4),),
     "fcn32s_caffenet": _CAFFENET,
-    # torchvision's form, of which nothing is published
+    # Nothing is published for torchvision's AlexNet.
     "fcn32s_alexnet": tuple(dataclasses.replace(row, source=f"{row.source} (Caffe's AlexNet)") for row in _CAFFENET),
     "fcn32s_googlenet": (_table_1(42.5, 6, 59),),
     "deconvnet_vgg16": (Published("ICCV 2015 table 1", "VOC2012 test", (None, None, 69.6, None), 252),),
@@ -57,7 +57,7 @@ _PUBLISHED = {
 }
 
 
-# Of other data sets, by the number of classes, and for rooms by what the network sees.
+# Other data sets, by number of classes; NYUDv2 also by modality.
 _NYUD = {("fcn32s_vgg16", "rgb"): (60.0, 42.2, 29.2, 43.9), ("fcn32s_vgg16", "rgbd"): (61.5, 42.4, 30.5, 45.5),
          ("fcn32s_vgg16", "hha"): (57.1, 35.2, 24.2, 40.4), ("fcn32s_vgg16", "rgb_hha"): (64.3, 44.9, 32.8, 48.0),
          ("fcn16s_vgg16", "rgb_hha"): (65.4, 46.1, 34.0, 49.5)}
@@ -71,9 +71,9 @@ _OTHERS = {33: {"fcn16s_vgg16": ("table 5", "SIFT Flow", (85.2, 51.7, 39.5, 76.1
 
 
 def published(name, classes=21, modality="rgb"):
-    """Tuple of the Published rows of a network's name on a data set of so many classes; empty where there are none.
+    """Tuple of the Published rows of a network on the data set with this number of classes; empty if there are none.
 
-    Of 40 classes, rooms, they are of NYUDv2; other numbers than those of the paper's data sets get VOC's.
+    40 classes mean NYUDv2, 33 SIFT Flow, 60 and 34 PASCAL-Context; any other number gets the rows of VOC.
     """
     if classes == 40:
         metrics = _NYUD.get((name, modality))

@@ -10,7 +10,7 @@ ABSENT = "-"
 
 
 def class_table(names, iou, accuracy, share):
-    """One line per class, in %, with `-` where a class does not occur (NaN).
+    """One line per class, in %, with `-` for NaN: the class does not occur.
 
     Args:
         names: class names
@@ -27,7 +27,7 @@ def class_table(names, iou, accuracy, share):
 
 
 def text_table(header, rows):
-    """Align cells in columns: numbers to the right, words to the left, two spaces between.
+    """Align cells in columns: numbers right, words left, two spaces between columns.
 
     Args:
         header: n column headings
@@ -49,7 +49,7 @@ def text_table(header, rows):
 
 
 def csv_text(header, rows):
-    """The table for programs: lines of comma-separated cells; NaN and `-` become empty."""
+    """The table as CSV; NaN and `-` become empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([header, *([("" if cell == ABSENT or cell != cell else cell) for cell in row] for row in rows)])
@@ -76,7 +76,7 @@ def _align(cell, width, right):
 
 
 def _width(text):
-    """Columns a text takes in a terminal: two for wide East Asian characters, none for combining marks."""
+    """Width of a text in a terminal: two columns for wide East Asian characters, none for combining marks."""
     return sum(_character_width(character) for character in text)
 
 

@@ -1,4 +1,4 @@
-"""The HTTP interface: a photograph in, classes and areas out; its description is at /openapi.json."""
+"""The HTTP interface: takes a photograph, returns its classes and their areas; described at /openapi.json."""
 
 import asyncio
 import base64
@@ -25,35 +25,35 @@ from mindfcn.serve.worker import Busy
 from mindfcn.storage.images import decode_photograph
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
-# Pillow knows many more, some of which start other programs.
+# Pillow reads many more formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 PNG = "image/png"
 # Seconds after which a refused request may be sent again.
 RETRY = 5
 
 
-class ClassColour(BaseModel):
+class ClassColor(BaseModel):
     """A class of the network."""
     number: int
     name: str
     colour: tuple[int, int, int] = Field(description="RGB, 0..255")
 
 
-class ClassArea(ClassColour):
-    """A class that was found."""
+class ClassArea(ClassColor):
+    """A class found in the photograph."""
     pixels: int
     percent: float = Field(description="share of all pixels, 0..100")
 
 
 class Prediction(BaseModel):
-    """What was found on a photograph."""
+    """The result for a photograph."""
     width: int
     height: int
-    seconds: float = Field(description="time the network took")
+    seconds: float = Field(description="time that the network took")
     classes: list[ClassArea] = Field(description="classes found, the largest first")
     mask: str = Field(description="PNG, base64: class numbers as a palette of the classes' colours")
-    numbers: str = Field(description="PNG, base64: class numbers as grey values, for programs that turn palettes into "
-                                     "colours, such as browsers")
+    numbers: str = Field(description="PNG, base64: class numbers as grey values, for programs that convert palettes "
+                                     "to colours, such as browsers")
 
 
 class Limits(BaseModel):
@@ -65,28 +65,30 @@ class Limits(BaseModel):
 class Model(BaseModel):
     """The network's card, without the paths in its training settings."""
     name: str
-    classes: list[ClassColour]
-    preprocess: dict[str, object] = Field(description="order of the channels, mean and standard deviation of 0..255")
-    metrics: dict[str, float] = Field(description="on its validation images; empty where not evaluated")
+    classes: list[ClassColor]
+    preprocess: dict[str, object] = Field(description="order of the channels; mean and standard deviation of "
+                                                           "values in 0..255")
+    metrics: dict[str, float] = Field(description="on its validation images; empty if not evaluated")
     limits: Limits
 
 
 class Health(BaseModel):
-    """The server is up."""
+    """The state of the server."""
     status: str
 
 
 class Problem(BaseModel):
-    """One line: what is wrong, and what to do."""
+    """One line: what is wrong and what to do."""
     detail: str
 
 
 def problems(*statuses):
-    """OpenAPI's responses for errors."""
-    words = {400: "The body is not a multipart form", 403: "Another name or another site's page",
+    """The OpenAPI responses for error statuses: {status: {model, description}}."""
+    words = {400: "The body is not a multipart form",
+             403: "An unknown host name, or a request from another site's page",
              408: "The upload paused for too long", 413: "The upload is too large",
-             422: "No photograph that can be read, or one of too many pixels",
-             503: "Too many requests wait; the header Retry-After says when to come again"}
+             422: "Not a readable photograph, or one with too many pixels",
+             503: "Too many requests wait; the header Retry-After says when to try again"}
     return {status: {"model": Problem, "description": words[status]} for status in statuses}
 
 
@@ -94,16 +96,16 @@ def create_app(segment, card, worker, config):
     """The ASGI application.
 
     Args:
-        segment: function as `open_segmenter` gives it; runs in the worker's thread.
+        segment: function as `open_segmenter` returns it; it runs in the worker's thread.
         card: Card of its network.
-        worker: Worker.
-        config: ServeConfig.
+        worker: Worker that runs it.
+        config: ServeConfig with names, limits and times.
 
     Returns:
         FastAPI.
     """
     limits = Limits(bytes=int(1e6 * config.max_megabytes), pixels=int(1e6 * config.max_megapixels))
-    # FastAPI's own pages of documentation load scripts from elsewhere.
+    # The documentation pages of FastAPI are off, because they load scripts from other sites.
     app = FastAPI(title="MindFCN", version=mindfcn.__version__, docs_url=None, redoc_url=None,
                   description="Semantic segmentation: a class for every pixel of a photograph.")
 
@@ -117,24 +119,24 @@ def create_app(segment, card, worker, config):
 
     @app.get("/healthz", responses=problems(403))
     async def health() -> Health:
-        """Whether the server is up."""
+        """Report that the server is running."""
         return Health(status="ok")
 
     @app.get("/api/model", responses=problems(403))
     async def model() -> Model:
-        """The network, its classes, and what it takes."""
+        """Describe the network, its classes and the limits of an upload."""
         return Model(name=card.model["name"],
                      classes=[named(number, card.labels) for number in range(len(card.labels))],
                      preprocess=card.preprocess.to_dict(), limits=limits,
                      metrics={name: value for name, value in card.metrics.items() if math.isfinite(value)})
 
     @app.post("/api/predict", response_model=Prediction,
-              responses={200: {"content": {PNG: {}}, "description": "Classes, areas and mask; of Accept: image/png the "
-                                                                    "mask alone"},
+              responses={200: {"content": {PNG: {}}, "description": "Classes, areas and mask; with Accept: image/png "
+                                                                    "only the mask"},
                          **problems(400, 403, 408, 413, 422, 503)})
     async def predict(request: Request,
                       image: UploadFile = File(description="JPEG, PNG, BMP, TIFF or WebP")) -> Any:  # noqa: B008
-        """Segment a photograph. It is turned upright as its EXIF tag says."""
+        """Segment a photograph, rotated upright according to its EXIF tag."""
         data = await image.read()
         if len(data) > limits.bytes:
             raise too_large(limits.bytes)
@@ -152,48 +154,57 @@ def create_app(segment, card, worker, config):
         return describe(mask, png, seconds, card.labels)
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    app.add_middleware(Guard, names=(config.host, *config.names), most=limits.bytes)
+    app.add_middleware(Guard, names=(config.host, *config.hostnames), max_bytes=limits.bytes)
     return app
 
 
-def segment_upload(segment, data, most):
-    """(mask (H, W) uint8, seconds) of encoded image bytes. Raises UserError where they are not fit."""
+def segment_upload(segment, data, max_pixels):
+    """Encoded image bytes -> (mask (H, W) uint8, seconds).
+
+    Args:
+        segment: function (image (H, W, 3) uint8 BGR) -> (mask, ...).
+        data: the bytes.
+        max_pixels: limit of height times width.
+
+    Raises:
+        UserError: not an image, damaged, incomplete, or larger than the limit.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
     except Image.DecompressionBombError:
-        width = height = most
-    # Damaged bytes make Pillow fail in many ways.
+        width = height = max_pixels
+    # Pillow fails with many kinds of exceptions on damaged bytes.
     except Exception:  # noqa: BLE001
         raise UserError("the upload is not an image; send a JPEG, PNG, BMP, TIFF or WebP file") from None
-    if width * height > most:
-        raise UserError(f"the photograph has more than {most / 1e6:g} million pixels; reduce it, or start the server "
-                        "with a larger --max_megapixels")
+    if width * height > max_pixels:
+        raise UserError(f"the photograph has more than {max_pixels / 1e6:g} million pixels; reduce it, or start the "
+                        "server with a larger --max_megapixels")
     image = decode_photograph(data, "the upload")
     started = time.perf_counter()
     return segment(image)[0], time.perf_counter() - started
 
 
 async def answer(future, request, patience):
-    """The result of a Future; gives up after `patience` seconds, and where the client has gone."""
-    waiting = asyncio.wrap_future(future)
-    ends = time.monotonic() + patience
-    while not waiting.done():
-        await asyncio.wait([waiting], timeout=max(0, min(1, ends - time.monotonic())))
-        if not waiting.done() and (time.monotonic() >= ends or await request.is_disconnected()):
-            waiting.cancel()
+    """The result of a Future. Raises HTTPException 503 after `patience` seconds or when the client has disconnected."""
+    pending = asyncio.wrap_future(future)
+    deadline = time.monotonic() + patience
+    while not pending.done():
+        await asyncio.wait([pending], timeout=max(0, min(1, deadline - time.monotonic())))
+        if not pending.done() and (time.monotonic() >= deadline or await request.is_disconnected()):
+            pending.cancel()
             raise busy(f"no answer within {patience:g} s")
-    return waiting.result()
+    return pending.result()
 
 
 def busy(reason):
-    """The HTTPException of a server that has too much to do."""
+    """The HTTPException 503 for a server that has too many requests."""
     return HTTPException(503, f"the server is busy: {reason}; send the photograph again later",
                          {"Retry-After": str(RETRY)})
 
 
 def describe(mask, png, seconds, labels):
-    """Prediction of a mask (H, W) uint8 and its palette PNG."""
+    """The Prediction for a mask (H, W) uint8, its palette PNG and the seconds that it took."""
     counts = np.bincount(mask.ravel(), minlength=len(labels))
     found = [number for number in np.argsort(-counts, kind="stable") if counts[number]]
     classes = [ClassArea(**named(int(number), labels).model_dump(), pixels=int(counts[number]),
@@ -204,5 +215,5 @@ def describe(mask, png, seconds, labels):
 
 
 def named(number, labels):
-    """ClassColour of a class number."""
-    return ClassColour(number=number, name=labels.names[number], colour=labels.colours[number])
+    """The ClassColor of a class number."""
+    return ClassColor(number=number, name=labels.names[number], colour=labels.colours[number])

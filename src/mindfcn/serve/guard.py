@@ -1,4 +1,4 @@
-"""What every request must pass before it reaches the application, and what every answer carries."""
+"""Checks of every request before it reaches the application, and the headers of every response."""
 
 import asyncio
 import ipaddress
@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse
 
 # Seconds that an upload may pause.
 PAUSE = 20
-# Of a multipart body beside the photograph: names, boundaries.
+# Bytes of a multipart body in addition to the photograph: names, boundaries.
 ENVELOPE = 4096
 HEADERS = {
-    # The page takes nothing from elsewhere, runs no script but its own file, and sits in no frame.
+    # The page loads nothing from other sites, runs only its own script file, and cannot be framed.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
                                "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -23,20 +23,20 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: who may ask, and how much they may send.
+    """ASGI middleware that checks the origin and the size of requests and adds security headers to responses.
 
-    A page of any site can make a browser send requests here, and can let its own name point to this address (DNS
-    rebinding). So a request must call the server by an address or by a known name, and must not come from another
-    site's page.
+    A page of any site can make a browser send requests here, and can let its own name resolve to this address (DNS
+    rebinding). So the Host header must be an IP address or a known name, and the Origin header, if any, must be
+    this server.
 
     Args:
         app: ASGI application.
-        names: known names, besides localhost.
-        most: bytes of the largest upload.
+        names: known host names in addition to localhost.
+        max_bytes: bytes of the largest upload.
     """
 
-    def __init__(self, app, names, most):
-        self.app, self.names, self.most = app, {"localhost", *(name.lower() for name in names)}, most
+    def __init__(self, app, names, max_bytes):
+        self.app, self.names, self.max_bytes = app, {"localhost", *(name.lower() for name in names)}, max_bytes
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -58,18 +58,18 @@ class Guard:
         await self.app(scope, self.bounded(receive), send_with_headers)
 
     def check(self, headers):
-        """Raise HTTPException where the headers alone say no."""
+        """Raise HTTPException 403 or 413 if the host, the origin or the announced length is not allowed."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.known(host):
-            raise HTTPException(403, "the server is not known by this name; start it with --names NAME")
+            raise HTTPException(403, "unknown host name; start the server with --hostnames NAME to allow it")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise HTTPException(403, "requests from other sites' pages are refused")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self.most + ENVELOPE:
-            raise too_large(self.most)
+        if length.isdecimal() and int(length) > self.max_bytes + ENVELOPE:
+            raise too_large(self.max_bytes)
 
     def known(self, host):
-        """Whether a Host header holds an address or a known name."""
+        """Whether a Host header holds an IP address or a known name."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -83,7 +83,7 @@ class Guard:
         return True
 
     def bounded(self, receive):
-        """`receive` that raises HTTPException where a body is too long, whatever its headers said, or stalls."""
+        """Wrap `receive`: it raises HTTPException 413 if a body is too long, or 408 if it pauses for PAUSE seconds."""
         state = {"bytes": 0, "complete": False}
 
         async def bounded_receive():
@@ -95,14 +95,14 @@ class Guard:
                 raise HTTPException(408, f"the upload paused for {PAUSE} s; send it again") from None
             state["bytes"] += len(message.get("body", b""))
             state["complete"] = not message.get("more_body", False)
-            if state["bytes"] > self.most + ENVELOPE:
-                raise too_large(self.most)
+            if state["bytes"] > self.max_bytes + ENVELOPE:
+                raise too_large(self.max_bytes)
             return message
 
         return bounded_receive
 
 
-def too_large(most):
-    """The HTTPException of an upload of more than `most` bytes."""
-    return HTTPException(413, f"the upload is larger than {most / 1e6:g} MB; reduce the photograph, or start the "
+def too_large(max_bytes):
+    """The HTTPException 413 for an upload of more than `max_bytes`."""
+    return HTTPException(413, f"the upload is larger than {max_bytes / 1e6:g} MB; reduce the photograph, or start the "
                               "server with a larger --max_megabytes")

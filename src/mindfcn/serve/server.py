@@ -1,4 +1,4 @@
-"""The verb serve: a page and an HTTP interface around one checkpoint."""
+"""The command `serve`: a web page and an HTTP interface for one checkpoint."""
 
 import contextlib
 import errno
@@ -7,28 +7,30 @@ import signal
 import socket
 import threading
 
+from mindfcn.config import check_bounds
+from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
 
-# Connections beside the requests in the queue: the page's own files, uploads under way.
+# Connections in addition to the queued requests: files of the page, uploads in progress.
 CONNECTIONS = 64
-ENDING = (signal.SIGINT, signal.SIGTERM)
-# Seconds for answers under way when the server ends.
-GRACE = 10
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds to finish running requests when the server stops.
+SHUTDOWN_TIMEOUT = 10
 
 
-def serve(config, say=None):
+def serve(config, console=SILENT):
     """Serve until Ctrl-C.
 
     Args:
         config: ServeConfig.
-        say: function (line of text), told the address.
+        console: Console that shows the address when the server is ready.
 
     Raises:
-        UserError: the packages of the extra `serve` are not installed, the port cannot be had, a setting is out of
+        UserError: the packages of the extra `serve` are not installed, the port is not available, a setting is out of
             range, or the checkpoint cannot be opened.
     """
-    check_settings(config)
+    check_bounds(config)
     try:
         import python_multipart  # noqa: F401
         import uvicorn
@@ -38,55 +40,52 @@ def serve(config, say=None):
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs the package {error.name}, which is not installed; install all with "
                         "pip install 'mindfcn[serve]'") from None
-    say = say or (lambda line: None)
-    with contextlib.closing(listen(config.host, config.port)) as listener, signals_held(), \
+    with contextlib.closing(listen(config.host, config.port)) as listener, blocked_signals(), \
             contextlib.closing(Worker(config.queue)) as worker:
-        # MindSpore is set up in the thread that will use it.
+        # MindSpore is set up in the thread that uses it.
         segment, card = worker.submit(open_segmenter, config).result()
         if card.preprocess.modality != "rgb":
-            raise UserError(f"{config.checkpoint} sees {card.preprocess.modality}, and the page takes photographs "
-                            "alone; use mindfcn predict with --depth")
+            raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
+                            "photographs; use mindfcn predict with --depth")
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
-                                 limit_concurrency=config.queue + CONNECTIONS, timeout_graceful_shutdown=GRACE)
+                                 limit_concurrency=config.queue + CONNECTIONS,
+                                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT)
         if not is_loopback(config.host):
-            say(f"{config.host} may be reached from other machines; there is no password")
-        say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
+            console.say(f"{config.host} may be reached from other machines; there is no password")
+        console.say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
         server = uvicorn.Server(options)
-        threading.Thread(target=end_at_signal, args=(server,), daemon=True).start()
+        threading.Thread(target=stop_at_signal, args=(server,), daemon=True).start()
         server.run(sockets=[listener])
-    say("stopped")
+    console.say("stopped")
 
 
 @contextlib.contextmanager
-def signals_held():
-    """Keep SIGINT and SIGTERM waiting for `end_at_signal`: MindSpore, compiling a graph, puts in handlers that kill."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+def blocked_signals():
+    """Block SIGINT and SIGTERM until `stop_at_signal` waits for them.
+
+    While MindSpore compiles a graph it installs signal handlers that kill the process. Windows cannot block signals;
+    there, uvicorn's own handler stops the server.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_at_signal(server):
-    """Wait for a signal, then let the server answer what is under way and end."""
-    signal.sigwait(ENDING)
+def stop_at_signal(server):
+    """Wait for a signal, then let the server finish running requests and stop."""
+    if not hasattr(signal, "sigwait"):
+        return
+    signal.sigwait(STOP_SIGNALS)
     server.should_exit = True
 
 
-def check_settings(config):
-    """Refuse numbers that no server can have. Raises UserError."""
-    rules = [("port", config.port, 0 <= config.port <= 65535, "in 0..65535"),
-             ("max_megabytes", config.max_megabytes, 0 < config.max_megabytes <= 1000, "above 0 and at most 1000"),
-             ("max_megapixels", config.max_megapixels, 0 < config.max_megapixels <= 128, "above 0 and at most 128"),
-             ("queue", config.queue, 0 <= config.queue <= 1000, "in 0..1000"),
-             ("patience", config.patience, 0 < config.patience <= 3600, "above 0 and at most 3600")]
-    for name, value, fine, bound in rules:
-        if not fine:
-            raise UserError(f"--{name} {value}: must be {bound}")
-
-
 def listen(host, port):
-    """A socket that listens. Raises UserError."""
+    """Open a listening socket. Raises UserError: the port or the host is not available."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -102,7 +101,7 @@ def address(listener):
 
 
 def is_loopback(host):
-    """Whether only this machine reaches an address."""
+    """Whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,17 +1,18 @@
-"""One thread that computes, and the requests that may wait for it."""
+"""One thread that computes, with a bounded queue of requests."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 
 class Busy(Exception):
-    """As many requests wait as may."""
+    """The queue is full."""
+
 
 class Worker:
-    """Runs functions one after another in a thread of its own: MindSpore must not be used from several at once.
+    """Runs functions one after another in one thread, because MindSpore must not be used from several at once.
 
     Args:
-        queue: functions that may wait while one runs.
+        queue: number of functions that may wait while one runs.
     """
 
     def __init__(self, queue):
@@ -19,8 +20,9 @@ class Worker:
         self.places = threading.Semaphore(queue + 1)
 
     def submit(self, function, *arguments):
-        """Queue a function: a concurrent.futures.Future of its result. Cancelled, it gives its place free at once,
-        unless it runs already.
+        """Queue a function and return the concurrent.futures.Future of its result.
+
+        Cancelling the future frees its place in the queue at once, unless the function runs already.
 
         Raises:
             Busy: the queue is full.
@@ -32,5 +34,5 @@ class Worker:
         return future
 
     def close(self):
-        """Drop what waits, and end after what runs."""
+        """Cancel the queued functions and wait for the running one."""
         self.thread.shutdown(cancel_futures=True)

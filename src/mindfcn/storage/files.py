@@ -1,26 +1,28 @@
-"""Files appear under their final name only when they are complete, and one process at a time writes them."""
+"""Write files so that only complete ones have their final name, by one process at a time; read text and YAML."""
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable
 
+import portalocker
 import yaml
 
 from mindfcn.errors import UserError
 
-# What is not complete lies in folders and files whose names begin so.
+# Prefix of the folders and files that hold incomplete output.
 PARTIAL = ".partial-"
-# File systems that know no locks answer so; there, two processes are not kept apart.
+# The lock file in such a folder.
+LOCK = ".lock"
+# Errors of file systems without locks; there, two processes are not kept apart.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
 
-# What disks and mounts answer when they fail.
+# Errors of failing disks and mounts.
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ENODEV, errno.ENXIO, errno.ESTALE)
-# {folder of a lock file that this process holds: (what it is, whether the lock file is still there)}
+# {folder of a lock file that this process holds: (its description, function: whether the lock file still exists)}
 _HELD: dict[str, tuple[str, Callable[[], bool]]] = {}
 
 
@@ -28,11 +30,11 @@ _HELD: dict[str, tuple[str, Callable[[], bool]]] = {}
 def atomic_path(path):
     """Yield a path of the same name in a folder of its own; rename it to `path` on success, remove it on failure.
 
-    The folder is `.partial-NAME` beside `path`. What a killed process left there is removed; a living one is waited
-    for. After the block the file is on the disk, its name too.
+    The folder is `.partial-NAME` next to `path`. Leftovers of a killed process in it are removed; if another process
+    is writing there, the call waits for it. After the block the file and its name are synchronised to the disk.
 
     Raises:
-        UserError: it cannot be written; a folder above it that this process holds is gone.
+        UserError: the file cannot be written, or a folder above it that this process holds no longer exists.
     """
     path = os.fspath(path)
     _still_there(path)
@@ -42,7 +44,7 @@ def atomic_path(path):
             empty_folder(partial)
             temporary = os.path.join(partial, name)
             yield temporary
-            with open(temporary, "rb") as written:
+            with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
@@ -53,13 +55,13 @@ def atomic_path(path):
 
 @contextlib.contextmanager
 def partial_folder(path, finished=None):
-    """Yield the folder `.partial-NAME` beside `path`, held by one process at a time and removed in the end.
+    """Yield the folder `.partial-NAME` next to `path`, held by one process at a time and removed at the end.
 
-    What a killed run left in it is still there: the caller judges it. After an error it is kept only where it holds
-    a file named `finished`.
+    Leftovers of a killed run stay in it for the caller to use or remove. It is kept only if it contains a file named
+    `finished`.
 
     Raises:
-        UserError: another process holds it, or it cannot be made or filled.
+        UserError: another process holds it, or it cannot be created or written.
     """
     parent, name = os.path.split(os.path.abspath(path))
     try:
@@ -75,26 +77,26 @@ def partial_folder(path, finished=None):
 
 @contextlib.contextmanager
 def held(path, what, wait=False):
-    """Hold the lock file `path`, which says who holds it, while the block runs. The lock ends with the process.
+    """Hold the lock file `path`, which names its owner, while the block runs. The lock ends with the process.
 
-    Once its folder is unmounted, moved or deleted, nothing more is written below that name.
+    Once its folder has been unmounted, moved or deleted, `atomic_path` and `append_text` write nothing below it.
 
     Args:
-        path: the file; it is removed in the end.
-        what: the thing that one process at a time may use, for the message.
-        wait: wait for the other process instead.
+        path: the lock file; it is removed at the end.
+        what: the resource that one process at a time may use, for the message.
+        wait: wait for the other process instead of raising.
 
     Raises:
-        UserError: another process holds it, which is named; the file cannot be written.
+        UserError: another process, which the message names, holds it, or the file cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
             with _writing(path):
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-                handle = stack.enter_context(_locked(path, os.O_RDWR | os.O_CREAT, wait))
-                os.ftruncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()} "
-                                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+                file = stack.enter_context(_locked(path, wait))
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()} "
+                           f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         except _Held:
             owner = ""
             with contextlib.suppress(UserError):
@@ -102,18 +104,18 @@ def held(path, what, wait=False):
             raise UserError(f"{what} is in use by {owner or 'another process'}; wait for it to end, or choose another "
                             "folder") from None
         folder = os.path.dirname(os.path.abspath(path))
-        _HELD[folder] = what, lambda: _is(path, handle)
+        _HELD[folder] = what, lambda: _is(path, file)
         try:
             yield
         finally:
             del _HELD[folder]
-            if _is(path, handle):
+            if _is(path, file):
                 with contextlib.suppress(OSError):
                     os.remove(path)
 
 
 def remove_leftovers(folder):
-    """Remove what killed processes left below a folder. Returns the paths, without those that are being written."""
+    """Remove leftovers of killed processes below a folder, but not output being written; return the removed paths."""
     found = []
     for parent, folders, files in os.walk(folder):
         for name in [name for name in folders if name.startswith(PARTIAL)]:
@@ -121,7 +123,7 @@ def remove_leftovers(folder):
             with contextlib.suppress(_Held, OSError), _held_folder(os.path.join(parent, name), wait=False) as partial:
                 shutil.rmtree(partial)
                 found.append(partial)
-        # Older releases had no folders.
+        # Older releases wrote incomplete files without a folder.
         for path in (os.path.join(parent, name) for name in files if name.startswith(PARTIAL)):
             os.remove(path)
             found.append(path)
@@ -129,7 +131,7 @@ def remove_leftovers(folder):
 
 
 def _still_there(path):
-    """Raise UserError where a held folder above `path` is gone: another of its name would be filled."""
+    """Raise UserError if a held folder above `path` no longer exists: a new folder of that name would be written."""
     for folder, (what, there) in list(_HELD.items()):
         if os.path.abspath(path).startswith(folder + os.sep) and not there():
             raise UserError(f"{what} was unmounted, moved or deleted while it was in use; bring it back and give the "
@@ -139,9 +141,10 @@ def _still_there(path):
 class _Held(Exception):
     """Another process holds the lock."""
 
+
 @contextlib.contextmanager
 def _writing(path):
-    """Make a UserError that names `path` of every OSError."""
+    """Turn an OSError into a UserError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -149,7 +152,7 @@ def _writing(path):
 
 
 def cannot_use(path, error, action="read or write"):
-    """One line for an OSError: the file, the reason, and what to do."""
+    """One line for an OSError: the file, the reason and the remedy."""
     cure = {errno.ENOSPC: "free some space or choose another folder",
             errno.EDQUOT: "free some of your quota or choose another folder",
             errno.ENAMETOOLONG: "choose a shorter name",
@@ -159,63 +162,70 @@ def cannot_use(path, error, action="read or write"):
 
 @contextlib.contextmanager
 def _held_folder(folder, wait):
-    """Yield a folder, made where it is missing, while this process holds its lock."""
+    """Yield a folder, created if missing, while this process holds its lock. Raises _Held as `_locked`."""
     os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
-
-    def make():
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
-
-    with _locked(folder, os.O_RDONLY, wait, make):
+    with _locked(os.path.join(folder, LOCK), wait, folder):
         yield folder
+    # Windows does not delete an open file.
+    if os.name == "nt" and os.listdir(folder) == [LOCK]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(path, flags, wait, make=None):
-    """Yield the handle of a file or folder while this process holds its lock. Raises _Held where it does not wait."""
+def _locked(path, wait, folder=None):
+    """Yield the open, locked file `path`, in `folder` if that is to be created.
+
+    Raises:
+        _Held: another process holds the lock and `wait` is False.
+    """
+    flags = portalocker.LOCK_EX if wait else portalocker.LOCK_EX | portalocker.LOCK_NB
     while True:
-        if make:
-            make()
         try:
-            handle = os.open(path, flags, 0o666)
+            if folder:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder)
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0)
         except FileNotFoundError:
-            # Its last owner has just removed it.
-            if make and os.path.isdir(os.path.dirname(path) or "."):
+            # The previous owner has just removed the folder.
+            if folder and os.path.isdir(os.path.dirname(folder) or "."):
                 continue
             raise
-        try:
+        with file:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
+                portalocker.lock(file, flags)
+            except portalocker.AlreadyLocked:
+                # Windows stops waiting after some seconds.
+                if wait:
+                    continue
                 raise _Held from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-            # Its last owner may have removed it between our opening and locking.
-            if not _is(path, handle):
-                continue
-            yield handle
-            return
-        finally:
-            os.close(handle)
+            except portalocker.LockException as error:
+                cause = error.args[0]
+                if not isinstance(cause, OSError) or cause.errno not in NO_LOCKS:
+                    raise cause if isinstance(cause, OSError) else error from None
+            # The previous owner may have removed it after it was opened here and before it was locked.
+            if _is(path, file):
+                yield file
+                return
 
 
-def _is(path, handle):
-    """Whether `path` is still what was opened."""
+def _is(path, file):
+    """Whether `path` is still the open file."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except OSError:
         return False
 
 
 def empty_folder(folder):
-    """Remove everything in a folder, but not the folder."""
-    for entry in list(os.scandir(folder)):
+    """Remove the contents of a folder, but neither the folder itself nor its lock file."""
+    for entry in [entry for entry in os.scandir(folder) if entry.name != LOCK]:
         shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
 
 
 def sync_folder(folder):
-    """Have the names in a folder on the disk before going on, where its file system can."""
+    """Synchronise the names in a folder to the disk, where the system supports that."""
+    if os.name == "nt":
+        return
     handle = os.open(folder or ".", os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -227,10 +237,10 @@ def sync_folder(folder):
 
 
 def append_text(path, text):
-    """Append to a text file: all of it, or nothing where that cannot be done.
+    """Append to a UTF-8 text file, or leave it unchanged if the text does not fit.
 
     Raises:
-        UserError: it cannot be written; a folder above it that this process holds is gone.
+        UserError: the file cannot be written, or a folder above it that this process holds no longer exists.
     """
     _still_there(path)
     with _writing(path), open(path, "ab", buffering=0) as file:
@@ -251,7 +261,7 @@ def _umask():
 
 
 def read_bytes(path):
-    """The contents of a file. Raises UserError with the path and the reason where it cannot be read."""
+    """The contents of a file. Raises UserError with the path and the reason if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -260,10 +270,10 @@ def read_bytes(path):
 
 
 def read_lines(path):
-    """The non-empty lines of a UTF-8 text file, stripped, without Windows' line ends and byte order mark.
+    """The non-empty lines of a UTF-8 text file, stripped, without Windows line ends and byte order mark.
 
     Raises:
-        UserError: with the path and the reason.
+        UserError: the file cannot be read or is not UTF-8; the message has the path and the reason.
     """
     try:
         return [line.strip() for line in read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
@@ -272,16 +282,16 @@ def read_lines(path):
 
 
 def write_text(path, text):
-    """Write a text file; it appears when it is complete."""
+    """Write a UTF-8 text file, which gets its name only when it is complete."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 class _PlainYaml(yaml.SafeLoader):
-    """Plain values only: no Python objects, and no aliases, a few of which can stand for gigabytes."""
+    """A YAML loader of plain values: no Python objects, and no aliases, a few of which can expand to gigabytes."""
 
     def compose_node(self, parent, index):
-        """Refuse an alias."""
+        """Raise ComposerError at an alias."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not read: write the value out",
@@ -296,8 +306,8 @@ def read_yaml(path):
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
     except RecursionError:
-        raise UserError(f"{path} is not YAML: its values lie too deep within one another") from None
-    # dates that there are not, numbers of thousands of digits
+        raise UserError(f"{path} is not YAML: its values are nested too deeply") from None
+    # Impossible dates, numbers with thousands of digits.
     except ValueError as error:
         raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     except yaml.YAMLError as error:

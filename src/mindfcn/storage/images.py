@@ -1,4 +1,4 @@
-"""Read image files that anyone may have written: whole, of bounded size, or refused."""
+"""Read untrusted image files: incomplete ones and those above a size limit are refused."""
 
 import io
 
@@ -10,17 +10,17 @@ from mindfcn.errors import UserError
 from mindfcn.storage.files import read_bytes
 
 MAX_PIXELS = 2 ** 27
-# Pillow knows many more, some of which start other programs (EPS) or are known for their mistakes.
+# Pillow reads many more formats, some of which start other programs (EPS) or have a history of vulnerabilities.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
 
 def decode_image(data, where):
-    """Decode a photograph: encoded bytes -> (H, W, 3) uint8 BGR, turned upright as its EXIF tag says.
+    """Decode a photograph: encoded bytes -> (H, W, 3) uint8 BGR, rotated upright according to its EXIF tag.
 
-    Grey, alpha and 16-bit images come out as 8-bit BGR too. `where` names the file in messages.
+    Grey, alpha and 16-bit images are converted to 8-bit BGR too. `where` names the file in messages.
 
     Raises:
-        UserError: not an image, or announced larger than MAX_PIXELS.
+        UserError: not an image, or its header announces more than MAX_PIXELS.
     """
     image = _decode(data, cv2.IMREAD_COLOR, where)
     if image is None:
@@ -29,43 +29,43 @@ def decode_image(data, where):
 
 
 def _decode(data, kind, where):
-    """The array that OpenCV makes of encoded bytes; None where it cannot. Raises UserError as `_open` does."""
+    """The array that OpenCV decodes from encoded bytes; None if it cannot. Raises UserError as `_open` does."""
     announced = _open(data, where).size
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
     except cv2.error:
         return None
-    # EXIF may turn it; any other difference means that two readers understand the file differently
+    # EXIF may rotate it; any other difference means that Pillow and OpenCV read the file differently.
     return image if image is not None and sorted(image.shape[:2]) == sorted(announced) else None
 
 
 def check_complete(data, where):
-    """Raise UserError where encoded image bytes break off early: OpenCV would fill the rest with grey.
+    """Raise UserError if encoded image bytes are cut short: OpenCV would fill the rest with grey.
 
     Returns:
-        PIL.Image, loaded; a JPEG in grey and at an eighth of its size.
+        PIL.Image, loaded; a JPEG in grey at an eighth of its size.
     """
     image = _open(data, where)
-    # A JPEG is read at an eighth of its size: all of its bytes are seen, few pixels are computed.
+    # At an eighth of a JPEG's size all of its bytes are read, but few pixels are computed.
     image.draft("L", (1, 1))
     _load(image, data, where)
     return image
 
 
 def image_size(data, where):
-    """(height, width) of what `decode_image` gives, from a JPEG's header alone. Raises UserError as it does."""
+    """(height, width) of the result of `decode_image`, for a JPEG from its header only. Raises UserError likewise."""
     image = _open(data, where)
     if image.format == "JPEG" and "exif" not in image.info:
         return image.height, image.width
-    # OpenCV alone knows which formats it reads and how it turns them.
+    # Which formats can be read, and how they are rotated, depends on OpenCV.
     return decode_image(data, where).shape[:2]
 
 
 def read_mask_image(path):
-    """Read a mask file as Pillow sees it, with grey numbers as stored: path -> PIL.Image, loaded.
+    """Read a mask file with Pillow, grey values as they are stored: path -> PIL.Image, loaded.
 
     Raises:
-        UserError: unreadable, broken, or announced larger than MAX_PIXELS.
+        UserError: unreadable, damaged, or its header announces more than MAX_PIXELS.
     """
     data = read_bytes(path)
     mask = _open(data, path)
@@ -74,16 +74,16 @@ def read_mask_image(path):
     if mask.mode == "1":
         return Image.fromarray(np.asarray(mask).astype(np.uint8))
     if mask.mode == "L" and depth < 8:
-        # Pillow stretches 2 and 4 bit grey to 0..255; a mask holds numbers, not brightness.
+        # Pillow scales 2 and 4 bit grey to 0..255, but a mask holds class numbers, not brightness.
         return Image.fromarray(np.asarray(mask) // (255 // (2 ** depth - 1)))
     return mask
 
 
 def read_palette_mask(path):
-    """Read a mask of palette or 8-bit grey numbers: path -> (H, W) uint8, the numbers as they are.
+    """Read a palette or 8-bit grey mask: path -> (H, W) uint8 of the stored numbers.
 
     Raises:
-        UserError: unreadable, or the mask holds colours instead of numbers.
+        UserError: unreadable, or the mask holds colours instead of class numbers.
     """
     mask = read_mask_image(path)
     if mask.mode not in ("P", "L"):
@@ -93,7 +93,7 @@ def read_palette_mask(path):
 
 
 def _open(data, where):
-    """Read the header of encoded image bytes; the pixels wait. Raises UserError."""
+    """Open encoded image bytes without decoding their pixels. Raises UserError: not an image, or too large."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
@@ -107,9 +107,10 @@ def _open(data, where):
 
 
 def _load(image, data, where):
+    """Decode the pixels of an opened image. Raises UserError if they are damaged or incomplete."""
     try:
         if image.format == "PNG":
-            # Pillow decodes the pixels without looking at their checksums
+            # Pillow decodes the pixels without checking their checksums.
             Image.open(io.BytesIO(data), formats=("PNG",)).verify()
         image.load()
     except Exception:
@@ -117,6 +118,6 @@ def _load(image, data, where):
 
 
 def decode_photograph(data, where):
-    """Encoded bytes -> (H, W, 3) uint8 BGR. Raises UserError where they are no image or break off early."""
+    """Encoded bytes -> (H, W, 3) uint8 BGR. Raises UserError if they are not an image or are cut short."""
     check_complete(data, where)
     return decode_image(data, where)

@@ -1,4 +1,4 @@
-"""Variables of MATLAB's files: the older format through SciPy, that of version 7.3 (HDF5) through h5py."""
+"""Read variables of MATLAB's .mat files: with SciPy up to version 7, with h5py for version 7.3 (HDF5)."""
 
 import io
 import math
@@ -12,29 +12,29 @@ from mindfcn.errors import UserError
 from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import MAX_PIXELS
 
-# Of .mat files: element types, classes of arrays, and how deep they may nest: twice as deep as SBD's masks.
+# Of .mat files: types of elements, classes of arrays, and the allowed depth of nesting, twice that of SBD's masks.
 NUMBERS, MATRIX, COMPRESSED = {*range(1, 8), 9, 12, 13}, 14, 15
 CELLS, STRUCT, TEXT, SPARSE, NUMERIC = 1, 2, 4, 5, range(6, 16)
 DEEPEST = 6
 
 
 def read_mat(path, name):
-    """Variable `name` of a .mat file up to version 7 -> array. Raises UserError."""
+    """Variable `name` of a .mat file up to version 7 -> array. Raises UserError: missing, unreadable or damaged."""
     data = read_bytes(path)
     try:
         _check_format(data)
         return scipy.io.loadmat(io.BytesIO(data), variable_names=[name])[name]
-    # SciPy's exceptions for damaged files have no common base but this.
+    # SciPy's exceptions for damaged files have no other common base class.
     except Exception:  # noqa: BLE001
         raise UserError(f"{path} holds no {name} or is damaged; fetch it again") from None
 
 
 def _check_format(data):
-    """Raise ValueError where a MAT-file of version 5 does not keep to its own format, before SciPy believes it.
+    """Raise ValueError if a MAT-file of version 5 violates its format, before SciPy reads it.
 
-    SciPy follows nested arrays by recursion in C, which a file of 200 kB can make overflow, allocates what an array of
-    arrays announces, looks for numbers of unknown types and for missing parts in memory that is not its own, and does
-    not read to the checksum of what is compressed.
+    SciPy reads nested arrays by recursion in C, whose stack a file of 200 kB can overflow; it allocates the announced
+    size of an array of arrays, reads invalid memory at unknown number types and missing parts, and does not compare the
+    checksum of compressed data.
     """
     order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(data[124:128])
     _require(order)
@@ -55,12 +55,12 @@ def _check_format(data):
 
 
 def _elements(part, order):
-    """[(type, bytes)] of the elements that follow one another."""
+    """[(type, bytes)] of consecutive elements."""
     found, at = [], 0
     while at < len(part):
         kind, size = struct.unpack_from(f"{order}II", part, at)
         if kind >> 16:
-            # a small element: its size and its bytes stand within these eight
+            # A small element: type, size and data share these eight bytes.
             kind, size = kind & 0xFFFF, kind >> 16
             _require(size <= 4)
             found.append((kind, part[at + 4:at + 4 + size]))
@@ -73,15 +73,15 @@ def _elements(part, order):
 
 
 def _check_array(parts, order):
-    """Refuse an array without the parts of its class, and arrays of arrays that announce more than there are."""
+    """Raise ValueError if an array lacks parts of its class, or has fewer cells or structs than its shape announces."""
     (flags_kind, flags), (dimensions_kind, dimensions), (name_kind, _), *content = parts
-    # uint32, int32 and int8
+    # Element types uint32, int32 and int8.
     _require((flags_kind, dimensions_kind, name_kind) == (6, 5, 1))
     flags, = struct.unpack_from(f"{order}I", flags)
     array, complex_too = flags & 255, flags >> 11 & 1
     kinds = [kind for kind, _ in content]
     if array in (CELLS, STRUCT):
-        # A struct's fields have names, in two elements.
+        # The first two elements of a struct hold the names of its fields.
         _require(set(kinds[2 if array == STRUCT else 0:]) <= {MATRIX})
         _require(math.prod(struct.unpack(f"{order}{len(dimensions) // 4}i", dimensions)) <= sum(
             8 + len(body) for _, body in parts))
@@ -92,7 +92,7 @@ def _check_array(parts, order):
 
 
 def _inflated(data, room):
-    """Unpack to `room` bytes at most, to the end, where zlib compares the checksum."""
+    """Decompress to at most `room` bytes, to the end of the data, where zlib compares the checksum."""
     unpacker = zlib.decompressobj()
     content = unpacker.decompress(data, room)
     _require(unpacker.eof and not unpacker.unused_data)
@@ -105,7 +105,7 @@ def _require(condition):
 
 
 def read_classes(path, name):
-    """A mask (H, W) of whole numbers in a .mat file -> int64, as they are. Raises UserError."""
+    """Read a mask of whole numbers in a .mat file -> (H, W) int64, unchanged. Raises UserError."""
     mask = read_mat(path, name)
     if mask.ndim != 2 or mask.size > MAX_PIXELS or mask.dtype.kind not in "iuf" or (mask != np.rint(mask)).any():
         raise UserError(f"{path}: {name} is not a mask of class numbers; fetch it again")
@@ -113,7 +113,7 @@ def read_classes(path, name):
 
 
 def to_classes(mask, count, where, void=(0,)):
-    """MATLAB's classes 1..count -> uint8 0..count - 1, and `void` numbers -> 255. Raises UserError at any other."""
+    """Map MATLAB's classes 1..count to uint8 0..count - 1 and `void` numbers to 255. Raises UserError at any other."""
     wrong = ~np.isin(mask, [*void, *range(1, count + 1)])
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
@@ -123,9 +123,9 @@ def to_classes(mask, count, where, void=(0,)):
 
 
 class Hdf5:
-    """A .mat file of version 7.3, opened for reading: a context.
+    """A .mat file of version 7.3, opened for reading; a context manager.
 
-    MATLAB's (H, W, 3, N) lies there as (N, 3, W, H).
+    The file stores MATLAB's (H, W, 3, N) as (N, 3, W, H).
     """
 
     def __init__(self, path):
@@ -137,7 +137,7 @@ class Hdf5:
         try:
             self.file = h5py.File(path, "r")
         except OSError:
-            raise UserError(f"cannot read {path}: it is missing, damaged or no .mat file of version 7.3; "
+            raise UserError(f"cannot read {path}: it is missing, damaged or not a .mat file of version 7.3; "
                             "fetch it again") from None
         self.path = path
 
@@ -148,11 +148,11 @@ class Hdf5:
         self.file.close()
 
     def shape(self, name):
-        """The shape of a variable, in the file's order of axes."""
+        """The shape of a variable, in the order of axes in the file."""
         return self._variable(name).shape
 
     def item(self, name, index):
-        """Item `index` (from 0) of a variable's last MATLAB axis, in MATLAB's order of the others: (H, W, ...)."""
+        """Item `index` (from 0) along a variable's last MATLAB axis, the other axes in MATLAB's order: (H, W, ...)."""
         try:
             return self._variable(name)[index].T
         except (OSError, IndexError, ValueError) as error:

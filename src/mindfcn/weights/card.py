@@ -1,4 +1,4 @@
-"""The card of a network: what a checkpoint, and every file exported from it, says about itself."""
+"""The card of a network: the description that is stored in a checkpoint and in every file exported from it."""
 
 import dataclasses
 import json
@@ -11,11 +11,11 @@ from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import COURSE, MODALITIES, Preprocess
 from mindfcn.weights.naming import AT_ONCE
 
-# Its name among the entries of a file.
+# Name of the entry in a file that holds the card.
 CARD = "mindfcn_card"
-# The option `padding` and its values have other names in cards, where the first checkpoints wrote them so.
+# Cards use other names for the option `padding` and its values, as the first checkpoints did.
 _PADDING = {"same": "padded", "pad100": "paper"}
-# Options of a network: what they are, and what they may be. None stands for the default.
+# Options of a network: their type and the check of their value. None is the default.
 _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "width": ((int, float), lambda value: 0 < value <= 4),
     "fc_width": (int, lambda value: 1 <= value <= 2 ** 16),
@@ -29,7 +29,7 @@ _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
 
 @dataclasses.dataclass
 class Card:
-    """What a network is.
+    """The description of a network.
 
     Attributes:
         model: name of the network and its options: {"name", "width", "fc_width", "skip_scales", "geometry", ...}.
@@ -37,7 +37,7 @@ class Card:
         preprocess: how its input is normalised.
         records: the validation records of its run.
         training: epoch and step at which it was saved, the best metrics until then, and the settings of the run.
-        metrics: the four metrics of these very weights on `records`, by name; empty where they were not evaluated.
+        metrics: the four metrics of exactly these weights on `records`, by name; empty if they were not evaluated.
         geometric: classes of its second head, or None.
     """
     model: dict
@@ -50,19 +50,19 @@ class Card:
 
     @property
     def skip_scales(self):
-        """The fixed factors on pool4 and pool3: as given, or those of the network's name."""
+        """The fixed factors on pool4 and pool3: those in the card, or the defaults of the network's name."""
         return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
 
     @staticmethod
     def model_entry(name: str, options: dict[str, Any]) -> dict[str, Any]:
-        """The entry `model` of a network's card, from its name and its options of `create_model`."""
+        """The entry `model` of a card, from a network's name and its options for `create_model`."""
         entry = {"name": name, **options}
         if "padding" in entry:
             entry["geometry"] = _PADDING[entry.pop("padding")]
         return entry
 
     def options(self) -> dict[str, Any]:
-        """The options of `create_model` that make this network."""
+        """The options for `create_model` that build this network."""
         found = {name: value for name, value in self.model.items() if name != "name"}
         if "geometry" in found:
             names = {entry: name for name, entry in _PADDING.items()}
@@ -71,14 +71,14 @@ class Card:
         return found
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """The card as one line of JSON."""
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
                            "preprocess": self.preprocess.to_dict(), "records": self.records,
                            "training": self.training, "metrics": self.metrics,
                            **({"geometric": self.geometric.to_dict()} if self.geometric else {})}, ensure_ascii=True)
 
     def check(self) -> None:
-        """Raise ValueError where an entry is of another kind, or a network would be of any size."""
+        """Raise ValueError if an entry has the wrong type, or an option is unknown or out of range."""
         for name, (kind, fine) in _OPTIONS.items():
             value = self.model.get(name)
             if value is not None and not (isinstance(value, kind) and fine(value)):
@@ -91,15 +91,16 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str, where: FilePath) -> "Card":
-        """Read `to_json`'s line; `where` is the file for messages."""
+        """Read the line that `to_json` wrote; `where` names the file in messages. Raises UserError: no valid card."""
         try:
             entries = json.loads(text)
             card = cls(entries["model"], LabelSet.from_dict(entries["labels"], where),
                        Preprocess(**entries["preprocess"]), entries["records"], entries["training"],
-                       # Older checkpoints have none.
+                       # Older checkpoints have no metrics.
                        entries.get("metrics", {}),
                        LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None)
             card.check()
             return card
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(f"{where}: its card cannot be read; the file is damaged or of a newer release") from None
+            raise UserError(f"{where}: its card cannot be read; the file is damaged or was written by a newer "
+                            "release") from None

@@ -1,7 +1,7 @@
-"""Checkpoints: the network's weights, the card that says what they are, and the state to train on from.
+"""Checkpoints: the network's weights, the card that describes them, and the training state to resume from.
 
-One .ckpt file, written under its name only when complete. The weights carry their plain names; the state of training
-carries the prefix `training.`; the card is JSON text. Programs that know only the weights can read the file as well.
+A checkpoint is one .ckpt file, which gets its name only when it is complete. The weights have their plain names, the
+training state has the prefix `training.`, and the card is JSON text. Programs that need only the weights read it too.
 """
 
 import os
@@ -16,7 +16,7 @@ from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.preprocess import CAFFE
 from mindfcn.storage.files import atomic_path
-from mindfcn.storage.weight_files import read_checkpoint
+from mindfcn.storage.weight_files.read import read_checkpoint
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.naming import published_fcn
 
@@ -24,7 +24,7 @@ STATE = "training."
 
 
 def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[dict[str, ms.Parameter]] = None) -> None:
-    """Write weights, card and, to train on from, `state`: a dict of name -> Parameter. Atomic.
+    """Write weights, card and, for resuming, `state`, a dict of name -> Parameter. The file is written atomically.
 
     Raises:
         UserError: the file cannot be written, or its name does not end in .ckpt.
@@ -43,12 +43,12 @@ def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[di
 
 def load_checkpoint(path: FilePath,
                     default_model: Optional[str] = None) -> tuple[dict[str, np.ndarray], Card, dict[str, np.ndarray]]:
-    """Read a checkpoint, or a published FCN under Caffe's layer names, whose weights are renamed to ours.
+    """Read a checkpoint, or a published FCN with Caffe's layer names, whose weights are renamed to MindFCN's.
 
     Args:
         path: .ckpt, or weights of another format.
-        default_model: name of the network for a file without a card that is not Caffe's, such as the course's; of a
-            Caffe net it only says whether it is FCN-8s at once.
+        default_model: name of the network for a file without a card that is not Caffe's, such as the course's; for a
+            Caffe net it only decides whether it is FCN-8s at once.
 
     Returns:
         (weights, card, state): dict of name -> array; Card; dict of name -> array, empty without training state.
@@ -71,14 +71,14 @@ def load_checkpoint(path: FilePath,
 
 
 def _guess(weights, model):
-    """The card of an official checkpoint: the course's normalisation, classes and width from the shapes."""
+    """The card of an official checkpoint: the course's normalisation, and classes and width from the shapes."""
     dense = weights.get("conv7.0.weight")
     options = {} if dense is None else {"width": 1.0, "fc_width": dense.shape[0]}
     return Card({"name": model, **options}, _labels(weights))
 
 
 def _labels(weights):
-    """VOC's classes, or numbered ones where the score layer has another count."""
+    """VOC's classes, or numbered classes where the score layer has another number of them."""
     classes = weights["score_fr.weight"].shape[0] if "score_fr.weight" in weights else len(VOC)
     if classes == len(VOC):
         return VOC

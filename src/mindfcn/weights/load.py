@@ -1,4 +1,4 @@
-"""Load weights into a network and report each one."""
+"""Load weights into a network, with a report on each of them."""
 
 import dataclasses
 from typing import Optional, Union
@@ -10,32 +10,31 @@ from mindspore import nn
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
 from mindfcn.preprocess import CONVENTIONS, Preprocess
-from mindfcn.storage.weight_files import read_weights
+from mindfcn.storage.weight_files.read import read_weights
 from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 
-# Layers that only a full-width classifier can fill.
+# Dense layers of the classifier, loaded only where the network has their full width.
 DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore", "geometric.")
-# Prefixes of the layers of the two streams (late fusion).
+# Prefixes of the layers' names in the two streams of late fusion.
 STREAMS = ("color.", "hha.")
-# A file of weights, or {name: array}.
+# A weights file, or {name: array}.
 Weights = Union[FilePath, dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass
 class LoadReport:
-    """What was loaded, converted, missing, unexpected or kept.
+    """Which weights were loaded, converted, missing or left out.
 
     Attributes:
-        source: the file.
-        loaded: names in the network that were loaded from the file.
-        converted: (name in the network, how it was converted).
-        missing: names in the network that are not in the file; they keep their initial values.
-        unexpected: names in the file that are not in the network.
+        source: name of the file.
+        loaded: names in the network whose values come from the file.
+        converted: (name in the network, how its values were converted).
+        missing: names in the network that the file lacks; they keep their initial values.
+        unexpected: names in the file that the network lacks.
         shape_mismatches: (name in the network, its shape, the file's shape); they keep their initial values.
-        reinitialized: names in the network whose weights in the file are for other classes; they keep their initial
-            values.
-        preprocess: how the network's images must be normalised, where the weights decide it.
+        reinitialized: names in the network that the file has for other classes; they keep their initial values.
+        preprocess: normalisation of the network's images, if the weights decide it; else None.
     """
     source: str
     loaded: list = dataclasses.field(default_factory=list)
@@ -47,7 +46,7 @@ class LoadReport:
     preprocess: Optional[Preprocess] = None
 
     def rows(self):
-        """List of (name, outcome), one for every weight."""
+        """A list of (name, its result in words) for every weight."""
         converted = dict(self.converted)
         return ([(name, f"loaded, {converted[name]}" if name in converted else "loaded") for name in self.loaded]
                 + [(name, f"shape clash: {shape} here, {file_shape} in the file; initial numbers kept")
@@ -62,22 +61,22 @@ class LoadReport:
                    f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
                    f"{len(self.shape_mismatches)} shape clashes"
                    + (f", {len(self.reinitialized)} begun anew for other classes" if self.reinitialized else ""))
-        return "\n".join([summary] + [f"  {name:{width}}  {outcome}" for name, outcome in self.rows()])
+        return "\n".join([summary] + [f"  {name:{width}}  {what}" for name, what in self.rows()])
 
-    def prefix_names(self, stream):
-        """Put the stream's prefix before the network's names."""
+    def add_prefix(self, stream):
+        """Prefix the network's names with their stream."""
         for kind in ("loaded", "missing", "reinitialized"):
             setattr(self, kind, [stream + name for name in getattr(self, kind)])
         for kind in ("converted", "shape_mismatches"):
             setattr(self, kind, [(stream + name, *rest) for name, *rest in getattr(self, kind)])
 
     def summary(self):
-        """The first line of the table."""
+        """The first line of the report."""
         return str(self).splitlines()[0]
 
 
-def merge_reports(reports):
-    """Merge the LoadReports of a network's streams, all filled from the same file, into the first."""
+def joined(reports):
+    """Merge the LoadReports of a network's streams, loaded from the same file, into the first."""
     first, *others = reports
     for report in others:
         for kind in ("loaded", "converted", "missing", "shape_mismatches", "reinitialized"):
@@ -87,27 +86,28 @@ def merge_reports(reports):
 
 def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
                   where: Optional[FilePath] = None) -> LoadReport:
-    """Fill a network's backbone from a classifier of the same architecture, of any known origin (see `backbone_names`).
+    """Load a network's backbone from a classifier of the same architecture, of any known origin (see `backbone_names`).
 
-    Takes VGG16, AlexNet in both forms, GoogLeNet, and mindcv's backbones under mindcv's names. Dense layers become the
-    convolutions conv6 and conv7 where the network has their full width. Weights without batch normalisation also fill
-    a network that has it: a bias moves into the moving mean. In a network for colour and depth, the first layer's
-    depth filters are the mean of its colour filters; in one for colour and HHA, both streams get the same weights.
+    Known are VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become
+    the convolutions conv6 and conv7 if the network has their full width. A network with batch normalisation can also
+    load weights without it: each bias moves into the moving mean. In a network for colour and depth, the first layer's
+    filters for depth become the mean of its filters for colours; in one for colour and HHA, both streams get the same
+    weights.
 
     Args:
         net: a network with a `backbone`, or a backbone.
         source: .ckpt, .pth, .safetensors, .npz or .caffemodel file, or the dict read from one.
-        convention: the normalisation that the weights expect. "auto" recognises it by the weights' names; "course", or
-            Caffe's with its mean colour or a data set's, "caffe", "nyud" or "siftflow", overrides it, for files such as
-            vgg16_from_caffe.pth, whose names are torchvision's. The network always takes BGR images: the input
-            channels of an RGB first layer are swapped.
+        convention: normalisation that the weights expect: "auto" follows from their names; "course", or Caffe's with
+            its mean colour or a data set's, "caffe", "nyud" or "siftflow", overrides that, for files such as
+            vgg16_from_caffe.pth, whose names are torchvision's. The network always takes BGR images: the channels of
+            the first layer are swapped if they are RGB.
         where: name of the file for messages.
 
     Returns:
-        LoadReport; its `preprocess` is how the network's images must be normalised from now on.
+        LoadReport; its `preprocess` is the normalisation that the network's images need from now on.
 
     Raises:
-        UserError: the weights are of another architecture, or a convolution has another shape.
+        UserError: weights of another architecture, or a convolution of another shape.
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
@@ -116,39 +116,39 @@ def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
         streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
     reports = [_fill_backbone(parameters, weights, convention, where, stream)
                for stream, parameters in streams.items()]
-    return merge_reports(reports)
+    return joined(reports)
 
 
 def _fill_backbone(parameters, weights, convention, where, stream):
-    """Fill one backbone, {name without prefix: Parameter}. Returns its LoadReport."""
+    """Load one backbone, {name without stream: Parameter}. Returns a LoadReport."""
     try:
         renamed, pairs, preprocess = backbone_names(weights, parameters)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
-    used = {source for source, _ in pairs}
-    report.unexpected = [name for name in weights if name not in used]
+    taken = {source for source, _ in pairs}
+    report.unexpected = [name for name in weights if name not in taken]
     report.converted = [(target, f"{source} {weights[source].shape}") for source, target in pairs
                         if weights[source].shape != renamed[target].shape]
     if preprocess.order == "RGB" and convention not in ("caffe", "nyud", "siftflow"):
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
-    _add_depth_filters(renamed, parameters, report)
+    _add_depth(renamed, parameters, report)
     if "conv1.1.gamma" in parameters and "conv1.0.bias" not in parameters:
-        renamed = _fold_biases(renamed, report)
+        renamed = _biases_to_means(renamed, report)
     wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
                   and parameter.shape != renamed[name].shape), None)
     if wrong:
         raise UserError(f"{where}: {wrong} is {renamed[wrong].shape}, the network's is {parameters[wrong].shape}; "
                         "give weights of the same architecture and width")
     _assign(parameters, renamed, report)
-    report.prefix_names(stream)
+    report.add_prefix(stream)
     return report
 
 
-def _add_depth_filters(weights, parameters, report):
-    """Where the first layer also takes depth, add depth filters: the mean of the colour filters."""
+def _add_depth(weights, parameters, report):
+    """If the first layer takes colour and depth, use the mean of its filters for colours as the filter for depth."""
     for name, parameter in parameters.items():
         if parameter.ndim == 4 and name in weights:
             shape, file_shape = parameter.shape, weights[name].shape
@@ -158,7 +158,7 @@ def _add_depth_filters(weights, parameters, report):
             return
 
 
-# The older name, from when VGG16 was the only backbone.
+# Alias from when VGG16 was the only backbone.
 load_vgg16 = load_backbone
 
 
@@ -166,32 +166,32 @@ def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
                same_classes: bool = True) -> LoadReport:
     """Start a network from a complete one on the same backbone: FCN-16s from 32s, 8s from 16s, or other classes.
 
-    Weights of the same name and shape are copied. A new score layer keeps its zeros, a new upsampling layer its
-    bilinear kernel; the last upsampling of the previous stage is left out. (Long et al. 2015, section 4.2)
+    Weights of the same name and shape are loaded. A new score layer keeps its zeros, a new upsampling layer its
+    bilinear kernel; the last upsampling layer of the earlier stage is left out. (Long et al. 2015, section 4.2)
 
     Args:
         net: the network.
-        source: file, or the dict read from one, under the names of MindFCN's networks.
+        source: file, or the dict read from one, under MindFCN's names.
         where: name of the file for messages.
-        same_classes: whether its scores are of the network's classes; if not, score and upsampling layers keep their
-            initial values, even where an equal number of classes gives them the same shapes.
+        same_classes: whether the weights were trained for the network's classes; if not, score and upsampling layers
+            keep their initial values, even if an equal number of classes gives them the same shapes.
 
     Returns:
         LoadReport.
 
     Raises:
-        UserError: another backbone, or one of another width.
+        UserError: another backbone, or another width.
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
     report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
-    _add_depth_filters(weights, parameters, report)
-    different = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
-    if different:
-        side = "has" if different[0] in weights else "lacks"
-        raise UserError(f"{where} is of another architecture: its backbone {side} {different[0]}; "
+    _add_depth(weights, parameters, report)
+    foreign = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
+    if foreign:
+        side = "has" if foreign[0] in weights else "lacks"
+        raise UserError(f"{where} is of another architecture: its backbone {side} {foreign[0]}; "
                         "start from a checkpoint of the same backbone")
     for name in weights:
         if not name.startswith(HEAD) and parameters[name].shape != weights[name].shape:
@@ -205,21 +205,21 @@ def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
 def load_streams(net, color, hha, where, same_classes=True):
     """Start a late-fusion network from two trained ones, for colour and for HHA, on the same backbone.
 
-    Backbones and score layers of both are copied; the upsampling is that of the colour network.
+    Backbones and score layers of both are loaded, and the upsampling layers of the network for colour.
 
     Args:
         net: the network, on TwoStreams.
-        color, hha: dicts under the names of MindFCN's networks.
-        where: (name of the file of `color`, of `hha`) for messages.
+        color, hha: dicts under MindFCN's names.
+        where: (file name of `color`, file name of `hha`) for messages.
         same_classes: as for `load_stage`.
 
     Returns:
         LoadReport.
 
     Raises:
-        UserError: another backbone, or one of another width.
+        UserError: another backbone, or another width.
     """
-    merged, left_out = {}, []
+    merged, left = {}, []
     for stream, weights in zip(STREAMS, (color, hha)):
         for name, weight in weights.items():
             if name.startswith("score"):
@@ -230,14 +230,14 @@ def load_streams(net, color, hha, where, same_classes=True):
             elif stream == STREAMS[0]:
                 merged[name] = weight
             else:
-                left_out.append(f"{where[1]}: {name}")
+                left.append(f"{where[1]}: {name}")
     report = load_stage(net, merged, " + ".join(where), same_classes)
-    report.unexpected += left_out
+    report.unexpected += left
     return report
 
 
 def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None) -> LoadReport:
-    """Fill a complete network from weights under its own names; all must be present and have the same shapes.
+    """Load a complete network from weights under its own names; all must be there and have its shapes.
 
     Args:
         net: the network.
@@ -248,7 +248,7 @@ def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None
         LoadReport.
 
     Raises:
-        UserError: another architecture, another class count, or weights missing.
+        UserError: another architecture, another number of classes, or missing weights.
     """
     where = str(where or _name(source))
     weights = source if isinstance(source, dict) else read_weights(source)
@@ -258,36 +258,36 @@ def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None
                         unexpected=[name for name in weights if name not in parameters])
     if report.missing or report.unexpected:
         example = (f"it lacks {report.missing[0]}" if report.missing
-                   else f"it has {report.unexpected[0]}, which the network does not have")
+                   else f"it has {report.unexpected[0]}, which the network lacks")
         raise UserError(f"{where} is of another architecture: {example} ({len(report.missing)} missing, "
                         f"{len(report.unexpected)} unexpected); "
                         "name its network with --model (train: --model.name)")
-    wrong = next((name for name in weights if parameters[name].shape != weights[name].shape), None)
-    if wrong:
-        raise UserError(_shape_message(where, wrong, parameters[wrong].shape, weights[wrong].shape))
+    mismatches = [name for name in weights if parameters[name].shape != weights[name].shape]
+    if mismatches:
+        first = mismatches[0]
+        raise UserError(_shape_message(where, first, parameters[first].shape, weights[first].shape))
     _assign(parameters, weights, report)
     return report
 
 
 def is_state(name):
-    """Whether a parameter is state of the run, not part of the trained network: the step counters of dropout."""
+    """Whether a parameter is state of the run, not of the trained network: the step counters of dropout."""
     return name.endswith(".step")
 
 
 def backbone_parameters(net):
-    """{name: Parameter} of a network's backbone, or of a backbone itself."""
-    # A backbone of mindcv holds mindcv's own network under the name `backbone`, too.
-    blocks = net.blocks if hasattr(net, "blocks") else net.backbone.blocks
+    """{name: Parameter} of a network's backbone; `net` may also be the backbone itself."""
+    blocks = getattr(net, "backbone", net).blocks
     return {name: parameter for name, parameter in _parameters(net).items() if block_of(name) in blocks}
 
 
 def stream_of(name):
-    """The stream's prefix in a parameter's name; empty where there is one stream."""
+    """The prefix of a parameter's name that names its stream; empty in networks with one stream."""
     return next((stream for stream in STREAMS if name.startswith(stream)), "")
 
 
 def block_of(name):
-    """The block of the backbone that a parameter belongs to, from its name."""
+    """Name of the backbone's block that a parameter belongs to, read from the parameter's name."""
     return name.removeprefix(stream_of(name)).split(".")[0]
 
 
@@ -300,7 +300,7 @@ def _name(source):
 
 
 def _bgr(preprocess):
-    """The same normalisation for images in OpenCV's channel order."""
+    """Convert a normalisation to OpenCV's channel order, BGR."""
     if preprocess.order == "BGR":
         return preprocess
     return Preprocess("BGR", preprocess.mean[::-1], preprocess.std[::-1])
@@ -313,8 +313,7 @@ def _shape_message(where, name, shape, file_shape):
     return f"{where}: {name} is {file_shape}, the network's is {shape}; give weights of the same network and width"
 
 
-def _fold_biases(renamed, report):
-    """Fold biases into moving means, of zero where the file has none. Returns the new dict."""
+def _biases_to_means(renamed, report):
     biases = [name for name in renamed if name.endswith(".bias") and f"{name[:-5]}.weight" in renamed]
     for name in biases:
         mean = f"{name[:-6]}{int(name[-6]) + 1}.moving_mean"
@@ -324,7 +323,6 @@ def _fold_biases(renamed, report):
 
 
 def _assign(parameters, weights, report):
-    """Set each parameter from the weight of its name and shape, as float32, and note it in the report."""
     for name, parameter in parameters.items():
         if name not in weights:
             if name not in report.missing and not is_state(name):

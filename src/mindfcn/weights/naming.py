@@ -1,4 +1,4 @@
-"""Map the layer names of published and other libraries' networks to MindFCN's."""
+"""Convert the layer names of other frameworks and model zoos to MindFCN's names."""
 
 import collections
 import os
@@ -11,12 +11,12 @@ from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
 _NORM = {"gamma": ("gamma", "weight"), "beta": ("beta", "bias"), "moving_mean": ("moving_mean", "running_mean"),
          "moving_variance": ("moving_variance", "running_var")}
 
-# One origin's names of a backbone's convolutions and their batch normalisations, in MindFCN's order; `norms` is empty
-# where it has none. `preprocess` is what its first convolution expects.
+# One origin's names of a backbone's convolutions and normalisations, in MindFCN's order; `norms` is empty if it has
+# none. `preprocess` is the normalisation that its first convolution expects.
 _Naming = collections.namedtuple("_Naming", "preprocess convs norms", defaults=[()])
 
-# A backbone under MindFCN's names: fc6 is that layer's kernel size as a convolution, `dense` every name of its dense
-# layers, `namings` its known origins.
+# A backbone under MindFCN's names; the kernel size of fc6 as a convolution; all known names of its dense layers; its
+# known origins.
 _Backbone = collections.namedtuple("_Backbone", "title convs norms fc6 dense namings")
 
 # ------------------------------------------------------------------------------------------------------- VGG16
@@ -25,7 +25,7 @@ _PLACES = tuple((block, place) for block, count in enumerate((2, 2, 3, 3, 3), 1)
 
 
 def _flat_vgg16(prefix, step):
-    """Naming of a flat Sequential with `step` layers per convolution and one pool per block."""
+    """_Naming of one flat Sequential: `step` layers per convolution, 3 with normalisation or 2, a pool per block."""
     places = [step * index + block - 1 for index, (block, _) in enumerate(_PLACES)]
     norms = [f"{prefix}.{place + 1}" for place in places] if step == 3 else []
     return _Naming(TORCHVISION, [f"{prefix}.{place}" for place in places], norms)
@@ -39,9 +39,9 @@ def _own_vgg16(step):
 _VGG16_CAFFE = _Naming(CAFFE, [f"conv{block}_{place + 1}" for block, place in _PLACES])
 _VGG16_NAMINGS = (
     _own_vgg16(3), _own_vgg16(2),
-    # torchvision, timm and MindCV; the model zoo's classifier
+    # torchvision, timm and MindCV; the model zoo's classifier.
     *(_flat_vgg16(prefix, step) for prefix in ("features", "layers") for step in (3, 2)),
-    # the weights that the model zoo's FCN-8s starts from
+    # The weights that the model zoo's FCN-8s starts from.
     _Naming(TORCHVISION, [f"vgg16_feature_extractor.conv{block}_{place + 1}.0" for block, place in _PLACES],
             [f"vgg16_feature_extractor.conv{block}_{place + 1}.1" for block, place in _PLACES]),
     _VGG16_CAFFE)
@@ -50,7 +50,7 @@ _VGG16_DENSE = {"conv6.0": ("conv6.0", "fc6", "classifier.0", "pre_logits.fc1"),
 _VGG16_BN, _VGG16 = (_Backbone("a VGG16", own.convs, own.norms, 7, _VGG16_DENSE, _VGG16_NAMINGS)
                      for own in _VGG16_NAMINGS[:2])
 
-# ---------------------------------------------------------------------------- AlexNet, torchvision's and Caffe's
+# ---------------------------------------------------------------------------------- AlexNet, in both of its forms
 
 _ALEXNET_OWN = _Naming(COURSE, [f"conv{layer}.0" for layer in range(1, 6)])
 _ALEXNET_CAFFE = _Naming(CAFFE, [f"conv{layer}" for layer in range(1, 6)])
@@ -77,28 +77,27 @@ _BACKBONES = (_VGG16_BN, _VGG16, _GOOGLENET, _ALEXNET)
 def backbone_names(weights, names):
     """Rename the weights of a classifier of any known origin; everything else in the file is left out.
 
-    The big dense layers become convolutions: VGG16's classifier.0, (4096, 25088), is conv6.0, (4096, 512, 7, 7);
-    AlexNet's classifier.1, (4096, 9216), is (4096, 256, 6, 6); fc7 is (4096, 4096, 1, 1). Other shapes are kept.
+    The large dense layers become convolutions: VGG16's classifier.0, (4096, 25088), is conv6.0, (4096, 512, 7, 7);
+    AlexNet's classifier.1, (4096, 9216), is (4096, 256, 6, 6); fc7 is (4096, 4096, 1, 1). Other shapes do not change.
 
     Args:
-        weights: dict of name -> array, as `read_weights` returns it.
-        names: names of the backbone's parameters. They identify VGG16 (with batch normalisation: conv1.0 1 3 4,
-            without: conv1.0 2), AlexNet and GoogLeNet; any other is a backbone of mindcv, whose names stay. A bias
-            keeps the name of its convolution; see `fold_bias`.
+        weights: dict of name -> array, as `read_weights` gives it.
+        names: names of the backbone's parameters, which identify VGG16 (conv1.0, conv1.3 with normalisation, conv1.0,
+            conv1.2 without), AlexNet and GoogLeNet; any other is a backbone of mindcv, whose names do not change. A
+            bias keeps the name of its convolution; see `fold_bias`.
 
     Returns:
         (renamed, pairs, preprocess): dict of MindFCN's name -> array; list of (source name, MindFCN's name); the
         Preprocess that the first convolution expects, see `to_bgr`.
 
     Raises:
-        UserError: the names are not this backbone's, or the weights need the batch normalisation that the network
-            lacks.
+        UserError: weights of another backbone, or weights that need batch normalisation, which the network lacks.
     """
     backbone = next((backbone for backbone in _BACKBONES if _has(names, backbone.convs)), None)
     if backbone is None:
         return _same_names(weights, names)
     naming = _find_naming(backbone, weights)
-    pairs = [pair for pair in _name_pairs(naming, backbone) if pair[0] in weights]
+    pairs = [pair for pair in _pairs(naming, backbone) if pair[0] in weights]
     if not backbone.norms and any(target.endswith((".gamma", ".moving_mean")) for _, target in pairs):
         raise UserError(f"these weights of {backbone.title} need batch normalisation; "
                         "choose a model whose name ends in _bn")
@@ -107,20 +106,18 @@ def backbone_names(weights, names):
 
 
 def _same_names(weights, names):
-    """The result of `backbone_names` for a backbone of mindcv, whose weights have the names of its parameters."""
-    missing = next((name for name in names if name not in weights), None)
-    if missing:
-        raise UserError(f"these weights lack {missing}; give mindcv's weights of the network's backbone")
+    """Return what `backbone_names` does, for a backbone of mindcv, whose weights already have its parameters' names."""
+    lacking = next((name for name in names if name not in weights), None)
+    if lacking:
+        raise UserError(f"these weights lack {lacking}; give mindcv's weights of the network's backbone")
     return {name: weights[name] for name in names}, [(name, name) for name in names], TORCHVISION
 
 
 def _has(names, convs):
-    """Whether the names include the weights of all these convolutions."""
     return all(f"{conv}.weight" in names for conv in convs)
 
 
 def _find_naming(backbone, weights):
-    """The first naming of the backbone that the weights have. Raises UserError where there is none."""
     for naming in backbone.namings:
         if _has(weights, naming.convs):
             return naming
@@ -131,7 +128,7 @@ def _find_naming(backbone, weights):
     raise UserError(f"weights of unknown architecture: they begin with {first}; give the weights of {backbone.title}")
 
 
-def _name_pairs(naming, backbone):
+def _pairs(naming, backbone):
     """Yield (source name, MindFCN's name) of every parameter that the source may hold."""
     for source, target in zip(naming.convs, backbone.convs):
         for kind in ("weight", "bias"):
@@ -146,7 +143,6 @@ def _name_pairs(naming, backbone):
 
 
 def _as_convolution(backbone, name, weight):
-    """Reshape a dense layer's weight (O, I k k) to (O, I, k, k); any other weight is returned as it is."""
     kernel = {"conv6.0.weight": backbone.fc6, "conv7.0.weight": 1}.get(name)
     if kernel is None or weight.ndim != 2 or weight.shape[1] % kernel ** 2:
         return weight
@@ -154,15 +150,15 @@ def _as_convolution(backbone, name, weight):
 
 
 def fold_bias(weights):
-    """Fold each convolution's bias into the moving mean after it, for a net whose convolutions have no bias.
+    """Move each convolution's bias into the moving mean after it, for a network whose convolutions have no biases.
 
-    (Wx + b) - mean = Wx - (mean - b), so the normalised map is equal up to rounding.
+    (Wx + b) - mean = Wx - (mean - b), so the normalised map is the same up to rounding.
 
     Args:
         weights: dict under MindFCN's names, with batch normalisation. It is not changed.
 
     Returns:
-        A dict without the biases that were folded; a bias without a moving mean after it stays.
+        A dict without the biases that were moved.
     """
     folded = dict(weights)
     for name in weights:
@@ -187,52 +183,51 @@ def to_bgr(weight):
 
 # ------------------------------------------------------------------------------------------- the published FCNs
 
-# The head, by the name of the last upsampling in fcn.berkeleyvision.org's nets and their conversions.
+# The last upsampling layer identifies the head: fcn.berkeleyvision.org and its conversions.
 _HEADS = {"upscore": "fcn32s", "upscore16": "fcn16s", "upscore8": "fcn8s"}
 _PUBLISHED = (("vgg16", _VGG16, _VGG16_CAFFE, 64), ("caffenet", _ALEXNET, _ALEXNET_CAFFE, 96))
-# The scales of pool4 and pool3 in the paper's at-once training, where all streams are trained together.
+# The paper's factors on pool4 and pool3 when all streams are trained at once.
 AT_ONCE = (0.01, 0.0001)
 
 
-def published_fcn(weights, path="", model_name=""):
+def published_fcn(weights, path="", asked=""):
     """Recognise a complete FCN under Caffe's layer names: the released nets, and their conversions to PyTorch.
 
-    FCN-8s at once has two fixed scales, in the .caffemodel the layers scale_pool4 and scale_pool3. The conversions
-    do not store them; only the file name shows them, fcn8s-atonce_from_caffe.pth, or `model_name`.
+    FCN-8s at once has two fixed scales: the layers scale_pool4 and scale_pool3 of the .caffemodel. The conversions lack
+    these layers and are recognised by the file's name, fcn8s-atonce_from_caffe.pth, or by `asked`.
 
     Args:
         weights: dict of name -> array.
         path: the file.
-        model_name: the network's name as the user gave it.
+        asked: the network's name as the user gave it.
 
     Returns:
         (renamed, model): weights under MindFCN's names and the entry `model` of their card; None for anything else.
 
     Raises:
-        UserError: the scales differ from channel to channel.
+        UserError: the scales differ between channels.
     """
     head = next((head for last, head in _HEADS.items() if f"{last}.weight" in weights), None)
     for name, backbone, naming, base in _PUBLISHED if head and "score_fr.weight" in weights else ():
         if _has(weights, (*naming.convs, "fc6", "fc7")):
             renamed = {target: _as_convolution(backbone, target, weights[source])
-                       for source, target in _name_pairs(naming, backbone) if source in weights}
+                       for source, target in _pairs(naming, backbone) if source in weights}
             renamed.update({entry: weight for entry, weight in weights.items()
                             if entry.startswith(("score_", "upscore"))})
             model = {"name": f"{head}_{name}", "width": len(renamed["conv1.0.weight"]) / base,
                      "fc_width": len(renamed["conv7.0.weight"]), "geometry": "paper"}
-            scales = _skip_scales(weights, path, model_name) if head == "fcn8s" else None
+            scales = _skip_scales(weights, path, asked) if head == "fcn8s" else None
             return renamed, model | ({"name": f"fcn8s_atonce_{name}", "skip_scales": scales} if scales else {})
     return None
 
 
-def _skip_scales(weights, path, model_name):
-    """[scale of pool4, scale of pool3] of an FCN-8s at once; None for a plain FCN-8s."""
+def _skip_scales(weights, path, asked):
     blobs = [weights[name] for name in ("scale_pool4.weight", "scale_pool3.weight") if name in weights]
     if len(blobs) < 2:
-        names = f"{os.path.basename(path)} {model_name}".replace("-", "").lower()
-        return list(AT_ONCE) if "atonce" in names else None
+        said = f"{os.path.basename(path)} {asked}".replace("-", "").lower()
+        return list(AT_ONCE) if "atonce" in said else None
     if any(blob.size == 0 or (blob != blob.flat[0]).any() for blob in blobs):
-        raise UserError(f"{path}: the scales of pool3 or pool4 differ from channel to channel; "
-                        "only one scale for all channels is supported")
-    # The float32's shortest decimal form: 0.01, not 0.009999999776.
+        raise UserError(f"{path}: the scales of pool3 or pool4 differ between channels; "
+                        "use a network with one scale for all channels")
+    # The shortest decimals of the float32: 0.01, not 0.009999999776.
     return [float(str(blob.flat[0])) for blob in blobs]

@@ -1,7 +1,7 @@
-"""Are MindRecord files whole? Judged before MindSpore's reader gets them, which ends the process where they are not.
+"""Integrity checks of MindRecord files, made before MindSpore's reader, which would end the process on damaged ones.
 
-Files with a manifest (PATH.json) are compared with its checksums; others, such as the course's, by what their header
-and their index say of themselves.
+Files with a manifest (PATH.json) are compared with its checksums; others, such as the course's, are checked for
+consistency of header, index and size.
 """
 
 import functools
@@ -15,8 +15,8 @@ from mindfcn.errors import UserError
 
 MAX_HEADER = 1 << 28
 CHUNK = 1 << 20
-AGAIN = "copy it again, or prepare the records again"
-# What the reader takes for granted: a type, a list of one kind of entries, or a mapping with at least these keys.
+REMEDY = "copy it again, or prepare the records again"
+# Fields that the reader relies on: a type, a list of entries of one form, or a mapping with at least these keys.
 _PAGE = {"page_id": int, "page_type": str, "page_type_id": int, "page_size": int, "shard_id": int, "start_row_id": int,
          "end_row_id": int, "row_group_ids": [{"id": int, "offset": int}]}
 _HEADER = {"header_size": int, "page_size": int, "shard_id": int, "version": str, "shard_addresses": [str],
@@ -32,7 +32,7 @@ _BAD_ROWS = f"""SELECT COUNT(*) FROM INDEXES WHERE
          AND ROW_ID BETWEEN 0 AND :rows - 1)"""
 
 def record_files(path):
-    """The MindRecord files of a data set, in order, whole as far as can be told; a manifest is not needed.
+    """List the MindRecord files of a data set, in order, after checking them; a manifest is optional.
 
     With a manifest every byte is read once per process, at the speed of CRC-32.
 
@@ -43,10 +43,10 @@ def record_files(path):
         list of paths.
 
     Raises:
-        UserError: missing, without its .db, renamed, not a MindRecord, damaged, or other bytes than were written.
+        UserError: a file is missing, without its .db, renamed, not a MindRecord, damaged, or not as it was written.
     """
     path = os.fspath(path)
-    first = path if os.path.isfile(path) else min(shards_beside(path), default=None)
+    first = path if os.path.isfile(path) else min(find_shards(path), default=None)
     if first is None:
         raise UserError(f"no MindRecord file {path}; make it with the verb prepare")
     names = shard_names(first)
@@ -57,7 +57,7 @@ def record_files(path):
     for file in files:
         for part in (file, file + ".db"):
             if not os.path.isfile(part):
-                raise UserError(f"{part} is missing beside {first}; copy both, or prepare the records again")
+                raise UserError(f"{part} is missing next to {first}; copy both, or prepare the records again")
     _check_manifest(first, files)
     for file in files:
         _check_index(file, read_header(file))
@@ -74,8 +74,8 @@ def record_columns(path):
     return list(read_header(record_files(path)[0])["schema"][0]["schema"])
 
 
-def shards_beside(path):
-    """PATH0, PATH1, ... with as many digits each as MindRecord gives them."""
+def find_shards(path):
+    """Existing files PATH0, PATH1, ..., with any number of digits."""
     folder, name = os.path.split(path)
     if not os.path.isdir(folder or "."):
         return []
@@ -86,7 +86,7 @@ def shards_beside(path):
 # ------------------------------------------------------------------------------------------------------ manifest
 
 def load_manifest(path):
-    """PATH.json, or None where it is not there, damaged, or something else."""
+    """Load PATH.json; None if it is missing, damaged or no manifest."""
     try:
         with open(os.fspath(path) + ".json", encoding="utf-8") as file:
             manifest = json.load(file)
@@ -94,17 +94,17 @@ def load_manifest(path):
         return None
     if not isinstance(manifest, dict) or not _MANIFEST <= set(manifest) or not isinstance(manifest["files"], dict):
         return None
-    # `prepare --overwrite` deletes the files that it names: none outside the folder.
+    # `prepare --overwrite` deletes the listed files, so none may be outside the folder.
     if not all(re.fullmatch(re.escape(os.path.basename(os.fspath(path))) + r"\d*(\.db)?", name)
                for name in manifest["files"]):
         return None
-    # Those of older releases have no checksums.
+    # Manifests of older releases have no checksums.
     signed = {"checksum", "checksums"} & set(manifest)
     return None if signed and manifest.get("checksum") != _own_checksum(manifest) else manifest
 
 
 def signed_manifest(manifest, parts):
-    """A manifest with the sizes and checksums of the files `parts`, and its own."""
+    """Add the sizes and checksums of the files `parts`, and its own checksum, to a manifest."""
     manifest = {**manifest, "files": {os.path.basename(part): os.path.getsize(part) for part in parts},
                 "checksums": {os.path.basename(part): _checksum(part) for part in parts}}
     return {**manifest, "checksum": _own_checksum(manifest)}
@@ -116,24 +116,24 @@ def _own_checksum(manifest):
 
 
 def _check_manifest(first, files):
-    """Compare the files with the manifest of their data set, where there is one."""
-    # A shard's number is not in the manifest's name.
-    whole = first if os.path.exists(first + ".json") else re.sub(r"\d+$", "", first)
-    if not os.path.exists(whole + ".json"):
+    """Compare the files with the manifest of their data set, if there is one."""
+    # The manifest's name has no shard number.
+    path = first if os.path.exists(first + ".json") else re.sub(r"\d+$", "", first)
+    if not os.path.exists(path + ".json"):
         return
-    manifest = load_manifest(whole)
+    manifest = load_manifest(path)
     if manifest is None:
-        raise UserError(f"{whole}.json is damaged or does not belong to these records; {AGAIN}")
+        raise UserError(f"{path}.json is damaged or does not belong to these records; {REMEDY}")
     parts = {os.path.basename(part): part for file in files for part in (file, file + ".db")}
     if set(parts) != set(manifest["files"]):
-        raise UserError(f"{first} is not of the records that {whole}.json lists; {AGAIN}")
+        raise UserError(f"{first} is not one of the records that {path}.json lists; {REMEDY}")
     for name, part in parts.items():
         status = os.stat(part)
         if status.st_size != manifest["files"][name]:
-            raise UserError(f"{part} has {status.st_size} bytes, but {manifest['files'][name]} were written; {AGAIN}")
+            raise UserError(f"{part} has {status.st_size} bytes, but {manifest['files'][name]} were written; {REMEDY}")
         if "checksums" in manifest and _checksum_once(
                 part, status.st_size, status.st_mtime_ns, status.st_ino) != manifest["checksums"].get(name):
-            raise UserError(f"{part} is damaged: its checksum is not that of the bytes written; {AGAIN}")
+            raise UserError(f"{part} is damaged: its checksum is not that of the bytes written; {REMEDY}")
 
 
 def _checksum(path):
@@ -149,19 +149,19 @@ def _checksum(path):
 
 @functools.lru_cache(maxsize=4096)
 def _checksum_once(path, *_):
-    """The checksum, read again only where size, time or place of the file are others."""
+    """Checksum of a file, cached by path, size, modification time and inode."""
     return _checksum(path)
 
 
 # ------------------------------------------------------------------------------------------------ header and index
 
 def shard_names(file):
-    """The names of all shards of a MindRecord, from the header of one."""
+    """Names of all shards of a MindRecord, from the header of one."""
     return [os.path.basename(address) for address in read_header(file)["shard_addresses"]]
 
 
 def read_header(file):
-    """The JSON header of a MindRecord file: 8 bytes of length, then the text. Raises UserError where it is none."""
+    """The JSON header of a MindRecord file: 8 bytes of length, then the text. Raises UserError if it has none."""
     try:
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -176,8 +176,9 @@ def read_header(file):
 
 
 def _fits(value, form):
+    """Whether a JSON value has the form of `_HEADER`."""
     if isinstance(form, dict):
-        return isinstance(value, dict) and all(name in value and _fits(value[name], of) for name, of in form.items())
+        return isinstance(value, dict) and all(key in value and _fits(value[key], part) for key, part in form.items())
     if isinstance(form, list):
         return isinstance(value, list) and all(_fits(entry, form[0]) for entry in value)
     # bool is a subclass of int, and the reader's numbers have 64 bits
@@ -185,11 +186,11 @@ def _fits(value, form):
 
 
 def _consistent(header):
-    """Whether the entries of a header of the right form point to one another."""
+    """Whether the entries of a header refer to one another correctly."""
     fields = header["schema"][0]["schema"] if header["schema"] else {}
-    typed = all(isinstance(field, dict) and isinstance(field.get("type"), str) for field in fields.values())
+    types_valid = all(isinstance(field, dict) and isinstance(field.get("type"), str) for field in fields.values())
     pages = header["page"]
-    return (typed and bool(fields) and header["page_size"] > 0 and bool(header["shard_addresses"])
+    return (types_valid and bool(fields) and header["page_size"] > 0 and bool(header["shard_addresses"])
             and all(entry["schema_id"] == 0 and entry["index_field"] in fields for entry in header["index_fields"])
             and set(header["schema"][0]["blob_fields"]) <= set(fields)
             and sorted(page["page_id"] for page in pages) == list(range(len(pages)))
@@ -197,24 +198,24 @@ def _consistent(header):
 
 
 def _check_index(file, header):
-    """Refuse an index of another file, or one whose rows lie outside the file."""
+    """Raise UserError if the index is that of another file or points outside the file, or the file is cut short."""
     name = _query(file, "SELECT NAME FROM SHARD_NAME")
     if name != os.path.basename(file):
         raise UserError(f"{file}.db is the index of {name}; copy the pair again under its own names")
     rows = _query(file, "SELECT COUNT(*) FROM INDEXES")
     if not rows or _query(file, _BAD_ROWS, {"size": header["page_size"], "pages": len(header["page"]), "rows": rows}):
-        raise UserError(f"{file}.db is damaged: it points to places outside the file; {AGAIN}")
+        raise UserError(f"{file}.db is damaged: it points to places outside the file; {REMEDY}")
     size = header["header_size"] + header["page_size"] * (len(header["page"]) - 1)
     if os.path.getsize(file) <= size:
-        raise UserError(f"{file} is cut short; {AGAIN}")
+        raise UserError(f"{file} is cut short; {REMEDY}")
 
 
-def _query(file, question, values=()):
-    """The first value of an answer of the SQLite index of a MindRecord file, opened for reading only."""
+def _query(file, query, values=()):
+    """First value of a query's result from the SQLite index of a MindRecord file, opened read-only."""
     connection = sqlite3.connect(f"file:{_uri(file)}.db?mode=ro&immutable=1", uri=True)
     try:
-        return connection.execute(question, values).fetchone()[0]
-    # a damaged text is no UTF-8, an empty table has no row
+        return connection.execute(query, values).fetchone()[0]
+    # ValueError: damaged text is not UTF-8; TypeError: an empty table has no row.
     except (sqlite3.Error, TypeError, ValueError):
         raise UserError(f"{file}.db is not the index of a MindRecord file; prepare the records again") from None
     finally:

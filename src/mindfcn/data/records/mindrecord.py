@@ -1,4 +1,4 @@
-"""Samples -> MindRecord files and back. A manifest beside them, written last, says that they are complete."""
+"""Samples to MindRecord files and back. The manifest, written last, marks them as complete."""
 
 import dataclasses
 import hashlib
@@ -14,34 +14,34 @@ from mindspore.dataset import MindDataset
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
-from mindfcn.data.records.integrity import load_manifest, record_files, shards_beside, signed_manifest
+from mindfcn.data.records.integrity import find_shards, load_manifest, record_files, signed_manifest
 from mindfcn.data.samples import check_mask, encode_plane
 from mindfcn.errors import UserError
 from mindfcn.storage.files import empty_folder, partial_folder, read_bytes
 from mindfcn.storage.images import check_complete, decode_image, image_size
 
-# The course's columns: the photograph as it was on disk, and a grey 8-bit PNG of class numbers. Samples with extras
-# have a column more for each, a PNG, too.
+# The course's columns: the photograph's bytes as on disk, and a grey 8-bit PNG of class numbers. Each extra of a sample
+# adds a column with a PNG.
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
 BATCH = 16
-# JPEG quality of windows, which are encoded anew.
+# JPEG quality of windows, which are encoded again.
 WINDOW_QUALITY = 95
-SMALLEST_PAGE, LARGEST_PAGE = 1 << 18, 1 << 28
-# Bytes of a path that SQLite opens: 512, less what it adds to the name.
-LONGEST_INDEX = 504
-# Their addresses stand in a header of limited size.
+MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 18, 1 << 28
+# Longest path in bytes that SQLite opens: 512 minus the suffixes that it adds.
+MAX_INDEX_PATH = 504
+# The page addresses must fit in a header of limited size.
 MAX_PAGES = 1 << 14
 FAILURES = (RuntimeError, ValueError, TypeError, MindRecordException)
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordSummary:
-    """What `write_records` did.
+    """Result of `write_records`.
 
     Attributes:
-        written: records in the files.
+        written: number of records in the files.
         skipped: (file, reason) of every pair left out.
-        reused: whether complete records were there already, so that nothing was written.
+        reused: whether complete records existed already, so that nothing was written.
     """
     written: int
     skipped: list
@@ -49,23 +49,23 @@ class RecordSummary:
 
 
 def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None, geometric=None):
-    """Write samples to MindRecord files that appear only when they are complete and read back bit by bit.
+    """Write samples to MindRecord files that appear only once complete and verified by reading back.
 
     Args:
         samples: list of Sample.
         path: the file; with several shards, PATH0, PATH1, ... Each has its PATH.db, and all have one PATH.json.
-        labels: LabelSet; other numbers in a mask are refused.
+        labels: LabelSet; masks with other numbers are refused.
         shards: number of files.
         skip_bad: leave out bad pairs instead of stopping at the first.
-        overwrite: write again what is complete already.
-        progress: wraps an iterable of samples to show how far it is.
-        geometric: LabelSet of the samples' second mask, where they have one.
+        overwrite: write complete records again.
+        progress: function that wraps the iterable of samples to show progress.
+        geometric: LabelSet of the samples' second mask, if they have one.
 
     Returns:
         RecordSummary. Complete records of the same samples, labels and shards are left as they are.
 
     Raises:
-        UserError: a bad pair; records of other samples are there; the files cannot be written.
+        UserError: a bad pair, existing records of other samples, or the files cannot be written.
     """
     path = os.path.abspath(path)
     if not samples:
@@ -74,7 +74,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
     manifest_name = os.path.basename(path) + ".json"
     index = os.path.join(os.path.dirname(path), f".partial-{os.path.basename(path)}", f"{os.path.basename(path)}000.db")
-    if len(os.fsencode(index)) > LONGEST_INDEX:
+    if len(os.fsencode(index)) > MAX_INDEX_PATH:
         raise UserError(f"{path} is too long a path for the index of a MindRecord; choose a shorter folder")
     with partial_folder(path, finished=manifest_name) as folder:
         if os.path.exists(os.path.join(folder, manifest_name)):
@@ -102,11 +102,11 @@ def read_records(path, extras=()):
     `extras` are columns whose bytes follow.
 
     Raises:
-        UserError: as `record_files`, other columns, or a damaged file.
+        UserError: as `record_files`, missing columns, or a damaged file.
     """
     files = record_files(path)
     try:
-        # Unlike FileReader, it does not hold something of every record at once.
+        # Unlike FileReader, MindDataset does not keep an entry for every record in memory.
         rows = MindDataset(files, columns_list=[*SCHEMA, *extras], shuffle=False, num_parallel_workers=1)
         for name, *parts in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
             yield str(name), *(part.tobytes() for part in parts)
@@ -118,10 +118,10 @@ def read_records(path, extras=()):
 
 
 def read_manifest(path):
-    """What `write_records` noted in PATH.json, or None: no manifest, or the files are not those it lists.
+    """Manifest that `write_records` wrote to PATH.json; None if missing or if the files have other sizes than listed.
 
-    Keys: count, labels (LabelSet.to_dict), shards, fingerprint, contents, skipped, files {name: bytes}, and, but for
-    older releases, checksums {name: CRC-32} and checksum, that of the manifest.
+    Keys: count, labels (LabelSet.to_dict), shards, fingerprint, contents, skipped, files {name: bytes}, and, except in
+    older releases, checksums {name: CRC-32} and checksum, that of the manifest itself.
     """
     manifest = load_manifest(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -132,7 +132,7 @@ def read_manifest(path):
 
 
 class _Rows:
-    """Reads and checks samples one by one; remembers one checksum of all good ones and the reason of every bad one."""
+    """Reads and checks samples one by one; keeps one checksum of all good ones and the error of every bad one."""
 
     def __init__(self, samples, labels, skip_bad, progress, geometric):
         self.samples, self.labels, self.skip_bad, self.geometric = samples, labels, skip_bad, geometric
@@ -148,7 +148,7 @@ class _Rows:
             except UserError as error:
                 if not self.skip_bad:
                     raise UserError(f"{error}; or leave out bad pairs with --skip-bad") from None
-                self.skipped.append((_blamed(sample, str(error)), str(error)))
+                self.skipped.append((_bad_file(sample, str(error)), str(error)))
                 continue
             self.written += 1
             self.checksum += _checksum(*row.values())
@@ -156,19 +156,19 @@ class _Rows:
 
 
 def _read_row(sample, labels, page_size, geometric):
-    """One record: the photograph's bytes as they are, or a window as JPEG, the checked mask as PNG, then the extras."""
+    """Make one record: the photograph's bytes unchanged, or a window as JPEG; the checked mask as PNG; the extras."""
     data = sample.read_image(sample.image)
     check_complete(data, sample.image)
     height, width = image_size(data, sample.image)
     mask = sample.read_label(sample.label)
     if mask.shape != (height, width):
         raise UserError(f"mask {sample.label} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph "
-                        f"{sample.image} is {width}x{height}; mend one")
+                        f"{sample.image} is {width}x{height}; fix one")
     check_mask(mask, labels, sample.label)
     if sample.window:
         image, mask = sample.window(decode_image(data, sample.image), mask)
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
-    # OpenCV's default is written in a third of this time but takes more than twice as long to read in every epoch.
+    # OpenCV's default level writes in a third of the time but takes more than twice as long to read in every epoch.
     label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
     extras = {column: _read_extra(column, extra, (height, width), geometric)
               for column, extra in sample.extras.items()}
@@ -180,28 +180,29 @@ def _read_row(sample, labels, page_size, geometric):
 
 
 def _read_extra(column, extra, shape, geometric):
-    """A checked plane as PNG."""
+    """Read and check a plane; returns PNG bytes."""
     plane = extra.read(extra.path)
     if plane.shape[:2] != shape:
         raise UserError(f"{column} of {extra.path} is {plane.shape[1]}x{plane.shape[0]} pixels but its photograph is "
-                        f"{shape[1]}x{shape[0]}; mend one")
+                        f"{shape[1]}x{shape[0]}; fix one")
     if column == "geometric":
         check_mask(plane, geometric, extra.path)
     return encode_plane(column, plane)
 
 
 def _page_size(samples):
-    """A power of two that holds the largest pair: MindRecord keeps a record within one page.
+    """Page size in bytes, a power of two that holds the largest pair: MindRecord keeps a record within one page.
 
-    It stays small if it can, because MindRecord holds the index of a whole page of names in memory, 2 kB for each.
+    It is small if possible, because MindRecord keeps the index of a page of names in memory, 2 kB for each.
     """
-    # The mask is compressed anew, perhaps less than it was.
+    # The mask is compressed again, perhaps less than before.
     sizes = [sample.size or (_size(sample.image) or 0) + 8 * (_size(sample.label) or 0) for sample in samples]
-    least = max(max(sizes) + 4096, sum(sizes) // MAX_PAGES)
-    return min(max(SMALLEST_PAGE, 1 << least.bit_length()), LARGEST_PAGE)
+    min_size = max(max(sizes) + 4096, sum(sizes) // MAX_PAGES)
+    return min(max(MIN_PAGE_SIZE, 1 << min_size.bit_length()), MAX_PAGE_SIZE)
 
 
-def _blamed(sample, message):
+def _bad_file(sample, message):
+    """The file of a sample that an error message is about."""
     return sample.label if sample.label in message else sample.image
 
 
@@ -214,24 +215,24 @@ def _write(rows, path, shards):
     while batch := list(itertools.islice(source, BATCH)):
         writer.write_raw_data(batch)
     if not rows.written:
-        raise UserError(f"none of {len(rows.skipped)} pairs is good, first: {rows.skipped[0][1]}")
+        raise UserError(f"none of {len(rows.skipped)} pairs is valid, first: {rows.skipped[0][1]}")
     writer.commit()
     return record_files(path)
 
 
 def _verify(rows, files):
-    """Read everything back and compare: the rows of several shards come shard by shard."""
+    """Read everything back and compare; the order of rows differs with several shards."""
     found = checksum = 0
     for row in read_records(files[0], rows.columns):
         found += 1
         checksum += _checksum(*row)
     if (found, checksum) != (rows.written, rows.checksum):
         raise UserError(f"{found} of {rows.written} records read back from {files[0]}, "
-                        "or with other bytes; check the disk and prepare again")
+                        "or with different bytes; check the disk and prepare again")
 
 
 def _checksum(name, data, *pngs):
-    """128 bits of one record; those of all are added up, so that their order does not matter."""
+    """128-bit checksum of one record; the sum over all records does not depend on their order."""
     entry = repr((name, len(data), zlib.crc32(data), *map(zlib.crc32, pngs)))
     return int.from_bytes(hashlib.blake2b(entry.encode(), digest_size=16).digest(), "big")
 
@@ -240,7 +241,7 @@ def _write_manifest(rows, files, shards, path):
     parts = [part for file in files for part in (file, file + ".db")]
     manifest = signed_manifest({"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
                                 "fingerprint": _fingerprint(rows.samples), "contents": _contents(rows.samples),
-                                "skipped": rows.skipped, **_second(rows.geometric)}, parts)
+                                "skipped": rows.skipped, **_geometric_entry(rows.geometric)}, parts)
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
@@ -253,11 +254,11 @@ def _write_manifest(rows, files, shards, path):
 
 
 def _publish(folder, path):
-    """Move verified files to their final names, the manifest last. Killed half-way, the next run goes on here."""
+    """Move verified files to their final names, the manifest last. If interrupted, the next run continues here."""
     target = os.path.dirname(path)
     manifest_path = path + ".json"
     old = load_manifest(path)
-    # One file PATH, written elsewhere, would hide shards PATH0, PATH1, ...
+    # A file PATH without a manifest would hide shards PATH0, PATH1, ...
     stale = list(old["files"]) if old else [os.path.basename(path), os.path.basename(path) + ".db"]
     pending = os.path.join(folder, os.path.basename(manifest_path))
     names = list(json.loads(read_bytes(pending))["files"])
@@ -272,24 +273,24 @@ def _publish(folder, path):
     os.replace(pending, manifest_path)
 
 
-def _second(geometric):
-    """The manifest's entry of a second label set."""
+def _geometric_entry(geometric):
+    """The manifest's entry for a second label set."""
     return {"geometric": geometric.to_dict()} if geometric else {}
 
 
 def _reuse(samples, path, labels, shards, geometric):
-    """The summary of complete records of these samples; None where there are none."""
+    """Summary of existing complete records of these samples; None if there are none."""
     manifest = read_manifest(path)
     if manifest is None:
-        if os.path.exists(path) or shards_beside(path) or os.path.exists(path + ".json"):
+        if os.path.exists(path) or find_shards(path) or os.path.exists(path + ".json"):
             raise UserError(f"{path} exists but is not complete or was not written here; "
                             "write it again with --overwrite or choose another folder")
         return None
     if (manifest["labels"], manifest["shards"], manifest.get("geometric")) != (
-            labels.to_dict(), shards, _second(geometric).get("geometric")):
+            labels.to_dict(), shards, _geometric_entry(geometric).get("geometric")):
         raise UserError(f"{path} was written with other labels or shards; "
                         "write it again with --overwrite or choose another folder")
-    # Files copied or unpacked anew have new times; then their contents decide.
+    # Files copied or unpacked again have new times; then their contents are compared.
     if manifest["fingerprint"] != _fingerprint(samples) and manifest["contents"] != _contents(samples):
         raise UserError(f"{path} was written from other photographs or masks; "
                         "write it again with --overwrite or choose another folder")
@@ -297,7 +298,7 @@ def _reuse(samples, path, labels, shards, geometric):
 
 
 def _fingerprint(samples):
-    """Names, sizes and times of all files, as one number."""
+    """One checksum of the names, sizes and modification times of all files."""
     checksum = 0
     for sample in samples:
         entry = [sample.name, repr(sample.window)] if sample.window else [sample.name]
@@ -312,7 +313,7 @@ def _fingerprint(samples):
 
 
 def _contents(samples):
-    """Names and contents of all files, as one number; of a file that holds many samples, once."""
+    """One checksum of the names and contents of all files, each file read once."""
     checksum, seen = 0, set()
     for sample in samples:
         entry = (sample.name, sample.window) if sample.window else sample.name
@@ -325,7 +326,7 @@ def _contents(samples):
 
 
 def _file_checksum(path, checksum):
-    """The checksum so far with a file's bytes, a piece at a time."""
+    """Continue a checksum with a file's bytes, read in pieces."""
     try:
         with open(path, "rb") as file:
             while piece := file.read(1 << 24):
@@ -343,7 +344,7 @@ def _size(path):
 
 
 def first_line(error):
-    """MindSpore's messages fill a screen; their cause is the line after the headings."""
+    """The line of a MindSpore error that states its cause; the complete message fills a screen."""
     lines = [line.strip() for line in str(error).splitlines()]
     found = next((line for line in lines if line.startswith("[ERROR]")), lines[0] if lines else type(error).__name__)
     return found.replace("[ERROR] ", "")

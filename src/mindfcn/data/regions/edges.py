@@ -1,4 +1,4 @@
-"""Edges of a photograph: how strong, and which way they run. What region proposals are made from.
+"""Edge strength and orientation of a photograph, the input of Edge Boxes.
 
 Images are (H, W, 3) uint8 BGR, maps (H, W) float32.
 """

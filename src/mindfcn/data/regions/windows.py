@@ -1,7 +1,7 @@
 """Training windows around single objects, and around proposals: DeconvNet's two stages (Noh et al. 2015, section 5).
 
-Stage 1 ("boxes") is easy: every object in the middle of its own window, all else background. Stage 2 ("proposals") is
-what the network will meet: the windows of proposals that lie well on an object, with all their labels.
+Stage 1 ("boxes") is the easier one: each object is centred in its own window and everything else is background.
+Stage 2 ("proposals") matches inference: windows of proposals that overlap an object well, with all their labels.
 """
 
 import collections
@@ -11,18 +11,18 @@ import os
 import cv2
 import numpy as np
 
-from mindfcn.data.regions.proposals import FOUND, enlarge, overlap, propose
+from mindfcn.data.regions.proposals import MAX_CANDIDATES, enlarge, overlap, propose
 from mindfcn.data.samples import in_threads
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import decode_image, read_palette_mask
 
 KINDS = ("boxes", "proposals")
-# Sides of a window beside those of its box, and the least overlap of a proposal with an object's box.
+# Ratio of a window's sides to its box's, and the minimum overlap (IoU) of a proposal with an object's box.
 CONTEXT, MIN_OVERLAP = 1.2, 0.5
-# Objects of fewer pixels a side show nothing.
+# Smaller objects, in pixels per side, are unrecognisable.
 MIN_SIDE = 8
-# A window of a rare class is written so many times at most.
+# Upper bound on the copies of a window of a rare class.
 MAX_COPIES = 10
 
 
@@ -31,9 +31,9 @@ class Object:
     """One object of a mask.
 
     Attributes:
-        label: its class.
+        label: class number.
         box: (left, top, right, bottom) pixels, right and bottom excluded.
-        pixels: (H, W) bool: where it is.
+        pixels: (H, W) bool, its mask.
     """
     label: int
     box: tuple
@@ -42,14 +42,14 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What of a photograph and its mask goes into a record.
+    """Part of a photograph and its mask that becomes a record.
 
     Attributes:
         box: (left, top, right, bottom) pixels, right and bottom excluded.
         size: side of the square that the window is warped to, pixels.
-        instance: the number of the object that alone keeps its label, or None.
-        ignore_label: the mask's.
-        instances: path of VOC's mask of objects; empty where connected parts of a class are its objects.
+        instance: number of the only object that keeps its label; None keeps all labels.
+        ignore_label: the mask's ignore label.
+        instances: path of VOC's mask of objects; empty if the connected components of a class are its objects.
     """
     box: tuple
     size: int
@@ -58,7 +58,7 @@ class Window:
     instances: str = ""
 
     def __call__(self, image, mask):
-        """(H, W, 3) uint8 BGR and (H, W) uint8 -> both as (size, size), bilinearly and to the nearest pixel."""
+        """(H, W, 3) uint8 BGR and (H, W) uint8 -> both as (size, size): bilinear and nearest neighbour."""
         if self.instance is not None:
             kept = find_objects(mask, self.ignore_label, self.instances)[self.instance].pixels
             mask = np.where(kept | (mask == self.ignore_label), mask, 0).astype(np.uint8)
@@ -68,23 +68,23 @@ class Window:
 
 
 def find_objects(mask: np.ndarray, ignore_label: int, instances: str = "") -> list[Object]:
-    """The objects of a mask, (H, W) uint8: background (class 0) and ignored pixels are none.
+    """The objects of a mask, (H, W) uint8: background (class 0) and ignored pixels are no objects.
 
     Args:
-        instances: file in the manner of VOC's SegmentationObject, whose numbers tell objects apart; without one, the
-            connected parts of every class are taken for its objects.
+        instances: file in the format of VOC's SegmentationObject, with one number per object; without one, the
+            connected components of every class are its objects.
 
     Returns:
         list of Object; those with a side below MIN_SIDE are left out.
 
     Raises:
-        UserError: the file cannot be read or is of another size.
+        UserError: the file cannot be read or has another size than the mask.
     """
     if instances:
         numbers = read_palette_mask(instances)
         if numbers.shape != mask.shape:
             raise UserError(f"{instances} is {numbers.shape[::-1]} pixels, its mask of classes {mask.shape[::-1]}; "
-                            "mend one, or move SegmentationObject away")
+                            "fix one, or move SegmentationObject away")
         parts = [numbers == number for number in np.unique(numbers) if number not in (0, ignore_label)]
     else:
         parts = []
@@ -97,23 +97,23 @@ def find_objects(mask: np.ndarray, ignore_label: int, instances: str = "") -> li
 
 
 def window_samples(samples, kind, labels, size=250, per_image=0, duplicate_rare=True, progress=None):
-    """Samples of whole photographs -> samples of the windows in them, in their order.
+    """Turn samples of whole photographs into samples of the windows in them, in their order.
 
     Args:
         samples: list of Sample.
         kind: one of KINDS.
         labels: LabelSet of the masks.
         size: side that the windows are warped to, pixels.
-        per_image: windows of a photograph at most, the best proposals or the largest objects; 0 takes all.
-        duplicate_rare: repeat windows of classes that are rarer than the median one, up to its number, or MAX_COPIES
-            times. (The publication repeats rare classes without saying how often.)
+        per_image: upper bound on windows per photograph: the best proposals or the largest objects; 0 takes all.
+        duplicate_rare: repeat windows of classes rarer than the median class, up to the median's number and at most
+            MAX_COPIES times. (The paper repeats rare classes but does not state how often.)
         progress: wraps an iterable of samples.
 
     Returns:
-        list of Sample, whose `window` says what of the photograph they are.
+        list of Sample, whose `window` cuts their part out of the photograph.
 
     Raises:
-        UserError: a photograph or mask cannot be read; no windows are found; for proposals, OpenCV has none.
+        UserError: a photograph or mask cannot be read; no windows are found; OpenCV is installed without proposals.
     """
     def of_sample(sample):
         return [dataclasses.replace(sample, name=f"{sample.name}_{number}", window=window, label_of_window=label)
@@ -127,7 +127,7 @@ def window_samples(samples, kind, labels, size=250, per_image=0, duplicate_rare=
 
 
 def instances_path(sample):
-    """VOC's mask of objects beside a sample's mask of classes, or "" where there is none."""
+    """Path of VOC's mask of objects for a sample's mask of classes, or "" if there is none."""
     folder, name = os.path.split(sample.label)
     path = os.path.join(os.path.dirname(folder), "SegmentationObject", name)
     return path if os.path.basename(folder) == "SegmentationClass" and os.path.isfile(path) else ""
@@ -145,7 +145,7 @@ def _windows(sample, kind, ignore_label, size, per_image):
                                                ignore_label, path))
                 for number in order[:per_image or None]]
     image = decode_image(read_bytes(sample.image), sample.image)
-    boxes = propose(image, most=FOUND, min_side=MIN_SIDE)
+    boxes = propose(image, max_proposals=MAX_CANDIDATES, min_side=MIN_SIDE)
     if not objects or not len(boxes):
         return []
     overlaps = overlap(boxes, [one.box for one in objects])
@@ -155,7 +155,7 @@ def _windows(sample, kind, ignore_label, size, per_image):
 
 
 def _object(mask, part, ignore_label):
-    """(class, box, pixels) of a part of a mask; class 0 where it has no pixels of a class."""
+    """(class, box, pixels) of a part of a mask; class 0 if it has no pixels of a class."""
     part = part & (mask != ignore_label) & (mask != 0)
     if not part.any():
         return 0, (0, 0, 0, 0), part
@@ -165,7 +165,7 @@ def _object(mask, part, ignore_label):
 
 
 def _with_copies(samples):
-    """Each sample as many times as brings its class to the median class's number."""
+    """Repeat each sample so that its class reaches the number of windows of the median class."""
     counts = collections.Counter(sample.label_of_window for sample in samples)
     median = np.median(list(counts.values()))
     found = []

@@ -1,4 +1,4 @@
-"""Your own photographs: ROOT/images/, ROOT/masks/, ROOT/labels.yaml, and, if wanted, lists train.txt and val.txt."""
+"""Your own photographs: ROOT/images/, ROOT/masks/, ROOT/labels.yaml, and optional lists train.txt and val.txt."""
 
 import functools
 import hashlib
@@ -23,8 +23,8 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
         root: folder of images/ and masks/; the mask of images/NAME.jpg is masks/NAME.png.
         split: train or val, or another list's name.
         labels: LabelSet.
-        encoding: auto, palette, grey or rgb, see `encodings.read_mask`.
-        val_fraction: share of the images held out, 0..1; from two images on, both splits get at least one.
+        encoding: auto, palette, grey or rgb, see `masks.read_mask`.
+        val_fraction: share of the images held out, 0..1; with two images or more, both splits get at least one.
         check: whether every mask must exist.
 
     Returns:
@@ -46,7 +46,7 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
 
 
 def hold_out(names, val_fraction):
-    """Split names into (train, val) lists by a hash of each name, both sorted; neither is empty from two names on."""
+    """Split names into (train, val) lists by a hash of each name, sorted; with two names or more neither is empty."""
     if not 0 <= val_fraction <= 1:
         raise UserError(f"val_fraction {val_fraction} must be a share from 0 to 1")
     places = {name: int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
@@ -59,7 +59,7 @@ def hold_out(names, val_fraction):
 
 
 def files_by_name(folder, suffixes):
-    """{name without suffix: path} of a folder; other suffixes and hidden files are passed over."""
+    """{name without suffix: path} of a folder; other suffixes and hidden files are ignored."""
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}; your own data lie in images/ and masks/, see docs/own_data.md")
     files = {}

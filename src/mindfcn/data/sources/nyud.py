@@ -33,10 +33,10 @@ LABELLED = "nyu_depth_v2_labeled.mat"
 # Rows 46 to 470 and columns 41 to 600, counted from 1.
 TOP, LEFT, HEIGHT, WIDTH = 45, 40, 425, 560
 FULL = (480, 640)
-# Gupta et al. count the images from here.
+# Gupta et al. number the images from here.
 FIRST_ID = 5001
 OFFICIAL = {"trainval": 795, "test": 654}
-# Two PNGs of three channels, depth and mask, if nothing could be compressed.
+# Size of two PNGs of three channels, the depth and the mask if none of them can be compressed.
 RECORD = 10 * HEIGHT * WIDTH
 
 
@@ -45,7 +45,7 @@ def list_nyud(root, split, check=True):
 
     Args:
         root: folder of either layout.
-        split: trainval (795), train, val, or test (654); splits.mat has trainval, also called train there, and test.
+        split: trainval (795), train, val, or test (654); splits.mat has trainval (under the name train) and test.
         check: whether every file must exist.
 
     Returns:
@@ -115,12 +115,12 @@ def _depth(path, index):
 
 
 def _hha(path, index):
-    """(425, 560, 3) uint8, of the camera of the crop."""
+    """HHA (425, 560, 3) uint8, for the camera of the crop."""
     return encode_hha(_depth(path, index) / 1000, KINECT.cropped(TOP, LEFT))
 
 
 def _mapped_mask(path, index, mapping):
-    """(425, 560) uint8 of the file's own 894 labels, through Gupta et al.'s mapping to 40 classes."""
+    """(425, 560) uint8: the 894 labels of the file, mapped to Gupta et al.'s 40 classes."""
     table = _mapping(mapping, os.path.getmtime(mapping) if os.path.exists(mapping) else 0)
     labels = _crop(_item(path, "labels", index), path).astype(np.int64)
     if labels.max() >= len(table):
@@ -175,7 +175,7 @@ def read_hha(path):
 
 
 def hha_of_file(path, camera=None):
-    """HHA of a depth image, path -> (H, W, 3) uint8; without a Camera it is NYUDv2's, cropped where the image is."""
+    """HHA of a depth image: path -> (H, W, 3) uint8; the default Camera is NYUDv2's, cropped if the image is."""
     depth = read_depth(path)
     if camera is None:
         camera = KINECT.cropped(TOP, LEFT) if depth.shape == (HEIGHT, WIDTH) else KINECT

@@ -16,7 +16,7 @@ from mindfcn.labels import LabelSet, voc_palette
 from mindfcn.storage.files import read_lines
 from mindfcn.storage.mat import read_classes
 
-# What the lists of 59 and 33 classes call otherwise than labels.txt does.
+# Names in the lists of 59 and 33 classes that differ from labels.txt.
 FIXES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 COUNTS = (59, 33)
 
@@ -27,9 +27,9 @@ def list_context(root, voc_root, split, classes=59, check=True):
     Args:
         root: folder of trainval/, labels.txt and 59_labels.txt or 33_labels.txt.
         voc_root: the VOC2010 folder, VOCdevkit, or the folder that holds VOCdevkit: photographs and lists.
-        split: list in ImageSets/Main, or in ImageSets/Segmentation or beside the annotations: train, val.
+        split: list in ImageSets/Main, in ImageSets/Segmentation or next to the annotations: train, val.
         classes: 59 or 33.
-        check: whether every file must exist; photographs that are not annotated are left out in any case.
+        check: whether every file must exist; photographs without annotations are always left out.
 
     Returns:
         list of Sample.

@@ -1,4 +1,4 @@
-"""SBD, the Semantic Boundaries Dataset, and the 10,582 training images that it makes with VOC 2012."""
+"""SBD, the Semantic Boundaries Dataset, and its union with VOC 2012: 10,582 training images."""
 
 import os
 
@@ -19,7 +19,7 @@ def list_sbd(root, splits=("train", "val"), check=True):
 
     Args:
         root: benchmark_RELEASE, its dataset/, or the folder that holds benchmark_RELEASE.
-        splits: names of lists beside img/ and cls/.
+        splits: names of lists next to img/ and cls/.
         check: whether every file must exist.
 
     Returns:
@@ -40,7 +40,7 @@ def trainaug(voc_root, sbd_root, year=2012, train_split="train", val_split="val"
              check=True):
     """List VOC's training images and SBD's images that are in neither VOC list: 10,582 for the official lists.
 
-    VOC's own masks are taken where both sets have the image. An image of `val_split` never gets in.
+    If both sets have an image, VOC's mask is used. An image of `val_split` is never included.
 
     Returns:
         list of Sample: VOC's, then SBD's.
@@ -53,7 +53,7 @@ def trainaug(voc_root, sbd_root, year=2012, train_split="train", val_split="val"
     sbd = list_sbd(sbd_root, sbd_splits, check)
     official = (len(sbd), len(voc), len(val)) == (OFFICIAL_SBD, OFFICIAL_TRAIN, OFFICIAL_VAL)
     train = [sample for sample in voc if sample.name not in val]
-    # VOC 2012 and SBD call VOC 2007's image 000032 by the name 2007_000032.
+    # VOC 2007's image 000032 is named 2007_000032 in VOC 2012 and SBD.
     known = {alias for name in val.union(sample.name for sample in voc) for alias in (name, f"{year}_{name}")}
     train += [sample for sample in sbd if sample.name not in known]
     leaked = val.intersection(sample.name for sample in train)

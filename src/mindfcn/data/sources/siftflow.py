@@ -16,12 +16,12 @@ from mindfcn.storage.mat import read_classes, to_classes
 NAMES = ("awning", "balcony", "bird", "boat", "bridge", "building", "bus", "car", "cow", "crosswalk", "desert", "door",
          "fence", "field", "grass", "moon", "mountain", "person", "plant", "pole", "river", "road", "rock", "sand",
          "sea", "sidewalk", "sign", "sky", "staircase", "streetlight", "sun", "tree", "window")
-# The three that no test image has: published means leave them out.
+# No test image contains these three; the published means leave them out.
 ABSENT = ("cow", "desert", "moon")
 SIFTFLOW = LabelSet(NAMES, tuple(map(tuple, voc_palette(34)[1:].tolist())), excluded=ABSENT)
 GEOMETRIC = LabelSet(("sky", "horizontal", "vertical"), ((120, 170, 230), (110, 140, 60), (170, 110, 80)))
 SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
-# Without annotations.
+# Images without annotations.
 UNLABELLED = ("highway_bost181", "street_urb506")
 
 
@@ -30,8 +30,8 @@ def list_siftflow(root, split, check=True):
 
     Args:
         root: the folder that holds Images/, SemanticLabels/ and GeoLabels/.
-        split: trainval or test; NAME.txt beside them. Without trainval.txt and test.txt, TestSet1.txt is the test's and
-            all other images are the training's.
+        split: trainval or test; NAME.txt next to them. Without trainval.txt and test.txt, TestSet1.txt lists the test
+            images and all other images are for training.
         check: whether every file must exist.
 
     Returns:
@@ -59,7 +59,7 @@ def _names(root, images, split):
     if os.path.isfile(path):
         names = read_lines(path)
     elif os.path.isfile(archive) and split in ("trainval", "test"):
-        # Lines such as spatial_envelope_...\coast_arnat59.jpg.
+        # Lines look like spatial_envelope_...\coast_arnat59.jpg.
         names = [line.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".jpg") for line in read_lines(archive)]
         if split == "trainval":
             every = sorted(name[:-4] for name in os.listdir(images) if name.endswith(".jpg"))
@@ -76,5 +76,5 @@ def _read(path, count, void):
 
 
 read_semantic = partial(_read, count=len(SIFTFLOW), void=(0,))
-# Void is -1; 0 stands for it, too.
+# Void is -1 or 0.
 read_geometric = partial(_read, count=len(GEOMETRIC), void=(-1, 0))

@@ -14,7 +14,7 @@ def list_voc(root, split, year=2012, check=True):
     Args:
         root: the VOC<year> folder, VOCdevkit, or the folder that holds VOCdevkit.
         split: name of a list in ImageSets/Segmentation, such as train or val.
-        year: looked for as VOC<year> below `root`.
+        year: VOC year; the folder VOC<year> is searched below `root`.
         check: whether every file must exist.
 
     Returns:
@@ -45,7 +45,7 @@ def voc_names(root, split, year=2012):
 
 
 def voc_folder(root, year=2012):
-    """The folder below `root` that holds ImageSets/Segmentation. Raises UserError where there is none."""
+    """The folder below `root` that holds ImageSets/Segmentation. Raises UserError if there is none."""
     for inner in ("", f"VOC{year}", os.path.join("VOCdevkit", f"VOC{year}")):
         folder = os.path.join(root, inner) if inner else os.fspath(root)
         if os.path.isdir(os.path.join(folder, "ImageSets", "Segmentation")):

@@ -1,4 +1,4 @@
-"""Sets of files that the program draws: all of a set or nothing, and no second time for the same settings."""
+"""Sets of files that the program draws: complete or not at all, and only once for the same settings."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from mindfcn.storage.files import empty_folder, partial_folder, read_bytes
 
 
 def draw_set(root, what, marker, draw_files, settings, limits):
-    """Draw a set of files into a folder, unless it is there already.
+    """Draw a set of files into a folder, unless it is complete already.
 
     Args:
         root: folder to draw into; absent or empty.
-        what: what the set is called in messages.
-        marker: name of the JSON file in it that holds its settings and makes it known as finished.
+        what: name of the set in messages.
+        marker: name of the JSON file that holds its settings and marks it as complete.
         draw_files: function (folder, settings) that draws everything but the marker.
-        settings: {"format", "count", "size", "seed"}: the same ones draw the same pixels.
-        limits: (most images, smallest size, largest size).
+        settings: {"format", "count", "size", "seed"}: the same settings draw the same pixels.
+        limits: (maximum count, minimum size, maximum size).
 
     Raises:
         UserError: a setting out of range, `root` holds something else, or it cannot be written.
@@ -42,7 +42,7 @@ def draw_set(root, what, marker, draw_files, settings, limits):
 
 
 def drawn(root, what, marker, settings):
-    """Whether the set is there already. Raises UserError where `root` holds anything else."""
+    """Whether the set is complete already. Raises UserError if `root` holds anything else."""
     if not os.path.lexists(root):
         return False
     if not os.path.isdir(root):

@@ -1,4 +1,4 @@
-"""Drawn rooms with true depth, in the files of NYUDv2: what colour cannot tell, depth does.
+"""Drawn rooms with true depth, in NYUDv2's files: some classes differ only in depth, not in colour.
 
 Walls, floors, ceilings, tables, beds, cabinets and boxes are painted from the same colours and patterns, unshaded, and
 the camera looks up, down and askew; only their shape tells them apart. Pictures and windows lie flat on walls; only
@@ -23,15 +23,15 @@ SPLITS = ("train", "train", "train", "val", "test")
 WALL, FLOOR, CABINET, BED, TABLE, WINDOW, PICTURE, CEILING, BOX = (
     NYUD.names.index(name) for name in ("wall", "floor", "cabinet", "bed", "table", "window", "picture", "ceiling",
                                         "box"))
-# Class of a piece of furniture, its least and largest sides (width, height, depth) in metres, and whether it is a slab
-# at its height or fills everything below.
+# Class of a piece of furniture, its minimum and maximum sides (width, height, depth) in metres, and whether it is a
+# slab at its height or fills everything below.
 FURNITURE = ((TABLE, (0.9, 0.65, 0.6), (1.8, 0.8, 1.0), True), (BED, (1.4, 0.4, 1.8), (1.8, 0.6, 2.1), False),
              (CABINET, (0.5, 1.2, 0.4), (1.4, 2.0, 0.6), False), (BOX, (0.3, 0.25, 0.3), (0.6, 0.5, 0.6), False))
 THICKNESS = 0.06
 
 
 def draw_rooms(root, count, size, seed):
-    """Draw a set of rooms in Gupta et al.'s layout of NYUDv2 (see `data.nyud`): all of it, or nothing.
+    """Draw a set of rooms in Gupta et al.'s layout of NYUDv2 (see `data.sources.nyud`), completely or not at all.
 
     A finished set of the same settings stays as it is. The same seed draws the same pixels.
 
@@ -84,7 +84,7 @@ def draw_room(size, seed, index):
 
 
 class _Scene:
-    """What the rays from one eye hit nearest so far: (H, W) depth and class, (H, W, 3) colour."""
+    """The nearest surface so far along each ray of the camera: (H, W) depth and class, (H, W, 3) colour."""
 
     def __init__(self, rng, eye, rays):
         self.rng, self.eye, self.rays = rng, eye, rays
@@ -93,7 +93,7 @@ class _Scene:
         self.colour = np.zeros(rays.shape)
 
     def walls(self, room):
-        """The six sides, seen from inside, and what hangs on the walls."""
+        """Draw the six sides of the room from inside, and what hangs on the walls."""
         for axis in range(3):
             for side in (0, room[axis]):
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,7 +108,7 @@ class _Scene:
                     self.hang(depth, *((v, u) if axis == 0 else (u, v)), room[2 - axis] if axis != 1 else 0)
 
     def hang(self, depth, across, up, length):
-        """Pictures and windows, flat on a wall."""
+        """Draw pictures and windows, flat on a wall."""
         for _ in range(self.rng.integers(0, 3)):
             number = (PICTURE, WINDOW)[self.rng.integers(2)]
             width, height = self.rng.uniform(0.5, 1.1, 2)
@@ -126,7 +126,7 @@ class _Scene:
             self.mask[where], self.colour[where] = number, colour[where]
 
     def furniture(self, room):
-        """One piece, turned at random, on the floor."""
+        """Draw one piece of furniture on the floor, turned at random."""
         number, least, largest, slab = FURNITURE[self.rng.integers(len(FURNITURE))]
         sides = self.rng.uniform(least, largest)
         angle = self.rng.uniform(0, np.pi)
@@ -139,7 +139,7 @@ class _Scene:
                  self.rays @ turn)
 
     def box(self, number, low, high, eye, rays):
-        """A box from corner to corner, in the frame in which it is straight."""
+        """Draw a box, given by two corners in the coordinates in which it is axis-aligned."""
         with np.errstate(divide="ignore", invalid="ignore"):
             first, second = (low - eye) / rays, (high - eye) / rays
         near, far = np.minimum(first, second), np.maximum(first, second)
@@ -153,7 +153,7 @@ class _Scene:
         self.paint(depth, number, u, v)
 
     def paint(self, depth, number, u, v):
-        """A surface where it is the nearest, with a pattern in its coordinates (metres)."""
+        """Draw a surface where it is the nearest, with a pattern in its coordinates (metres)."""
         where = depth < self.depth
         u, v = np.where(where, u, 0), np.where(where, v, 0)
         first, second = self.rng.uniform(60, 220) + self.rng.normal(0, 25, (2, 3))
@@ -166,13 +166,13 @@ class _Scene:
         self.depth[where], self.mask[where] = depth[where], number
 
     def picture(self):
-        """(image, depth, mask), the image with a sensor's noise."""
+        """Return (image, depth, mask); the image gets sensor noise."""
         image = self.colour + self.rng.normal(0, 4, self.colour.shape)
         return np.clip(np.rint(image), 0, 255).astype(np.uint8), self.depth, self.mask
 
 
 def _turn(rng, x, z):
-    """(3, 3): heading about to (x, z), looking 40 degrees down to 20 up, askew by up to 10."""
+    """Rotation (3, 3): heading near (x, z), pitch from 40 degrees down to 20 up, roll up to 10 degrees."""
     heading = np.arctan2(x, z) + np.radians(rng.normal(0, 30))
     tilt, askew = np.radians([rng.uniform(-40, 20), rng.uniform(-10, 10)])
     about_y = np.array([[np.cos(heading), 0, np.sin(heading)], [0, 1, 0], [-np.sin(heading), 0, np.cos(heading)]])
@@ -194,7 +194,7 @@ def _draw_files(root, settings):
         for kind, content in files.items():
             with open(os.path.join(root, "data", kind, f"{name}.png"), "wb") as file:
                 file.write(content)
-        # Their numbers begin at 1; 0 is void.
+        # Their numbers start at 1; 0 is void.
         scipy.io.savemat(os.path.join(root, "segmentation", f"{name}.mat"),
                          {"segmentation": (mask + 1).astype(np.uint8)}, do_compression=True)
     for split in dict.fromkeys(SPLITS):

@@ -1,4 +1,4 @@
-"""The sample set: drawn photographs of six shapes with exact masks, in VOC's layout, ready in seconds.
+"""The sample set: drawn photographs of six shapes with exact masks, in VOC's layout, drawn in seconds.
 
 A class shows itself by shape, by texture and a little by colour; none of the three alone gives it away.
 """
@@ -23,7 +23,7 @@ SMALLEST, LARGEST = 32, 2048
 
 
 def draw_sample_set(root, count, size, seed):
-    """Draw the sample set: all of it, or nothing.
+    """Draw the sample set, completely or not at all.
 
     JPEGImages/ID.jpg, SegmentationClass/ID.png (palette, 255 along outlines), ImageSets/Segmentation/train.txt
     (four of five images) and val.txt, labels.yaml and sample.json. A finished set of the same settings stays as it
@@ -51,7 +51,7 @@ def draw_image(size, seed, index):
         height, width = width, height
     image = _background(rng, height, width)
     mask = np.zeros((height, width), np.uint8)
-    # Class and index go round together, so that every class comes up in either split.
+    # The class follows the index, so that every class occurs in both splits.
     numbers = [1 + index % 6] + rng.integers(1, len(SAMPLE), rng.integers(1, 5)).tolist()
     radii = np.sort(rng.triangular(0.08, 0.16, 0.32, len(numbers)) * size)[::-1]
     for number, radius in zip(rng.permutation(numbers).tolist(), radii):
@@ -92,7 +92,7 @@ def _background(rng, height, width):
 
 
 def _draw_object(rng, image, mask, number, radius):
-    """Paint one object over `image` (returned anew) and `mask` (changed in place)."""
+    """Paint one object: returns the new image; `mask` is changed in place."""
     height, width = mask.shape
     centre = rng.uniform((0.08 * width, 0.08 * height), (0.92 * width, 0.92 * height))
     outline = [points * radius @ _pose(rng) + centre for points in _outline(SAMPLE.names[number])]
@@ -156,7 +156,7 @@ def _polygon(corners):
 
 
 def _pose(rng):
-    """(2, 2) turn and slight stretch."""
+    """Random rotation and slight stretch, (2, 2)."""
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     stretch = rng.uniform(0.82, 1.0)
@@ -177,7 +177,7 @@ def _color(hue, saturation, value):
 
 
 def _grid(rng, height, width):
-    """Two (H, W) float32 coordinates in pixels, turned and shifted at random."""
+    """Two (H, W) float32 coordinates in pixels, rotated and shifted at random."""
     angle, (dx, dy) = rng.uniform(0, np.pi), rng.uniform(0, 100, 2)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     return np.cos(angle) * x + np.sin(angle) * y + dx, np.cos(angle) * y - np.sin(angle) * x + dy
@@ -230,5 +230,5 @@ def _waves(rng, height, width, period):
     return _wave(u + 0.35 * period * np.sin(2 * np.pi * v / (1.7 * period)), 0.9 * period)
 
 
-# The habitual texture of class number n is TEXTURES[n - 1].
+# The usual texture of class number n is TEXTURES[n - 1].
 TEXTURES = (_dots, _checks, _stripes, _speckle, _bricks, _waves)

@@ -1,6 +1,6 @@
-"""Where the cells of a map lie on the image: stride, receptive field and position, from the layers alone.
+"""Where the cells of a map lie on the image: stride, receptive field and position, computed from the layers.
 
-The paper's nets crop maps so that they lie on one another ("crop at 5, 9, 31"); these numbers follow from kernels,
+The paper's nets crop maps to align them ("crop at 5, 9, 31"); these numbers follow from kernels,
 strides and paddings.
 """
 
@@ -17,7 +17,7 @@ Window = collections.namedtuple("Window", "kernel stride before after")
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """A map's place on the image, along one side; of the image itself, without arguments.
+    """A map's place on the image, along one side; without arguments, the place of the image itself.
 
     Attributes:
         stride: pixels from one cell to the next.
@@ -29,7 +29,7 @@ class ReceptiveField:
     field: Fraction = Fraction(1)
 
     def after(self, *cells, size=None):
-        """Of the map behind layers; a cell with `branches`, tuples of cells, counts as the widest of them.
+        """The ReceptiveField after some layers; a cell with `branches`, tuples of cells, counts as the widest of them.
 
         Args:
             cells: layers, SequentialCells of them, or cells with `branches`.
@@ -42,10 +42,10 @@ class ReceptiveField:
             elif hasattr(cell, "branches"):
                 here = max((here.after(*branch) for branch in cell.branches), key=lambda branch: branch.field)
             else:
-                here = here._behind(window(cell, size))
+                here = here._after_window(window(cell, size))
         return here
 
-    def _behind(self, win):
+    def _after_window(self, win):
         if win is None:
             return self
         return ReceptiveField(self.stride * win.stride,
@@ -68,7 +68,7 @@ def window(cell, size=None):
         ValueError: padding of the mode "same" without the `size` of the map, or a layer that enlarges the map.
     """
     if isinstance(cell, nn.Conv2dTranspose):
-        raise ValueError("a transposed convolution looks at no window")
+        raise ValueError("a transposed convolution has no window")
     if isinstance(cell, nn.Pad):
         return Window(1, 1, *cell.paddings[2])
     if not hasattr(cell, "kernel_size"):
@@ -97,7 +97,7 @@ def padding_of(cell):
 
 
 def size_after(size, *cells):
-    """Cells along one side of the map behind layers, from those of the map before (see `ReceptiveField.after`)."""
+    """Cells along one side of the map after some layers, from those of the map before (see `ReceptiveField.after`)."""
     for cell in cells:
         if isinstance(cell, nn.SequentialCell):
             size = size_after(size, *cell.cell_list)
@@ -112,7 +112,7 @@ def size_after(size, *cells):
 
 
 def alignment(coarse, fine):
-    """How a transposed convolution brings a map onto a finer one.
+    """How a transposed convolution aligns a map with a finer one.
 
     Its kernel is 2 factor, or 2 factor - 1 where the coarse cells lie on the middles of fine ones.
 
@@ -124,14 +124,14 @@ def alignment(coarse, fine):
         cell 0 of the finer map; where negative, as many cells of the finer map lie before the upsampled one.
 
     Raises:
-        ValueError: no kernel brings cells upon cells.
+        ValueError: no kernel aligns the cells.
     """
     factor = coarse.stride / fine.stride
     shift = (coarse.centre - fine.centre) / fine.stride
     kernel = 2 * factor - (shift.denominator == 1)
     offset = (kernel - 1) / 2 - shift
     if factor.denominator != 1 or offset.denominator != 1:
-        raise ValueError(f"cells {coarse.stride} pixels apart from {coarse.centre} on cannot be brought upon cells "
+        raise ValueError(f"cells {coarse.stride} pixels apart from {coarse.centre} on cannot be aligned with cells "
                          f"{fine.stride} apart from {fine.centre} on")
     return int(factor), int(kernel), int(offset)
 

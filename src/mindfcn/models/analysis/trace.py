@@ -1,4 +1,4 @@
-"""What the layers of a network did to one image: sizes, receptive fields, parameters, multiply-adds."""
+"""What each layer of a network does to one image: sizes, receptive fields, parameters, multiply-adds."""
 
 import contextlib
 import dataclasses
@@ -21,8 +21,8 @@ class Layer:
     Attributes:
         name: its name in the network.
         cell: the layer.
-        inputs, outputs: (C, H, W) of the map before and behind it.
-        before, behind: ReceptiveField of both maps; `behind` is None after a layer that enlarges its map, and both from
+        inputs, outputs: (C, H, W) of the map before and after it.
+        before, after: ReceptiveField of both maps; `after` is None after a layer that enlarges its map, and both from
             there on.
     """
     name: str
@@ -30,7 +30,7 @@ class Layer:
     inputs: tuple
     outputs: tuple
     before: Optional[ReceptiveField]
-    behind: Optional[ReceptiveField]
+    after: Optional[ReceptiveField]
 
     @property
     def parameters(self):
@@ -49,10 +49,10 @@ class Layer:
 
 
 def trace(net, height, width=None):
-    """Run a network on an empty image, and tell of its layers in the order they ran in.
+    """Run a network on a black image, and list its layers in the order they ran in.
 
-    Each layer's receptive field follows from the map it was given. Sums and concatenations are no layers: the map
-    they make counts as the widest of the maps of its size that were there before.
+    Each layer's receptive field follows from its input map. Sums and concatenations are not layers: their result
+    counts as the earlier map of the same size with the widest receptive field.
 
     Args:
         net: any network of (1, 3, H, W).
@@ -78,7 +78,7 @@ def trace(net, height, width=None):
 
 
 class _Record:
-    """Layers so far, and the places of the maps they were given and made."""
+    """The layers so far, and the places of their input and output maps."""
 
     def __init__(self):
         self.layers = []
@@ -91,12 +91,12 @@ class _Record:
         if not isinstance(output, ms.Tensor) or output.ndim != 4 or inputs[0].ndim != 4:
             return
         before = self.place(inputs[0])
-        behind = None
+        after = None
         if before is not None and not isinstance(cell, (nn.Conv2dTranspose, layers.MaxUnpool)):
             with contextlib.suppress(ValueError):
-                behind = before.after(cell, size=inputs[0].shape[-1])
-        self.layers.append(Layer(name, cell, inputs[0].shape[1:], output.shape[1:], before, behind))
-        self.keep(output, behind)
+                after = before.after(cell, size=inputs[0].shape[-1])
+        self.layers.append(Layer(name, cell, inputs[0].shape[1:], output.shape[1:], before, after))
+        self.keep(output, after)
 
     def keep(self, image, place):
         """Note the ReceptiveField of a map. Returns it."""
@@ -107,7 +107,7 @@ class _Record:
         """ReceptiveField of a map: as noted, or the widest among those of its size so far; the image's own; None."""
         if id(image) in self.places:
             return self.places[id(image)]
-        alike = [layer.behind for layer in self.layers if layer.outputs[1:] == image.shape[2:]]
+        alike = [layer.after for layer in self.layers if layer.outputs[1:] == image.shape[2:]]
         if None in alike or not alike and self.layers:
             return self.keep(image, None)
         return self.keep(image, max(alike, key=lambda place: place.field, default=ReceptiveField()))

@@ -3,18 +3,18 @@
 from mindspore import nn
 
 from mindfcn.models import layers
-from mindfcn.models.analysis.receptive_field import ReceptiveField, map_receptive_fields
+from mindfcn.models.backbones.stages import StagedBackbone
 
 # channels of conv1 to conv5, and groups of conv2, conv4 and conv5
 FORMS = {"caffe": ((96, 256, 384, 384, 256), 2), "torchvision": ((64, 192, 384, 256, 256), 1)}
 
 
-class AlexNet(nn.Cell):
-    """The backbone of FCN-AlexNet. Its maps carry the names of VGG16's at the same strides.
+class AlexNet(StagedBackbone):
+    """The backbone of FCN-AlexNet. Its maps have the names of VGG16's at the same strides.
 
     Args:
         form: "caffe", as published, with local response normalisation and convolutions in two groups; or
-            "torchvision", without both and narrower.
+            "torchvision", narrower and with neither.
         fc_width: channels of fc6 and fc7.
         dropout: share of their activations dropped in training.
         width: factor on the channels of conv1 to conv5, for small machines.
@@ -27,6 +27,9 @@ class AlexNet(nn.Cell):
         "fc7": (N, fc_width, H/32, W/32)} with padding "same".
     """
 
+    stages = {"pool3": ("conv1", "pool1"),
+              "pool4": ("norm", "conv2", "pool2"),
+              "fc7": ("norm", "conv3", "conv4", "conv5", "pool5", "conv6", "drop6", "conv7", "drop7")}
     blocks = tuple(f"conv{number}" for number in range(1, 8))
     has_bias = True
 
@@ -51,21 +54,3 @@ class AlexNet(nn.Cell):
         self.norm = layers.LRN() if form == "caffe" else nn.Identity()
         self.drop6 = layers.Dropout(dropout, seed=6)
         self.drop7 = layers.Dropout(dropout, seed=7)
-
-    def construct(self, image):
-        pool1 = self.pool1(self.conv1(image))
-        pool2 = self.pool2(self.conv2(self.norm(pool1)))
-        conv5 = self.conv5(self.conv4(self.conv3(self.norm(pool2))))
-        fc6 = self.drop6(self.conv6(self.pool5(conv5)))
-        fc7 = self.drop7(self.conv7(fc6))
-        return {"pool3": pool1, "pool4": pool2, "fc7": fc7}
-
-    def receptive_fields(self) -> dict[str, ReceptiveField]:
-        """{map: ReceptiveField} of its maps."""
-        return map_receptive_fields(self.paths())
-
-    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
-        """{map: layers from the map before}: how the maps follow from one another."""
-        return {"pool3": (self.conv1, self.pool1),
-                "pool4": (self.norm, self.conv2, self.pool2),
-                "fc7": (self.norm, self.conv3, self.conv4, self.conv5, self.pool5, self.conv6, self.conv7)}

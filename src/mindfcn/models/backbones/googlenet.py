@@ -3,7 +3,7 @@
 from mindspore import nn, ops
 
 from mindfcn.models import layers
-from mindfcn.models.analysis.receptive_field import ReceptiveField, map_receptive_fields
+from mindfcn.models.backbones.stages import StagedBackbone
 
 # channels of 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection: table 1 of the GoogLeNet paper
 MODULES = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
@@ -13,7 +13,7 @@ MODULES = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
 
 
 class Inception(nn.Cell):
-    """Four looks at one map, side by side: 1x1, 3x3 and 5x5 convolutions and a pooled one.
+    """Four parallel branches on one map, concatenated: 1x1, 3x3 and 5x5 convolutions, and max pooling.
 
     Inputs: (N, in_channels, H, W). Outputs: (N, out_channels, H, W).
     """
@@ -40,7 +40,7 @@ class Inception(nn.Cell):
                 (self.pool, self.pool_proj))
 
 
-class GoogLeNet(nn.Cell):
+class GoogLeNet(StagedBackbone):
     """The backbone of FCN-GoogLeNet. Its maps carry the names of VGG16's at the same strides.
 
     Args:
@@ -55,6 +55,9 @@ class GoogLeNet(nn.Cell):
         "fc7": inception_5b (N, 1024, H/32, W/32)} with padding "same".
     """
 
+    stages = {"pool3": ("conv1", "pool1", "norm", "conv2", "norm", "pool2", "inception_3a", "inception_3b"),
+              "pool4": ("pool3", "inception_4a", "inception_4b", "inception_4c", "inception_4d", "inception_4e"),
+              "fc7": ("pool4", "inception_5a", "inception_5b", "drop")}
     blocks = ("conv1", "conv2", *(f"inception_{name}" for name in MODULES))
     has_bias = True
 
@@ -78,24 +81,3 @@ class GoogLeNet(nn.Cell):
         self.pool1, self.pool2, self.pool3, self.pool4 = (layers.MaxPool(3, 2) for _ in range(4))
         self.norm = layers.LRN()
         self.drop = layers.Dropout(dropout, seed=5)
-
-    def construct(self, image):
-        pool1 = self.norm(self.pool1(self.conv1(image)))
-        pool2 = self.pool2(self.norm(self.conv2(pool1)))
-        inception3 = self.inception_3b(self.inception_3a(pool2))
-        inception4 = self.inception_4c(self.inception_4b(self.inception_4a(self.pool3(inception3))))
-        inception4 = self.inception_4e(self.inception_4d(inception4))
-        inception5 = self.inception_5b(self.inception_5a(self.pool4(inception4)))
-        return {"pool3": inception3, "pool4": inception4, "fc7": self.drop(inception5)}
-
-    def receptive_fields(self) -> dict[str, ReceptiveField]:
-        """{map: ReceptiveField} of its maps."""
-        return map_receptive_fields(self.paths())
-
-    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
-        """{map: layers from the map before}: how the maps follow from one another."""
-        return {"pool3": (self.conv1, self.pool1, self.norm, self.conv2, self.norm, self.pool2,
-                          self.inception_3a, self.inception_3b),
-                "pool4": (self.pool3, self.inception_4a, self.inception_4b, self.inception_4c, self.inception_4d,
-                          self.inception_4e),
-                "fc7": (self.pool4, self.inception_5a, self.inception_5b)}

@@ -1,7 +1,5 @@
-"""Any backbone of the mindcv library as a backbone."""
+"""Backbones of the mindcv library, each with the cells that end at strides 8, 16 and 32."""
 
-import mindspore as ms
-import numpy as np
 from mindspore import nn
 
 from mindfcn.errors import UserError
@@ -10,22 +8,28 @@ from mindfcn.models.surgery.dilate import dilate
 
 STRIDES = {"pool3": 8, "pool4": 16, "fc7": 32}
 TRACED = 256
+# The cells of each stage by their names in mindcv; of networks whose cells are one sequence, `features`, the numbers of
+# cells in the first stage and in the first two.
+_RESNET = (("conv1", "bn1", "relu", "max_pool", "layer1", "layer2"), ("layer3",), ("layer4",))
+_STAGES = {"resnet18": _RESNET, "resnet34": _RESNET, "resnet50": _RESNET, "resnet101": _RESNET,
+           "resnext50_32x4d": _RESNET, "mobilenet_v2_100": (9, 16), "mobilenet_v3_small_100": (6, 11),
+           "mobilenet_v3_large_100": (9, 15), "mnasnet_050": (14, 19), "mnasnet_100": (14, 19), "densenet121": (7, 9)}
+NAMES = tuple(_STAGES)
 
 
 class MindCV(nn.Cell):
-    """A mindcv backbone. Its maps at strides 8, 16 and 32 carry the names of VGG16's.
+    """A mindcv backbone. Its maps at strides 8, 16 and 32 have the names of VGG16's, its parameters their own names.
 
     Args:
-        name: its name there, as in mindcv.list_models(): one that offers its maps (`features_only`), or whose cells
-            run one after another.
-        output_stride: 32, or 16 or 8: strides beyond it become dilations of the layers behind (Chen et al. 2015; the
+        name: one of NAMES.
+        output_stride: 32, 16 or 8. Larger strides become dilations of the layers after them (Chen et al. 2015; the
             FCN paper's filter rarefaction).
 
     Inputs: (N, 3, H, W) float32, H and W multiples of 32.
-    Outputs: {"pool3", "pool4", "fc7"}: (N, C, H/8, W/8), (N, C, H/16, W/16), (N, C, H/32, W/32), or less coarse.
+    Outputs: {"pool3", "pool4", "fc7"}: (N, C, H/8, W/8), (N, C, H/16, W/16), (N, C, H/32, W/32), or finer.
 
     Raises:
-        UserError: mindcv is not installed, has no such backbone, or the backbone has no such maps.
+        UserError: mindcv is not installed, the name is not in NAMES, or the strides cannot become dilations.
     """
 
     multiple = 32
@@ -36,23 +40,21 @@ class MindCV(nn.Cell):
         super().__init__(auto_prefix=False)
         if output_stride not in STRIDES.values():
             raise UserError(f"output stride {output_stride}: choose one of {', '.join(map(str, STRIDES.values()))}")
+        self.network = Stages(stages_of(name))
         try:
-            self.backbone = features(name)
             if output_stride < 32:
-                dilate(self.backbone, output_stride, TRACED)
-            layers, maps = trace(self.backbone, TRACED)
-            self.at = {pool: max((layer.behind for layer in layers if layer.outputs == feature.shape[1:]),
-                                 key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
-        # The library's own networks fail in many ways, some on this MindSpore alone.
-        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"mindcv's {name} cannot carry a head at output stride {output_stride}: {reason}; "
+                dilate(self.network, output_stride, TRACED)
+        except ValueError as error:
+            raise UserError(f"mindcv's {name} cannot carry a head at output stride {output_stride}: {error}; "
                             "take another backbone, such as resnet50") from None
-        self.channels = dict(zip(STRIDES, self.backbone.out_channels))
+        layers, maps = trace(self.network, TRACED)
+        self.at = {pool: max((layer.after for layer in layers if layer.outputs == feature.shape[1:]),
+                             key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
+        self.channels = {pool: feature.shape[1] for pool, feature in zip(STRIDES, maps)}
         self.blocks = tuple(dict.fromkeys(parameter.name.split(".")[0] for parameter in self.get_parameters()))
 
     def construct(self, image):
-        pool3, pool4, fc7 = self.backbone(image)
+        pool3, pool4, fc7 = self.network(image)
         return {"pool3": pool3, "pool4": pool4, "fc7": fc7}
 
     def receptive_fields(self):
@@ -60,16 +62,18 @@ class MindCV(nn.Cell):
         return self.at
 
 
-class Chain(nn.Cell):
-    """The cells of a classifier that run one after another, cut where the maps of STRIDES are.
+class Stages(nn.Cell):
+    """Three sequences of cells, one after another.
 
-    Inputs: (N, 3, H, W) float32. Outputs: the three maps. `out_channels`: their channels.
+    Args:
+        stages: three lists of cells.
+
+    Inputs: (N, 3, H, W) float32. Outputs: the map after each stage.
     """
 
-    def __init__(self, stretches, out_channels):
+    def __init__(self, stages):
         super().__init__(auto_prefix=False)
-        self.out_channels = out_channels
-        self.to_pool3, self.to_pool4, self.to_fc7 = (nn.CellList(cells, auto_prefix=False) for cells in stretches)
+        self.to_pool3, self.to_pool4, self.to_fc7 = (nn.CellList(cells, auto_prefix=False) for cells in stages)
 
     def construct(self, image):
         pool3 = image
@@ -84,67 +88,18 @@ class Chain(nn.Cell):
         return pool3, pool4, fc7
 
 
-def features(name):
-    """The backbone of that name in mindcv, returning its maps of STRIDES: by the library's own means or as a Chain."""
+def stages_of(name):
+    """The three lists of cells of a mindcv network. Raises UserError as MindCV does."""
+    if name not in _STAGES:
+        raise UserError(f"mindcv_{name} is not among the tested backbones; take mindcv_NAME with one of "
+                        f"{', '.join(NAMES)}")
     try:
         import mindcv
-        from mindcv.models.features import FeatureExtractWrapper
     except ImportError:
         raise UserError(f"the backbone {name} is one of mindcv's, which is not installed; "
                         "install it with pip install mindcv") from None
-    if name not in mindcv.list_models():
-        raise UserError(f"mindcv has no backbone {name!r}; python -c 'import mindcv; print(mindcv.list_models())' "
-                        "lists them")
-    whole = mindcv.create_model(name)
-    strides = [level["reduction"] for level in getattr(whole, "feature_info", ())]
-    if set(STRIDES.values()) <= set(strides):
-        # The last level of each stride is the deepest.
-        levels = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES.values()]
-        names = {id(parameter): parameter.name for parameter in whole.get_parameters()}
-        backbone = FeatureExtractWrapper(whole, levels)
-        # The wrapper renames some families' parameters; under the library's names its weights fit.
-        for parameter in backbone.get_parameters():
-            parameter.name = names[id(parameter)]
-        return backbone
-    chain = cut(whole.set_train(False))
-    if chain is None:
-        raise UserError(f"mindcv's {name} does not offer its maps at strides 8, 16 and 32, and its cells do not simply "
-                        "run one after another; take another backbone, such as resnet50")
-    return chain
-
-
-def cut(classifier):
-    """A classifier's Chain up to its pooling; None where its cells in their order do not give its own last map."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    try:
-        image = x = ms.Tensor(np.random.default_rng(1).standard_normal((1, 3, TRACED, TRACED)).astype(np.float32))
-        stretches, channels, last = ([], [], []), [0, 0, 0], 0
-        for cell in flat(classifier):
-            # What cannot follow on a map belongs to the classifier proper.
-            try:
-                y = cell(x)
-            except (AssertionError, RuntimeError, TypeError, ValueError):
-                break
-            stride = TRACED // y.shape[2] if isinstance(y, ms.Tensor) and y.ndim == 4 else TRACED
-            if stride > max(STRIDES.values()):
-                break
-            last = max(last, next(place for place, most in enumerate(STRIDES.values()) if stride <= most))
-            stretches[last].append(cell)
-            channels[last], x = y.shape[1], y
-        own = classifier.forward_features(image) if hasattr(classifier, "forward_features") else None
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    finally:
-        ms.set_context(mode=mode)
-    same = isinstance(own, ms.Tensor) and own.shape == x.shape and np.allclose(own.asnumpy(), x.asnumpy(), 1e-4, 1e-5)
-    return Chain(stretches, channels) if same and all(stretches) else None
-
-
-def flat(cell):
-    """The cells of a cell in their order, those of SequentialCells in their place."""
-    for child in cell.cells():
-        if isinstance(child, nn.SequentialCell):
-            yield from flat(child)
-        else:
-            yield child
+    network, stages = mindcv.create_model(name), _STAGES[name]
+    if isinstance(stages[0], int):
+        cells = list(network.features.cells())
+        return [cells[:stages[0]], cells[stages[0]:stages[1]], cells[stages[1]:]]
+    return [[getattr(network, cell) for cell in stage] for stage in stages]

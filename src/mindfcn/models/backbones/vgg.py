@@ -3,10 +3,10 @@
 from mindspore import nn
 
 from mindfcn.models import layers
-from mindfcn.models.analysis.receptive_field import ReceptiveField, map_receptive_fields
+from mindfcn.models.backbones.stages import StagedBackbone
 
 
-class VGG16(nn.Cell):
+class VGG16(StagedBackbone):
     """The backbone of the published FCNs: convolutions 1 to 5, and fc6 and fc7 as the convolutions conv6 and conv7.
 
     Args:
@@ -23,6 +23,9 @@ class VGG16(nn.Cell):
         padding "same".
     """
 
+    stages = {"pool3": ("conv1", "pool1", "conv2", "pool2", "conv3", "pool3"),
+              "pool4": ("conv4", "pool4"),
+              "fc7": ("conv5", "pool5", "conv6", "drop6", "conv7", "drop7")}
     blocks = tuple(f"conv{number}" for number in range(1, 8))
 
     def __init__(self, batch_norm: bool = True, fc_width: int = 4096, dropout: float = 0.5, width: float = 1.0,
@@ -44,23 +47,3 @@ class VGG16(nn.Cell):
         self.pool1, self.pool2, self.pool3, self.pool4, self.pool5 = (layers.MaxPool() for _ in range(5))
         self.drop6 = nn.Identity() if batch_norm else layers.Dropout(dropout, seed=6)
         self.drop7 = nn.Identity() if batch_norm else layers.Dropout(dropout, seed=7)
-
-    def construct(self, image):
-        pool1 = self.pool1(self.conv1(image))
-        pool2 = self.pool2(self.conv2(pool1))
-        pool3 = self.pool3(self.conv3(pool2))
-        pool4 = self.pool4(self.conv4(pool3))
-        pool5 = self.pool5(self.conv5(pool4))
-        fc6 = self.drop6(self.conv6(pool5))
-        fc7 = self.drop7(self.conv7(fc6))
-        return {"pool3": pool3, "pool4": pool4, "fc7": fc7}
-
-    def receptive_fields(self) -> dict[str, ReceptiveField]:
-        """{map: ReceptiveField} of its maps."""
-        return map_receptive_fields(self.paths())
-
-    def paths(self) -> dict[str, tuple[nn.Cell, ...]]:
-        """{map: layers from the map before}: how the maps follow from one another."""
-        return {"pool3": (self.conv1, self.pool1, self.conv2, self.pool2, self.conv3, self.pool3),
-                "pool4": (self.conv4, self.pool4),
-                "fc7": (self.conv5, self.pool5, self.conv6, self.conv7)}

@@ -8,7 +8,7 @@ from mindspore import nn
 
 from mindfcn.models import layers
 
-# Cells that need a map and compute every position of it alike.
+# Cells that need a map and treat every position of it alike.
 LOCAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.BatchNorm2d, nn.LRN, layers.LRN)
 # Cells that treat every number alike, in a vector as in a map.
 ELEMENTWISE = (nn.Identity, nn.Dropout, layers.Dropout, layers.Scale, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU,

@@ -1,9 +1,9 @@
 """Filter rarefaction: strides become dilations, so that the same filters see every position (Long et al. 2015,
 section 3.2).
 
-A layer of stride s that keeps every position gives its followers s times as many; a filter f behind it becomes
-f'[i, j] = f[i / s, j / s] where s divides i and j, and 0 elsewhere: a dilation by s. From layer to layer the factors
-multiply. The result equals shift-and-stitch (`mindfcn.inference.shift_and_stitch`) at a fraction of its cost.
+A layer of stride s that keeps every position gives the layers after it s times as many; a filter f after it becomes
+f'[i, j] = f[i / s, j / s] where s divides i and j, and 0 elsewhere: a dilation by s. The factors multiply from layer to
+layer. The result equals shift-and-stitch (`mindfcn.inference.shift_and_stitch`) at a fraction of its cost.
 """
 
 import collections
@@ -21,7 +21,7 @@ Window = collections.namedtuple("Window", "kernel stride dilation padding")
 
 
 class DilatedPool(nn.Cell):
-    """What dilated max and average pooling share: the values under each place of their window.
+    """The common part of dilated max and average pooling: the values at each place of the window.
 
     Args:
         kernel_size, stride, dilation: one number, or (down, across).
@@ -94,11 +94,11 @@ def rarefied_kernel(weight, stride):
 
 
 def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Cell:
-    """Give a network a finer output stride: strides beyond it become dilations of the layers behind.
+    """Give a network a finer output stride: larger strides become dilations of the layers after them.
 
     The network is changed in place; parameters keep their names, shapes and values. Every (old stride /
     output_stride)-th row and column of its new map is its old map, unless a layer averages over the whole map
-    (squeeze-and-excitation). Any graph of nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d and cells without strides will do:
+    (squeeze-and-excitation). Works for any graph of nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d and cells without strides:
     the stride at each layer's input is measured by two runs. Padding of the mode "same" becomes the padding that the
     image measured has.
 
@@ -134,7 +134,7 @@ def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Ce
 
 
 def input_strides(net, image_size=256):
-    """Measure how many pixels of the image lie between neighbours on the map that each windowed layer is given.
+    """Measure how many pixels of the image lie between neighbours on the input map of each windowed layer.
 
     A network gives image_size / stride more rows for an image twice as high, whatever its padding.
 
@@ -143,7 +143,7 @@ def input_strides(net, image_size=256):
         on maps of fixed size, such as 1x1, are left out.
 
     Raises:
-        ValueError: a stride is not whole, comes from none of the layers known, or the network enlarges maps.
+        ValueError: a stride is not an integer, comes from none of the known layers, or the network enlarges maps.
     """
     found, known = [], {(1, 1)}
     for (name, cell, size), (_, _, twice) in zip(*(_inputs(net, side) for side in (image_size, 2 * image_size))):
@@ -238,7 +238,7 @@ def _set_window(conv, window):
     """Change a convolution in place: its attributes, and the operators that compute it."""
     conv.stride, conv.dilation, conv.padding, conv.pad_mode = window.stride, window.dilation, window.padding, "pad"
     if isinstance(conv, CpuConv2d):
-        conv.algorithm = None
+        conv.use_mindspore_kernels()
     for name, operator in list(vars(conv).items()):
         if isinstance(operator, ops.Conv2D):
             setattr(conv, name, ops.Conv2D(operator.out_channel, conv.kernel_size, mode=1, pad_mode="pad",

@@ -13,7 +13,7 @@ from mindspore import nn
 
 from mindfcn.errors import UserError
 
-# Pixels a side of the image that shows which layers follow one another.
+# Side in pixels of the image that is run to find which layers follow one another.
 SIDE = 64
 
 
@@ -22,8 +22,8 @@ class Folded:
 
     Args:
         net: network of (N, 3, H, W). It stays as it is.
-        largest: convolutions of more weights keep their normalisation: where maps are small beside the weights, the
-            copy costs more memory than normalising costs time.
+        largest: convolutions of more weights keep their normalisation: where maps are small compared with the weights,
+            the copy costs more in memory than it saves in time.
 
     Attributes:
         net: the network in evaluation mode; it shares all parameters but those of the folded convolutions. Where
@@ -34,7 +34,7 @@ class Folded:
     """
 
     def __init__(self, net, largest=math.inf):
-        # What a deep copy finds in its memory is not copied: the parameters, and the record of compiled graphs.
+        # A deep copy shares what its memo holds: the parameters, and the record of compiled graphs.
         memory = {id(parameter): parameter for parameter in net.get_parameters()}
         self.net = copy.deepcopy(net, {**memory, id(net.compile_cache): set()})
         self.net.set_train(False)
@@ -56,7 +56,7 @@ class Folded:
                             "cannot be folded; use the network as it is")
 
     def refresh(self):
-        """Take over the parameters of the network anew, after they have changed."""
+        """Fold the parameters of the network again, after they have changed."""
         for conv, norm, target in self.pairs:
             weight, bias = folded(conv, norm)
             target.weight.set_data(weight)
@@ -82,7 +82,7 @@ def normalised(net):
             if id(inputs[0]) in results:
                 found.append((results[id(inputs[0])], cell))
         else:
-            # Kept, so that no other map gets its identity.
+            # Kept, so that no other map gets the same id.
             kept.append(output)
             results[id(output)] = cell
 
@@ -93,7 +93,7 @@ def normalised(net):
     finally:
         for handle in handles:
             handle.remove()
-    # A layer that is used twice has no one other to go with.
+    # A layer that is used twice has no single partner.
     counts = [id(cell) for pair in found for cell in pair]
     return [pair for pair in found if all(counts.count(id(cell)) == 1 for cell in pair)], logits
 
@@ -102,7 +102,7 @@ def _logits(net):
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
-        # DeconvNet takes no smaller images than its windows.
+        # DeconvNet takes no images smaller than its windows.
         side = max(SIDE, getattr(net, "side", 0))
         image = np.random.default_rng(1).standard_normal((1, getattr(net, "in_channels", 3), side, side))
         return net(ms.Tensor(image.astype(np.float32)))
@@ -111,7 +111,7 @@ def _logits(net):
 
 
 def _leave_out(net, cell):
-    """Put nothing in the place of a cell."""
+    """Replace a cell by nn.Identity."""
     for _, parent in list(net.cells_and_names()):
         for name, child in list(parent._cells.items()):
             if child is cell and isinstance(parent, (nn.SequentialCell, nn.CellList)):

@@ -3,13 +3,13 @@
 const find = (name) => document.getElementById(name);
 const canvas = find("picture");
 const figure = canvas.parentElement;
-const LOST = "The server does not answer; is it still running?";
+const NO_ANSWER = "The server does not answer; is it still running?";
 
 let limits = null;
-// What is shown: photograph (ImageBitmap or null), answer (the server's), numbers (class of each pixel),
-// visible (Set of class numbers), name (the file's, without suffix).
+// The displayed result: photograph (ImageBitmap or null), answer (JSON of the server), numbers (class of each pixel),
+// visible (Set of class numbers), name (of the file, without suffix).
 let shown = null;
-let underway = null;
+let current = null;
 
 async function start() {
   const model = await (await fetch("/api/model")).json();
@@ -24,9 +24,9 @@ async function start() {
 // ------------------------------------------------------------------------------------- photograph -> answer
 
 async function segment(file) {
-  underway?.abort();
-  const request = underway = new AbortController();
-  tell("Segmenting ...", true);
+  current?.abort();
+  const request = current = new AbortController();
+  showStatus("Segmenting ...", true);
   try {
     await ready;
     const photograph = await createImageBitmap(file).catch(() => null);
@@ -38,21 +38,21 @@ async function segment(file) {
     const answer = await response.json().catch(() => ({detail: `The server answered with status ${response.status}`}));
     if (!response.ok) throw new Error(answer.detail);
     const numbers = await classNumbers(answer);
-    if (request !== underway) return;
+    if (request !== current) return;
     // As in the overlays of `predict`, the background is not tinted at first.
     const visible = new Set(answer.classes.map((one) => one.number).filter((number) => number !== 0));
     shown = {photograph, answer, numbers, visible, name: file.name.replace(/\.[^.]*$/, "") || "photograph"};
-    list();
+    showClasses();
     draw();
-    tell(`${answer.width} × ${answer.height} pixels, ${answer.seconds.toFixed(2)} s${note}`, false);
+    showStatus(`${answer.width} × ${answer.height} pixels, ${answer.seconds.toFixed(2)} s${note}`, false);
   } catch (error) {
-    if (request !== underway) return;
-    // What `fetch` throws where no answer comes.
-    tell("", false, error instanceof TypeError ? LOST : error.message);
+    if (request !== current) return;
+    // `fetch` throws a TypeError if the server cannot be reached.
+    showStatus("", false, error instanceof TypeError ? NO_ANSWER : error.message);
   }
 }
 
-// [what to upload, a note]: a photograph that is larger than the server takes is reduced.
+// [file to upload, note]: a photograph above the server's limits is reduced.
 async function reduced(file, photograph) {
   const pixels = photograph ? photograph.width * photograph.height : 0;
   if (!photograph || (pixels <= limits.pixels && file.size <= limits.bytes)) return [file, ""];
@@ -75,7 +75,7 @@ async function classNumbers(answer) {
   context.drawImage(grey, 0, 0);
   const pixels = context.getImageData(0, 0, grey.width, grey.height).data;
   const numbers = new Uint8Array(pixels.length / 4);
-  for (let place = 0; place < numbers.length; place++) numbers[place] = pixels[4 * place];
+  for (let index = 0; index < numbers.length; index++) numbers[index] = pixels[4 * index];
   return numbers;
 }
 
@@ -89,16 +89,16 @@ function draw() {
   const {photograph, answer, visible} = shown;
   canvas.width = answer.width;
   canvas.height = answer.height;
-  // As large as there is room for, small photographs, too.
+  // Fill the available space, also with small photographs.
   canvas.style.width = `min(100%, ${78 * answer.width / answer.height}vh)`;
   const context = canvas.getContext("2d");
-  // A format that the browser does not show, such as TIFF, leaves the mask on grey.
+  // In formats that the browser cannot decode, such as TIFF, the mask is drawn on grey.
   context.fillStyle = "#808080";
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (photograph) context.drawImage(photograph, 0, 0, canvas.width, canvas.height);
   context.drawImage(tint(), 0, 0);
   const names = answer.classes.filter((one) => visible.has(one.number)).map((one) => `${one.name} ${percent(one)}`);
-  canvas.setAttribute("aria-label", `The photograph, tinted where there is: ${names.join(", ") || "nothing"}`);
+  canvas.setAttribute("aria-label", `The photograph with tinted classes: ${names.join(", ") || "nothing"}`);
   figure.hidden = find("result").hidden = false;
   document.querySelector("main").classList.add("answered");
 }
@@ -111,22 +111,22 @@ function tint() {
   const context = layer.getContext("2d");
   const image = context.createImageData(width, height);
   const alpha = Math.round(2.55 * find("strength").value);
-  const colours = new Map(answer.classes.map((one) => [one.number, one.colour]));
-  for (let place = 0; place < numbers.length; place++) {
-    const number = numbers[place];
+  const colors = new Map(answer.classes.map((one) => [one.number, one.colour]));
+  for (let index = 0; index < numbers.length; index++) {
+    const number = numbers[index];
     if (!visible.has(number)) continue;
-    const column = place % width;
-    const edge = (column + 1 < width && numbers[place + 1] !== number) || (column && numbers[place - 1] !== number)
-      || (place + width < numbers.length && numbers[place + width] !== number)
-      || (place >= width && numbers[place - width] !== number);
-    image.data.set(colours.get(number), 4 * place);
-    image.data[4 * place + 3] = edge ? Math.min(255, alpha + 100) : alpha;
+    const column = index % width;
+    const edge = (column + 1 < width && numbers[index + 1] !== number) || (column && numbers[index - 1] !== number)
+      || (index + width < numbers.length && numbers[index + width] !== number)
+      || (index >= width && numbers[index - width] !== number);
+    image.data.set(colors.get(number), 4 * index);
+    image.data[4 * index + 3] = edge ? Math.min(255, alpha + 100) : alpha;
   }
   context.putImageData(image, 0, 0);
   return layer;
 }
 
-function list() {
+function showClasses() {
   find("classes").replaceChildren(...shown.answer.classes.map((one) => {
     const box = element("input", {type: "checkbox", checked: shown.visible.has(one.number)});
     box.dataset.number = one.number;
@@ -142,14 +142,14 @@ function percent(one) {
   return one.percent < 0.05 ? "<0.1 %" : `${one.percent.toFixed(1)} %`;
 }
 
-// Children that are text are never read as HTML: names come from files.
+// Strings among the children are added as text, never as HTML, because class names come from files.
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 }
 
-function tell(status, busy, error = "") {
+function showStatus(status, busy, error = "") {
   find("status").textContent = status;
   find("error").textContent = error;
   find("error").hidden = !error;
@@ -168,7 +168,7 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// ------------------------------------------------------------------------------------- what people do
+// ------------------------------------------------------------------------------------- user input
 
 function take(files) {
   const file = Array.from(files)[0];
@@ -214,4 +214,4 @@ canvas.addEventListener("pointermove", (event) => {
 canvas.addEventListener("pointerleave", () => { find("pointed").textContent = ""; });
 
 const ready = start();
-ready.catch(() => tell("", false, LOST));
+ready.catch(() => showStatus("", false, NO_ANSWER));

@@ -1,0 +1,44 @@
+"""Shared by the workers of several benchmarks: a random batch, and the loop that answers commands."""
+
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def batch(size, count):
+    """Random images (count, 3, size, size) float32, labels (count, size, size) int32, 5 % of them ignored (255)."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 21, (count, size, size), np.int32)
+    labels[random.random(labels.shape) < 0.05] = 255
+    return random.standard_normal((count, 3, size, size), np.float32), labels
+
+
+def seconds(run):
+    """Seconds that one call of `run` takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def serve(step, version, **others):
+    """Answer commands until the input ends: `step` with seconds, `peak` with GB of memory, `version` with a name.
+
+    Args:
+        step: function to time.
+        version: name and version of the library.
+        others: further commands by name; a function that returns None is answered with `yes`.
+    """
+    for command in map(str.strip, sys.stdin):
+        answer = "yes"
+        if command == "step":
+            answer = seconds(step)
+        elif command == "peak":
+            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        elif command == "version":
+            answer = version
+        elif command in others:
+            found = others[command]()
+            answer = answer if found is None else found
+        print(answer, flush=True)

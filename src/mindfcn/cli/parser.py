@@ -1,0 +1,202 @@
+"""Command line and YAML files -> the settings of a verb, with error messages in the terms of this command."""
+
+import dataclasses
+import difflib
+import re
+import typing
+
+import jsonargparse
+
+from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
+from mindfcn.cli.verbs import VERBS
+from mindfcn.errors import UserError
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser that raises exceptions and accepts no abbreviated options."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, allow_abbrev=False, **options)
+
+    def error(self, message, ex=None):
+        """Raise UserError with the library's message on one line."""
+        raise UserError(": ".join(line.strip(" -") for line in str(message).splitlines() if line.strip()))
+
+
+def parse(arguments):
+    """(verb, its settings dataclass) from the arguments after `mindfcn`. Raises UserError."""
+    parser = Parser(prog="mindfcn", description="Fully convolutional semantic segmentation on MindSpore.")
+    verbs = parser.add_subcommands(required=True, dest="verb")
+    for name, known in VERBS.items():
+        added = _verb_parser(name, known.config)
+        verbs.add_subcommand(name, added, help=known.purpose)
+        added.prog = f"mindfcn {name}"
+    verb = next((word for word in arguments if word in VERBS), None)
+    try:
+        for path in _config_files(arguments) if verb else ():
+            check_config_file(path, VERBS[verb].config)
+        names = parser.parse_args(_with_values(arguments))
+    except UserError as error:
+        help_of = f"mindfcn {verb} --help" if verb else "mindfcn --help"
+        raise UserError(f"{_plain(str(error), verb, arguments)}; see {help_of}") from None
+    settings = names[names["verb"]].as_dict()
+    settings.pop("config", None)
+    return names["verb"], _build(VERBS[names["verb"]].config, settings)
+
+
+def _verb_parser(name, config):
+    parser = Parser(description=(config.__doc__ or "").split("\n")[0],
+                    usage=f"mindfcn {name} {VERBS[name].usage}[--config FILE] [--SETTING VALUE ...]")
+    parser.add_argument("--config", action=ActionRecipeFile, metavar="FILE",
+                        help="YAML file of settings; options after it win")
+    arguments = VERBS[name].arguments
+    parser.add_class_arguments(config, skip={argument.name for argument in arguments})
+    for argument in arguments:
+        parser.add_argument(*argument.flags, **argument.options)
+    return parser
+
+
+def _config_files(arguments):
+    """Yield the files given with --config."""
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        if word.startswith("--config="):
+            yield word.partition("=")[2]
+        elif word == "--config" and following:
+            yield following
+
+
+def check_config_file(path, config):
+    """Raise UserError if a file is not YAML, holds no settings, or names an unknown setting."""
+    for file, settings in read_recipe(path):
+        _check_names(file, settings, config)
+
+
+def _check_names(path, content, config, prefix=""):
+    hints = typing.get_type_hints(config)
+    for name, value in content.items():
+        if name not in hints:
+            raise UserError(f"{path}: there is no setting {prefix}{name}{_nearest(str(name), hints, prefix)}")
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {prefix}{name} must hold settings, indented on lines below it, not {value!r}")
+            _check_names(path, value, hints[name], f"{prefix}{name}.")
+        elif entry := _entry(hints[name]):
+            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+                raise UserError(f"{path}: {prefix}{name} must be a list of settings, such as `- name: fcn8s_vgg16`")
+            for number, one in enumerate(value, 1):
+                _check_names(path, one, entry, f"{prefix}{name} {number}: ")
+
+
+def _entry(kind):
+    """The dataclass of a list type's entries, or None."""
+    entries = typing.get_args(kind) if typing.get_origin(kind) is list else ()
+    return entries[0] if entries and dataclasses.is_dataclass(entries[0]) else None
+
+
+def _nearest(name, known, prefix=""):
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _plain(message, verb, arguments):
+    """Rewrite an error message of the parsing library in the terms of this command."""
+    types = _types(VERBS[verb].config) if verb else {}
+    wrong = re.match(r'Parser key "([\w.]+)"(?: element \d+:)?:.*?'
+                     r"(?:Got value:|Given value:|load config|path string:) ?(.*)", message)
+    if wrong and wrong[1] in types:
+        key, value = wrong.groups()
+        given = any(word.split("=")[0] == f"--{key}" for word in arguments)
+        place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
+        value = re.split(": Parser key|: Expected a", value)[0].strip("'")[:60]
+        return f"{place}: expected {_kind(types[key])}, got {value!r}"
+    entries = {name: kind for entry in map(_entry, types.values()) if entry for name, kind in _types(entry).items()}
+    if wrong and wrong[1] in entries:
+        return f"variants: {wrong[1]}: expected {_kind(entries[wrong[1]])}, got {wrong[2][:60]!r}"
+    missing = re.match(r"the following arguments are required: (.*)", message)
+    if missing and missing[1] in entries:
+        return f"variants: each needs a {missing[1]}"
+    if missing:
+        names = [name.split(".")[-1] for name in missing[1].split(", ")]
+        return "missing: " + ", ".join(_usage(verb, name) for name in names)
+    unknown = re.match(r"(?:unrecognized arguments:|Subcommand \S+ does not accept option) '?([^\s']+)", message)
+    if unknown:
+        name = unknown[1].split("=")[0]
+        options = [f"--{known}" for known in types if known not in _argument_names(verb)]
+        return f"there is no option {name}" + _nearest(name, options)
+    if not verb:
+        wrong = re.match(r"argument verb: invalid choice: (\S+)", message)
+        return (f"there is no verb {wrong[1]}" if wrong else "no verb") + f"; begin with one of {', '.join(VERBS)}"
+    return re.sub("^argument ", "", message)[:400].rstrip(".")
+
+
+def _argument_names(verb):
+    return [argument.name for argument in VERBS[verb].arguments] if verb else []
+
+
+def _usage(verb, name):
+    """How to give a required setting on the command line."""
+    argument = next((one for one in VERBS[verb].arguments if one.name == name), None) if verb else None
+    if argument is None:
+        return f"--{name} FILE"
+    return f"{argument.flags[-1]} {argument.options['metavar']}" if argument.flags[0].startswith("-") else name
+
+
+def _types(config, prefix=""):
+    """{dotted name of a setting or of a group of settings: its type}."""
+    found = {}
+    for name, kind in typing.get_type_hints(config).items():
+        found[prefix + name] = kind
+        if dataclasses.is_dataclass(kind):
+            found.update(_types(kind, f"{prefix}{name}."))
+    return found
+
+
+def _kind(kind):
+    """Describe a type in words."""
+    if typing.get_origin(kind) is typing.Union:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"{len(typing.get_args(kind))} numbers, such as [0.01, 0.0001]"
+    if _entry(kind):
+        return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
+    if typing.get_origin(kind) is list:
+        (entry,) = typing.get_args(kind)
+        if entry is float:
+            return "numbers"
+        choices = typing.get_args(entry)
+        return "a list such as [a, b]" + (f" of {', '.join(choices)}" if choices else "")
+    if dataclasses.is_dataclass(kind):
+        return "a YAML file of settings"
+    if typing.get_origin(kind) is dict:
+        return "settings such as {optim.lr: 0.01}"
+    return {float: "a number", int: "a whole number", bool: "true or false", str: "text"}.get(kind, str(kind))
+
+
+def _with_values(arguments):
+    """Expand `--resume` to `--resume true`, and `--skip-bad` to `--skip_bad`."""
+    switches = {f"--{name}" for verb in VERBS.values() for name, kind in _types(verb.config).items() if kind is bool}
+    out = []
+    arguments = [_underscored(word) if word.startswith("--") else word for word in arguments]
+    for place, word in enumerate(arguments):
+        following = arguments[place + 1] if place + 1 < len(arguments) else "--"
+        bare = word in switches and following.lower() not in ("true", "false")
+        out.append(f"{word}=true" if bare else word)
+    return out
+
+
+def _underscored(word):
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _build(config, settings):
+    """Nested dictionaries -> nested dataclasses."""
+    def convert(kind, value):
+        if _entry(kind):
+            return [_build(_entry(kind), one) for one in value]
+        return _build(kind, value) if dataclasses.is_dataclass(kind) else value
+
+    hints = typing.get_type_hints(config)
+    return config(**{name: convert(hints[name], value) for name, value in settings.items()})

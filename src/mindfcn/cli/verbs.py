@@ -1,0 +1,242 @@
+"""The verbs: for each its settings, function, positional arguments, and the function that prints its result.
+
+MindSpore is imported only when a verb runs.
+"""
+
+import dataclasses
+import importlib
+import os
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from mindfcn.config import (
+    CompareConfig,
+    DescribeConfig,
+    EvalConfig,
+    ExplainConfig,
+    ExportConfig,
+    InspectConfig,
+    LabelsConfig,
+    PredictConfig,
+    PrepareConfig,
+    ServeConfig,
+    TrainConfig,
+    TuneCrfConfig,
+)
+from mindfcn.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """A setting with its own command line form, such as a positional argument or several words.
+
+    Attributes:
+        name: name of the setting.
+        flags: its option strings; the name itself for a positional argument.
+        options: keyword arguments of `argparse.ArgumentParser.add_argument`.
+    """
+    name: str
+    flags: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def _argument(name, *flags, **options):
+    return Argument(name, flags or (name,), options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb of the command.
+
+    Attributes:
+        config: its settings dataclass.
+        function: "module:name" of function (config, console) -> result.
+        purpose: one line for `mindfcn --help`.
+        show: function (result, config, console) that prints the result and returns the exit status, None for 0.
+        arguments: settings with their own command line form.
+        usage: required arguments, for the usage line of its help.
+    """
+    config: type
+    function: str
+    purpose: str
+    show: Callable[[Any, Any, Any], Any]
+    arguments: tuple[Argument, ...] = ()
+    usage: str = ""
+
+    def run(self, config, console):
+        """Run the verb and print its result. Returns the exit status."""
+        module, name = self.function.split(":")
+        result = getattr(importlib.import_module(module), name)(config, console)
+        console.close()
+        return self.show(result, config, console) or 0
+
+
+def _show_labels(result, config, console):
+    console.say(result.table)
+    console.say(f"{result.masks} masks, {result.encoding}, {len(result.labels)} classes; written to {result.out}")
+    for note in result.notes:
+        console.say(note)
+
+
+def _show_inspection(result, config, console):
+    console.say(result.to_json() if config.json else result.to_text())
+    if result.broken:
+        raise UserError(f"{len(result.broken)} problems to fix; they are listed in {result.report}")
+
+
+def _show_records(result, config, console):
+    for summary in filter(None, (result.train, result.val)):
+        for file, reason in summary.skipped:
+            console.say(f"left out {file}: {reason}")
+    console.say(f"train: {result.train_path}")
+    if result.val_path:
+        console.say(f"val:   {result.val_path}")
+
+
+def _is_first_process():
+    from mindfcn.runtime import rank
+    return rank() == 0
+
+
+def _say_next(command, console):
+    """Show a command to type next, after the one that activates the environment that a run script has made."""
+    activate = os.environ.get("MINDFCN_ACTIVATE")
+    for heading, line in zip(("next", ""), filter(None, (activate, command))):
+        console.say(f"{heading:11} {line}")
+
+
+def _show_training(result, config, console):
+    if _is_first_process():
+        if result.signal:
+            console.say(f"stopped by a signal; saved {result.checkpoint}; continue with --resume")
+        else:
+            if result.evaluation:
+                _say_metrics(result.evaluation, console)
+            console.say(f"curves      {os.path.join(result.run_dir, 'curves.png')}")
+            console.say(f"report      {os.path.join(result.run_dir, 'report.html')}")
+            console.say(f"checkpoint  {result.checkpoint}")
+            _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} PHOTO", console)
+    return 128 + result.signal if result.signal else 0
+
+
+def _show_evaluation(result, config, console):
+    if _is_first_process():
+        _say_metrics(result, console)
+        console.say(f"report      {os.path.join(result.out, 'report.html')}")
+
+
+def _say_metrics(result, console):
+    if result.table:
+        console.say(result.table)
+    if result.protocol == "course":
+        console.say("course protocol: random crops of the given records, last batch dropped; not comparable with other "
+                    "results")
+    speed = f", {1000 * result.seconds:.1f} ms each (median)" if result.seconds else ""
+    console.say(f"{result.images} images{speed}")
+    for name, value in result.metrics.items():
+        console.say(f"{name:24} {value:.4f}")
+    for name, value in (result.geometric or {}).items():
+        console.say(f"{'geometric ' + name:24} {value:.4f}")
+    console.say(f"written to  {result.out}")
+
+
+def _show_crf(result, config, console):
+    console.say(result.table)
+    console.say(f"mean IoU without a CRF {100 * result.plain:.2f} %; written to {result.out}")
+
+
+def _show_predictions(result, config, console):
+    for written in result.written:
+        console.say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")
+    if result.failed:
+        raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images could not be read; "
+                        "they are listed above")
+
+
+def _show_export(result, config, console):
+    shape = ", ".join(map(str, result.inputs))
+    console.say(f"{result.path}: image ({shape}) float32, {result.card.preprocess.order}, normalised -> logits of "
+                f"{len(result.card.labels)} classes; {os.path.getsize(result.path) / 1e6:,.1f} MB")
+    if result.card_path:
+        console.say(f"card        {result.card_path}")
+    if result.compared:
+        console.say(f"compared    on {result.compared} images: logits differ from MindSpore's by "
+                    f"{result.difference:.1e} of the largest at most")
+
+
+def _show_comparison(result, config, console):
+    if result.signal:
+        console.say("stopped by a signal; run the same command to continue")
+        return 128 + result.signal
+    console.say(result.table)
+    console.say(f"written to  {result.out}")
+    console.say(f"report      {os.path.join(result.out, 'report.html')}")
+    return 0
+
+
+def _show_explanation(result, config, console):
+    scores = f", scores of {result.found}" if result.found else ""
+    console.say(f"{len(result.maps)} maps{scores}; written to {result.out}")
+
+
+def _show_description(result, config, console):
+    for line in (result.table, *result.notes):
+        console.say(line)
+
+
+SCALES = _argument("scales", "--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
+                   help="scale factors at which each photograph is segmented; probabilities are averaged")
+VERBS = {
+    "labels": Verb(
+        LabelsConfig, "mindfcn.commands.propose_labels:propose_labels",
+        "a folder of masks -> a labels file with their classes", _show_labels, usage="--from FOLDER ",
+        arguments=(_argument("masks", "--masks", "--from", type=str, required=True, metavar="FOLDER",
+                             help="folder of the masks"),
+                   _argument("names", "--names", nargs="+", help="class names in order, or a text file with one "
+                             "name per line; numbered if not given"))),
+    "inspect": Verb(
+        InspectConfig, "mindfcn.commands.inspect_data:inspect",
+        "a data set -> its contents, its problems, and a contact sheet", _show_inspection,
+        usage="data ",
+        arguments=(_argument("data", type=str, help="your folder (images/, masks/, labels.yaml), a VOC folder, a "
+                             "folder of records or a MindRecord file"),)),
+    "prepare": Verb(
+        PrepareConfig, "mindfcn.commands.prepare:prepare", "photographs and masks -> MindRecord", _show_records,
+        arguments=(_argument("download", "--download", nargs="+", choices=["voc2012", "sbd", "course"],
+                             help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
+                             "into records"),)),
+    "train": Verb(TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training),
+    "eval": Verb(
+        EvalConfig, "mindfcn.commands.evaluate:evaluate",
+        "a checkpoint -> metrics, tables and pictures of a complete split", _show_evaluation, (SCALES,),
+        "--checkpoint FILE "),
+    "tune_crf": Verb(
+        TuneCrfConfig, "mindfcn.commands.tune_crf:tune_crf",
+        "a checkpoint -> parameters of a fully connected CRF, tuned on validation records", _show_crf,
+        usage="--checkpoint FILE "),
+    "predict": Verb(
+        PredictConfig, "mindfcn.commands.predict:predict", "a checkpoint and photographs -> masks", _show_predictions,
+        (_argument("images", nargs="+", type=str, help="image files, folders or glob patterns"), SCALES),
+        "--checkpoint FILE images [images ...] "),
+    "export": Verb(
+        ExportConfig, "mindfcn.commands.export:export", "a checkpoint -> an ONNX or MindIR file for other runtimes",
+        _show_export, usage="--checkpoint FILE --out_file FILE ",
+        arguments=(_argument("photos", "--photos", nargs="+", type=str, default=[],
+                             help="files, folders or glob patterns to compare on; default: a random image"),)),
+    "serve": Verb(
+        ServeConfig, "mindfcn.serve.server:serve", "a checkpoint -> a page and an HTTP interface to try it",
+        lambda result, config, console: 0, usage="--checkpoint FILE "),
+    "compare": Verb(
+        CompareConfig, "mindfcn.commands.compare:compare",
+        "several networks on one data set -> one table, with published figures", _show_comparison),
+    "explain": Verb(
+        ExplainConfig, "mindfcn.commands.explain:explain",
+        "a checkpoint and a photograph -> the feature maps of the network, layer by layer", _show_explanation,
+        usage="--checkpoint FILE --image FILE ",
+        arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
+    "describe": Verb(
+        DescribeConfig, "mindfcn.commands.describe:describe",
+        "a network's name -> its layers: output sizes, receptive fields, parameters, multiply-adds", _show_description,
+        (_argument("name", type=str, help="name of the network, such as fcn32s_vgg16"),), "name "),
+}

@@ -1,0 +1,50 @@
+"""Predictor: the base class of all segmenters, from logits to masks and probabilities."""
+
+from typing import Any, Optional
+
+import numpy as np
+
+from mindfcn.data.transforms import to_input
+from mindfcn.logits import argmax, softmax
+from mindfcn.preprocess import Preprocess
+
+
+class Predictor:
+    """Base class of segmenters; subclasses define `logits` and `preprocess`.
+
+    Attributes:
+        preprocess: how its input is normalised.
+        classes: number of classes of the first head if the network has a second one, else None.
+    """
+
+    preprocess: Preprocess
+    classes: Optional[int] = None
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
+        raise NotImplementedError
+
+    def image_logits(self, image: Any) -> np.ndarray:
+        """Logits (classes of all heads, H, W) float32 of one image, (H, W, 3) uint8 BGR or planes as in `to_input`."""
+        return self.logits(to_input(image, self.preprocess)[None])[0]
+
+    def __call__(self, image: Any, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Segment one photograph of any size.
+
+        Args:
+            image: (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
+            probabilities: also return the softmax.
+
+        Returns:
+            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+        """
+        logits, _ = self.split(self.image_logits(image))
+        return argmax(logits), softmax(logits) if probabilities else None
+
+    def geometric(self, image: Any) -> np.ndarray:
+        """(H, W) uint8: the second head's classes of an image."""
+        return argmax(self.split(self.image_logits(image))[1])
+
+    def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Logits (classes of all heads, H, W) -> (logits of the first head, logits of the second head or None)."""
+        return (logits, None) if self.classes is None else (logits[:self.classes], logits[self.classes:])

@@ -1,0 +1,158 @@
+"""What the MindSpore releases do differently, in one place. Importing this file does not import MindSpore.
+
+`mindfcn` installs `prepare_import`, so that MindSpore finds the environment that it needs, whoever imports it first:
+
+- MindSpore 2.9 and 2.10 choose a reference kernel for convolutions, about 100 times slower, on CPUs with AVX-512.
+  With ONEDNN_MAX_CPU_ISA=AVX2 they choose the same kernel as 2.8. oneDNN reads the variable at its first operator.
+- On GPU, training steps of MindSpore 2.10 can compute with stale data unless kernel launches block.
+- MindSpore 2.8 and earlier end the interpreter if another package has loaded protobuf's C implementation first. They
+  get a copy of protobuf of their own, in pure Python.
+"""
+
+import contextlib
+import ctypes
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+import time
+import warnings
+
+CAP = "ONEDNN_MAX_CPU_ISA"
+# A convolution takes less than 10 ms with the usual kernels, more than 300 ms with the reference kernel.
+SLOW = 0.1
+LAUNCH_BLOCKING = "CUDA_LAUNCH_BLOCKING"
+DRIVER = "libcuda.so.1"
+# What MindSpore's GPU plugin is linked with: CUDA 11 and cuDNN 8.
+CUDA_LIBRARIES = ("libcudart.so.11.0", "libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8", "libcurand.so.10",
+                  "libcusolver.so.11", "libcufft.so.10", "libcusparse.so.11", "libnvrtc.so.11.2")
+CURE = f"set {CAP}=AVX2 in the environment before Python starts, or import mindfcn before the first operator"
+
+
+def installed_version():
+    """(major, minor) of the installed MindSpore, or None."""
+    for name in ("mindspore", "mindspore-gpu", "mindspore-ascend"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return tuple(map(int, re.findall(r"\d+", importlib.metadata.version(name))[:2]))
+    return None
+
+
+def has_avx512():
+    """Whether this CPU has AVX-512, as far as the system says."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return "avx512f" in file.read()
+    except OSError:
+        # Other systems do not say; the cap is harmless without AVX-512.
+        return True
+
+
+def cap_cpu_kernels():
+    """Set ONEDNN_MAX_CPU_ISA if this MindSpore needs it, but not over a user's own value."""
+    version = installed_version()
+    if version and version >= (2, 9) and CAP not in os.environ and has_avx512():
+        os.environ[CAP] = "AVX2"
+
+
+@contextlib.contextmanager
+def own_protobuf():
+    """Hide protobuf from MindSpore 2.8 and earlier while it is imported, if its C implementation is loaded."""
+    version = installed_version()
+    loaded = [name for name in sys.modules if name == "google" or name.startswith("google.protobuf")]
+    if not version or version >= (2, 9) or "google.protobuf" not in loaded:
+        yield
+        return
+    hidden = {name: sys.modules.pop(name) for name in loaded}
+    before = os.environ.get("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION")
+    os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
+        if before is None:
+            del os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"]
+
+
+class _Finder:
+    """Finds `mindspore` and prepares its import; every other module is left to the usual finders."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        """The spec of MindSpore, with a prepared import."""
+        if name != "mindspore":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            cap_cpu_kernels()
+            # CUDA reads it when it starts; on other devices it has no effect.
+            os.environ.setdefault(LAUNCH_BLOCKING, "1")
+            with own_protobuf():
+                run(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def prepare_import():
+    """Prepare the import of MindSpore; if it is imported already, only set the cap, which may come too late."""
+    if "mindspore" in sys.modules:
+        cap_cpu_kernels()
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def gpu_problem():
+    """Why MindSpore cannot use a GPU here, and what to do, as the end of a message."""
+    spec = importlib.util.find_spec("mindspore")
+    folder = pathlib.Path(spec.origin).parent / "lib" / "plugin" if spec and spec.origin else pathlib.Path()
+    if not any(folder.glob("libmindspore_gpu.so*")):
+        return "this MindSpore has no GPU plugin; install the wheel for Linux on x86-64"
+    if not _loads(DRIVER):
+        return f"there is no NVIDIA driver ({DRIVER}); install one"
+    missing = [name for name in CUDA_LIBRARIES if not _loads(name)]
+    if missing:
+        return (f"libraries of CUDA 11 and cuDNN 8 are missing: {', '.join(missing)}; install them, or name their "
+                "folders in LD_LIBRARY_PATH")
+    return "MindSpore finds no GPU; CUDA_HOME must name a folder whose bin/nvcc prints release 11.6 or 11.1"
+
+
+def _loads(library):
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def check_cpu_kernels():
+    """Warn if a small convolution on CPU is slow: an operator ran before the cap was set, or the user's cap is wrong.
+
+    It is checked once in a process and takes about 10 ms.
+    """
+    global _checked
+    version = installed_version()
+    if _checked or not version or version < (2, 9):
+        return
+    _checked = True
+    import mindspore as ms
+    import numpy as np
+    image = ms.Tensor(np.ones((1, 64, 32, 32), np.float32))
+    weight = ms.Tensor(np.ones((64, 64, 3, 3), np.float32))
+    convolution = ms.ops.Conv2D(64, 3, pad_mode="same")
+    # The first pass creates the kernel.
+    convolution(image, weight).asnumpy()
+    started = time.perf_counter()
+    convolution(image, weight).asnumpy()
+    if time.perf_counter() - started > SLOW:
+        warnings.warn(f"convolutions run on a slow reference kernel of MindSpore {'.'.join(map(str, version))}: {CURE}",
+                      RuntimeWarning, stacklevel=2)
+
+
+_checked = False

@@ -1,0 +1,86 @@
+"""What MindFCN does for the releases of MindSpore: the cap of oneDNN, protobuf, and the warning of slow kernels."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mindfcn import mindspore_versions as versions
+
+
+@pytest.mark.parametrize("version, avx512, own, expected", [
+    ((2, 8), True, None, None), ((2, 7), True, None, None), ((2, 9), True, None, "AVX2"), ((2, 10), True, None, "AVX2"),
+    ((2, 10), False, None, None), ((2, 10), True, "SSE41", "SSE41"), (None, True, None, None)])
+def test_the_cap_is_set_where_it_is_needed_and_never_over_a_users_value(monkeypatch, version, avx512, own, expected):
+    monkeypatch.setattr(versions, "installed_version", lambda: version)
+    monkeypatch.setattr(versions, "has_avx512", lambda: avx512)
+    monkeypatch.setitem(os.environ, versions.CAP, own) if own else monkeypatch.delitem(os.environ, versions.CAP, False)
+    versions.cap_cpu_kernels()
+    assert os.environ.get(versions.CAP) == expected
+    monkeypatch.delitem(os.environ, versions.CAP, False)
+
+
+@pytest.mark.parametrize("imports", ["mindfcn, onnx", "onnx, mindfcn", "google.protobuf.descriptor, mindfcn"])
+def test_protobuf_and_mindspore_live_in_one_process(imports, tmp_path):
+    """MindSpore 2.8 would end the interpreter; after it is imported, both still read and write their files."""
+    pytest.importorskip("onnx")
+    code = f"""
+import {imports}
+import onnx
+net = mindfcn.create_model("fcn32s_vgg16", 3, width=0.05, fc_width=4)
+import mindspore as ms
+ms.save_checkpoint(net, {str(tmp_path / 'a.ckpt')!r})
+assert set(ms.load_checkpoint({str(tmp_path / 'a.ckpt')!r})) == set(net.parameters_dict())
+graph = onnx.helper.make_graph([], "graph", [], [])
+onnx.save(onnx.helper.make_model(graph), {str(tmp_path / 'a.onnx')!r})
+print(onnx.load({str(tmp_path / 'a.onnx')!r}).graph.name)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           env={**os.environ, "GLOG_v": "4"})
+    assert (found.returncode, found.stdout) == (0, "graph\n"), found.stderr
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
+    import mindspore  # noqa: F401  before the version is replaced
+    monkeypatch.setattr(versions, "installed_version", lambda: (2, 10))
+    monkeypatch.setattr(versions, "_checked", False)
+    # A threshold that every convolution exceeds, or none.
+    monkeypatch.setattr(versions, "SLOW", 0.0 if slow else 1e6)
+    versions.check_cpu_kernels()
+    versions.check_cpu_kernels()
+    assert [versions.CURE in str(warning.message) for warning in recwarn
+            if issubclass(warning.category, RuntimeWarning)] == [True] * slow
+
+
+def test_the_reason_why_there_is_no_gpu_is_named(monkeypatch):
+    absent = set()
+    monkeypatch.setattr(versions, "_loads", lambda name: name not in absent)
+    assert "MindSpore finds no GPU" in versions.gpu_problem()
+    absent |= {"libcudnn.so.8", "libcufft.so.10"}
+    assert "libcudnn.so.8, libcufft.so.10; install" in versions.gpu_problem()
+    absent.add(versions.DRIVER)
+    assert "no NVIDIA driver (libcuda.so.1)" in versions.gpu_problem()
+    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: None)
+    assert "no GPU plugin" in versions.gpu_problem()
+
+
+def test_launches_block_on_gpu_unless_the_user_says_otherwise():
+    code = "import os, mindfcn, mindspore; print(os.environ['CUDA_LAUNCH_BLOCKING'])"
+    for own, expected in (({}, "1"), ({"CUDA_LAUNCH_BLOCKING": "0"}, "0")):
+        environment = {name: value for name, value in os.environ.items() if name != "CUDA_LAUNCH_BLOCKING"}
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                               env={**environment, **own, "GLOG_v": "4"})
+        assert found.stdout.strip() == expected
+
+
+def test_a_device_that_cannot_be_used_is_refused_with_the_reason():
+    import mindspore as ms
+
+    from mindfcn.errors import UserError
+    from mindfcn.runtime import set_up
+    if ms.hal.is_available("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="GPU cannot be used by MindSpore .*; use CPU; .*(driver|plugin|libraries)"):
+        set_up("GPU")
