@@ -38,17 +38,17 @@ def draw_legend(entries, width, size):
     rows = math.ceil(len(entries) / columns)
     canvas = Image.new("RGB", (max(width, columns * cell), rows * line + size), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for place, (text, colour) in enumerate(entries):
+    for place, (text, color) in enumerate(entries):
         column, row = divmod(place, rows)
-        _draw_entry(draw, column * cell + size // 2, size // 2 + row * line + line // 2, size, text, colour)
+        _draw_entry(draw, column * cell + size // 2, size // 2 + row * line + line // 2, size, text, color)
     return np.array(canvas)
 
 
-def _draw_entry(draw, left, middle, size, text, colour):
+def _draw_entry(draw, left, middle, size, text, color):
     """One swatch and its text, vertically centred on `middle`."""
     half = round(0.55 * size)
     box = (left, middle - half, left + 2 * half, middle + half)
-    draw.rectangle(box, fill=tuple(int(value) for value in colour), outline=FRAME, width=max(1, size // 14))
+    draw.rectangle(box, fill=tuple(int(value) for value in color), outline=FRAME, width=max(1, size // 14))
     draw.text((left + round(1.6 * size), middle), text, INK, _font(font_file(text), size), anchor="lm")
 
 
@@ -61,17 +61,17 @@ def draw_text(text, size):
     return np.array(canvas)
 
 
-def enlarge(picture, least):
-    """Repeat pixels until the longer side has at least `least`."""
-    factor = math.ceil(least / max(picture.shape[:2]))
+def enlarge(picture, min_side):
+    """Repeat pixels until the longer side has at least `min_side` pixels."""
+    factor = math.ceil(min_side / max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def panel(picture, interpolation, least=200, most=800):
-    """Bring the longer side of a photograph or mask to `least`..`most` pixels."""
-    factor = most / max(picture.shape[:2])
+def panel(picture, interpolation, min_side=200, max_side=800):
+    """Bring the longer side of a photograph or mask to `min_side`..`max_side` pixels."""
+    factor = max_side / max(picture.shape[:2])
     if factor >= 1:
-        return enlarge(picture, least)
+        return enlarge(picture, min_side)
     height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=interpolation)
 

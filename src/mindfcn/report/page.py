@@ -148,7 +148,7 @@ def _class_rows(page):
     figures = [page.matrix.class_ious(), page.matrix.class_accuracies(), page.matrix.class_shares()]
     order = np.argsort(-figures[0], kind="stable")
     return [(class_name(number, page.labels), page.labels.palette()[number].tolist(),
-             *(_percent(values[number]) for values in figures)) for number in order]
+             *(_to_percent(values[number]) for values in figures)) for number in order]
 
 
 def _confusion(page):
@@ -156,9 +156,9 @@ def _confusion(page):
     counts, names = page.matrix.counts, [display_name(name) for name in page.labels.names]
     percent = row_percent(counts)
     others = np.where(np.eye(len(names), dtype=bool) | np.isnan(percent), 0, percent)
-    most = [np.unravel_index(place, others.shape)
+    largest = [np.unravel_index(place, others.shape)
             for place in np.argsort(-others, axis=None, kind="stable")[:MAX_CONFUSIONS]]
-    confused = [(names[true], names[found], float(others[true, found])) for true, found in most
+    confused = [(names[true], names[found], float(others[true, found])) for true, found in largest
                 if others[true, found] >= 0.5]
     if len(names) > MAX_NUMBERED_CLASSES:
         return {"confused": confused, "rows": [], "names": names, "drawn": _drawn(percent)}
@@ -178,7 +178,7 @@ def _drawn(percent):
 def _sizes(page):
     """[(size, range of areas, objects, IoU %, accuracy %)]; None where there are no such objects."""
     limits = {"small": "below 32²", "medium": "32² to 96²", "large": "above 96²"}
-    return [(size, limits[size], row["objects"], _percent(row["mean IoU"]), _percent(row["mean pixel accuracy"]))
+    return [(size, limits[size], row["objects"], _to_percent(row["mean IoU"]), _to_percent(row["mean pixel accuracy"]))
             for size, row in page.sizes.items()]
 
 
@@ -264,8 +264,9 @@ def _paths(across, up, steps, values):
 
 # ------------------------------------------------------------------------------------------------- template
 
-def _percent(value):
-    return None if np.isnan(value) else 100 * float(value)
+def _to_percent(share):
+    """A share, 0..1, in %; None for NaN, for the template."""
+    return None if np.isnan(share) else 100 * float(share)
 
 
 @functools.lru_cache(maxsize=1)

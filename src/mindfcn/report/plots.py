@@ -201,9 +201,9 @@ def _draw_cells(figure, axis, percent):
     """Draw the matrix as coloured cells separated by white lines, with a colour scale."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
-    colours = colormaps["Blues"].with_extremes(bad="0.88")
+    colormap = colormaps["Blues"].with_extremes(bad="0.88")
     # The square root keeps confusions of a few per cent visible.
-    drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colours, norm=PowerNorm(0.5, 0, 100))
+    drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colormap, norm=PowerNorm(0.5, 0, 100))
     scale = figure.colorbar(drawn, ax=axis, shrink=0.7, ticks=(0, 1, 5, 10, 25, 50, 100), format="%d")
     scale.set_label("% of the true class's pixels")
     lines = np.arange(len(percent) + 1) - 0.5
@@ -222,13 +222,13 @@ def _number_cells(axis, percent):
                   color="white" if value > 35 else "black")
 
 
-def _draw_bars(axis, percent, colours):
+def _draw_bars(axis, percent, colors):
     """Horizontal bars from the top down, each with its value, or `absent` for NaN."""
     places = np.arange(len(percent))
-    axis.barh(places, np.nan_to_num(percent), color=colours, edgecolor="0.5", linewidth=0.6)
+    axis.barh(places, np.nan_to_num(percent), color=colors, edgecolor="0.5", linewidth=0.6)
     for place, value in zip(places, percent):
-        text, colour = ("absent", "0.5") if np.isnan(value) else (f"{value:.1f}", "black")
-        axis.text(np.nan_to_num(value) + 1, place, text, va="center", fontsize=8, color=colour,
+        text, color = ("absent", "0.5") if np.isnan(value) else (f"{value:.1f}", "black")
+        axis.text(np.nan_to_num(value) + 1, place, text, va="center", fontsize=8, color=color,
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
 
 
