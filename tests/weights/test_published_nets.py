@@ -476,8 +476,8 @@ def test_a_stage_starts_from_the_one_before(backbone, before, after, left_out, n
             np.testing.assert_allclose(found[f"{layer}.weight"], bilinear(3, kernel), atol=1e-6)
         else:
             assert not found[f"{layer}.weight"].any() and not found[f"{layer}.bias"].any()
-    told = dict(report.rows())
-    assert told.keys() == found.keys() | weights.keys() and "left out" in told[report.unexpected[0]]
+    outcomes = dict(report.rows())
+    assert outcomes.keys() == found.keys() | weights.keys() and "left out" in outcomes[report.unexpected[0]]
 
 
 def test_the_first_output_of_a_stage_is_that_of_the_one_before_upsampled_in_two_steps():

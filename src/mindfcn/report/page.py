@@ -190,9 +190,9 @@ def _trimap(page):
     if not np.isfinite(bands).any():
         return None
     widths = np.arange(1, len(bands) + 1)
-    whole = np.full(len(bands), 100 * page.matrix.mean_iou())
-    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), whole=True),
-                  [("all pixels", "faint", widths, whole), ("in the band", "c1 dotted", widths, bands)])
+    overall = np.full(len(bands), 100 * page.matrix.mean_iou())
+    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), integer=True),
+                  [("all pixels", "faint", widths, overall), ("in the band", "c1 dotted", widths, bands)])
 
 
 def _panels(train, evals):
@@ -201,7 +201,7 @@ def _panels(train, evals):
     if not train and not evals:
         return []
     steps = [row[0] for row in (*train, *evals)]
-    across = _Axis(min(steps), max(steps), whole=True)
+    across = _Axis(min(steps), max(steps), integer=True)
     panels = []
     if train:
         places, losses, rates = np.array(train, np.float64).T
@@ -222,13 +222,13 @@ def _panels(train, evals):
 class _Axis:
     """An axis from the round number below `low` to the one above `high`; places are % of its length."""
 
-    def __init__(self, low, high, whole=False):
+    def __init__(self, low, high, integer=False):
         from matplotlib.ticker import MaxNLocator
         high = high if high > low else low + (abs(low) or 1)
-        ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=whole).tick_values(low, high)
+        ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=integer).tick_values(low, high)
         # An axis of steps ends at the run's first and last step, not at round numbers.
-        self.low, self.high = (low, high) if whole else (ticks[0], ticks[-1])
-        self.ticks = [(self.place(tick), f"{tick:,.0f}" if whole else f"{tick:.6g}") for tick in ticks
+        self.low, self.high = (low, high) if integer else (ticks[0], ticks[-1])
+        self.ticks = [(self.place(tick), f"{tick:,.0f}" if integer else f"{tick:.6g}") for tick in ticks
                       if self.low <= tick <= self.high]
 
     def place(self, value):

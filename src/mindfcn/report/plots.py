@@ -105,13 +105,13 @@ def save_class_bars(path, iou, labels):
     _save(figure, path)
 
 
-def save_trimap(path, bands, whole):
+def save_trimap(path, bands, overall):
     """Draw the mean IoU near boundaries over the width of the band around them, and of all pixels as a line.
 
     Args:
         path: PNG file to write
         bands: (n,) mean IoU, 0..1 or NaN, in bands of 1 to n pixels
-        whole: mean IoU of all pixels, 0..1 or NaN
+        overall: mean IoU of all pixels, 0..1 or NaN
 
     Raises:
         UserError: the file cannot be written.
@@ -120,8 +120,9 @@ def save_trimap(path, bands, whole):
     axis = figure.subplots()
     widths = np.arange(1, len(bands) + 1)
     axis.plot(widths, 100 * np.asarray(bands), marker="o", markersize=4, linewidth=1.6, label="near boundaries")
-    if np.isfinite(whole):
-        axis.axhline(100 * whole, color="0.3", linestyle="--", linewidth=1, label=f"all pixels, {100 * whole:.1f} %")
+    if np.isfinite(overall):
+        axis.axhline(100 * overall, color="0.3", linestyle="--", linewidth=1,
+                     label=f"all pixels, {100 * overall:.1f} %")
     axis.set(xlabel="pixels on either side of the boundary", ylabel="mean IoU, %", xticks=widths)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
