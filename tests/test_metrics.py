@@ -79,12 +79,12 @@ def test_the_courses_formulas_where_every_class_appears():
     matrix = ConfusionMatrix(6)
     counts = matrix.update(prediction, truth)
     mask = (truth >= 0) & (truth < 6)
-    theirs = np.bincount(6 * truth[mask] + prediction[mask], minlength=36).reshape(6, 6)
-    np.testing.assert_array_equal(counts, theirs)
-    ious = np.diag(theirs) / (theirs.sum(1) + theirs.sum(0) - np.diag(theirs))
-    frequency = theirs.sum(1) / theirs.sum()
+    expected = np.bincount(6 * truth[mask] + prediction[mask], minlength=36).reshape(6, 6)
+    np.testing.assert_array_equal(counts, expected)
+    ious = np.diag(expected) / (expected.sum(1) + expected.sum(0) - np.diag(expected))
+    frequency = expected.sum(1) / expected.sum()
     assert list(matrix.compute().values()) == pytest.approx([
-        np.diag(theirs).sum() / theirs.sum(), np.nanmean(np.diag(theirs) / theirs.sum(1)), np.nanmean(ious),
+        np.diag(expected).sum() / expected.sum(), np.nanmean(np.diag(expected) / expected.sum(1)), np.nanmean(ious),
         (frequency[frequency > 0] * ious[frequency > 0]).sum()], rel=1e-12)
 
 

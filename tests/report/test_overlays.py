@@ -34,7 +34,7 @@ def halves(height=40, width=40, left=0, right=15):
 
 
 def written(picture, text, size=12):
-    """Whether the text stands somewhere in the picture, letter for letter."""
+    """Whether the text is drawn somewhere in the picture, exactly as rendered here."""
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
     canvas = Image.new("RGB", (round(font.getlength(text)) + 2, 2 * size), (255, 255, 255))
     ImageDraw.Draw(canvas).text((0, size), text, (30, 30, 30), font, anchor="lm")

@@ -1,4 +1,4 @@
-"""Checkpoints: weights, card and state come back as they were; what cannot be written leaves the old file."""
+"""Checkpoints: weights, card and state are read back unchanged; a failed write keeps the old file."""
 
 import os
 import resource
@@ -118,7 +118,7 @@ def test_cards_that_cannot_be_read(text):
 
 
 def test_a_failing_save_leaves_the_old_file(tmp_path):
-    """The disk is full half-way: a limit on the size of files stands for it."""
+    """The disk is full half-way, simulated by a limit on file size."""
     path = tmp_path / "last.ckpt"
     save_checkpoint(path, create_model(PAPER, 3, **TINY), full_card())
     before = path.read_bytes()
@@ -163,7 +163,7 @@ def test_the_file_is_readable_by_others_as_far_as_the_umask_says(tmp_path):
 
 
 def test_the_name_ends_in_ckpt(tmp_path):
-    """MindSpore would write beside any other name, and leave that one empty."""
+    """With any other suffix MindSpore would write next to the file and leave it empty."""
     with pytest.raises(UserError) as error:
         save_checkpoint(tmp_path / "weights.bin", create_model(PAPER, 3, **TINY), full_card())
     one_line(error, "weights.bin", ".ckpt")

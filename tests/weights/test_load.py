@@ -1,4 +1,4 @@
-"""Weights of a VGG16 or of a whole network into a network, with an account of every one."""
+"""Loading a VGG16's or a complete network's weights: every weight is reported once."""
 
 import math
 
@@ -28,7 +28,7 @@ def network(name, classes=3, fc_width=FC, **options):
 
 
 def places(normalised):
-    """Places of the convolutions in torchvision's `features`, told from its configuration."""
+    """Indices of the convolutions in torchvision's `features`, from its configuration."""
     found, at = [], 0
     for number in range(13):
         found.append(at)
@@ -54,14 +54,14 @@ def torchvision(normalised=False, seed=1, fc=FC):
     return {name: weight.astype(np.float32) for name, weight in weights.items()}
 
 
-def told_once(report, net):
-    """Every parameter of the network stands in the report exactly once, and in its table too."""
-    names = report.loaded + report.missing + [clash[0] for clash in report.shape_mismatches]
+def assert_reported_once(report, net):
+    """Assert that every parameter of the network is in the report exactly once, and in its table too."""
+    names = report.loaded + report.missing + [mismatch[0] for mismatch in report.shape_mismatches]
     assert sorted(names) == sorted(backbone_parameters(net))
     assert {name for name, _ in report.converted} <= set(report.loaded)
-    told = [name for name, _ in report.rows()]
-    assert sorted(told) == sorted(names + report.unexpected)
-    assert all(name in str(report) for name in told)
+    listed = [name for name, _ in report.rows()]
+    assert sorted(listed) == sorted(names + report.unexpected)
+    assert all(name in str(report) for name in listed)
     assert f"{len(report.loaded)} loaded" in report.summary() and "\n" not in report.summary()
 
 
@@ -85,7 +85,7 @@ def test_a_torchvision_vgg16_fills_both_forms(name, suffix, tmp_path):
     before = parameters(net)
     report = load_vgg16(net, write(tmp_path / f"vgg16{suffix}", weights))
     after = parameters(net)
-    told_once(report, net)
+    assert_reported_once(report, net)
     assert sorted(report.unexpected) == ["classifier.6.bias", "classifier.6.weight"] and report.shape_mismatches == []
     for at, place in zip(places(False), CONVS[name]):
         kernel, bias = weights[f"features.{at}.weight"], weights[f"features.{at}.bias"]
@@ -111,7 +111,7 @@ def test_a_torchvision_vgg16_bn_fills_the_course_form_with_its_moving_averages()
     weights, net = torchvision(True), network(COURSE)
     report = load_vgg16(net, weights)
     after = parameters(net)
-    told_once(report, net)
+    assert_reported_once(report, net)
     for at, place in zip(places(True), CONVS[COURSE]):
         norm, source = f"conv{place[:-1]}{int(place[-1]) + 1}", f"features.{at + 1}"
         np.testing.assert_array_equal(after[f"{norm}.gamma"], weights[f"{source}.weight"])
@@ -144,17 +144,17 @@ def torch_pools(torch, weights, image, normalised):
 
 @pytest.mark.parametrize("name, normalised", [(PAPER, False), (COURSE, False), (COURSE, True)])
 def test_features_equal_torchvisions_on_the_same_photograph(name, normalised):
-    """Ours is fed BGR, theirs RGB; a plain VGG16 in the form with normalisation gives its maps too."""
+    """MindFCN's VGG16 takes BGR, torchvision's RGB; a plain VGG16 loaded into the batch-normalised form agrees too."""
     torch = pytest.importorskip("torch")
     weights, net = torchvision(normalised), network(name)
     load_vgg16(net, weights)
     image = np.random.default_rng(2).standard_normal((1, 3, 64, 96)).astype(np.float32)
     pool3, pool4, pool5 = torch_pools(torch, weights, image, normalised)
     maps = net.backbone(ms.Tensor(np.ascontiguousarray(image[:, ::-1])))
-    for ours, theirs in ((maps["pool3"], pool3), (maps["pool4"], pool4)):
-        assert np.abs(ours.asnumpy() - theirs).max() < 3e-4 * np.abs(theirs).max()
-    ours = net.backbone.pool5(net.backbone.conv5(maps["pool4"])).asnumpy()
-    assert np.abs(ours - pool5).max() < 3e-4 * np.abs(pool5).max()
+    for actual, expected in ((maps["pool3"], pool3), (maps["pool4"], pool4)):
+        assert np.abs(actual.asnumpy() - expected).max() < 3e-4 * np.abs(expected).max()
+    actual = net.backbone.pool5(net.backbone.conv5(maps["pool4"])).asnumpy()
+    assert np.abs(actual - pool5).max() < 3e-4 * np.abs(pool5).max()
 
 
 def test_a_plain_vgg16_gives_the_same_maps_with_normalisation_and_without():
@@ -190,8 +190,8 @@ def test_narrow_dense_layers_keep_their_initial_numbers():
     net = network(PAPER, fc_width=10)
     before = parameters(net)
     report = load_vgg16(net, torchvision())
-    told_once(report, net)
-    assert {clash[0] for clash in report.shape_mismatches} == {f"conv{layer}.0.{kind}" for layer in (6, 7)
+    assert_reported_once(report, net)
+    assert {mismatch[0] for mismatch in report.shape_mismatches} == {f"conv{layer}.0.{kind}" for layer in (6, 7)
                                                       for kind in ("weight", "bias")}
     assert ("conv6.0.weight", (10, 64, 7, 7), (FC, 64, 7, 7)) in report.shape_mismatches
     for name, _, _ in report.shape_mismatches:
@@ -268,12 +268,12 @@ def test_other_networks_are_told_in_one_line():
 
 
 def test_the_courses_pretrained_checkpoint_fills_its_backbone():
-    """fcn8s_vgg16_pretrain.ckpt: the course's names in its order of colours, convolutions 1 to 5 only."""
+    """fcn8s_vgg16_pretrain.ckpt: the course's names and channel order, convolutions 1 to 5 only."""
     net, source = network(COURSE), network(COURSE)
     with_numbers = {name: value + 0.25 for name, value in parameters(source).items()
                     if name[:5] in ("conv1", "conv2", "conv3", "conv4", "conv5")}
     report = load_vgg16(net, with_numbers)
-    told_once(report, net)
+    assert_reported_once(report, net)
     assert report.converted == [] and report.unexpected == []
     assert {name[:5] for name in report.missing} == {"conv6", "conv7"}
     for name, value in with_numbers.items():
@@ -288,7 +288,7 @@ def test_a_backbone_of_mindcv_takes_its_own_weights():
                for name, parameter in backbone_parameters(net).items()}
     weights["classifier.weight"] = np.zeros((10, 512), np.float32)
     report = load_backbone(net, weights)
-    told_once(report, net.backbone)
+    assert_reported_once(report, net.backbone)
     assert report.missing == [] and report.unexpected == ["classifier.weight"] and report.preprocess == BGR
     assert report.converted == [("conv1.weight", "RGB to BGR")]
     found = parameters(net)

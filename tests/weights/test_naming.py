@@ -1,4 +1,4 @@
-"""The names of every known VGG16, AlexNet and GoogLeNet lead to ours."""
+"""The names of every known VGG16, AlexNet and GoogLeNet map to MindFCN's."""
 
 import pathlib
 
@@ -13,18 +13,18 @@ from mindfcn.weights.naming import backbone_names, fold_bias, published_fcn, to_
 PLAIN = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 NORMED = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 PLACES = "1_1 1_2 2_1 2_2 3_1 3_2 3_3 4_1 4_2 4_3 5_1 5_2 5_3".split()
-OURS = {True: ("conv1.0 conv1.3 conv2.0 conv2.3 conv3.0 conv3.3 conv3.6 conv4.0 conv4.3 conv4.6 conv5.0 conv5.3 "
+CONVS = {True: ("conv1.0 conv1.3 conv2.0 conv2.3 conv3.0 conv3.3 conv3.6 conv4.0 conv4.3 conv4.6 conv5.0 conv5.3 "
                "conv5.6").split(),
         False: ("conv1.0 conv1.2 conv2.0 conv2.2 conv3.0 conv3.2 conv3.4 conv4.0 conv4.2 conv4.4 conv5.0 conv5.2 "
                 "conv5.4").split()}
-NETWORK = {batch_norm: [f"{conv}.weight" for conv in convs] for batch_norm, convs in OURS.items()}
+NETWORK = {batch_norm: [f"{conv}.weight" for conv in convs] for batch_norm, convs in CONVS.items()}
 NORMS = ("conv1.1 conv1.4 conv2.1 conv2.4 conv3.1 conv3.4 conv3.7 conv4.1 conv4.4 conv4.7 conv5.1 conv5.4 "
          "conv5.7").split()
 TORCH = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 MINDSPORE = {kind: kind for kind in TORCH.values()}
 FEATURES = pathlib.Path(__file__).parents[3] / "shared" / "weights" / "vgg16_imagenet_features.npz"
 
-# title: (what the first layer expects, convolutions, kinds they have, normalisations, kinds: theirs -> ours)
+# title: (what the first layer expects, convolutions, their kinds, normalisations, {their kind: MindFCN's kind})
 SOURCES = {
     "torchvision": (TORCHVISION, [f"features.{at}" for at in PLAIN], ("weight", "bias"), [], {}),
     "torchvision bn": (TORCHVISION, [f"features.{at}" for at in NORMED], ("weight", "bias"),
@@ -35,16 +35,17 @@ SOURCES = {
     "zoo extractor": (TORCHVISION, [f"vgg16_feature_extractor.conv{place}.0" for place in PLACES], ("weight",),
                       [f"vgg16_feature_extractor.conv{place}.1" for place in PLACES], MINDSPORE),
     "caffe": (CAFFE, [f"conv{place}" for place in PLACES], ("weight", "bias"), [], {}),
-    "course": (COURSE, OURS[True], ("weight",), NORMS, MINDSPORE),
-    "paper": (COURSE, OURS[False], ("weight", "bias"), [], {})}
+    "course": (COURSE, CONVS[True], ("weight",), NORMS, MINDSPORE),
+    "paper": (COURSE, CONVS[False], ("weight", "bias"), [], {})}
 
 
 def source(title, batch_norm):
-    """(weights of one source, each array a number of its own; the names expected for them)."""
+    """(weights of one source, each array filled with a different number; the names expected for them)."""
     _, convs, kinds, norms, norm_kinds = SOURCES[title]
-    expected = {f"{conv}.{kind}": f"{ours}.{kind}" for conv, ours in zip(convs, OURS[batch_norm]) for kind in kinds}
-    expected.update({f"{norm}.{kind}": f"{ours}.{norm_kinds[kind]}"
-                     for norm, ours in zip(norms, NORMS) for kind in norm_kinds})
+    expected = {f"{conv}.{kind}": f"{target}.{kind}"
+                for conv, target in zip(convs, CONVS[batch_norm]) for kind in kinds}
+    expected.update({f"{norm}.{kind}": f"{target}.{norm_kinds[kind]}"
+                     for norm, target in zip(norms, NORMS) for kind in norm_kinds})
     return {name: np.full(3, at, np.float32) for at, name in enumerate(expected)}, expected
 
 
@@ -61,12 +62,12 @@ def test_names(title, batch_norm):
     assert preprocess == SOURCES[title][0]
     assert dict(report) == expected and len(report) == len(expected)
     assert set(renamed) == set(expected.values())
-    for theirs, ours in expected.items():
-        assert renamed[ours] is weights[theirs]
+    for name, target in expected.items():
+        assert renamed[target] is weights[name]
 
 
 def test_course_checkpoint_keeps_all_of_the_backbone():
-    names = [f"{conv}.weight" for conv in (*OURS[True], "conv6.0", "conv7.0")]
+    names = [f"{conv}.weight" for conv in (*CONVS[True], "conv6.0", "conv7.0")]
     names += [f"{norm}.{kind}" for norm in (*NORMS, "conv6.1", "conv7.1") for kind in MINDSPORE]
     weights = {name: np.full(1, at) for at, name in enumerate(names)}
     renamed, _, preprocess = backbone_names({**weights, "upscore8.weight": np.zeros(1)}, NETWORK[True])
@@ -96,7 +97,7 @@ def test_convolutions_keep_their_shape():
     assert backbone_names(weights, NETWORK[False])[0]["conv6.0.weight"] is weights["fc6.weight"]
 
 
-# of other backbones: our names in order, and each origin's
+# Other backbones: MindFCN's names in order, the normalisation, and the origin's names.
 ALEXNET = [f"conv{layer}.0" for layer in range(1, 8)]
 MODULES = "3a 3b 4a 4b 4c 4d 4e 5a 5b".split()
 GOOGLENET = ["conv1.0", "conv2.0", "conv2.2", *(
@@ -115,13 +116,14 @@ OTHERS = {
 
 @pytest.mark.parametrize("title", OTHERS)
 def test_names_of_other_backbones(title):
-    ours, expected, theirs = OTHERS[title]
+    targets, expected, names = OTHERS[title]
     kinds = ("weight", "bias")
-    weights = {f"{name}.{kind}": np.full(3, at) for at, name in enumerate(theirs) for kind in kinds}
-    network = [f"{name}.weight" for name in ours]
+    weights = {f"{name}.{kind}": np.full(3, at) for at, name in enumerate(names) for kind in kinds}
+    network = [f"{name}.weight" for name in targets]
     renamed, pairs, preprocess = backbone_names({**weights, "fc8.weight": np.zeros(1)}, network)
     assert preprocess == expected and len(pairs) == len(weights)
-    assert dict(pairs) == {f"{name}.{kind}": f"{target}.{kind}" for name, target in zip(theirs, ours) for kind in kinds}
+    assert dict(pairs) == {f"{name}.{kind}": f"{target}.{kind}"
+                           for name, target in zip(names, targets) for kind in kinds}
     for name, target in pairs:
         assert renamed[target] is weights[name]
 
@@ -136,7 +138,7 @@ def test_alexnets_dense_layers_become_convolutions_of_6x6():
 
 
 def test_the_names_of_any_other_backbone_stay():
-    """A backbone of mindcv: its parameters are called as in mindcv's weights."""
+    """A backbone of mindcv: its parameters have the names of mindcv's weights."""
     names = ["conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.gamma"]
     weights = {name: np.zeros(1) for name in (*names, "classifier.weight")}
     renamed, pairs, preprocess = backbone_names(weights, names)
@@ -146,7 +148,7 @@ def test_the_names_of_any_other_backbone_stay():
 
 
 def test_only_whole_networks_of_caffe_are_published_fcns():
-    """A classifier, the course's checkpoint, and torchvision's names are not."""
+    """A classifier, the course's checkpoint and torchvision's names are no published FCN."""
     caffe = {f"{name}.weight": np.zeros((2, 2)) for name in (*(f"conv{place}" for place in PLACES), "fc6", "fc7")}
     head = {"score_fr.weight": np.zeros(1), "upscore.weight": np.zeros(1)}
     assert published_fcn({**caffe, **head})[1]["name"] == "fcn32s_vgg16"
@@ -201,7 +203,7 @@ def test_real_features(batch_norm):
     weights = read_weights(FEATURES)
     renamed, report, preprocess = backbone_names(weights, NETWORK[batch_norm])
     assert preprocess == TORCHVISION and len(report) == len(weights) == 26
-    shapes = [renamed[f"{conv}.weight"].shape[:2] for conv in OURS[batch_norm]]
+    shapes = [renamed[f"{conv}.weight"].shape[:2] for conv in CONVS[batch_norm]]
     widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     assert shapes == list(zip(widths[1:], widths[:-1]))
     np.testing.assert_array_equal(renamed["conv5.0.bias"], weights["features.24.bias"])

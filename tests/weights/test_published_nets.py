@@ -1,7 +1,7 @@
-"""The published networks from files of their formats: PyTorch computes the same from the same numbers.
+"""The published networks, loaded from files of their formats: PyTorch computes the same from the same weights.
 
-The files cannot be had here: these have their names and shapes, with fewer channels and random numbers. The networks
-are written out below in PyTorch's functions, with the padding of 100 and the crops of the released prototxt files.
+The tests write files of the published names and shapes, with fewer channels and random weights. The networks are
+written out below in PyTorch's functions, with the padding of 100 and the crops of the released prototxt files.
 """
 
 import math
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("pynative")
 
 
 class Numbers:
-    """Random weights whose maps neither vanish nor grow."""
+    """Random weights that keep the activations' scale."""
 
     def __init__(self, seed):
         self.random, self.weights = np.random.default_rng(seed), {}
@@ -85,7 +85,7 @@ def fcn(head, classes=21, backbone=vgg16_backbone, upscores=None):
         numbers.add("score_pool3", classes, 32, 1, 1)
     for layer, kernel in (upscores or UPSCORES[head]).items():
         numbers.add(layer, classes, classes, kernel, kernel, bias=False)
-        # a pixel sees 2x2 of the coarse cells
+        # Each pixel is computed from 2x2 coarse cells.
         numbers.weights[f"{layer}.weight"] *= kernel / 2
     return numbers.weights
 
@@ -194,7 +194,7 @@ def googlenet():
 
 
 def picture(height, width, seed=5):
-    """BGR less the mean, as Caffe's networks are fed."""
+    """BGR minus the mean, as Caffe's networks expect it."""
     return np.random.default_rng(seed).uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
 
 
@@ -208,7 +208,7 @@ def save(path, weights, caffe, **options):
 
 
 def built(path):
-    """(network, card) of a file, by its own card only."""
+    """(network, card) of a file, built from its own card only."""
     weights, card, state = load_checkpoint(path)
     model = {"name": card.model["name"], **card.options()}
     net = create_model(model.pop("name"), len(card.labels), **model).set_train(False)
@@ -217,9 +217,9 @@ def built(path):
     return net, card
 
 
-def agree(ours, theirs):
-    assert ours.shape == theirs.shape and np.abs(theirs).max() > 0.1
-    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+def agree(actual, expected):
+    assert actual.shape == expected.shape and np.abs(expected).max() > 0.1
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
     assert error < 1e-4, error
 
 
@@ -237,7 +237,7 @@ def test_a_whole_vgg16_net_gives_pytorchs_logits(head, suffix, size, caffe, tmp_
 
 @pytest.mark.parametrize("suffix", [".caffemodel", ".pth"])
 def test_the_net_at_once_brings_its_scales(suffix, caffe, tmp_path):
-    """In Caffe as layers of one number a channel, in the conversion by the name of its file."""
+    """In Caffe, the scales are layers of one number per channel; in the conversion, only the file name shows them."""
     weights = fcn("fcn8s", 4)
     scales = {"scale_pool4.weight": np.full(64, 0.01, np.float32), "scale_pool3.weight": np.full(32, 1e-4, np.float32)}
     stored = {**weights, **scales} if suffix == ".caffemodel" else weights
@@ -278,7 +278,7 @@ def test_the_published_alexnet_gives_pytorchs_logits(suffix, size, caffe, tmp_pa
 
 @pytest.mark.parametrize("options", [{}, {"v1": True, "form": "legacy"}], ids=["today", "2014"])
 def test_caffes_vgg16_fills_the_backbone(options, caffe, tmp_path):
-    """VGG_ILSVRC_16_layers.caffemodel is of the old form: layers as numbers, four dimensions everywhere."""
+    """VGG_ILSVRC_16_layers.caffemodel has the old format: numeric layer types, four dimensions everywhere."""
     numbers = vgg16_backbone(dense=(2, 2))
     numbers.add("fc8", 10, FC)
     net = create_model("fcn8s_vgg16", 3, padding="pad100", **TINY).set_train(False)
@@ -343,14 +343,14 @@ def framed(image):
 
 
 def test_torchvisions_alexnet_fills_the_backbone():
-    """Its classifier becomes convolutional; its first layer takes BGR images from now on."""
+    """Its classifier becomes convolutional and its first layer takes BGR images."""
     weights = torchvision_alexnet()
     net = create_model("fcn32s_alexnet", 3, padding="pad100", **TINY).set_train(False)
     report = load_backbone(net, weights)
     assert report.preprocess == COURSE and ("conv1.0.weight", "RGB to BGR") in report.converted
     assert not report.missing + report.shape_mismatches and sorted(report.unexpected) == ["classifier.6.bias",
                                                                                  "classifier.6.weight"]
-    # sides at which no window of a pooling reaches over the edge: 16 n - 181 with odd n
+    # Sides at which no pooling window crosses the edge: 16 n - 181 with odd n.
     image = picture(91, 123)
     x = torchvision_features(weights, framed(image))
     x = F.relu(F.conv2d(x, torch.tensor(weights["classifier.1.weight"]).reshape(FC, 32, 6, 6),
@@ -379,7 +379,7 @@ def test_the_real_alexnet_sees_in_a_photograph_what_pytorch_sees():
     pixels = cv2.resize(cv2.imread(str(photograph)), (315, 251))
     image = report.preprocess.normalise(pixels).transpose(2, 0, 1)[None]
     weights = dict(np.load(ALEXNET))
-    # torchvision's own normalisation of RGB pixels in 0..1, written out
+    # torchvision's normalisation of RGB pixels in 0..1, written out.
     rgb = (pixels[..., ::-1] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     rgb = torch.tensor(rgb.transpose(2, 0, 1)[None].astype(np.float32))
     agree(features(net, image), torchvision_features(weights, F.pad(rgb, (98,) * 4)).numpy())
@@ -396,7 +396,7 @@ def torchvision_names(weights):
 
 
 def test_torchvisions_names_can_hide_caffes_numbers(tmp_path, caffe):
-    """vgg16_from_caffe.pth: with `caffe` said, nothing is swapped, and the net computes what Caffe's does."""
+    """vgg16_from_caffe.pth: with `caffe`, nothing is swapped, and the net computes the same as Caffe's."""
     weights = vgg16_backbone(dense=(2, 2)).weights
     path = save(tmp_path / "vgg16_from_caffe.pth", torchvision_names(weights), caffe)
     nets = {convention: create_model("fcn32s_vgg16", 3, padding="pad100", **TINY).set_train(False)
@@ -443,14 +443,14 @@ def parameters(net):
 
 
 def trained(name, classes=3, seed=9, **options):
-    """The weights of a network in which every number is its own."""
+    """Weights of a network, all random and different."""
     net = create_model(name, classes, **{**TINY, **options})
     random = np.random.default_rng(seed)
     return {entry: random.standard_normal(value.shape).astype(np.float32) for entry, value in parameters(net).items()}
 
 
 def bilinear(classes, kernel):
-    """The paper's upsampling, by its formula, in float64."""
+    """The paper's bilinear upsampling kernel, from its formula, in float64."""
     factor = (kernel + 1) // 2
     centre = factor - 1 if kernel % 2 else factor - 0.5
     ramp = [1 - abs(at - centre) / factor for at in range(kernel)]
@@ -476,21 +476,21 @@ def test_a_stage_starts_from_the_one_before(backbone, before, after, left_out, n
             np.testing.assert_allclose(found[f"{layer}.weight"], bilinear(3, kernel), atol=1e-6)
         else:
             assert not found[f"{layer}.weight"].any() and not found[f"{layer}.bias"].any()
-    told = dict(report.rows())
-    assert told.keys() == found.keys() | weights.keys() and "left out" in told[report.unexpected[0]]
+    outcomes = dict(report.rows())
+    assert outcomes.keys() == found.keys() | weights.keys() and "left out" in outcomes[report.unexpected[0]]
 
 
 def test_the_first_output_of_a_stage_is_that_of_the_one_before_upsampled_in_two_steps():
-    """The new score is zero: FCN-16s begins as its score_fr, upsampled twice and then 16 times."""
+    """The new score is zero, so FCN-16s starts as its score_fr upsampled by 2 and then by 16."""
     weights, net = trained("fcn32s_vgg16"), create_model("fcn16s_vgg16", 3, padding="pad100", **TINY).set_train(False)
     weights = {name: value * (0.05 if name.endswith("weight") else 0.1) for name, value in weights.items()}
     load_stage(net, weights)
     image = picture(75, 64)
-    caffes = {f"conv{place[0]}_{place[2]}": f"conv{place[0]}.{2 * int(place[2]) - 2}" for place in VGG16}
-    caffes |= {"fc6": "conv6.0", "fc7": "conv7.0"}
-    theirs = {f"{name}.{kind}": weights[f"{ours}.{kind}"] for name, ours in caffes.items()
-              for kind in ("weight", "bias")}
-    score_fr = conv(weights, "score_fr", torch_vgg16(theirs, torch.tensor(image))[2])
+    caffe_names = {f"conv{place[0]}_{place[2]}": f"conv{place[0]}.{2 * int(place[2]) - 2}" for place in VGG16}
+    caffe_names |= {"fc6": "conv6.0", "fc7": "conv7.0"}
+    caffe_weights = {f"{name}.{kind}": weights[f"{target}.{kind}"] for name, target in caffe_names.items()
+                     for kind in ("weight", "bias")}
+    score_fr = conv(weights, "score_fr", torch_vgg16(caffe_weights, torch.tensor(image))[2])
     for kernel, stride in ((4, 2), (32, 16)):
         kernels = torch.tensor(bilinear(3, kernel).astype(np.float32))
         score_fr = F.conv_transpose2d(score_fr, kernels, stride=stride)

@@ -1,4 +1,4 @@
-"""Weights of colours into networks that see depth, into both streams of late fusion, and two networks into one."""
+"""Colour weights loaded into networks with depth and into both streams of late fusion, and two networks into one."""
 
 import mindspore as ms
 import numpy as np
@@ -35,7 +35,7 @@ def vgg():
 
 
 def torchvision(weights):
-    """The same as torchvision has it: other names, RGB."""
+    """The same weights under torchvision's names, for RGB."""
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     names = sorted({name.rpartition(".")[0] for name in weights})
     renamed = {f"features.{place}.{kind}": weights[f"{name}.{kind}"] for place, name in zip(places, names)
@@ -62,7 +62,7 @@ def test_depth_filters_begin_as_the_mean_of_the_colors(vgg, form):
 def test_hha_takes_vgg_s_weights_as_they_are(vgg):
     net = create_model("fcn32s_vgg16", 3, modality="hha", **TINY)
     report = load_backbone(net, vgg)
-    # Caffe's blue filters see the first channel, disparity.
+    # Caffe's blue filters are applied to the first channel, disparity.
     np.testing.assert_array_equal(values(net)["conv1.0.weight"], vgg["conv1_1.weight"])
     assert report.converted == [] and report.preprocess == CAFFE
 
@@ -83,7 +83,7 @@ def test_both_streams_are_filled_and_reported(vgg):
 
 @pytest.mark.parametrize("name", ["fcn32s_vgg16", "fcn8s_vgg16"])
 def test_two_trained_networks_fuse_to_the_mean_of_their_logits(scramble, name):
-    """Exact where both upsample alike, since all behind the scores is linear."""
+    """Exact where both have the same upsampling, since every layer after the scores is linear."""
     color, hha = (scramble(create_model(name, 4, modality=kind, **TINY), seed)
                   for kind, seed in (("rgb", 1), ("hha", 2)))
     for parameter, other in zip(hha.get_parameters(), color.get_parameters()):
@@ -139,6 +139,6 @@ def test_normalisation_of_other_modalities_keeps_the_colors():
     assert divided.mean[:3] == COURSE.mean and divided.std[:3] == COURSE.std and divided.std[3] < 1
     with pytest.raises(ValueError, match="modality"):
         Preprocess(modality="ir")
-    # As in checkpoints before there were modalities.
+    # As in older checkpoints, written before modalities existed.
     assert set(COURSE.to_dict()) == {"order", "mean", "std"} and Preprocess(**COURSE.to_dict()) == COURSE
     assert Preprocess(**divided.to_dict()) == divided

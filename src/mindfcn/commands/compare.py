@@ -32,7 +32,7 @@ from mindfcn.report.canvas import vstack
 from mindfcn.report.overlays import masks_in_a_row, write_picture
 from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
-from mindfcn.report.tables import ABSENT, csv_text, text_table
+from mindfcn.report.tables import ABSENT, csv_text, format_number, text_table
 from mindfcn.storage.files import read_bytes, read_yaml, write_text
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import is_state
@@ -346,7 +346,7 @@ def time_and_draw(rows, val_path, labels, path, console):
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[WARM_UP + number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
-    write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, most=320)
+    write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, max_side=320)
                                 for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
 
@@ -363,11 +363,11 @@ def cells(rows, digits):
     for row in rows:
         title = row.label if row.label == row.name else f"{row.label} ({row.name})"
         start = row.start or (os.path.basename(row.checkpoint) if row.minutes is None else ABSENT)
-        lines.append([title, *(percent(100 * row.metrics[name], digits) for name in METRICS),
+        lines.append([title, *(format_number(100 * row.metrics[name], digits) for name in METRICS),
                       f"{row.parameters / 1e6:.2f}", f"{1000 * row.seconds:.1f}",
                       ABSENT if row.minutes is None else f"{row.minutes:.1f}", start])
         for known in published(row.name, row.classes, row.modality):
-            figures = [percent(value, 1) for value in known.metrics]
+            figures = [format_number(value, 1) for value in known.metrics]
             lines.append([f"published: {known.source}, {known.split}", *figures, known.parameters or ABSENT,
                           known.milliseconds or ABSENT, ABSENT, ABSENT])
     return lines
@@ -382,11 +382,6 @@ def page_of(rows, runs, config, labels, notes, pictures):
                 details={"Networks": flat({variant.label: dataclasses.asdict(variant) for variant, _ in runs}),
                          "Settings that all share": flat(dataclasses.asdict(config.train)),
                          "Versions": runtime.versions()})
-
-
-def percent(value, digits):
-    """A number with so many digits; `-` for None and NaN."""
-    return ABSENT if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def as_markdown(lines, notes):

@@ -28,6 +28,11 @@ def bilinear_weight(channels, size):
     return weight
 
 
+def as_pair(value):
+    """(vertical, horizontal) of a layer's option that may be one number for both."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+
+
 def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
     """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
 

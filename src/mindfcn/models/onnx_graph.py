@@ -98,7 +98,7 @@ class Graph:
     def layer(self, x, cell):
         """One layer. Raises UserError if it cannot be exported."""
         if isinstance(cell, nn.Conv2d):
-            return self.add("Conv", x, *self.parameters(cell), **_window(cell), dilations=_pair(cell.dilation),
+            return self.add("Conv", x, *self.parameters(cell), **_window(cell), dilations=layers.as_pair(cell.dilation),
                             group=cell.group)
         if isinstance(cell, nn.Conv2dTranspose):
             return self.add("ConvTranspose", x, *self.parameters(cell), **_window(cell), group=cell.group)
@@ -186,7 +186,7 @@ class Graph:
 
 def _window(cell):
     """Attributes of a convolution's or pooling's window."""
-    kernel, stride = _pair(cell.kernel_size), _pair(cell.stride)
+    kernel, stride = layers.as_pair(cell.kernel_size), layers.as_pair(cell.stride)
     if cell.pad_mode.lower() == "same":
         if stride != (1, 1):
             raise UserError(f"{type(cell).__name__} with a stride and padding of the mode \"same\" cannot be exported "
@@ -196,7 +196,3 @@ def _window(cell):
     else:
         above, below, left, right = padding_of(cell)
     return {"kernel_shape": kernel, "strides": stride, "pads": (above, left, below, right)}
-
-
-def _pair(value):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

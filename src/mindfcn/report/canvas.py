@@ -61,17 +61,17 @@ def draw_text(text, size):
     return np.array(canvas)
 
 
-def enlarge(picture, least):
-    """Repeat pixels until the longer side has at least `least`."""
-    factor = math.ceil(least / max(picture.shape[:2]))
+def enlarge(picture, min_side):
+    """Repeat pixels until the longer side has at least `min_side` pixels."""
+    factor = math.ceil(min_side / max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def panel(picture, interpolation, least=200, most=800):
-    """Bring the longer side of a photograph or mask to `least`..`most` pixels."""
-    factor = most / max(picture.shape[:2])
+def panel(picture, interpolation, min_side=200, max_side=800):
+    """Bring the longer side of a photograph or mask to `min_side`..`max_side` pixels."""
+    factor = max_side / max(picture.shape[:2])
     if factor >= 1:
-        return enlarge(picture, least)
+        return enlarge(picture, min_side)
     height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=interpolation)
 

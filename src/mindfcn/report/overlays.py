@@ -122,7 +122,7 @@ def side_by_side(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, l
     return masks_in_a_row(image, {"truth": truth, "prediction": prediction}, labels, title)
 
 
-def masks_in_a_row(image, masks, labels, title="", most=800):
+def masks_in_a_row(image, masks, labels, title="", max_side=800):
     """A photograph and any number of its masks in a row, with headings, a title and a legend.
 
     Args:
@@ -130,7 +130,7 @@ def masks_in_a_row(image, masks, labels, title="", most=800):
         masks: {heading: (H, W) uint8 class numbers}
         labels: LabelSet
         title: a line above the pictures
-        most: longest side of a panel, pixels
+        max_side: longest side of a panel, pixels
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -140,8 +140,8 @@ def masks_in_a_row(image, masks, labels, title="", most=800):
     """
     for mask in masks.values():
         _check_pair(image, mask)
-    pictures = {"photograph": panel(image, cv2.INTER_AREA, most=most)}
-    pictures |= {heading: labels.colorize(panel(mask, cv2.INTER_NEAREST, most=most))
+    pictures = {"photograph": panel(image, cv2.INTER_AREA, max_side=max_side)}
+    pictures |= {heading: labels.colorize(panel(mask, cv2.INTER_NEAREST, max_side=max_side))
                  for heading, mask in masks.items()}
     size = font_size(pictures["photograph"])
     row = hstack([vstack([draw_text(heading, size), picture]) for heading, picture in pictures.items()], size // 2)
@@ -149,7 +149,7 @@ def masks_in_a_row(image, masks, labels, title="", most=800):
     return vstack(([draw_text(title, round(1.2 * size))] if title else []) + [row, legend])
 
 
-def contact_sheet(pairs, labels, shares, title="", columns=2, most=360):
+def contact_sheet(pairs, labels, shares, title="", columns=2, max_side=360):
     """Many photographs with their overlays on one sheet, with one legend of all classes below.
 
     Args:
@@ -159,7 +159,7 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, most=360):
         shares: (n,) share of each class in all pixels of the data set, 0..1, for the legend
         title: a line above everything
         columns: pairs in a row
-        most: longest side of a photograph, pixels
+        max_side: longest side of a photograph, pixels
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -167,25 +167,27 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, most=360):
     Raises:
         UserError: shapes or types do not fit.
     """
-    tiles = [_tile(image, mask, labels, text, most) for image, mask, text in pairs]
-    width = max((tile.shape[1] for tile in tiles), default=2 * most)
-    rows = [hstack([pad(tile, tile.shape[0], width) for tile in tiles[at:at + columns]], most // 15)
+    tiles = [_tile(image, mask, labels, text, max_side) for image, mask, text in pairs]
+    width = max((tile.shape[1] for tile in tiles), default=2 * max_side)
+    rows = [hstack([pad(tile, tile.shape[0], width) for tile in tiles[at:at + columns]], max_side // 15)
             for at in range(0, len(tiles), columns)]
-    entries = [(f"{class_name(number, labels)}  {_percent(share)}", color) for number, (share, color) in
-               enumerate(zip(shares, [PAPER, *labels.palette()[1:len(labels)]]))]
+    colors = [PAPER, *labels.palette()[1:len(labels)]]
+    entries = [(f"{class_name(number, labels)}  {_legend_percent(share)}", color)
+               for number, (share, color) in enumerate(zip(shares, colors))]
     entries.append(("ignored", labels.palette()[labels.ignore_label]))
-    size = most // 22
+    size = max_side // 22
     legend = draw_legend(entries, rows[0].shape[1] if rows else width, size)
     return vstack(([draw_text(title, round(1.4 * size))] if title else []) + rows + [legend])
 
 
-def _tile(image, mask, labels, text, most):
+def _tile(image, mask, labels, text, max_side):
     """A photograph next to its overlay, below a line of text cut to their width."""
     _check_pair(image, mask)
     # Resize before drawing, so that outlines keep their thickness.
-    image, mask = panel(image, cv2.INTER_AREA, most // 2, most), panel(mask, cv2.INTER_NEAREST, most // 2, most)
+    image = panel(image, cv2.INTER_AREA, max_side // 2, max_side)
+    mask = panel(mask, cv2.INTER_NEAREST, max_side // 2, max_side)
     pictures = hstack([image, overlay(image, mask, labels, 0.45, show_ignore=True)], 4)
-    size = most // 25
+    size = max_side // 25
     while text and text_width(text, size) > pictures.shape[1] - size:
         text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
     return vstack([draw_text(text, size), pictures])
@@ -256,7 +258,8 @@ def _share_entries(mask, labels):
     # An overlay leaves the background untinted, so its swatch is white.
     colors = labels.palette()
     colors[0] = PAPER
-    return [(f"{class_name(number, labels)}  {_percent(counts[number] / total)}", colors[number]) for number in order]
+    return [(f"{class_name(number, labels)}  {_legend_percent(counts[number] / total)}", colors[number])
+            for number in order]
 
 
 def _found_entries(masks, labels):
@@ -267,5 +270,5 @@ def _found_entries(masks, labels):
     return entries
 
 
-def _percent(share):
+def _legend_percent(share):
     return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

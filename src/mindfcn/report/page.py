@@ -148,7 +148,7 @@ def _class_rows(page):
     figures = [page.matrix.class_ious(), page.matrix.class_accuracies(), page.matrix.class_shares()]
     order = np.argsort(-figures[0], kind="stable")
     return [(class_name(number, page.labels), page.labels.palette()[number].tolist(),
-             *(_percent(values[number]) for values in figures)) for number in order]
+             *(_to_percent(values[number]) for values in figures)) for number in order]
 
 
 def _confusion(page):
@@ -156,9 +156,9 @@ def _confusion(page):
     counts, names = page.matrix.counts, [display_name(name) for name in page.labels.names]
     percent = row_percent(counts)
     others = np.where(np.eye(len(names), dtype=bool) | np.isnan(percent), 0, percent)
-    most = [np.unravel_index(place, others.shape)
+    largest = [np.unravel_index(place, others.shape)
             for place in np.argsort(-others, axis=None, kind="stable")[:MAX_CONFUSIONS]]
-    confused = [(names[true], names[found], float(others[true, found])) for true, found in most
+    confused = [(names[true], names[found], float(others[true, found])) for true, found in largest
                 if others[true, found] >= 0.5]
     if len(names) > MAX_NUMBERED_CLASSES:
         return {"confused": confused, "rows": [], "names": names, "drawn": _drawn(percent)}
@@ -178,7 +178,7 @@ def _drawn(percent):
 def _sizes(page):
     """[(size, range of areas, objects, IoU %, accuracy %)]; None where there are no such objects."""
     limits = {"small": "below 32²", "medium": "32² to 96²", "large": "above 96²"}
-    return [(size, limits[size], row["objects"], _percent(row["mean IoU"]), _percent(row["mean pixel accuracy"]))
+    return [(size, limits[size], row["objects"], _to_percent(row["mean IoU"]), _to_percent(row["mean pixel accuracy"]))
             for size, row in page.sizes.items()]
 
 
@@ -190,9 +190,9 @@ def _trimap(page):
     if not np.isfinite(bands).any():
         return None
     widths = np.arange(1, len(bands) + 1)
-    whole = np.full(len(bands), 100 * page.matrix.mean_iou())
-    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), whole=True),
-                  [("all pixels", "faint", widths, whole), ("in the band", "c1 dotted", widths, bands)])
+    overall = np.full(len(bands), 100 * page.matrix.mean_iou())
+    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), integer=True),
+                  [("all pixels", "faint", widths, overall), ("in the band", "c1 dotted", widths, bands)])
 
 
 def _panels(train, evals):
@@ -201,7 +201,7 @@ def _panels(train, evals):
     if not train and not evals:
         return []
     steps = [row[0] for row in (*train, *evals)]
-    across = _Axis(min(steps), max(steps), whole=True)
+    across = _Axis(min(steps), max(steps), integer=True)
     panels = []
     if train:
         places, losses, rates = np.array(train, np.float64).T
@@ -222,13 +222,13 @@ def _panels(train, evals):
 class _Axis:
     """An axis from the round number below `low` to the one above `high`; places are % of its length."""
 
-    def __init__(self, low, high, whole=False):
+    def __init__(self, low, high, integer=False):
         from matplotlib.ticker import MaxNLocator
         high = high if high > low else low + (abs(low) or 1)
-        ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=whole).tick_values(low, high)
+        ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=integer).tick_values(low, high)
         # An axis of steps ends at the run's first and last step, not at round numbers.
-        self.low, self.high = (low, high) if whole else (ticks[0], ticks[-1])
-        self.ticks = [(self.place(tick), f"{tick:,.0f}" if whole else f"{tick:.6g}") for tick in ticks
+        self.low, self.high = (low, high) if integer else (ticks[0], ticks[-1])
+        self.ticks = [(self.place(tick), f"{tick:,.0f}" if integer else f"{tick:.6g}") for tick in ticks
                       if self.low <= tick <= self.high]
 
     def place(self, value):
@@ -264,8 +264,9 @@ def _paths(across, up, steps, values):
 
 # ------------------------------------------------------------------------------------------------- template
 
-def _percent(value):
-    return None if np.isnan(value) else 100 * float(value)
+def _to_percent(share):
+    """A share, 0..1, in %; None for NaN, for the template."""
+    return None if np.isnan(share) else 100 * float(share)
 
 
 @functools.lru_cache(maxsize=1)

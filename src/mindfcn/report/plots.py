@@ -105,13 +105,13 @@ def save_class_bars(path, iou, labels):
     _save(figure, path)
 
 
-def save_trimap(path, bands, whole):
+def save_trimap(path, bands, overall):
     """Draw the mean IoU near boundaries over the width of the band around them, and of all pixels as a line.
 
     Args:
         path: PNG file to write
         bands: (n,) mean IoU, 0..1 or NaN, in bands of 1 to n pixels
-        whole: mean IoU of all pixels, 0..1 or NaN
+        overall: mean IoU of all pixels, 0..1 or NaN
 
     Raises:
         UserError: the file cannot be written.
@@ -120,8 +120,9 @@ def save_trimap(path, bands, whole):
     axis = figure.subplots()
     widths = np.arange(1, len(bands) + 1)
     axis.plot(widths, 100 * np.asarray(bands), marker="o", markersize=4, linewidth=1.6, label="near boundaries")
-    if np.isfinite(whole):
-        axis.axhline(100 * whole, color="0.3", linestyle="--", linewidth=1, label=f"all pixels, {100 * whole:.1f} %")
+    if np.isfinite(overall):
+        axis.axhline(100 * overall, color="0.3", linestyle="--", linewidth=1,
+                     label=f"all pixels, {100 * overall:.1f} %")
     axis.set(xlabel="pixels on either side of the boundary", ylabel="mean IoU, %", xticks=widths)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
@@ -201,9 +202,9 @@ def _draw_cells(figure, axis, percent):
     """Draw the matrix as coloured cells separated by white lines, with a colour scale."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
-    colors = colormaps["Blues"].with_extremes(bad="0.88")
+    colormap = colormaps["Blues"].with_extremes(bad="0.88")
     # The square root keeps confusions of a few per cent visible.
-    drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colors, norm=PowerNorm(0.5, 0, 100))
+    drawn = axis.imshow(np.ma.masked_invalid(percent), cmap=colormap, norm=PowerNorm(0.5, 0, 100))
     scale = figure.colorbar(drawn, ax=axis, shrink=0.7, ticks=(0, 1, 5, 10, 25, 50, 100), format="%d")
     scale.set_label("% of the true class's pixels")
     lines = np.arange(len(percent) + 1) - 0.5

@@ -22,7 +22,7 @@ def class_table(names, iou, accuracy, share):
         The table as one string without a newline at its end.
     """
     header = ("class", "IoU %", "accuracy %", "share of pixels %")
-    columns = [[_percent(value) for value in values] for values in (iou, accuracy, share)]
+    columns = [[format_number(100 * value, 2) for value in values] for values in (iou, accuracy, share)]
     return text_table(header, list(zip(names, *columns)))
 
 
@@ -48,16 +48,17 @@ def text_table(header, rows):
     return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
 
 
+def format_number(value, digits):
+    """A number as text with this many decimals; `-` for None and NaN."""
+    return ABSENT if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
 def csv_text(header, rows):
     """The table as CSV; NaN and `-` become empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([header, *([("" if cell == ABSENT or cell != cell else cell) for cell in row] for row in rows)])
     return text.getvalue()
-
-
-def _percent(value):
-    return ABSENT if np.isnan(value) else f"{100 * value:.2f}"
 
 
 def _is_number(cell):

@@ -75,7 +75,7 @@ class LoadReport:
         return str(self).splitlines()[0]
 
 
-def joined(reports):
+def merge_reports(reports):
     """Merge the LoadReports of a network's streams, loaded from the same file, into the first."""
     first, *others = reports
     for report in others:
@@ -116,7 +116,7 @@ def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
         streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
     reports = [_fill_backbone(parameters, weights, convention, where, stream)
                for stream, parameters in streams.items()]
-    return joined(reports)
+    return merge_reports(reports)
 
 
 def _fill_backbone(parameters, weights, convention, where, stream):

@@ -190,16 +190,16 @@ _PUBLISHED = (("vgg16", _VGG16, _VGG16_CAFFE, 64), ("caffenet", _ALEXNET, _ALEXN
 AT_ONCE = (0.01, 0.0001)
 
 
-def published_fcn(weights, path="", asked=""):
+def published_fcn(weights, path="", model_name=""):
     """Recognise a complete FCN under Caffe's layer names: the released nets, and their conversions to PyTorch.
 
     FCN-8s at once has two fixed scales: the layers scale_pool4 and scale_pool3 of the .caffemodel. The conversions lack
-    these layers and are recognised by the file's name, fcn8s-atonce_from_caffe.pth, or by `asked`.
+    these layers and are recognised by the file's name, fcn8s-atonce_from_caffe.pth, or by `model_name`.
 
     Args:
         weights: dict of name -> array.
         path: the file.
-        asked: the network's name as the user gave it.
+        model_name: the network's name as the user gave it.
 
     Returns:
         (renamed, model): weights under MindFCN's names and the entry `model` of their card; None for anything else.
@@ -216,16 +216,16 @@ def published_fcn(weights, path="", asked=""):
                             if entry.startswith(("score_", "upscore"))})
             model = {"name": f"{head}_{name}", "width": len(renamed["conv1.0.weight"]) / base,
                      "fc_width": len(renamed["conv7.0.weight"]), "geometry": "paper"}
-            scales = _skip_scales(weights, path, asked) if head == "fcn8s" else None
+            scales = _skip_scales(weights, path, model_name) if head == "fcn8s" else None
             return renamed, model | ({"name": f"fcn8s_atonce_{name}", "skip_scales": scales} if scales else {})
     return None
 
 
-def _skip_scales(weights, path, asked):
+def _skip_scales(weights, path, model_name):
     blobs = [weights[name] for name in ("scale_pool4.weight", "scale_pool3.weight") if name in weights]
     if len(blobs) < 2:
-        said = f"{os.path.basename(path)} {asked}".replace("-", "").lower()
-        return list(AT_ONCE) if "atonce" in said else None
+        names = f"{os.path.basename(path)} {model_name}".replace("-", "").lower()
+        return list(AT_ONCE) if "atonce" in names else None
     if any(blob.size == 0 or (blob != blob.flat[0]).any() for blob in blobs):
         raise UserError(f"{path}: the scales of pool3 or pool4 differ between channels; "
                         "use a network with one scale for all channels")

@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindfcn.models.analysis.receptive_field import padding_of
-from mindfcn.models.layers import CpuConv2d
+from mindfcn.models.layers import CpuConv2d, as_pair
 
 # stride, dilation: (down, across); padding: above, below, left, right
 Window = collections.namedtuple("Window", "kernel stride dilation padding")
@@ -33,7 +33,7 @@ class DilatedPool(nn.Cell):
 
     def __init__(self, kernel_size, stride=1, dilation=1, padding=0):
         super().__init__()
-        self.kernel_size, self.stride, self.dilation = map(_pair, (kernel_size, stride, dilation))
+        self.kernel_size, self.stride, self.dilation = map(as_pair, (kernel_size, stride, dilation))
         self.padding = padding if isinstance(padding, tuple) else (padding,) * 4
         (high, wide), (down, across) = self.kernel_size, self.dilation
         self.starts = [(row * down, column * across) for row in range(high) for column in range(wide)]
@@ -117,7 +117,7 @@ def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Ce
     """
     changes: dict[str, Any] = {}
     for name, cell, size, before in input_strides(net, image_size):
-        own = _pair(cell.stride)
+        own = as_pair(cell.stride)
         steps = [_step(*axis, output_stride, name) for axis in zip(before, own)]
         change = None if steps == [(own[0], 1), (own[1], 1)] else _rarer(_window(cell, size, name), steps)
         if changes.setdefault(cell, change) != change:
@@ -156,7 +156,7 @@ def input_strides(net, image_size=256):
                              f"a multiple of all strides, not {image_size}, and make every stride that of a "
                              "convolution or pooling cell")
         found.append((name, cell, size, before))
-        known.add(tuple(at * own for at, own in zip(before, _pair(cell.stride))))
+        known.add(tuple(at * own for at, own in zip(before, as_pair(cell.stride))))
     return found
 
 
@@ -199,7 +199,7 @@ def _rarer(old, steps):
 
 def _window(cell, size, name):
     """The Window of a layer on a map of `size`, with its padding as numbers."""
-    kernel, stride, dilation = _pair(cell.kernel_size), _pair(cell.stride), _pair(getattr(cell, "dilation", 1))
+    kernel, stride, dilation = as_pair(cell.kernel_size), as_pair(cell.stride), as_pair(getattr(cell, "dilation", 1))
     ceil = getattr(cell, "ceil_mode", False)
     if cell.pad_mode.lower() == "same":
         padding = sum((_same(*side) for side in zip(size, kernel, stride, dilation)), ())
@@ -260,7 +260,3 @@ def _replace(parent, name, cell):
         parent[list(parent._cells).index(name)] = cell
     else:
         setattr(parent, name, cell)
-
-
-def _pair(value):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
