@@ -1,5 +1,7 @@
 """Convolutionalisation: dense layers as convolutions, and classifiers as fully convolutional networks."""
 
+from collections import OrderedDict
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,10 +9,36 @@ from helpers import picture, run
 from mindspore import nn
 
 from mindfcn.models import layers
-from mindfcn.models.surgery.classifiers import alexnet_classifier, caffenet_classifier, vgg16_classifier
+from mindfcn.models.surgery.classifiers import dense_layers, vgg16_classifier
 from mindfcn.models.surgery.convolutionalise import conv_to_dense, convolutionalise, dense_to_conv
 
 NARROW = {"num_classes": 1000, "width": 1 / 16, "fc_width": 24}
+
+
+def alexnet_classifier(num_classes=1000, width=1.0, fc_width=4096):
+    """AlexNet in torchvision's form, one tower without normalisation: (N, 3, 224, 224) -> (N, num_classes)."""
+    c64, c192, c384, c256 = (max(1, round(base * width)) for base in (64, 192, 384, 256))
+    cells = OrderedDict(
+        conv1=layers.conv_block(3, c64, (11,), stride=4, padding=2), pool1=layers.MaxPool(3),
+        conv2=layers.conv_block(c64, c192, (5,)), pool2=layers.MaxPool(3),
+        conv3=layers.conv_block(c192, c384, (3,)),
+        conv4=layers.conv_block(c384, c256, (3,)),
+        conv5=layers.conv_block(c256, c256, (3,)), pool5=layers.MaxPool(3))
+    return nn.SequentialCell(OrderedDict(cells, **dense_layers(c256 * 6 * 6, fc_width, num_classes)))
+
+
+def caffenet_classifier(num_classes=1000, width=1.0, fc_width=4096):
+    """AlexNet in Caffe's form, two groups, normalisation after pooling: (N, 3, 227, 227) -> (N, num_classes)."""
+    c96, c256, c384 = (2 * max(1, round(base * width / 2)) for base in (96, 256, 384))
+    cells = OrderedDict(
+        conv1=layers.conv_block(3, c96, (11,), stride=4, padding=0), pool1=layers.MaxPool(3), norm1=layers.LRN(),
+        conv2=layers.conv_block(c96, c256, (5,), group=2), pool2=layers.MaxPool(3), norm2=layers.LRN(),
+        conv3=layers.conv_block(c256, c384, (3,)),
+        conv4=layers.conv_block(c384, c384, (3,), group=2),
+        conv5=layers.conv_block(c384, c256, (3,), group=2), pool5=layers.MaxPool(3))
+    return nn.SequentialCell(OrderedDict(cells, **dense_layers(c256 * 6 * 6, fc_width, num_classes)))
+
+
 CLASSIFIERS = pytest.mark.parametrize("make,size", [(vgg16_classifier, 224), (alexnet_classifier, 224),
                                                     (caffenet_classifier, 227)])
 
