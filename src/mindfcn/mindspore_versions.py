@@ -109,6 +109,25 @@ def prepare_import():
         sys.meta_path.insert(0, _Finder)
 
 
+@contextlib.contextmanager
+def forward_hooks(hooks):
+    """Call hook(cell, inputs, output) after the forward pass of each cell of (cell, hook), while the block runs.
+
+    MindSpore counts how often a hook was removed, and compiles every network of the process again after that. At the
+    end of the block no hook is left, so the count is set back, and the graphs compiled before it are used further.
+    """
+    from mindspore.common import hook_handle
+    count = getattr(hook_handle, "_HOOK_VERSION", None)
+    handles = [cell.register_forward_hook(hook) for cell, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if count is not None:
+            hook_handle._HOOK_VERSION = count
+
+
 def gpu_problem():
     """Why MindSpore cannot use a GPU here, and what to do, as the end of a message."""
     spec = importlib.util.find_spec("mindspore")

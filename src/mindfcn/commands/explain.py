@@ -17,6 +17,7 @@ from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
 from mindfcn.inference.network import pad_to_multiple, resized
 from mindfcn.logits import argmax
+from mindfcn.mindspore_versions import forward_hooks
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.report.maps import save_maps
 from mindfcn.storage.files import read_bytes
@@ -133,13 +134,8 @@ def outputs(net, layers, batch):
             results[f"into {name}"] = array(inputs[0])
         return record
 
-    handles = [cell.register_forward_hook(recorder(name)) for name, cell in layers.items()]
-    try:
-        logits = array(net(ms.Tensor(batch)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return results, logits
+    with forward_hooks((cell, recorder(name)) for name, cell in layers.items()):
+        return results, array(net(ms.Tensor(batch)))
 
 
 def array(value):

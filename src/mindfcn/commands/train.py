@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import os
 from typing import Optional
@@ -189,6 +190,8 @@ def fit(run, rates):
         else:
             runtime.pynative_mode()
         run.step.set_train()
+        # If an earlier network of this process were deleted after the first step, MindSpore would compile again.
+        gc.collect()
         recalibrator = [Recalibrator(run)] if run.config.optim.recalibrate else []
         callbacks = [NonFiniteGuard(run, log), log, *recalibrator, CheckpointSaver(run, log), evaluator,
                      ReportWriter(run), SignalStopper(run)]

@@ -15,6 +15,7 @@ from mindspore import nn
 
 from mindfcn import runtime
 from mindfcn.console import SILENT
+from mindfcn.mindspore_versions import forward_hooks
 
 
 def recalibrate(net: nn.Cell, batches: Iterable[np.ndarray]) -> int:
@@ -35,19 +36,17 @@ def recalibrate(net: nn.Cell, batches: Iterable[np.ndarray]) -> int:
     sums = {id(cell): _Sums(cell) for _, cell in net.cells_and_names()
             if isinstance(cell, nn.BatchNorm2d) and cell.gamma.requires_grad}
     frozen = [cell for _, cell in net.cells_and_names() if isinstance(cell, nn.BatchNorm2d) and id(cell) not in sums]
-    handles = [entry.cell.register_forward_hook(entry.add) for entry in sums.values()]
     mode, training, count = ms.get_context("mode"), net.training, 0
     ms.set_context(mode=ms.PYNATIVE_MODE)
     net.set_train(True)
     for cell in frozen:
         cell.set_train(False)
     try:
-        for batch in batches:
-            net(ms.Tensor(batch))
-            count += 1
+        with forward_hooks((entry.cell, entry.add) for entry in sums.values()):
+            for batch in batches:
+                net(ms.Tensor(batch))
+                count += 1
     finally:
-        for handle in handles:
-            handle.remove()
         net.set_train(training)
         ms.set_context(mode=mode)
     for entry in sums.values() if count else ():

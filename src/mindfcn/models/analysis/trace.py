@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindfcn.mindspore_versions import forward_hooks
 from mindfcn.models import layers
 from mindfcn.models.analysis.receptive_field import ReceptiveField
 
@@ -63,15 +64,13 @@ def trace(net, height, width=None):
     """
     record = _Record()
     leaves = [(name, cell) for name, cell in net.cells_and_names() if not list(cell.cells())]
-    handles = [cell.register_forward_hook(partial(record.add, name)) for name, cell in leaves]
     mode, training = ms.get_context("mode"), net.training
     ms.set_context(mode=ms.PYNATIVE_MODE)
     net.set_train(False)
     try:
-        output = net(ms.Tensor(np.zeros((1, 3, height, width or height), np.float32)))
+        with forward_hooks((cell, partial(record.add, name)) for name, cell in leaves):
+            output = net(ms.Tensor(np.zeros((1, 3, height, width or height), np.float32)))
     finally:
-        for handle in handles:
-            handle.remove()
         net.set_train(training)
         ms.set_context(mode=mode)
     return record.layers, output

@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn.errors import UserError
+from mindfcn.mindspore_versions import forward_hooks
 
 # Side in pixels of the image that is run to find which layers follow one another.
 SIDE = 64
@@ -86,13 +87,9 @@ def normalised(net):
             kept.append(output)
             results[id(output)] = cell
 
-    handles = [cell.register_forward_hook(note) for _, cell in net.cells_and_names()
-               if isinstance(cell, (nn.Conv2d, nn.BatchNorm2d))]
-    try:
+    with forward_hooks((cell, note) for _, cell in net.cells_and_names()
+                       if isinstance(cell, (nn.Conv2d, nn.BatchNorm2d))):
         logits = _logits(net)
-    finally:
-        for handle in handles:
-            handle.remove()
     # A layer that is used twice has no single partner.
     counts = [id(cell) for pair in found for cell in pair]
     return [pair for pair in found if all(counts.count(id(cell)) == 1 for cell in pair)], logits
