@@ -124,13 +124,26 @@ def checkpoints(run_dir):
     return sorted(os.listdir(run_dir / "checkpoints"))
 
 
+# {word for a network: number of graphs that MindSpore compiled for its training step}
+GRAPHS = {}
+
+
 @pytest.fixture(scope="module")
 def whole_run(sample_records, tmp_path_factory):
     """Function (word for a network) -> folder of a run that nothing interrupted; each is made once."""
     @functools.cache
     def made(name):
         folder = tmp_path_factory.mktemp(name) / "run"
-        result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))
+        module = sys.modules[train.__module__]
+        fit = module.fit
+
+        def counted(run, rates):
+            fit(run, rates)
+            GRAPHS[name] = len(run.step.compile_cache)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "fit", counted)
+            result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))
         assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
         return folder
     return made
@@ -155,6 +168,12 @@ def test_what_a_run_leaves(whole, sample_records):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("metrics.json", "classes.txt", "confusion.png", "classes.png", "worst"):
         assert (folder / "evaluation" / name).exists()
+
+
+def test_evaluations_and_earlier_runs_do_not_make_it_compile_again(whole):
+    """With accumulation there are two graphs, with and without the update."""
+    options, _ = whole
+    assert GRAPHS[network(options)] == options.get("optim", {}).get("accumulate", 1)
 
 
 def test_the_page_shows_the_whole_run(whole):
