@@ -75,6 +75,20 @@ def test_launches_block_on_gpu_unless_the_user_says_otherwise():
         assert found.stdout.strip() == expected
 
 
+@pytest.mark.parametrize("own, words", [("1", "launches block"), ("0", "do not block")])
+def test_a_run_on_gpu_says_whether_launches_block(monkeypatch, own, words):
+    from mindfcn import runtime
+    from mindfcn.console import Console
+    lines = []
+    monkeypatch.setitem(os.environ, versions.LAUNCH_BLOCKING, own)
+    # A machine with a GPU, as far as set_up can tell.
+    monkeypatch.setattr(runtime, "_usable", lambda target: True)
+    monkeypatch.setattr(runtime.ms, "set_device", lambda target: None)
+    assert runtime.set_up("GPU", console=Console(lines.append)) == "GPU"
+    assert len(lines) == 1 and words in lines[0] and f"{versions.LAUNCH_BLOCKING}={own}" in lines[0]
+    assert runtime.set_up("CPU", console=Console(lines.append)) == "CPU" and len(lines) == 1
+
+
 def test_a_device_that_cannot_be_used_is_refused_with_the_reason():
     import mindspore as ms
 

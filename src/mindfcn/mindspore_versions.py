@@ -56,6 +56,22 @@ def cap_cpu_kernels():
         os.environ[CAP] = "AVX2"
 
 
+def set_environment():
+    """Set the variables that MindSpore's libraries read when they start, never over a user's own value."""
+    cap_cpu_kernels()
+    # CUDA reads it when it starts; on other devices it has no effect.
+    os.environ.setdefault(LAUNCH_BLOCKING, "1")
+
+
+def launch_note():
+    """A line for the log of a run on GPU: whether kernel launches block, and why they should."""
+    value = os.environ.get(LAUNCH_BLOCKING)
+    if value == "1":
+        return f"GPU: kernel launches block ({LAUNCH_BLOCKING}=1), because steps can compute with stale data otherwise"
+    return (f"GPU: kernel launches do not block ({LAUNCH_BLOCKING}={value}), so steps can compute with stale data; "
+            f"set {LAUNCH_BLOCKING}=1, or unset it")
+
+
 @contextlib.contextmanager
 def own_protobuf():
     """Hide protobuf from MindSpore 2.8 and earlier while it is imported, if its C implementation is loaded."""
@@ -91,9 +107,7 @@ class _Finder:
         run = spec.loader.exec_module
 
         def exec_module(module):
-            cap_cpu_kernels()
-            # CUDA reads it when it starts; on other devices it has no effect.
-            os.environ.setdefault(LAUNCH_BLOCKING, "1")
+            set_environment()
             with own_protobuf():
                 run(module)
 
@@ -102,9 +116,9 @@ class _Finder:
 
 
 def prepare_import():
-    """Prepare the import of MindSpore; if it is imported already, only set the cap, which may come too late."""
+    """Prepare the import of MindSpore; if it is imported already, only set the environment, which may be too late."""
     if "mindspore" in sys.modules:
-        cap_cpu_kernels()
+        set_environment()
     elif _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
 

@@ -12,20 +12,22 @@ import mindspore as ms
 import numpy as np
 from mindspore import communication, ops
 
+from mindfcn.console import SILENT
 from mindfcn.errors import UserError
-from mindfcn.mindspore_versions import check_cpu_kernels, gpu_problem
+from mindfcn.mindspore_versions import check_cpu_kernels, gpu_problem, launch_note
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
 NODE_TIMEOUT = 3600
 
 
-def set_up(device="auto", seed=1):
+def set_up(device="auto", seed=1, console=SILENT):
     """Choose the device, seed every generator, and join the other processes if msrun or mpirun started several.
 
     Args:
         device: auto, CPU, GPU or Ascend; auto takes the environment's DEVICE_TARGET, else the first usable of TARGETS.
         seed: 0..2147483647.
+        console: Console that shows, on GPU, whether kernel launches block.
 
     Returns:
         the device's name.
@@ -58,6 +60,8 @@ def set_up(device="auto", seed=1):
             os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_TIMEOUT))
         communication.init()
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
+    if device == "GPU" and rank() == 0:
+        console.say(launch_note())
     return device
 
 

@@ -37,7 +37,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
     check_bounds(config)
-    runtime.set_up(config.device, config.seed)
+    runtime.set_up(config.device, config.seed, console)
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)

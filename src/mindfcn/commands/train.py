@@ -34,7 +34,6 @@ from mindfcn.engine.step import TrainStep
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text
 from mindfcn.inference.network import Segmenter
-from mindfcn.mindspore_versions import LAUNCH_BLOCKING
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
@@ -78,15 +77,12 @@ def train(config: TrainConfig, console: Console = SILENT) -> TrainResult:
         UserError: wrong settings, data or weights, or a non-finite loss.
     """
     check_settings(config)
-    device = runtime.set_up(config.device, config.seed)
+    device = runtime.set_up(config.device, config.seed, console)
     if config.model.geometric and config.optim.loss != "sum" and runtime.rank_size() > 1:
         raise UserError("--model.geometric on several devices needs --optim.loss sum: the means of two heads "
                         "cannot be summed")
     writes = runtime.rank() == 0
     notes = console if writes else SILENT
-    if device == "GPU":
-        notes.say(f"{LAUNCH_BLOCKING}={os.environ.get(LAUNCH_BLOCKING)}: unless it is 1, steps on GPU can compute with "
-                  "stale data")
     run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
     with contextlib.ExitStack() as stack:
         with runtime.fail_on_all_ranks():

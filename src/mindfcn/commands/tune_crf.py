@@ -62,7 +62,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     check_bounds(config)
     if not grid:
         raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb")
-    runtime.set_up(config.device)
+    runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
     records = evaluation_records(config.records, card, config.checkpoint)
