@@ -320,6 +320,8 @@ class TrainConfig:
         seed: seed of weights, augmentation and dropout
         eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
         keep: number of newest checkpoints kept besides the best
+        watch_every: steps between two checks of the loss, which is computed a second time, apart from the step; a run
+            whose losses differ is stopped. 0 checks none; 50 on GPU and 0 on other devices if not given
         tensorboard: also write loss, learning rate, speed and metrics for TensorBoard, into `run_dir`/tensorboard
         data: records to train on, and how to prepare them
         augment: training crops
@@ -333,6 +335,7 @@ class TrainConfig:
     seed: int = 1
     eval_every: int = at_least(1, 0)
     keep: int = at_least(2, 1)
+    watch_every: Optional[int] = at_least(None, 0)
     tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

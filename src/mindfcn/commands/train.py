@@ -6,6 +6,7 @@ import importlib.util
 import os
 from typing import Optional
 
+import mindspore as ms
 from mindspore.train import Model
 
 from mindfcn import runtime
@@ -31,6 +32,7 @@ from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep
+from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text
 from mindfcn.inference.network import Segmenter
@@ -122,7 +124,7 @@ def train_in(run_dir, config, resuming, device, console):
         page = run_page(run_dir, config, device, card, train_set, val_set)
         run = Run(run_dir, config, step, Segmenter(net, card.preprocess), train_set, val_set, card, signals, page,
                   console, notes, writes)
-        fit(run, rates)
+        fit(run, rates, TOLERANCE[dtype])
         # Agree before returning: msrun stops all processes once one has ended, and the first one may still be saving.
         if signal := signals.agreed():
             return TrainResult(run_dir.path, run_dir.last, None, signal, step.batches // train_set.steps_per_epoch)
@@ -170,8 +172,8 @@ def run_page(run_dir, config, device, card, train_set, val_set):
                 details={"Settings": flat(dataclasses.asdict(config)), "Versions": runtime.versions()})
 
 
-def fit(run, rates):
-    """Train the remaining epochs."""
+def fit(run, rates, tolerance):
+    """Train the remaining epochs; two computations of a loss may differ by `tolerance` of it."""
     epochs, first = run.config.optim.epochs, run.train.first_epoch
     log, evaluator = StepLog(run, rates), Evaluator(run)
     run.console.begin_training(run.train.steps_per_epoch, epochs, run.step.batches)
@@ -186,11 +188,22 @@ def fit(run, rates):
             runtime.pynative_mode()
         run.step.set_train()
         recalibrator = [Recalibrator(run)] if run.config.optim.recalibrate else []
-        callbacks = [NonFiniteGuard(run, log), log, *recalibrator, CheckpointSaver(run, log), evaluator,
-                     ReportWriter(run), SignalStopper(run)]
+        callbacks = [*watch(run, log, tolerance), NonFiniteGuard(run, log), log, *recalibrator,
+                     CheckpointSaver(run, log), evaluator, ReportWriter(run), SignalStopper(run)]
         with runtime.unwrap_user_errors():
             Model(run.step).train(epochs, run.train.get_dataset(), callbacks=callbacks, dataset_sink_mode=False,
                                   initial_epoch=first)
+
+
+def watch(run, log, tolerance):
+    """[LossWatch], or [] where the settings or the device ask for none."""
+    every = run.config.watch_every
+    if every is None:
+        every = EVERY.get(ms.get_context("device_target"), 0)
+    if not every:
+        return []
+    run.notes.say(f"the loss is computed a second time at steps 1, 2, 4, 8, ... and every {every} (--watch_every)")
+    return [LossWatch(run, log, every, tolerance)]
 
 
 def final_evaluation(run, best):
