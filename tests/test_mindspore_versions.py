@@ -54,18 +54,6 @@ def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
             if issubclass(warning.category, RuntimeWarning)] == [True] * slow
 
 
-def test_the_reason_why_there_is_no_gpu_is_named(monkeypatch):
-    absent = set()
-    monkeypatch.setattr(versions, "_loads", lambda name: name not in absent)
-    assert "MindSpore finds no GPU" in versions.gpu_problem()
-    absent |= {"libcudnn.so.8", "libcufft.so.10"}
-    assert "libcudnn.so.8, libcufft.so.10; install" in versions.gpu_problem()
-    absent.add(versions.DRIVER)
-    assert "no NVIDIA driver (libcuda.so.1)" in versions.gpu_problem()
-    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: None)
-    assert "no GPU plugin" in versions.gpu_problem()
-
-
 def test_launches_block_on_gpu_unless_the_user_says_otherwise():
     code = "import os, mindfcn, mindspore; print(os.environ['CUDA_LAUNCH_BLOCKING'])"
     for own, expected in (({}, "1"), ({"CUDA_LAUNCH_BLOCKING": "0"}, "0")):

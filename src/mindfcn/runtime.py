@@ -12,9 +12,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import communication, ops
 
+from mindfcn import cuda_libraries
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
-from mindfcn.mindspore_versions import check_cpu_kernels, gpu_problem, launch_note
+from mindfcn.mindspore_versions import check_cpu_kernels, launch_note
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
@@ -27,7 +28,7 @@ def set_up(device="auto", seed=1, console=SILENT):
     Args:
         device: auto, CPU, GPU or Ascend; auto takes the environment's DEVICE_TARGET, else the first usable of TARGETS.
         seed: 0..2147483647.
-        console: Console that shows, on GPU, whether kernel launches block.
+        console: Console that shows, on GPU, whether kernel launches block; and why a GPU is not used.
 
     Returns:
         the device's name.
@@ -39,11 +40,13 @@ def set_up(device="auto", seed=1, console=SILENT):
         raise UserError(f"--seed {seed}: must be in 0..2147483647")
     if device == "auto":
         device = os.environ.get("DEVICE_TARGET") or next(name for name in TARGETS if _usable(name))
+        if device == "CPU" and cuda_libraries.has_driver() and "DEVICE_TARGET" not in os.environ:
+            console.say(f"computing on CPU, although there is an NVIDIA driver: {cuda_libraries.problem()}")
     if device not in TARGETS:
         raise UserError(f"no device {device!r}; choose one of {', '.join(TARGETS)}")
     if not _usable(device):
         usable = ", ".join(name for name in TARGETS if _usable(name))
-        reason = gpu_problem() if device == "GPU" else "install the MindSpore build for it"
+        reason = cuda_libraries.problem() if device == "GPU" else "install the MindSpore build for it"
         raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}; {reason}")
     if device == "CPU":
         _reserve_memory()
