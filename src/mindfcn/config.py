@@ -11,7 +11,7 @@ from typing import Any, Literal, Optional
 from mindfcn.errors import UserError
 
 Device = Literal["auto", "CPU", "GPU", "Ascend"]
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float32_strict", "float16", "bfloat16"]
 MaskEncoding = Literal["auto", "palette", "grey", "rgb"]
 
 
@@ -282,7 +282,8 @@ class OptimConfig:
             best.ckpt; 0 is none
         freeze: do not train the backbone up to and including this block (conv3, inception_4a, ...)
         precision: type that the layers compute in; normalisation, loss and weights stay float32. CPU supports float32,
-            GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
+            GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16. On GPU, float32
+            rounds the factors of convolutions to TF32 (10 bits instead of 23), and float32_strict does not
         loss_scale: float16: fixed factor on the loss, or 0 for a dynamic one that skips steps with overflows
     """
     epochs: int = at_least(1, 1)

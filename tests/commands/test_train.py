@@ -258,7 +258,7 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
     assert watch.modes == {ms.PYNATIVE_MODE}
     losses = [float(row["loss"]) for row in read_table(tmp_path / "whole" / "log.csv")]
     assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
-    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=1)
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=8)
     assert train(config, Watch(steps + 5)).signal == signal.SIGTERM
     train(dataclasses.replace(config, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
@@ -269,6 +269,7 @@ def test_a_watched_run_ends_with_the_same_bits(whole, sample_records, tmp_path):
     options, folder = whole
     train(settings(sample_records, tmp_path, keep=3, watch_every=1, **options))
     assert_same_run(folder, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")[1].training["precision"] == "float32"
 
 
 @long

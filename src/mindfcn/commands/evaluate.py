@@ -38,7 +38,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     """
     check_bounds(config)
     runtime.set_up(config.device, config.seed, console)
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)

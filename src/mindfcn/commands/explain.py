@@ -58,7 +58,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     image = decode_photograph(read_bytes(config.image), config.image)
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):

@@ -107,7 +107,7 @@ def train_in(run_dir, config, resuming, device, console):
     train_set = training_set(config, train_path, labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
-    compute_in(net, dtype)
+    precision = compute_in(net, dtype, config.optim.precision)
     loss = training_loss(config, train_set, card, notes)
     offset_seeds_by_rank(net, loss)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
@@ -117,8 +117,10 @@ def train_in(run_dir, config, resuming, device, console):
             resume(run_dir, net, card, step, train_set, config, notes)
         elif writes:
             run_dir.begin(config)
+    card.training["precision"] = precision
     val_set = SegDataset.for_evaluation(val_path, card) if val_path else None
-    notes.say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
+    trained = sum(parameter.size for parameter in update.parameters)
+    notes.say(f"{device}, {precision}: {card.model['name']}, {trained:,} parameters in training, "
               f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)

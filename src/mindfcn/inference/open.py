@@ -37,7 +37,7 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig], console: Console =
     if is_onnx:
         if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
             raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
-        if config.precision not in ("auto", "float32"):
+        if config.precision not in ("auto", "float32", "float32_strict"):
             raise UserError(f"--precision {config.precision}: an ONNX file computes in float32; leave it out")
         segmenter = OnnxSegmenter(config.checkpoint, config.device)
         return segmenter, segmenter.card
@@ -45,5 +45,5 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig], console: Console =
     from mindfcn.runtime import pynative_mode, set_up
     set_up(config.device, console=console)
     pynative_mode()
-    network, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    network, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     return combined(network, card, config) if isinstance(config, PredictConfig) else network, card
