@@ -10,7 +10,8 @@ import pathlib
 import subprocess
 import sys
 
-NAMES = ("train_step", "inference", "evaluation", "data", "start", "precision", "processes", "growth", "accuracy")
+NAMES = ("train_step", "inference", "evaluation", "data", "start", "precision", "processes", "growth", "watch",
+         "accuracy")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

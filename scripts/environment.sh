@@ -84,7 +84,9 @@ has_extras() {
     done
 }
 
+# With DEVICE_TARGET=GPU, CUDA's libraries come as wheels, too.
 use_venv() {
+    [ "${DEVICE_TARGET:-}" != GPU ] || EXTRAS="${EXTRAS:-} gpu"
     if [ -e "$root/.venv" ] || [ -L "$root/.venv" ]; then
         if ! "$root/.venv/bin/python" -c '' 2>/dev/null ||
             { [ -f "$root/.venv/complete" ] && [ "$(sed -n '1p' "$root/.venv/complete")" != "$root" ]; }; then

@@ -54,18 +54,6 @@ def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
             if issubclass(warning.category, RuntimeWarning)] == [True] * slow
 
 
-def test_the_reason_why_there_is_no_gpu_is_named(monkeypatch):
-    absent = set()
-    monkeypatch.setattr(versions, "_loads", lambda name: name not in absent)
-    assert "MindSpore finds no GPU" in versions.gpu_problem()
-    absent |= {"libcudnn.so.8", "libcufft.so.10"}
-    assert "libcudnn.so.8, libcufft.so.10; install" in versions.gpu_problem()
-    absent.add(versions.DRIVER)
-    assert "no NVIDIA driver (libcuda.so.1)" in versions.gpu_problem()
-    monkeypatch.setattr(versions.importlib.util, "find_spec", lambda name: None)
-    assert "no GPU plugin" in versions.gpu_problem()
-
-
 def test_launches_block_on_gpu_unless_the_user_says_otherwise():
     code = "import os, mindfcn, mindspore; print(os.environ['CUDA_LAUNCH_BLOCKING'])"
     for own, expected in (({}, "1"), ({"CUDA_LAUNCH_BLOCKING": "0"}, "0")):
@@ -73,6 +61,20 @@ def test_launches_block_on_gpu_unless_the_user_says_otherwise():
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                                env={**environment, **own, "GLOG_v": "4"})
         assert found.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("own, words", [("1", "launches block"), ("0", "do not block")])
+def test_a_run_on_gpu_says_whether_launches_block(monkeypatch, own, words):
+    from mindfcn import runtime
+    from mindfcn.console import Console
+    lines = []
+    monkeypatch.setitem(os.environ, versions.LAUNCH_BLOCKING, own)
+    # A machine with a GPU, as far as set_up can tell.
+    monkeypatch.setattr(runtime, "_usable", lambda target: True)
+    monkeypatch.setattr(runtime.ms, "set_device", lambda target: None)
+    assert runtime.set_up("GPU", console=Console(lines.append)) == "GPU"
+    assert len(lines) == 1 and words in lines[0] and f"{versions.LAUNCH_BLOCKING}={own}" in lines[0]
+    assert runtime.set_up("CPU", console=Console(lines.append)) == "CPU" and len(lines) == 1
 
 
 def test_a_device_that_cannot_be_used_is_refused_with_the_reason():

@@ -11,7 +11,7 @@ from typing import Any, Literal, Optional
 from mindfcn.errors import UserError
 
 Device = Literal["auto", "CPU", "GPU", "Ascend"]
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float32_strict", "float16", "bfloat16"]
 MaskEncoding = Literal["auto", "palette", "grey", "rgb"]
 
 
@@ -282,7 +282,8 @@ class OptimConfig:
             best.ckpt; 0 is none
         freeze: do not train the backbone up to and including this block (conv3, inception_4a, ...)
         precision: type that the layers compute in; normalisation, loss and weights stay float32. CPU supports float32,
-            GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16
+            GPU also float16, Ascend all; auto is float32 on CPU and for the summed loss, else float16. On GPU, float32
+            rounds the factors of convolutions to TF32 (10 bits instead of 23), and float32_strict does not
         loss_scale: float16: fixed factor on the loss, or 0 for a dynamic one that skips steps with overflows
     """
     epochs: int = at_least(1, 1)
@@ -320,6 +321,8 @@ class TrainConfig:
         seed: seed of weights, augmentation and dropout
         eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
         keep: number of newest checkpoints kept besides the best
+        watch_every: steps between two checks of the loss, which is computed a second time, apart from the step; a run
+            whose losses differ is stopped. 0 checks none; 50 on GPU and 0 on other devices if not given
         tensorboard: also write loss, learning rate, speed and metrics for TensorBoard, into `run_dir`/tensorboard
         data: records to train on, and how to prepare them
         augment: training crops
@@ -333,6 +336,7 @@ class TrainConfig:
     seed: int = 1
     eval_every: int = at_least(1, 0)
     keep: int = at_least(2, 1)
+    watch_every: Optional[int] = at_least(None, 0)
     tensorboard: bool = False
     data: PrepareConfig = field(default_factory=PrepareConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

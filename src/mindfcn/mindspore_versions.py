@@ -4,30 +4,26 @@
 
 - MindSpore 2.9 and 2.10 choose a reference kernel for convolutions, about 100 times slower, on CPUs with AVX-512.
   With ONEDNN_MAX_CPU_ISA=AVX2 they choose the same kernel as 2.8. oneDNN reads the variable at its first operator.
-- On GPU, training steps of MindSpore 2.10 can compute with stale data unless kernel launches block.
+- On GPU, training steps of MindSpore 2.10 can compute with stale data unless kernel launches block. CUDA 11's
+  libraries are loaded by `mindfcn.cuda_libraries`.
 - MindSpore 2.8 and earlier end the interpreter if another package has loaded protobuf's C implementation first. They
   get a copy of protobuf of their own, in pure Python.
 """
 
 import contextlib
-import ctypes
 import importlib.metadata
-import importlib.util
 import os
-import pathlib
 import re
 import sys
 import time
 import warnings
 
+from mindfcn import cuda_libraries
+
 CAP = "ONEDNN_MAX_CPU_ISA"
 # A convolution takes less than 10 ms with the usual kernels, more than 300 ms with the reference kernel.
 SLOW = 0.1
 LAUNCH_BLOCKING = "CUDA_LAUNCH_BLOCKING"
-DRIVER = "libcuda.so.1"
-# What MindSpore's GPU plugin is linked with: CUDA 11 and cuDNN 8.
-CUDA_LIBRARIES = ("libcudart.so.11.0", "libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8", "libcurand.so.10",
-                  "libcusolver.so.11", "libcufft.so.10", "libcusparse.so.11", "libnvrtc.so.11.2")
 CURE = f"set {CAP}=AVX2 in the environment before Python starts, or import mindfcn before the first operator"
 
 
@@ -54,6 +50,23 @@ def cap_cpu_kernels():
     version = installed_version()
     if version and version >= (2, 9) and CAP not in os.environ and has_avx512():
         os.environ[CAP] = "AVX2"
+
+
+def set_environment():
+    """Set the variables that MindSpore's libraries read, never over a user's own value, and load CUDA's libraries."""
+    cap_cpu_kernels()
+    # CUDA reads it when it starts; on other devices it has no effect.
+    os.environ.setdefault(LAUNCH_BLOCKING, "1")
+    cuda_libraries.prepare()
+
+
+def launch_note():
+    """A line for the log of a run on GPU: whether kernel launches block, and why they should."""
+    value = os.environ.get(LAUNCH_BLOCKING)
+    if value == "1":
+        return f"GPU: kernel launches block ({LAUNCH_BLOCKING}=1), because steps can compute with stale data otherwise"
+    return (f"GPU: kernel launches do not block ({LAUNCH_BLOCKING}={value}), so steps can compute with stale data; "
+            f"set {LAUNCH_BLOCKING}=1, or unset it")
 
 
 @contextlib.contextmanager
@@ -91,9 +104,7 @@ class _Finder:
         run = spec.loader.exec_module
 
         def exec_module(module):
-            cap_cpu_kernels()
-            # CUDA reads it when it starts; on other devices it has no effect.
-            os.environ.setdefault(LAUNCH_BLOCKING, "1")
+            set_environment()
             with own_protobuf():
                 run(module)
 
@@ -102,9 +113,9 @@ class _Finder:
 
 
 def prepare_import():
-    """Prepare the import of MindSpore; if it is imported already, only set the cap, which may come too late."""
+    """Prepare the import of MindSpore; if it is imported already, only set the environment, which may be too late."""
     if "mindspore" in sys.modules:
-        cap_cpu_kernels()
+        set_environment()
     elif _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
 
@@ -126,29 +137,6 @@ def forward_hooks(hooks):
             handle.remove()
         if count is not None:
             hook_handle._HOOK_VERSION = count
-
-
-def gpu_problem():
-    """Why MindSpore cannot use a GPU here, and what to do, as the end of a message."""
-    spec = importlib.util.find_spec("mindspore")
-    folder = pathlib.Path(spec.origin).parent / "lib" / "plugin" if spec and spec.origin else pathlib.Path()
-    if not any(folder.glob("libmindspore_gpu.so*")):
-        return "this MindSpore has no GPU plugin; install the wheel for Linux on x86-64"
-    if not _loads(DRIVER):
-        return f"there is no NVIDIA driver ({DRIVER}); install one"
-    missing = [name for name in CUDA_LIBRARIES if not _loads(name)]
-    if missing:
-        return (f"libraries of CUDA 11 and cuDNN 8 are missing: {', '.join(missing)}; install them, or name their "
-                "folders in LD_LIBRARY_PATH")
-    return "MindSpore finds no GPU; CUDA_HOME must name a folder whose bin/nvcc prints release 11.6 or 11.1"
-
-
-def _loads(library):
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def check_cpu_kernels():

@@ -12,20 +12,23 @@ import mindspore as ms
 import numpy as np
 from mindspore import communication, ops
 
+from mindfcn import cuda_libraries
+from mindfcn.console import SILENT
 from mindfcn.errors import UserError
-from mindfcn.mindspore_versions import check_cpu_kernels, gpu_problem
+from mindfcn.mindspore_versions import check_cpu_kernels, launch_note
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
 NODE_TIMEOUT = 3600
 
 
-def set_up(device="auto", seed=1):
+def set_up(device="auto", seed=1, console=SILENT):
     """Choose the device, seed every generator, and join the other processes if msrun or mpirun started several.
 
     Args:
         device: auto, CPU, GPU or Ascend; auto takes the environment's DEVICE_TARGET, else the first usable of TARGETS.
         seed: 0..2147483647.
+        console: Console that shows, on GPU, whether kernel launches block; and why a GPU is not used.
 
     Returns:
         the device's name.
@@ -37,11 +40,13 @@ def set_up(device="auto", seed=1):
         raise UserError(f"--seed {seed}: must be in 0..2147483647")
     if device == "auto":
         device = os.environ.get("DEVICE_TARGET") or next(name for name in TARGETS if _usable(name))
+        if device == "CPU" and cuda_libraries.has_driver() and "DEVICE_TARGET" not in os.environ:
+            console.say(f"computing on CPU, although there is an NVIDIA driver: {cuda_libraries.problem()}")
     if device not in TARGETS:
         raise UserError(f"no device {device!r}; choose one of {', '.join(TARGETS)}")
     if not _usable(device):
         usable = ", ".join(name for name in TARGETS if _usable(name))
-        reason = gpu_problem() if device == "GPU" else "install the MindSpore build for it"
+        reason = cuda_libraries.problem() if device == "GPU" else "install the MindSpore build for it"
         raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}; {reason}")
     if device == "CPU":
         _reserve_memory()
@@ -58,6 +63,8 @@ def set_up(device="auto", seed=1):
             os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_TIMEOUT))
         communication.init()
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
+    if device == "GPU" and rank() == 0:
+        console.say(launch_note())
     return device
 
 

@@ -239,7 +239,7 @@ MISTAKES = [
     (f"{TRAIN} --augment.min_scale 3", ["--augment.min_scale 3.0", "augment.max_scale"]),
     (f"{TRAIN} --augment.max_scale .inf", ["--augment.max_scale inf", "at most 16"]),
     (f"{TRAIN} --augment.batch_size 64", ["12 records", "smaller batch size"]),
-    ("train --optim.precision mixed", ["--optim.precision: expected one of auto, float32, float16, bfloat16"]),
+    ("train --optim.precision mixed", ["--optim.precision: expected one of auto, float32, float32_strict, float16"]),
     (f"{TRAIN} --optim.precision float16", ["--optim.precision float16 on CPU", "slower", "use float32"]),
     (f"{TRAIN} --optim.precision bfloat16", ["--optim.precision bfloat16 on CPU", "no such", "use float32"]),
     (f"{EVAL} good.ckpt --precision float16", ["--precision float16 on CPU", "slower", "use float32"]),

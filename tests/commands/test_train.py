@@ -277,10 +277,18 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
     assert watch.modes == {ms.PYNATIVE_MODE}
     losses = [float(row["loss"]) for row in read_table(tmp_path / "whole" / "log.csv")]
     assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
-    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=8)
     assert train(config, Watch(steps + 5)).signal == signal.SIGTERM
     train(dataclasses.replace(config, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
+
+
+@on(COURSE, PAPER)
+def test_a_watched_run_ends_with_the_same_bits(whole, sample_records, tmp_path):
+    options, folder = whole
+    train(settings(sample_records, tmp_path, keep=3, watch_every=1, **options))
+    assert_same_run(folder, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")[1].training["precision"] == "float32"
 
 
 @long
@@ -725,7 +733,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
          f"--log_dir={tmp_path / 'log'}", str(tmp_path / "two.py"), str(tmp_path), "--device", "CPU", *TINY,
          "--augment.batch_size", "2", "--optim.epochs", "2", "--run_dir", str(tmp_path / "run"),
          "--data.records", str(source / "records"), "--data.root", str(source / "source"), "--data.samples", "15",
-         "--data.size", "64"],
+         "--data.size", "64", "--watch_every", "1"],
         capture_output=True, text=True, timeout=500, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     one, other = (np.load(tmp_path / f"rank{rank}-6.npz") for rank in (0, 1))

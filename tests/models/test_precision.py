@@ -62,12 +62,28 @@ def first_step(dtype, scaler, images, labels, loss="mean", lr=1.0, score=0.1):
     ("CPU", {}, ms.float32, None), ("CPU", {"precision": "float32"}, ms.float32, None),
     ("GPU", {}, ms.float16, DYNAMIC), ("Ascend", {}, ms.float16, DYNAMIC),
     ("GPU", {"loss_scale": 128}, ms.float16, STATIC), ("GPU", {"precision": "float32"}, ms.float32, None),
+    ("GPU", {"precision": "float32_strict"}, ms.float32, None),
+    ("CPU", {"precision": "float32_strict"}, ms.float32, None),
     ("Ascend", {"precision": "bfloat16"}, ms.bfloat16, None),
     ("Ascend", {"precision": "bfloat16", "loss_scale": 128, "loss": "sum"}, ms.bfloat16, None),
     ("GPU", {"loss": "sum"}, ms.float32, None)])
 def test_each_device_has_its_type_and_scale(device, settings, dtype, scaler):
     found, scale = loss_scaler(OptimConfig(**settings), device)
     assert found == dtype and (scale is None if scaler is None else isinstance(scale, scaler))
+
+
+@pytest.mark.parametrize("device, dtype, precision, words, allowed", [
+    ("GPU", ms.float32, "float32", "float32 with TF32 convolutions", True),
+    ("GPU", ms.float32, "auto", "float32 with TF32 convolutions", True),
+    ("GPU", ms.float32, "float32_strict", "float32", False), ("GPU", ms.float16, "auto", "float16", True),
+    ("CPU", ms.float32, "auto", "float32", None), ("Ascend", ms.bfloat16, "bfloat16", "bfloat16", None)])
+def test_tf32_is_set_and_named_on_gpu_alone(monkeypatch, device, dtype, precision, words, allowed):
+    found = []
+    # MindSpore ignores the setting without a GPU.
+    monkeypatch.setattr(ms, "get_context", lambda name: device)
+    monkeypatch.setattr(ms, "set_context", lambda **options: found.append(options))
+    assert compute_in(nn.SequentialCell([nn.ReLU()]), dtype, precision) == words
+    assert found == ([] if allowed is None else [{"gpu_config": {"conv_allow_tf32": allowed}}])
 
 
 @pytest.mark.parametrize("device, precision, words", [

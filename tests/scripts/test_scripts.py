@@ -82,6 +82,14 @@ def test_the_first_run_makes_an_environment_and_the_second_installs_nothing(chec
     assert "[test]" in installs(run(checkout)[2])[0]
 
 
+def test_for_a_gpu_the_wheels_of_cuda_are_installed_once(checkout):
+    add(checkout, "python3.11")
+    assert "[" not in installs(run(checkout, DEVICE_TARGET="CPU")[2])[0].rpartition("/")[2]
+    assert "[gpu]" in installs(run(checkout, DEVICE_TARGET="GPU")[2])[0]
+    assert installs(run(checkout, DEVICE_TARGET="GPU")[2]) == []
+    assert "[gpu,test]" in installs(run(checkout, script=checkout / "run_tests.sh")[2])[0]
+
+
 def test_a_moved_checkout_is_installed_again(checkout):
     add(checkout, "python3.11")
     run(checkout)

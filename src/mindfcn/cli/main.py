@@ -34,6 +34,14 @@ def main(arguments=None):
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
               "'mindspore>=2.7.1,<2.11'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        # MindSpore's words; any other RuntimeError is a bug and keeps its traceback.
+        if "Memory not enough" not in str(error):
+            raise
+        print(f"mindfcn {verb}: the memory of the device is used up; compute less at a time (train: "
+              "--augment.batch_size or --augment.crop_size; eval and predict: --window), or end other programs on it",
+              file=sys.stderr)
+        return 1
     except OSError as error:
         # Failing disks and mounts get one line; any other OSError is a bug and keeps its traceback.
         if error.errno not in FAULTS:

@@ -37,8 +37,8 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
         UserError: checkpoint or records are missing, damaged, or do not fit each other.
     """
     check_bounds(config)
-    runtime.set_up(config.device, config.seed)
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    runtime.set_up(config.device, config.seed, console)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config)

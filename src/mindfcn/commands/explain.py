@@ -46,7 +46,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
 
     Args:
         config: ExplainConfig.
-        console: Console; unused so far.
+        console: Console that shows notes.
 
     Returns:
         Explanation.
@@ -57,9 +57,9 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     if not config.out_file.lower().endswith((".jpg", ".jpeg", ".png")):
         raise UserError(f"--out_file {config.out_file}: choose a name that ends in .jpg or .png")
     image = decode_photograph(read_bytes(config.image), config.image)
-    runtime.set_up(config.device)
+    runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):

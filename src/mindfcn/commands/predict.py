@@ -53,7 +53,7 @@ def predict(config: PredictConfig, console: Console = SILENT) -> PredictResult:
     Raises:
         UserError: as `open_segmenter` and `segment_images` do.
     """
-    segment, card = open_segmenter(config)
+    segment, card = open_segmenter(config, console)
     return segment_images(config, segment, card.labels, console, card)
 
 

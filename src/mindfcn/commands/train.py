@@ -7,6 +7,7 @@ import importlib.util
 import os
 from typing import Optional
 
+import mindspore as ms
 from mindspore.train import Model
 
 from mindfcn import runtime
@@ -32,10 +33,10 @@ from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep
+from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text
 from mindfcn.inference.network import Segmenter
-from mindfcn.mindspore_versions import LAUNCH_BLOCKING
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
@@ -79,15 +80,12 @@ def train(config: TrainConfig, console: Console = SILENT) -> TrainResult:
         UserError: wrong settings, data or weights, or a non-finite loss.
     """
     check_settings(config)
-    device = runtime.set_up(config.device, config.seed)
+    device = runtime.set_up(config.device, config.seed, console)
     if config.model.geometric and config.optim.loss != "sum" and runtime.rank_size() > 1:
         raise UserError("--model.geometric on several devices needs --optim.loss sum: the means of two heads "
                         "cannot be summed")
     writes = runtime.rank() == 0
     notes = console if writes else SILENT
-    if device == "GPU":
-        notes.say(f"{LAUNCH_BLOCKING}={os.environ.get(LAUNCH_BLOCKING)}: unless it is 1, steps on GPU can compute with "
-                  "stale data")
     run_dir = RunDir(config.run_dir, config.keep, config.tensorboard and writes)
     with contextlib.ExitStack() as stack:
         with runtime.fail_on_all_ranks():
@@ -110,7 +108,7 @@ def train_in(run_dir, config, resuming, device, console):
     train_set = training_set(config, train_path, labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
-    compute_in(net, dtype)
+    precision = compute_in(net, dtype, config.optim.precision)
     loss = training_loss(config, train_set, card, notes)
     offset_seeds_by_rank(net, loss)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
@@ -120,14 +118,16 @@ def train_in(run_dir, config, resuming, device, console):
             resume(run_dir, net, card, step, train_set, config, notes)
         elif writes:
             run_dir.begin(config)
+    card.training["precision"] = precision
     val_set = SegDataset.for_evaluation(val_path, card) if val_path else None
-    notes.say(f"{device}: {card.model['name']}, {sum(p.size for p in update.parameters):,} parameters in training, "
+    trained = sum(parameter.size for parameter in update.parameters)
+    notes.say(f"{device}, {precision}: {card.model['name']}, {trained:,} parameters in training, "
               f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)
         run = Run(run_dir, config, step, Segmenter(net, card.preprocess), train_set, val_set, card, signals, page,
                   console, notes, writes)
-        fit(run, rates)
+        fit(run, rates, TOLERANCE[dtype])
         # Agree before returning: msrun stops all processes once one has ended, and the first one may still be saving.
         if signal := signals.agreed():
             return TrainResult(run_dir.path, run_dir.last, None, signal, step.batches // train_set.steps_per_epoch)
@@ -175,8 +175,8 @@ def run_page(run_dir, config, device, card, train_set, val_set):
                 details={"Settings": flat(dataclasses.asdict(config)), "Versions": runtime.versions()})
 
 
-def fit(run, rates):
-    """Train the remaining epochs."""
+def fit(run, rates, tolerance):
+    """Train the remaining epochs; two computations of a loss may differ by `tolerance` of it."""
     epochs, first = run.config.optim.epochs, run.train.first_epoch
     log, evaluator = StepLog(run, rates), Evaluator(run)
     run.console.begin_training(run.train.steps_per_epoch, epochs, run.step.batches)
@@ -193,11 +193,22 @@ def fit(run, rates):
         # If an earlier network of this process were deleted after the first step, MindSpore would compile again.
         gc.collect()
         recalibrator = [Recalibrator(run)] if run.config.optim.recalibrate else []
-        callbacks = [NonFiniteGuard(run, log), log, *recalibrator, CheckpointSaver(run, log), evaluator,
-                     ReportWriter(run), SignalStopper(run)]
+        callbacks = [*watch(run, log, tolerance), NonFiniteGuard(run, log), log, *recalibrator,
+                     CheckpointSaver(run, log), evaluator, ReportWriter(run), SignalStopper(run)]
         with runtime.unwrap_user_errors():
             Model(run.step).train(epochs, run.train.get_dataset(), callbacks=callbacks, dataset_sink_mode=False,
                                   initial_epoch=first)
+
+
+def watch(run, log, tolerance):
+    """[LossWatch], or [] where the settings or the device ask for none."""
+    every = run.config.watch_every
+    if every is None:
+        every = EVERY.get(ms.get_context("device_target"), 0)
+    if not every:
+        return []
+    run.notes.say(f"the loss is computed a second time at steps 1, 2, 4, 8, ... and every {every} (--watch_every)")
+    return [LossWatch(run, log, every, tolerance)]
 
 
 def final_evaluation(run, best):

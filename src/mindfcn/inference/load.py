@@ -6,7 +6,7 @@ from typing import Optional
 import mindspore as ms
 
 from mindfcn.config import check_bounds
-from mindfcn.console import FilePath
+from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.regions.proposals import check_installed, propose
 from mindfcn.errors import UserError
 from mindfcn.inference.ensemble import Ensemble
@@ -20,13 +20,19 @@ from mindfcn.weights.load import load_weights
 
 
 def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
-                   precision: str = "auto") -> tuple[Segmenter, Card]:
-    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
-    dtype = layer_type(precision, ms.get_context("device_target"))
+                   precision: str = "auto", console: Console = SILENT) -> tuple[Segmenter, Card]:
+    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do.
+
+    On devices with a choice, `console` shows the precision.
+    """
+    device = ms.get_context("device_target")
+    dtype = layer_type(precision, device)
     weights, card, _ = load_checkpoint(checkpoint, default_model)
     net = create_model(card.model["name"], len(card.labels), **card.options())
     load_weights(net, weights, checkpoint)
-    compute_in(net, dtype)
+    words = compute_in(net, dtype, precision)
+    if device != "CPU":
+        console.say(f"{device}, {words}: {checkpoint}")
     return Segmenter(net, card.preprocess), card
 
 

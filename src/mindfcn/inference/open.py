@@ -6,6 +6,7 @@ from typing import Optional, Union
 import numpy as np
 
 from mindfcn.config import PredictConfig, ServeConfig
+from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
 from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.weights.card import Card
@@ -14,11 +15,12 @@ from mindfcn.weights.card import Card
 Segment = Callable[..., tuple[np.ndarray, Optional[np.ndarray]]]
 
 
-def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, Card]:
+def open_segmenter(config: Union[PredictConfig, ServeConfig], console: Console = SILENT) -> tuple[Segment, Card]:
     """Open a checkpoint with the runtime chosen by the settings.
 
     Args:
         config: PredictConfig or ServeConfig; uses `checkpoint`, `runtime`, `device`, `fallback_model` and `precision`.
+        console: Console that shows notes.
 
     Returns:
         (function that segments one photograph, as `predict` takes it; Card)
@@ -35,13 +37,13 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig]) -> tuple[Segment, 
     if is_onnx:
         if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
             raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
-        if config.precision not in ("auto", "float32"):
+        if config.precision not in ("auto", "float32", "float32_strict"):
             raise UserError(f"--precision {config.precision}: an ONNX file computes in float32; leave it out")
         segmenter = OnnxSegmenter(config.checkpoint, config.device)
         return segmenter, segmenter.card
     from mindfcn.inference.load import combined, load_segmenter
     from mindfcn.runtime import pynative_mode, set_up
-    set_up(config.device)
+    set_up(config.device, console=console)
     pynative_mode()
-    network, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    network, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     return combined(network, card, config) if isinstance(config, PredictConfig) else network, card

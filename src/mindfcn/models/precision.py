@@ -5,7 +5,7 @@ import mindspore as ms
 from mindfcn.errors import UserError
 from mindfcn.models.layers import LRN
 
-TYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+TYPES = {"float32": ms.float32, "float32_strict": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 # True of MindSpore 2.8; a test fails as soon as its CPU kernels support bfloat16.
 REFUSED = {
     ("CPU", "float16"): "a CPU computes it in float32 and converts each map to and fro, which is slower; use float32",
@@ -17,7 +17,7 @@ def layer_type(precision, device, option="--precision"):
     """MindSpore's type of a precision's layers.
 
     Args:
-        precision: float32, float16 or bfloat16; auto is float32 on CPU and float16 elsewhere.
+        precision: float32, float32_strict, float16 or bfloat16; auto is float32 on CPU and float16 elsewhere.
         device: CPU, GPU or Ascend.
         option: name of the setting, for the message.
 
@@ -31,10 +31,23 @@ def layer_type(precision, device, option="--precision"):
     return TYPES[precision]
 
 
-def compute_in(net, dtype):
+def compute_in(net, dtype, precision="auto"):
     """Let a network's layers compute in a type, in place; weights keep their float32 values, names and shapes.
 
     Normalisation stays float32: a mean over a map, and squares of activations (`LRN`), are beyond what 16 bits hold.
+
+    Args:
+        net: the network.
+        dtype: as `layer_type` returns it.
+        precision: float32_strict keeps float32 convolutions on GPU from TF32, in the whole process.
+
+    Returns:
+        what the layers compute in, in words, such as "float32 with TF32 convolutions".
     """
+    gpu, strict = ms.get_context("device_target") == "GPU", precision == "float32_strict"
+    if gpu:
+        ms.set_context(gpu_config={"conv_allow_tf32": not strict})
     if dtype != ms.float32:
         ms.amp.custom_mixed_precision(net, black_list=[*ms.amp.get_black_list(), LRN], dtype=dtype)
+    words = str(dtype).lower()
+    return f"{words} with TF32 convolutions" if gpu and dtype == ms.float32 and not strict else words

@@ -43,7 +43,7 @@ def serve(config, console=SILENT):
     with contextlib.closing(listen(config.host, config.port)) as listener, blocked_signals(), \
             contextlib.closing(Worker(config.queue)) as worker:
         # MindSpore is set up in the thread that uses it.
-        segment, card = worker.submit(open_segmenter, config).result()
+        segment, card = worker.submit(open_segmenter, config, console).result()
         if card.preprocess.modality != "rgb":
             raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
                             "photographs; use mindfcn predict with --depth")
