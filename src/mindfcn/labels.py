@@ -79,6 +79,25 @@ class LabelSet:
         """Number of the class named background, which has no objects; None if there is none."""
         return self.names.index("background") if "background" in self.names else None
 
+    def difference(self, other: "LabelSet") -> str:
+        """The first difference between these classes ("there") and others ("here") in words; "" if they are the same.
+
+        Names in their order, colours, the ignore label and the excluded classes are compared.
+        """
+        if len(self) != len(other):
+            return (f"there are {len(self)} classes there ({', '.join(self.names[:3])}, ...) and {len(other)} here "
+                    f"({', '.join(other.names[:3])}, ...)")
+        for what, there, here in (("called", self.names, other.names), ("shown in", self.colors, other.colors)):
+            for number, (one, two) in enumerate(zip(there, here)):
+                if one != two:
+                    return f"class {number} ({self.names[number]}) is {what} {one} there and {two} here"
+        if self.ignore_label != other.ignore_label:
+            return f"the ignore label is {self.ignore_label} there and {other.ignore_label} here"
+        if set(self.excluded) != set(other.excluded):
+            return (f"the excluded classes are {', '.join(self.excluded) or 'none'} there and "
+                    f"{', '.join(other.excluded) or 'none'} here")
+        return ""
+
     def palette(self) -> np.ndarray:
         """(256, 3) uint8 RGB: the class colours, then VOC's colours for all higher numbers."""
         palette = voc_palette()

@@ -705,8 +705,8 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
         [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True",
          f"--log_dir={tmp_path / 'log'}", str(tmp_path / "two.py"), str(tmp_path), "--device", "CPU", *TINY,
          "--augment.batch_size", "2", "--optim.epochs", "2", "--run_dir", str(tmp_path / "run"),
-         "--data.records", str(source / "records"), "--data.root", str(source / "source"), "--data.samples", "15",
-         "--data.size", "64"],
+         "--data.records", str(source / "records"), "--data.source", "sample", "--data.root", str(source / "source"),
+         "--data.samples", "15", "--data.size", "64"],
         capture_output=True, text=True, timeout=500, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     one, other = (np.load(tmp_path / f"rank{rank}-6.npz") for rank in (0, 1))

@@ -10,6 +10,7 @@ from typing import Optional
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.data.records.records import record_entry
 from mindfcn.metrics import MEAN_IOU, MEAN_PIXEL_ACCURACY, ConfusionMatrix
 from mindfcn.report.overlays import side_by_side, write_picture
 from mindfcn.report.page import picture, write_page
@@ -81,7 +82,8 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
             page.notes = [*page.notes, f"Means leave out {left_out}, as the data set's protocol does."]
         write_page(page)
         save_json(done, {
-            "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+            "protocol": "native", "images": len(evaluation.names), "records": record_entry(dataset.path),
+            "metrics": evaluation.metrics,
             "seconds per image": evaluation.seconds,
             "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
             "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
