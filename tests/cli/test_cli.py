@@ -249,7 +249,7 @@ MISTAKES = [
     (f"{TRAIN} --run_dir /proc/run", ["/proc/run", "choose a folder"]),
     (f"{TRAIN} --run_dir run", ["run", "--resume", "--overwrite"]),
     (f"{TRAIN} --run_dir lost --resume", ["last.ckpt is gone", "6 steps", "--overwrite"]),
-    (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "another network", "settings.yaml"]),
+    (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "model.fc_width 16, not 8", "settings.yaml"]),
     (f"{TRAIN} --run_dir run --resume", ["last.ckpt", "other batches", "settings.yaml"]),
     (f"{TRAIN} --model.pretrained missing.pth", ["missing.pth", "check the path"]),
     (f"{TRAIN} --model.pretrained paper.ckpt", ["paper.ckpt", "another architecture"]),

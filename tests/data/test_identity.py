@@ -10,8 +10,9 @@ import pytest
 from helpers import one_line
 from PIL import Image
 
+from mindfcn.commands.inspect_data import inspect
 from mindfcn.commands.prepare import find_records, prepare
-from mindfcn.config import PrepareConfig
+from mindfcn.config import InspectConfig, PrepareConfig
 from mindfcn.console import Console
 from mindfcn.data.records.integrity import signed_manifest
 from mindfcn.data.records.mindrecord import read_manifest
@@ -195,6 +196,18 @@ def test_records_of_an_older_release_are_used_unless_they_differ(made, tmp_path)
     with pytest.raises(UserError, match="photographs, masks or lists differ.*--data.overwrite true"):
         use(made)
     assert use(made, overwrite=True)[0].identity
+
+
+def test_inspect_names_the_records_and_what_has_changed(made, tmp_path):
+    said, config = [], InspectConfig(made.records, out=str(tmp_path / "out"))
+    assert not [finding for finding in inspect(config, Console(said.append)).findings if finding.kind == "stale"]
+    assert said[0].startswith(f"using records {made.records}") and f"source folder {made.root}" in said[0]
+    CHANGES["other masks"](tmp_path / "mine")
+    found, = (finding for finding in inspect(config).findings if finding.kind == "stale")
+    assert "the mask of p2" in found.message and not found.broken
+    LabelSet(LABELS.names[::-1], LABELS.colors).save(tmp_path / "labels.yaml")
+    with pytest.raises(UserError, match="other classes"):
+        inspect(dataclasses.replace(config, labels=str(tmp_path / "labels.yaml")))
 
 
 def test_a_checkpoint_knows_its_validation_records(made):

@@ -293,7 +293,7 @@ def check_records(data: PrepareConfig, console: Console, prefix: str) -> None:
     # Pairs that were left out are compared, too.
     listed = list_samples(dataclasses.replace(data, skip_bad=True))
     for (path, manifest), origin in zip(manifests.items(), origins_of(data, *listed)):
-        _refuse(path, difference(manifest, origin), prefix)
+        _refuse(path, difference(manifest, origin), data, prefix)
 
 
 def _check_without_source(data, manifests, prefix):
@@ -305,20 +305,41 @@ def _check_without_source(data, manifests, prefix):
                             f"source, or leave it out to use {data.records} as it is")
     for path, manifest in manifests.items() if data.labels else ():
         labels = LabelSet.from_dict(manifest["labels"], path)
-        _refuse(path, labels.difference(LabelSet.load(data.labels)), prefix)
+        _refuse(path, labels.difference(LabelSet.load(data.labels)), data, prefix)
 
 
 def check_settings(path: str, data: PrepareConfig, prefix: str) -> None:
     """Raise UserError if complete records were made with settings that give other pixels or classes."""
     entry = (read_manifest(path) or {}).get("identity")
     if entry:
-        _refuse(path, settings_difference(entry, str(data.source), source_settings(data)), prefix)
+        _refuse(path, settings_difference(entry, str(data.source), source_settings(data)), data, prefix)
 
 
-def _refuse(path, found, prefix):
+def changed_since(path: str) -> str:
+    """What differs between records and the files of their source now, in one line; "" if nothing does.
+
+    Also "" if the source is not recorded or its folder is not there.
+    """
+    manifest = read_manifest(path)
+    entry = (manifest or {}).get("identity", {})
+    if not manifest or not entry.get("source") or not os.path.isdir(entry["settings"]["root"]):
+        return ""
+    data = PrepareConfig(source=entry["source"], skip_bad=True, **entry["settings"])
+    try:
+        labels, train, val = list_samples(data)
+    except UserError as error:
+        return f"{path}: the source cannot be listed any more: {error}"
+    train_origin, val_origin = origins_of(data, labels, train, val)
+    found = difference(manifest, val_origin if os.path.basename(path).startswith("val.") else train_origin)
+    return found and f"{path}, made from {record_source(path)}: {found}; make it again with mindfcn prepare --overwrite"
+
+
+def _refuse(path, found, data, prefix):
+    """Raise UserError if there is a difference, with the two sources and the setting that makes the records again."""
     if found:
-        there = record_source(path) or "files of an older release"
-        raise UserError(f"{path} was made from {there}, not as the settings say: {found}; make it again with "
+        there = record_source(path) or "files that are not recorded"
+        here = f"{data.source} {data.root}".rstrip() if data.source else data.labels
+        raise UserError(f"{path} was made from {there} and is not that of {here}: {found}; make it again with "
                         f"{prefix}overwrite true, or choose another {prefix}records")
 
 

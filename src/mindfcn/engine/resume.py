@@ -45,13 +45,11 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
         UserError: no checkpoint can be read, or it was written with other data or settings that must not change.
     """
     weights, saved, state = newest_checkpoint(run_dir, console)
-    if network(saved) != network(card) or saved.labels != card.labels:
-        raise UserError(f"{run_dir.last} belongs to another network or data set ({saved.model['name']}, "
-                        f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
-    if saved.data and card.data and saved.data["identity"] != card.data["identity"]:
-        there, here = (f"{data['identity']} (source {data['source']})" for data in (saved.data, card.data))
-        raise UserError(f"{run_dir.last} was trained on records with the hash {there}, not on these, {here}; give its "
-                        "records, or train on these with another --run_dir")
+    check_data(saved, card, run_dir)
+    changes = changed_settings(saved.training.get("settings", {}), config, run_dir)
+    if network(saved) != network(card):
+        raise UserError(f"{run_dir.last} belongs to another network ({saved.model['name']}); resume with the "
+                        f"settings in {run_dir.settings}")
     batches = {"steps_per_epoch": train_set.steps_per_epoch, "seed": train_set.seed}
     if any(saved.training.get(name) != value for name, value in batches.items()):
         raise UserError(f"{run_dir.last} was trained on other batches than these settings give (records, batch size, "
@@ -59,7 +57,6 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
     if saved.training.get("class_weights") != card.training.get("class_weights"):
         raise UserError(f"{run_dir.last} was trained with other class weights than these settings and records give; "
                         f"resume with the settings in {run_dir.settings}")
-    changes = changed_settings(saved.training.get("settings", {}), config, run_dir)
     load_weights(net, weights, run_dir.last)
     card.preprocess = train_set.preprocess = saved.preprocess
     parameters = {parameter.name: parameter for parameter in net.get_parameters()} | step.state()
@@ -80,6 +77,17 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
         run_dir.rewind(step.batches)
         run_dir.continue_with(config, step.batches, changes)
         say_jump(run_dir.rates(), rates, step, console)
+
+
+def check_data(saved, card, run_dir):
+    """Raise UserError if the records' identity is not that in the checkpoint's card, or their classes differ."""
+    found = saved.labels.difference(card.labels)
+    if saved.data and card.data and saved.data["identity"] != card.data["identity"]:
+        there, here = (f"{data['identity']} (source {data['source']})" for data in (saved.data, card.data))
+        found = found or f"the hash is {there} there and {here} here"
+    if found:
+        raise UserError(f"{run_dir.last} was trained on other records: {found}; give its records, those of "
+                        f"{run_dir.settings}, or train on these with another --run_dir")
 
 
 def changed_settings(there, config, run_dir):
