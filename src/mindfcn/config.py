@@ -87,7 +87,8 @@ class PrepareConfig:
             nyud and siftflow use test
         val_fraction: folder without lists: share of the images held out for validation, 0..1
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
-        mask_encoding: how masks of your own folder encode classes
+        mask_encoding: how masks of your own folder encode classes; voc: palette does not compare the masks' palettes
+            with the classes' colours
         instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
             box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels

@@ -149,9 +149,13 @@ class LabelSet:
     def load(cls, path: FilePath) -> "LabelSet":
         """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB), `ignore_label`, `excluded`.
 
-        Raises UserError.
+        A name is the text that is written, also if YAML takes it for a number or a truth value. Raises UserError.
         """
-        return cls.from_dict(read_yaml(path), path)
+        entries = read_yaml(path)
+        if isinstance(entries, dict):
+            texts = read_yaml(path, text=True)
+            entries |= {key: texts[key] for key in ("names", "excluded") if isinstance(entries.get(key), list)}
+        return cls.from_dict(entries, path)
 
 
 VOC = LabelSet(

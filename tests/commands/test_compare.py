@@ -328,7 +328,7 @@ def test_a_network_that_fails_is_a_row_and_the_others_go_on(sample_records, tmp_
     assert f"bad failed: {bad.failure}" in result.table
     rows = read_table(tmp_path / "out" / "table.csv")
     assert [row["network"].split(" ")[0] for row in rows][:3] == ["bad", "next", "good"]
-    assert [row["mIoU %"] for row in rows[:2]] == ["-", "-"]
+    assert [row["mIoU %"] for row in rows[:2]] == ["", ""]
     identity = load_checkpoint(good.checkpoint)[1].data["identity"]
     for path in (tmp_path / "out" / "settings.yaml", tmp_path / "out" / "good" / "settings.yaml"):
         assert f"identity: {identity}\n" in path.read_text()

@@ -198,6 +198,26 @@ def test_records_of_an_older_release_are_used_unless_they_differ(made, tmp_path)
     assert use(made, overwrite=True)[0].identity
 
 
+def test_black_and_white_masks_of_labels_without_colours_are_noticed(tmp_path):
+    """255 is the ignore label then: every labelled pixel is of the first class."""
+    draw(tmp_path / "mine")
+    (tmp_path / "mine" / "labels.yaml").write_text("names: [ground, roof]\n")
+    for path in (tmp_path / "mine" / "masks").iterdir():
+        Image.fromarray(np.where(np.array(Image.open(path)), 255, 0).astype(np.uint8)).save(path)
+    settings = PrepareConfig(records=str(tmp_path / "records"), source="folder", root=str(tmp_path / "mine"))
+    said = []
+    prepare(settings, Console(said.append))
+    absent, hidden = said[-2:]
+    assert "no pixel of 1 of 2 classes (roof)" in absent and "% of the pixels have the ignore label 255" in hidden
+    assert use(settings)[1][1:] == [absent, hidden]
+    found = inspect(InspectConfig(str(tmp_path / "mine"), out=str(tmp_path / "out"))).findings
+    assert [finding.split for finding in found if finding.kind == "void"] == ["train", "val"]
+
+
+def test_good_masks_are_not_warned_about(made):
+    assert len(use(made)[1]) == 1
+
+
 def test_inspect_names_the_records_and_what_has_changed(made, tmp_path):
     said, config = [], InspectConfig(made.records, out=str(tmp_path / "out"))
     assert not [finding for finding in inspect(config, Console(said.append)).findings if finding.kind == "stale"]

@@ -74,7 +74,7 @@ def _course_protocol(config, segmenter, page, records, out):
                          ignore_label=labels.ignore_label, num_classes=len(labels))
     runtime.pynative_mode()
     segmenter.net.set_train(False)
-    views = segmentation_metrics(len(labels))
+    views = segmentation_metrics(len(labels), labels.excluded_numbers())
     model = Model(segmenter.net, CrossEntropy(labels.ignore_label), metrics=views)
     metrics = model.eval(dataset.get_dataset(), dataset_sink_mode=False)
     images = dataset.steps_per_epoch * dataset.batch_size

@@ -18,7 +18,7 @@ from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
-from mindfcn.data.records.records import describe_file
+from mindfcn.data.records.records import describe_file, hidden_class
 from mindfcn.data.samples import check_mask, decode_mask, in_threads
 from mindfcn.data.sources.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
 from mindfcn.errors import UserError
@@ -39,6 +39,7 @@ KINDS = {"missing": ("a photograph or its mask is missing", True),
          "twice": ("photographs twice in a split", False),
          "ignored": ("masks without a labelled pixel", False),
          "one class": ("masks with a single class", False),
+         "void": ("an ignore label that may hide a class", False),
          "absent": ("classes missing from a split", False)}
 NAMED = 3
 
@@ -205,6 +206,9 @@ def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
         findings += _duplicate(digests, found)
         chosen.offer(found)
     findings += _absent(splits, labels)
+    for name, split in splits.items():
+        if line := hidden_class(labels, split.classes.pixels.tolist(), split.ignored):
+            findings.append(Finding("void", name, "", f"{name}: {line}"))
     result = Inspection(config.data, source, labels, splits, findings, os.path.join(config.out, "inspection.json"))
     shown = chosen.pairs()
     if shown:

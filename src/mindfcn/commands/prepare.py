@@ -10,7 +10,7 @@ from mindfcn.console import SILENT, Console
 from mindfcn.data.records.identity import Origin, difference, settings_difference, source_settings
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
-from mindfcn.data.records.records import COURSE_RECORD, Records, record_source
+from mindfcn.data.records.records import COURSE_RECORD, Records, record_source, suspicious_masks
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
 from mindfcn.data.samples import Sample
@@ -75,6 +75,8 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
         done = "already complete" if summary.reused else "written"
         console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
+    for line in suspicious_masks(paths[0]):
+        console.say(line)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
 
@@ -183,12 +185,13 @@ def _splits(config, own):
 def _voc(config):
     labels = LabelSet.load(config.labels) if config.labels else VOC
     check = not config.skip_bad
+    compared = labels if config.mask_encoding == "auto" else None
     if config.sbd:
         train = trainaug(config.root, config.sbd, config.year, config.train_split, config.val_split,
-                         config.sbd_splits, check)
+                         config.sbd_splits, check, compared)
     else:
-        train = list_voc(config.root, config.train_split, config.year, check)
-    return labels, train, list_voc(config.root, config.val_split, config.year, check)
+        train = list_voc(config.root, config.train_split, config.year, check, compared)
+    return labels, train, list_voc(config.root, config.val_split, config.year, check, compared)
 
 
 def _folder(config):
@@ -253,6 +256,8 @@ def find_records(data: PrepareConfig, console: Console = SILENT, prefix: str = "
             raise UserError(f"{records} has the hash {records.identity}, but {prefix}identity is {data.identity}; give "
                             f"the records that it names, or --{prefix.strip('-')}identity '' to use these")
     console.say(f"using records {records}")
+    for line in suspicious_masks(records.train):
+        console.say(line)
     return records
 
 

@@ -69,8 +69,9 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     dataset = SegDataset(data_file=records, training=False, limit=config.limit)
     console.say(f"using records {describe_file(records)}")
     console.say(f"{len(grid)} combinations on {dataset.count} images of them")
-    matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
-    plain = ConfusionMatrix(len(card.labels))
+    excluded = card.labels.excluded_numbers()
+    matrices = {crf: ConfusionMatrix(len(card.labels), excluded) for crf in grid}
+    plain = ConfusionMatrix(len(card.labels), excluded)
     with runtime.unwrap_user_errors():
         pairs = dataset.photographs()
         for image, truth in console.track(pairs, dataset.count):

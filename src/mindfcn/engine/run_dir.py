@@ -25,6 +25,7 @@ import yaml
 
 from mindfcn.errors import UserError
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.evaluation import PICTURES
 from mindfcn.report.events import Events
 from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
@@ -71,7 +72,8 @@ class RunDir:
         with held(os.path.join(self.path, "run.lock"), f"run directory {self.path}"):
             if os.path.isdir(self._forgetting):
                 self._forget()
-            yield remove_leftovers(self.path)
+            pictures = (os.path.join("evaluation", name) for name in PICTURES)
+            yield remove_leftovers(self.path, ("checkpoints", "evaluation", *pictures))
 
     def can_resume(self):
         """Whether there is a checkpoint to resume from. A run killed before its first checkpoint has none.

@@ -10,10 +10,12 @@ import shutil
 import zlib
 
 import cv2
+import numpy as np
 from mindspore.dataset import MindDataset
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
+from mindfcn.data.class_counts import histogram
 from mindfcn.data.records.identity import Digest, Origin, check_unchanged, difference, fingerprints
 from mindfcn.data.records.integrity import find_shards, load_manifest, record_files, signed_manifest
 from mindfcn.data.samples import check_mask, encode_plane
@@ -76,6 +78,8 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         raise UserError(f"no samples for {path}; check the list of the split")
     if type(shards) is not int or not 1 <= shards <= 1000:
         raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
+    if shards > len(samples):
+        raise UserError(f"{shards} shards for {path}, which gets {len(samples)} records; choose at most that many")
     manifest_name = os.path.basename(path) + ".json"
     index = os.path.join(os.path.dirname(path), f".partial-{os.path.basename(path)}", f"{os.path.basename(path)}000.db")
     if len(os.fsencode(index)) > MAX_INDEX_PATH:
@@ -129,7 +133,8 @@ def read_manifest(path):
     """Manifest that `write_records` wrote to PATH.json; None if missing or if the files have other sizes than listed.
 
     Keys: count, labels (LabelSet.to_dict), shards, skipped, files {name: bytes}, and, except in older releases,
-    identity (see `identity`), checksums {name: CRC-32} and checksum, that of the manifest itself.
+    identity (see `identity`), pixels (number of pixels of each mask value 0..255), checksums {name: CRC-32} and
+    checksum, that of the manifest itself.
     """
     manifest = load_manifest(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -149,6 +154,7 @@ class _Rows:
         self.progress = progress or iter
         self.page_size = _page_size(samples)
         self.skipped, self.written, self.checksum = [], 0, 0
+        self.pixels = np.zeros(256, np.int64)
 
     def __iter__(self):
         for sample in self.progress(self.samples):
@@ -162,6 +168,7 @@ class _Rows:
             self.written += 1
             self.checksum += _checksum(*row.values())
             self.digest.add(row["file_name"], row["data"], planes)
+            self.pixels += histogram(planes[0])
             yield row
 
 
@@ -254,7 +261,7 @@ def _checksum(name, data, *pngs):
 def _write_manifest(rows, files, shards, identity, path):
     parts = [part for file in files for part in (file, file + ".db")]
     manifest = signed_manifest({"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
-                                "identity": identity, "skipped": rows.skipped,
+                                "identity": identity, "skipped": rows.skipped, "pixels": rows.pixels.tolist(),
                                 **({"geometric": rows.geometric.to_dict()} if rows.geometric else {})}, parts)
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)

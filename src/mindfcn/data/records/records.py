@@ -8,6 +8,8 @@ from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
+# Largest share of ignored pixels that goes without a warning; NYUDv2 has a quarter.
+MOST_IGNORED = 0.5
 COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
 
 
@@ -84,6 +86,37 @@ def describe_file(path):
     texts = [f"source {entry['source'] or 'not recorded'}", *([f"hash {entry['hash']}"] if entry["hash"] else []),
              f"{count_records(path):,} images"]
     return f"{path} ({', '.join(texts)})"
+
+
+def suspicious_masks(path):
+    """Lines about classes without a pixel in training records, and about an ignore label that may hide a class."""
+    manifest = read_manifest(path)
+    if not manifest or "pixels" not in manifest:
+        return []
+    labels, pixels = LabelSet.from_dict(manifest["labels"], path), manifest["pixels"]
+    absent = [name for name, count in zip(labels.names, pixels) if not count and name not in labels.excluded]
+    lines = []
+    if absent:
+        few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+        lines.append(f"{path}: no pixel of {len(absent)} of {len(labels)} classes ({few}), which cannot be learned")
+    if hidden := hidden_class(labels, pixels[:len(labels)], pixels[labels.ignore_label]):
+        lines.append(f"{path}: {hidden}")
+    return lines
+
+
+def hidden_class(labels, pixels, ignored):
+    """A line if the ignore label may hide a class: it is on most pixels, or all others are of one class; else "".
+
+    Args:
+        labels: LabelSet.
+        pixels: number of pixels of each class.
+        ignored: number of pixels of the ignore label.
+    """
+    share = ignored / max(1, ignored + sum(pixels))
+    if share <= MOST_IGNORED and not (ignored and len(labels) > 1 and sum(map(bool, pixels)) <= 1):
+        return ""
+    return (f"{100 * share:.1f} % of the pixels have the ignore label {labels.ignore_label} and count neither in the "
+            "loss nor in the metrics; if it is a class, give the classes' colours or another ignore_label")
 
 
 def check_classes(records, labels, checkpoint):
