@@ -172,7 +172,7 @@ augment = mindfcn.AugmentConfig(crop_size=32 if QUICK else 96, min_scale=0.75, m
 narrow = {"name": "fcn8s_vgg16_bn", "width": 0.125, "fc_width": 64}
 shapes = mindfcn.train(mindfcn.TrainConfig(
     run_dir=f"{WORK}/shapes", overwrite=True, eval_every=0, augment=augment, model=mindfcn.ModelConfig(**narrow),
-    data=mindfcn.PrepareConfig(records=f"{WORK}/shapes_records", root=f"{WORK}/shapes_data",
+    data=mindfcn.PrepareConfig(records=f"{WORK}/shapes_records", source="sample", root=f"{WORK}/shapes_data",
                                samples=15 if QUICK else 160, size=64 if QUICK else 128),
     optim=mindfcn.OptimConfig(epochs=1 if QUICK else 4, lr=0.05)), mindfcn.LiveCurve())
 print(f"mean IoU of 7 classes of shapes: {shapes.evaluation.metrics['mean IoU']:.3f}")

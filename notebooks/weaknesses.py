@@ -69,7 +69,7 @@ print(f"MindSpore {ms.__version__} on {device}, results in {WORK}{', quick test'
 # which counts nowhere.
 
 # %%
-data = mindfcn.PrepareConfig(records=f"{WORK}/records", root=f"{WORK}/sample", samples=10 if QUICK else 160,
+data = mindfcn.PrepareConfig(records=f"{WORK}/records", source="sample", root=f"{WORK}/sample", samples=10 if QUICK else 160,
                              size=96 if QUICK else 128)
 labels, train_samples, val_samples = mindfcn.list_samples(data)
 photos = [cv2.imread(sample.image) for sample in val_samples]  # (H, W, 3) uint8 BGR

@@ -32,8 +32,8 @@ step "installation" "$folder/env/bin/python" -m pip install --quiet "mindspore==
     --editable "$root[export]" pytest nbclient nbformat ipykernel jupytext
 export PATH="$folder/env/bin:$PATH"
 run=$folder/run
-step "training" mindfcn train --device CPU --run_dir "$run" --data.records "$folder/records" --data.root "$folder/sample" \
-    --data.samples 15 --data.size 64 --model.width 0.125 --model.fc_width 16 --augment.crop_size 32 --optim.epochs 1
+step "training" mindfcn train --device CPU --run_dir "$run" --data.records "$folder/records" \
+    --data.source sample --data.root "$folder/sample" --data.samples 15 --data.size 64 --model.width 0.125 --model.fc_width 16 --augment.crop_size 32 --optim.epochs 1
 step "evaluation" mindfcn eval --device CPU --checkpoint "$run/checkpoints/best.ckpt" --out "$folder/evaluation"
 step "prediction" mindfcn predict --checkpoint "$run/checkpoints/best.ckpt" --out "$folder/masks" \
     "$folder/sample/JPEGImages/sample_000000.jpg"

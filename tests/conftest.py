@@ -120,7 +120,8 @@ def sample_records(tmp_path_factory):
     from mindfcn.commands.prepare import prepare
     from mindfcn.config import PrepareConfig
     folder = tmp_path_factory.mktemp("sample")
-    result = prepare(PrepareConfig(records=str(folder / "records"), root=str(folder / "source"), samples=15, size=64))
+    result = prepare(PrepareConfig(records=str(folder / "records"), source="sample", root=str(folder / "source"),
+                                   samples=15, size=64))
     assert (result.train.written, result.val.written) == (12, 3)
     return folder
 

@@ -42,6 +42,6 @@ def sample_settings(records, model, optim, **options):
     """TrainConfig for the folder of the fixture `sample_records`: crops of 32 pixels, batches of 4, on the CPU."""
     from mindfcn.config import AugmentConfig, PrepareConfig, TrainConfig
     return TrainConfig(
-        device="CPU", data=PrepareConfig(records=str(records / "records"), root=str(records / "source"), samples=15,
-                                         size=64),
+        device="CPU", data=PrepareConfig(records=str(records / "records"), source="sample",
+                                         root=str(records / "source"), samples=15, size=64),
         augment=AugmentConfig(crop_size=32, batch_size=4), model=model, optim=optim, **options)

@@ -118,3 +118,14 @@ def test_excluded_classes_go_into_the_file_and_back(tmp_path):
     (tmp_path / "labels.yaml").write_text("names: [a, b]\nexcluded: c\n")
     with pytest.raises(UserError, match="`excluded` must be a list"):
         LabelSet.load(tmp_path / "labels.yaml")
+
+
+def test_a_name_is_the_text_that_is_written(tmp_path):
+    """YAML reads these as truth values, an octal number, minutes and seconds, and nothing."""
+    (tmp_path / "labels.yaml").write_text("names: [yes, no, off, 010, 1:30, ~, 1.0]\nexcluded: [off]\n"
+                                          "ignore_label: 254\n")
+    labels = LabelSet.load(tmp_path / "labels.yaml")
+    assert labels.names == ("yes", "no", "off", "010", "1:30", "~", "1.0")
+    assert labels.excluded == ("off",) and labels.ignore_label == 254
+    labels.save(tmp_path / "again.yaml")
+    assert LabelSet.load(tmp_path / "again.yaml") == labels

@@ -376,3 +376,19 @@ def test_an_object_split_by_the_ignore_label_is_two_objects_and_its_prediction_o
     sizes = ObjectSizes(2)
     sizes.update(prediction, truth)
     assert sizes.objects[0, 1] == 2 and sizes.true[0, 1] == sizes.found[0, 1] == 4 and sizes.false[0, 1] == 1
+
+
+def test_one_rule_for_excluded_classes():
+    """Means over classes of the matrix, the bands, the sizes and the course's views are those without the class."""
+    prediction, truth = (np.kron(array, np.ones((6, 6), int)) for array in noisy(3, 3, (9, 9), 0))
+    matrix, trimap = ConfusionMatrix(3, [1]), Trimap(3, [1])
+    sizes, views = ObjectSizes(3, None, [1]), segmentation_metrics(3, [1])
+    for counter in (matrix, trimap, sizes, views["pixel accuracy"]):
+        counter.update(prediction, truth)
+    expected = matrix.class_ious()[[0, 2]].mean()
+    assert matrix.mean_iou() == views["mean IoU"].eval() == pytest.approx(expected)
+    assert matrix.mean_iou() != pytest.approx(matrix.class_ious().mean())
+    for band, mean in zip(trimap.matrices(), trimap.mean_ious()):
+        assert mean == pytest.approx(band.class_ious()[[0, 2]].mean())
+    for size, row in zip(sizes.class_ious(), sizes.compute().values()):
+        assert row["mean IoU"] == pytest.approx(np.nanmean(size[[0, 2]]), nan_ok=True)

@@ -40,7 +40,8 @@ def begin(folder, random_scores, every, *words):
     """Write start.ckpt and start.npz (the same weights), the pairs as files, and plan.json."""
     config = parse(["train", *words])[1]
     runtime.set_up("CPU", config.seed)
-    train_path, val_path, labels = find_records(config.data, Console(print))
+    records = find_records(config.data, Console(print))
+    train_path, val_path, labels = records.train, records.val, records.labels
     net, card = build(config, labels, val_path, Console(print))
     if int(random_scores):
         # Score layers that start at zero would make all logits equal.

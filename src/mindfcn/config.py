@@ -72,10 +72,10 @@ class PrepareConfig:
         records: folder the records are written to
         source: where photographs and masks come from: drawn by the program (sample; rooms, with depth), a VOC folder
             (with SBD if `sbd` is given), your own folder (`images/`, `masks/`, `labels.yaml`), NYUDv2, SIFT Flow or
-            PASCAL-Context
-        root: folder of the source: for sample and rooms, where images are drawn; for voc, with JPEGImages/ or
-            VOCdevkit; for folder, with images/ and masks/; for nyud, siftflow and context, with the data set's files
-            (see docs/modalities.md)
+            PASCAL-Context; without it, records that exist are used whatever they were made from
+        root: folder of the source: for sample and rooms, where images are drawn (data/sample, data/rooms if empty);
+            for voc, with JPEGImages/ or VOCdevkit; for folder, with images/ and masks/; for nyud, siftflow and context,
+            with the data set's files (see docs/modalities.md)
         voc: PASCAL-Context: folder of VOC2010
         classes: PASCAL-Context: number of classes, 59 or 33, without background
         year: VOC year, to find VOCdevkit/VOC<year>
@@ -87,7 +87,8 @@ class PrepareConfig:
             nyud and siftflow use test
         val_fraction: folder without lists: share of the images held out for validation, 0..1
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
-        mask_encoding: how masks of your own folder encode classes
+        mask_encoding: how masks of your own folder encode classes; voc: palette does not compare the masks' palettes
+            with the classes' colours
         instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
             box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels
@@ -96,6 +97,7 @@ class PrepareConfig:
         shards: number of files per split
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
         overwrite: write records again that are already complete
+        identity: hash that the records must have, as a run's settings.yaml names it; empty accepts any
         download: fetch a source first: voc2012 into `root`, sbd into `sbd`, course (ready MindRecord files) into
             `records`
         samples: sample, rooms: number of images to draw, for training and validation together
@@ -103,8 +105,8 @@ class PrepareConfig:
         seed: sample, rooms: the same seed draws the same pixels
     """
     records: str = "data/records/sample"
-    source: Literal["sample", "rooms", "voc", "folder", "nyud", "siftflow", "context"] = "sample"
-    root: str = "data/sample"
+    source: Optional[Literal["sample", "rooms", "voc", "folder", "nyud", "siftflow", "context"]] = None
+    root: str = ""
     voc: str = ""
     classes: Literal[59, 33] = 59
     year: int = 2012
@@ -122,6 +124,7 @@ class PrepareConfig:
     shards: int = 1
     skip_bad: bool = False
     overwrite: bool = False
+    identity: str = ""
     download: Optional[list[Literal["voc2012", "sbd", "course"]]] = None
     samples: int = 640
     size: int = 160

@@ -70,9 +70,11 @@ def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, b
     runtime.pynative_mode()
     shared = dataset.rank_size > 1
     with runtime.fail_on_all_ranks() if shared else contextlib.nullcontext():
-        counters = ConfusionMatrix(num_classes, excluded), Trimap(num_classes), ObjectSizes(num_classes, background)
+        counters = (ConfusionMatrix(num_classes, excluded), Trimap(num_classes, excluded),
+                    ObjectSizes(num_classes, background, excluded))
         second = ConfusionMatrix(GEOMETRIC_CLASSES)
-        share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second,
+                                                  excluded)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
@@ -83,7 +85,7 @@ def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, b
     return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds), second if geometric else None)
 
 
-def _evaluate_share(segment, dataset, counters, console, stop, geometric, second):
+def _evaluate_share(segment, dataset, counters, console, stop, geometric, second, excluded):
     """Count this process's records. Returns (mean IoU of each image, seconds of each image, whether it was stopped)."""
     matrix, *others = counters
     scores, seconds = [], []
@@ -91,7 +93,7 @@ def _evaluate_share(segment, dataset, counters, console, stop, geometric, second
     for image, truth in console.track(pairs, dataset.steps_per_epoch):
         if stop and stop():
             return scores, seconds, True
-        single = ConfusionMatrix(matrix.num_classes)
+        single = ConfusionMatrix(matrix.num_classes, excluded)
         if geometric:
             second.update(geometric(image), truth[..., 1])
             truth = truth[..., 0]

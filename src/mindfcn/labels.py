@@ -79,6 +79,25 @@ class LabelSet:
         """Number of the class named background, which has no objects; None if there is none."""
         return self.names.index("background") if "background" in self.names else None
 
+    def difference(self, other: "LabelSet") -> str:
+        """The first difference between these classes ("there") and others ("here") in words; "" if they are the same.
+
+        Names in their order, colours, the ignore label and the excluded classes are compared.
+        """
+        if len(self) != len(other):
+            return (f"there are {len(self)} classes there ({', '.join(self.names[:3])}, ...) and {len(other)} here "
+                    f"({', '.join(other.names[:3])}, ...)")
+        for what, there, here in (("called", self.names, other.names), ("shown in", self.colors, other.colors)):
+            for number, (one, two) in enumerate(zip(there, here)):
+                if one != two:
+                    return f"class {number} ({self.names[number]}) is {what} {one} there and {two} here"
+        if self.ignore_label != other.ignore_label:
+            return f"the ignore label is {self.ignore_label} there and {other.ignore_label} here"
+        if set(self.excluded) != set(other.excluded):
+            return (f"the excluded classes are {', '.join(self.excluded) or 'none'} there and "
+                    f"{', '.join(other.excluded) or 'none'} here")
+        return ""
+
     def palette(self) -> np.ndarray:
         """(256, 3) uint8 RGB: the class colours, then VOC's colours for all higher numbers."""
         palette = voc_palette()
@@ -130,9 +149,13 @@ class LabelSet:
     def load(cls, path: FilePath) -> "LabelSet":
         """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB), `ignore_label`, `excluded`.
 
-        Raises UserError.
+        A name is the text that is written, also if YAML takes it for a number or a truth value. Raises UserError.
         """
-        return cls.from_dict(read_yaml(path), path)
+        entries = read_yaml(path)
+        if isinstance(entries, dict):
+            texts = read_yaml(path, text=True)
+            entries |= {key: texts[key] for key in ("names", "excluded") if isinstance(entries.get(key), list)}
+        return cls.from_dict(entries, path)
 
 
 VOC = LabelSet(

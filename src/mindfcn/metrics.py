@@ -122,10 +122,14 @@ class Trimap:
 
     Attributes:
         counts: (WIDEST, n, n) int64: row w - 1 counts the pixels of band w that are in no narrower band.
+
+    Args:
+        num_classes: number of classes.
+        excluded: numbers of classes that means leave out.
     """
 
-    def __init__(self, num_classes=21):
-        self.num_classes = num_classes
+    def __init__(self, num_classes=21, excluded=()):
+        self.num_classes, self.excluded = num_classes, excluded
         self.counts = np.zeros((WIDEST, num_classes, num_classes), np.int64)
 
     def update(self, prediction, truth):
@@ -140,7 +144,7 @@ class Trimap:
         """A list of the ConfusionMatrix of each band, the narrowest first."""
         bands = []
         for counts in np.cumsum(self.counts, 0):
-            bands.append(ConfusionMatrix(self.num_classes))
+            bands.append(ConfusionMatrix(self.num_classes, self.excluded))
             bands[-1].counts = counts
         return bands
 
@@ -181,13 +185,14 @@ class ObjectSizes:
     Args:
         num_classes: number of classes.
         background: number of the class without objects, which is left out; None if there is none.
+        excluded: numbers of further classes that are left out.
 
     Attributes:
         counts: (4, 3, n) int64: `true` pixels, `found` pixels, `false` pixels and `objects`, by size and class.
     """
 
-    def __init__(self, num_classes=21, background=0):
-        self.classes = [number for number in range(num_classes) if number != background]
+    def __init__(self, num_classes=21, background=0, excluded=()):
+        self.classes = [number for number in range(num_classes) if number != background and number not in excluded]
         self.counts = np.zeros((4, len(SIZES), num_classes), np.int64)
 
     @property
@@ -337,9 +342,15 @@ class FrequencyWeightedIntersectionOverUnion(_View):
         return self.matrix.frequency_weighted_iou()
 
 
-def segmentation_metrics(num_classes: int = 21) -> dict[str, Metric]:
-    """The course's four metrics under its names, for `Model(metrics=...)`; pixels are counted once for all four."""
+def segmentation_metrics(num_classes: int = 21, excluded: Sequence[int] = ()) -> dict[str, Metric]:
+    """The course's four metrics under its names, for `Model(metrics=...)`; pixels are counted once for all four.
+
+    Args:
+        num_classes: number of classes.
+        excluded: numbers of classes that both means leave out.
+    """
     first = PixelAccuracy(num_classes)
+    first.matrix = ConfusionMatrix(num_classes, excluded)
     return {PIXEL_ACCURACY: first,
             MEAN_PIXEL_ACCURACY: PixelAccuracyClass(num_classes, first.matrix),
             MEAN_IOU: MeanIntersectionOverUnion(num_classes, first.matrix),

@@ -106,7 +106,8 @@ def test_a_switch_does_not_swallow_an_image():
 
 def test_prepare_predict_and_eval_as_typed(tmp_path):
     """In separate processes, with relative paths, as a user types them."""
-    done = run("prepare", "--records", "rec", "--root", "src", "--samples", "5", "--size", "48", cwd=tmp_path)
+    done = run("prepare", "--records", "rec", "--source", "sample", "--root", "src", "--samples", "5", "--size", "48",
+               cwd=tmp_path)
     assert done.returncode == 0 and "train: rec/train.mindrecord" in done.stdout, done.stderr
     ms.set_seed(1)
     write_checkpoint(tmp_path / "a.ckpt")
@@ -176,7 +177,7 @@ def bench(sample_records, tmp_path_factory):
 
 TRAIN = f"train --data.records rec --device CPU {TINY}"
 EVAL = "eval --device CPU --checkpoint"
-PREPARE = "prepare --root src --samples 15 --size 64"
+PREPARE = "prepare --source sample --root src --samples 15 --size 64"
 COMPARE = "compare " + f"--data.records rec --device CPU {TINY} ".replace("--", "--train.") + "--variants"
 # (command, what its line must contain: the cause, and words of the remedy)
 MISTAKES = [
@@ -248,14 +249,14 @@ MISTAKES = [
     (f"{TRAIN} --run_dir /proc/run", ["/proc/run", "choose a folder"]),
     (f"{TRAIN} --run_dir run", ["run", "--resume", "--overwrite"]),
     (f"{TRAIN} --run_dir lost --resume", ["last.ckpt is gone", "6 steps", "--overwrite"]),
-    (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "another network", "settings.yaml"]),
+    (f"{TRAIN} --run_dir wide --resume", ["last.ckpt", "model.fc_width 16, not 8", "settings.yaml"]),
     (f"{TRAIN} --run_dir run --resume", ["last.ckpt", "other batches", "settings.yaml"]),
     (f"{TRAIN} --model.pretrained missing.pth", ["missing.pth", "check the path"]),
     (f"{TRAIN} --model.pretrained paper.ckpt", ["paper.ckpt", "another architecture"]),
     (f"{TRAIN} --model.pretrained other.npz", ["other.npz", "VGG16"]),
     (f"{TRAIN} --model.pretrained cut.ckpt", ["cut.ckpt", "damaged"]),
     ("train --data.records away --data.root away --data.source voc", ["away", "ImageSets", "--download voc2012"]),
-    ("train --data.records file/x --data.root src --data.samples 15 --data.size 64",
+    ("train --data.records file/x --data.source sample --data.root src --data.samples 15 --data.size 64",
      ["file/x", "Not a directory", "choose a folder"]),
     (f"{EVAL} missing.ckpt", ["missing.ckpt", "check the path"]),
     (f"{EVAL} none", ["none", ".ckpt"]),

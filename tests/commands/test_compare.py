@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from mindfcn.commands.compare import HEADER, Row, cells, compare, plan
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.train import train
 from mindfcn.config import (
+    AugmentConfig,
     CompareConfig,
     EvalConfig,
     ModelConfig,
@@ -103,7 +105,10 @@ def test_what_a_comparison_leaves(whole, out):
     assert sorted(os.listdir(out)) == sorted(["settings.yaml", "report.html", "table.txt", "table.csv", "table.md",
                                               "pictures.jpg", FIRST, STAGED, "loaded"])
     assert (out / "table.txt").read_text() == whole[1].table + "\n"
-    assert parse(["compare", "--config", str(out / "settings.yaml")]) == ("compare", whole[0])
+    verb, written = parse(["compare", "--config", str(out / "settings.yaml")])
+    assert written.train.data.identity == load_checkpoint(whole[1].rows[0].checkpoint)[1].data["identity"]
+    written.train.data.identity = ""
+    assert (verb, written) == ("compare", whole[0])
     assert os.listdir(out / "loaded") == ["evaluation"]
 
 
@@ -307,6 +312,34 @@ def test_a_folder_that_cannot_be_written_is_reported_before_training(sample_reco
     (tmp_path / "file").write_text("a file\n")
     with pytest.raises(UserError, match="cannot write .*file"):
         compare(settings(sample_records, tmp_path / "file", Variant(FIRST)), StopAt(1))
+
+
+def test_a_network_that_fails_is_a_row_and_the_others_go_on(sample_records, tmp_path):
+    """Its successor fails, too; rows of other data are not trained already."""
+    shutil.copytree(sample_records / "source", tmp_path / "source")
+    name, said = "fcn32s_alexnet", []
+    config = settings(tmp_path, tmp_path / "out", Variant(name, "bad", settings={"optim.lr": 1e30}),
+                      Variant(name, "next", "bad"), Variant(name, "good"),
+                      augment=AugmentConfig(crop_size=0, batch_size=1), eval_every=0)
+    result = compare(config, Console(said.append))
+    bad, successor, good = result.rows
+    assert "the loss is" in bad.failure and "--optim.lr" in bad.failure and "starts from bad" in successor.failure
+    assert not good.failure and 0 < good.metrics["mean IoU"] <= 1
+    assert f"bad failed: {bad.failure}" in result.table
+    rows = read_table(tmp_path / "out" / "table.csv")
+    assert [row["network"].split(" ")[0] for row in rows][:3] == ["bad", "next", "good"]
+    assert [row["mIoU %"] for row in rows[:2]] == ["", ""]
+    identity = load_checkpoint(good.checkpoint)[1].data["identity"]
+    for path in (tmp_path / "out" / "settings.yaml", tmp_path / "out" / "good" / "settings.yaml"):
+        assert f"identity: {identity}\n" in path.read_text()
+    for path in (tmp_path / "source" / "SegmentationClass").iterdir():
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 255, 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(UserError, match="--train.data.overwrite true"):
+        compare(config)
+    config.train.data.overwrite = True
+    with pytest.raises(UserError, match=f"other settings: data.identity is '{re.escape(identity)}' there"):
+        compare(config)
 
 
 def test_runs_of_other_settings_stay_unchanged(whole, out, sample_records):

@@ -44,8 +44,8 @@ def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deconvnet")
     return TrainConfig(
         run_dir=str(folder / "stage1"), eval_every=0,
-        data=PrepareConfig(records=str(folder / "boxes"), root=str(folder / "source"), samples=10, size=64,
-                           instances="boxes", instance_size=36),
+        data=PrepareConfig(records=str(folder / "boxes"), source="sample", root=str(folder / "source"), samples=10,
+                           size=64, instances="boxes", instance_size=36),
         augment=AugmentConfig(crop_size=32, min_scale=1, max_scale=1, batch_size=4),
         model=ModelConfig(name="deconvnet_vgg16", width=0.125, fc_width=8, side=32, decoder_width=0.5),
         optim=OptimConfig(epochs=1, lr=0.01, recalibrate=2))

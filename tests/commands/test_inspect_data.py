@@ -103,7 +103,7 @@ def test_every_fault_is_found_once_where_it_is(folder):
     expected = spoil(folder)
     result = inspected(folder)
     assert kinds(result) == sorted(expected)
-    assert {kind for kind, _, _ in expected} | {"absent"} == set(KINDS)
+    assert {kind for kind, _, _ in expected} | {"absent", "stale", "void"} == set(KINDS)
     assert sorted({finding.kind for finding in result.broken}) == ["classes", "leak", "missing", "size", "unreadable"]
     messages = {finding.kind: finding.message for finding in result.findings}
     assert "9 at row 0, column 0" in messages["classes"] and "t7" in messages["leak"] and "v1" in messages["twice"]

@@ -112,11 +112,11 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
     color, hha = str(tmp_path / "color.ckpt"), str(tmp_path / "hha.ckpt")
     random_checkpoint(color, scramble=scramble)
     random_checkpoint(hha, "hha", seed=2, scramble=scramble)
-    _, val_path, labels = find_records(rooms, Console(print))
+    records = find_records(rooms, Console(print))
     config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=color, pretrained_hha=hha)
     check_settings(config)
     told = []
-    net, card = build(config, labels, val_path, Console(told.append))
+    net, card = build(config, records.labels, records.val, Console(told.append))
     both = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
     for path, stream in ((color, "color"), (hha, "hha")):
         weights, _, _ = load_checkpoint(path)
@@ -128,16 +128,16 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
                              ((color, color), "not a checkpoint of a network for hha")):
         config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=swapped[0], pretrained_hha=swapped[1])
         with pytest.raises(UserError, match=message):
-            build(config, labels, val_path, Console(told.append))
+            build(config, records.labels, records.val, Console(told.append))
     with pytest.raises(UserError, match="--model.pretrained_hha"):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 
 
 def test_early_fusion_starts_from_a_color_checkpoint(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
-    _, val_path, labels = find_records(rooms, Console(print))
-    net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")), labels,
-                      val_path)
+    records = find_records(rooms, Console(print))
+    net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")),
+                      records.labels, records.val)
     first = next(p for p in net.get_parameters() if p.name == "conv1.0.weight").asnumpy()
     np.testing.assert_allclose(first[:, 3], first[:, :3].mean(1), rtol=1e-6)
     assert card.preprocess == COURSE.to("rgbd")
@@ -190,7 +190,8 @@ def test_two_heads_are_trained_evaluated_and_predicted(scenes, tmp_path):
         np.add.at(counts, (truth[counted] - 1, np.array(Image.open(done[key]))[counted]), 1)
         np.testing.assert_array_equal(block["confusion matrix"], counts)
     with pytest.raises(UserError, match="hold no geometric classes"):
-        train(settings(PrepareConfig(records=str(tmp_path / "r"), root=str(tmp_path / "s"), samples=5, size=32),
+        train(settings(PrepareConfig(records=str(tmp_path / "r"), source="sample", root=str(tmp_path / "s"), samples=5,
+                                     size=32),
                        tmp_path / "other", geometric=True))
     with pytest.raises(UserError, match="native protocol"):
         evaluate(EvalConfig(result.checkpoint, device="CPU", out=str(tmp_path / "c"), protocol="course"))

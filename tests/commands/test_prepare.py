@@ -27,7 +27,8 @@ def times(folder):
 
 
 def sample_config(tmp_path, **changes):
-    return PrepareConfig(**{**dict(records=str(tmp_path / "records"), root=str(tmp_path / "set"), samples=10, size=48),
+    return PrepareConfig(**{**dict(records=str(tmp_path / "records"), source="sample",
+                                   root=str(tmp_path / "set"), samples=10, size=48),
                             **changes})
 
 
@@ -60,7 +61,7 @@ def test_voc_folder_keeps_validation_out_of_training(tmp_path):
     assert result.labels == VOC and "2 validation images" in said[0]
     assert names(result.train_path) == train.split() and names(result.val_path) == val.split()
     with pytest.raises(UserError, match="splits that differ"):
-        prepare(sample_config(tmp_path, source="voc", train_split="val"))
+        prepare(sample_config(tmp_path, source="voc", records=str(tmp_path / "same"), train_split="val"))
     own = sample_config(tmp_path, source="voc", records=str(tmp_path / "own"),
                         labels=str(tmp_path / "set" / "labels.yaml"))
     assert prepare(own).labels == SAMPLE

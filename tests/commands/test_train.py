@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from helpers import read_table, sample_settings
 from mindspore import nn, ops
+from PIL import Image
 
 from mindfcn import runtime
 from mindfcn.cli.main import main
@@ -28,6 +29,7 @@ from mindfcn.commands.train import train
 from mindfcn.config import AugmentConfig, ModelConfig, OptimConfig, TrainConfig
 from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
+from mindfcn.data.records.records import Records
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
 from mindfcn.engine.optimiser import UNDECAYED, optimiser
@@ -163,8 +165,12 @@ def test_what_a_run_leaves(whole, sample_records):
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["mindspore"] == ms.__version__ and versions["numpy"] == np.__version__
     assert "git revision" in versions
-    assert parse(["train", "--config", str(folder / "settings.yaml")]) == (
-        "train", settings(sample_records, folder, keep=3, **options))
+    verb, written = parse(["train", "--config", str(folder / "settings.yaml")])
+    identity = Records.open(str(sample_records / "records"), SAMPLE).identity
+    card = load_checkpoint(folder / "checkpoints" / "best.ckpt")[1]
+    assert written.data.identity == card.data["identity"] == identity
+    written.data.identity = ""
+    assert (verb, written) == ("train", settings(sample_records, folder, keep=3, **options))
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("metrics.json", "classes.txt", "confusion.png", "classes.png", "worst"):
         assert (folder / "evaluation" / name).exists()
@@ -323,9 +329,10 @@ def test_tensorboard_is_checked_before_anything_is_done(sample_records, tmp_path
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"seed": 2}, "other batches"), ({"augment": AugmentConfig(crop_size=32, batch_size=3)}, "other batches"),
-    ({"optim": OptimConfig(accumulate=3)}, "accumulated"),
-    ({"model": ModelConfig(width=0.125, fc_width=16)}, "another network")])
+    ({"seed": 2}, "seed 1, not 2"),
+    ({"augment": AugmentConfig(crop_size=32, batch_size=3)}, "augment.batch_size 4, not 3"),
+    ({"optim": OptimConfig(accumulate=3)}, "optim.accumulate"),
+    ({"model": ModelConfig(width=0.125, fc_width=16)}, "model.fc_width 8, not 16")])
 def test_a_run_does_not_resume_with_other_settings(whole, sample_records, tmp_path, change, words):
     options, folder = whole
     shutil.copytree(folder, tmp_path / "run")
@@ -333,12 +340,39 @@ def test_a_run_does_not_resume_with_other_settings(whole, sample_records, tmp_pa
     config = settings(sample_records, tmp_path / "run", model=options["model"], resume=True)
     if "model" in change:
         change = {"model": dataclasses.replace(change["model"], **options["model"])}
-    if options is PAPER and words == "accumulated":
-        change = {"optim": OptimConfig(accumulate=1)}
+    if "optim" in change:
+        change = {"optim": dataclasses.replace(config.optim, **{**options.get("optim", {}), "accumulate": 3})}
     with pytest.raises(UserError, match=words) as caught:
         train(dataclasses.replace(config, **change))
     assert "settings.yaml" in str(caught.value) and "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_resumed_run_names_what_changes_and_keeps_to_its_data(sample_records, tmp_path):
+    for folder in ("records", "source"):
+        shutil.copytree(sample_records / folder, tmp_path / folder)
+    said = []
+    config = settings(tmp_path, tmp_path / "run", **QUICK, optim={"epochs": 2, "warmup_epochs": 0}, eval_every=0)
+    train(config, StopAt(STEPS))
+    changed = dataclasses.replace(config, resume=True, optim=dataclasses.replace(config.optim, lr=0.2))
+    train(changed, Console(said.append))
+    assert "optim.lr changes from 0.05 to 0.2" in said
+    rates = [float(row["learning_rate"]) for row in read_table(tmp_path / "run" / "log.csv")]
+    expected = [learning_rates(2 * STEPS, rate, 0.0005)[step] for rate, step in ((0.05, STEPS - 1), (0.2, STEPS))]
+    assert rates[STEPS - 1:STEPS + 1] == pytest.approx(expected, rel=1e-5)
+    jump, = (line for line in said if "jumps" in line)
+    assert f"from {expected[0]:.3g} at step {STEPS} to {expected[1]:.3g}" in jump
+    text = (tmp_path / "run" / "settings.yaml").read_text()
+    assert text.startswith(f"# until step {STEPS}: optim.lr 0.05\n")
+    assert parse(["train", "--config", str(tmp_path / "run" / "settings.yaml")])[1].optim.lr == 0.2
+    # Other masks under the same names, and as many of them.
+    for path in (tmp_path / "source" / "SegmentationClass").iterdir():
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 255, 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(UserError, match="the mask of sample_.*--data.overwrite true"):
+        train(changed)
+    with pytest.raises(UserError, match="trained on other records: the hash is"):
+        train(dataclasses.replace(changed, data=dataclasses.replace(config.data, overwrite=True)))
 
 
 def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sample_records, tmp_path):
@@ -363,7 +397,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
 
     halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
     train(halves, StopAt(STEPS + 1))
-    with pytest.raises(UserError, match="other class weights.*settings.yaml"):
+    with pytest.raises(UserError, match="optim.class_weights median_frequency, not none.*settings.yaml"):
         train(settings(sample_records, tmp_path / "halves", **QUICK, optim={"epochs": 2}, resume=True))
     train(dataclasses.replace(halves, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
@@ -732,8 +766,8 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
         [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True",
          f"--log_dir={tmp_path / 'log'}", str(tmp_path / "two.py"), str(tmp_path), "--device", "CPU", *TINY,
          "--augment.batch_size", "2", "--optim.epochs", "2", "--run_dir", str(tmp_path / "run"),
-         "--data.records", str(source / "records"), "--data.root", str(source / "source"), "--data.samples", "15",
-         "--data.size", "64", "--watch_every", "1"],
+         "--data.records", str(source / "records"), "--data.source", "sample", "--data.root", str(source / "source"),
+         "--data.samples", "15", "--data.size", "64", "--watch_every", "1"],
         capture_output=True, text=True, timeout=500, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     one, other = (np.load(tmp_path / f"rank{rank}-6.npz") for rank in (0, 1))

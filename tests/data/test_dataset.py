@@ -1,6 +1,9 @@
 """Batches from records: the same for the same seed, each record once an epoch, and exact resumption."""
 
+import functools
 import itertools
+import os
+import shutil
 
 import cv2
 import numpy as np
@@ -299,6 +302,22 @@ def test_a_damaged_record_ends_the_epoch_in_one_line(pictures, tmp_path, column,
     with pytest.raises(UserError, match=words) as error, runtime.unwrap_user_errors():
         batches(training(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_records_replaced_under_a_run_stop_it(path, tmp_path, is_training):
+    """By others of the same names, as `prepare --overwrite` does while a run reads."""
+    for name in os.listdir(os.path.dirname(path)):
+        if name.startswith("train"):
+            shutil.copy(os.path.join(os.path.dirname(path), name), tmp_path)
+    copy = str(tmp_path / "train.mindrecord")
+    dataset = training(copy) if is_training else SegDataset(data_file=copy, training=False)
+    read = functools.partial(batches, dataset) if is_training else lambda: list(dataset.photographs())
+    assert read()
+    shutil.copy(copy, tmp_path / "again")
+    os.replace(tmp_path / "again", copy)
+    with pytest.raises(UserError, match="train.mindrecord was replaced"), runtime.unwrap_user_errors():
+        read()
 
 
 def test_records_written_as_the_course_does_are_read(pictures, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindfcn.data.masks import read_mask, scan_mask
+from mindfcn.data.masks import mask_reader, read_mask, scan_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
@@ -91,3 +91,52 @@ def test_numbers_beyond_a_byte_are_refused(tmp_path):
     Image.fromarray(np.array([[0, 1000]], np.uint16)).save(tmp_path / "objects.png")
     with pytest.raises(UserError, match="objects.png: class number 1000"):
         scan_mask(tmp_path / "objects.png")
+
+
+BLACK_WHITE = LabelSet(("ground", "roof"), ((0, 0, 0), (255, 255, 255)))
+THREE = LabelSet(("a", "b", "c"), ((255, 255, 255), (128, 128, 128), (0, 0, 0)))
+
+
+def row(path, values, bits=8):
+    """A grey mask of one row; PNG with fewer bits where asked."""
+    image = Image.fromarray(np.array([values], np.uint8))
+    if bits == 1:
+        image = Image.fromarray(np.array([values], np.uint8) * 255).convert("1")
+    image.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("labels, masks, expected", [
+    # 1 in one mask: numbers in all of them, and 255 is the ignore label in all of them.
+    (BLACK_WHITE, ([0, 255], [0, 1, 255]), ([0, 255], [0, 1, 255])),
+    (BLACK_WHITE, ([0, 255], [0, 0], [255]), ([0, 1], [0, 0], [1])),
+    (THREE, ([0, 255], [128, 128], [0, 128, 255]), ([2, 0], [1, 1], [2, 1, 0])),
+    (THREE, ([0, 0], [1, 2], [255]), ([0, 0], [1, 2], [255]))])
+def test_grey_values_mean_the_same_in_every_mask(tmp_path, labels, masks, expected):
+    paths = [row(tmp_path / f"{number}.png", values) for number, values in enumerate(masks)]
+    for order in (paths, paths[::-1]):
+        read = mask_reader(order, labels)
+        assert [read(path)[0].tolist() for path in paths] == list(expected)
+
+
+def test_masks_of_one_bit_are_read_as_those_of_eight_next_to_them(tmp_path):
+    few, many = row(tmp_path / "a.png", [0, 1], 1), row(tmp_path / "b.png", [0, 255])
+    white_first = LabelSet(("roof", "ground"), ((255, 255, 255), (0, 0, 0)))
+    for labels, expected in ((BLACK_WHITE, [0, 1]), (white_first, [1, 0])):
+        read = mask_reader([few, many], labels)
+        assert read(few)[0].tolist() == read(many)[0].tolist() == expected
+    assert mask_reader([few], BLACK_WHITE)(few)[0].tolist() == [0, 1]
+
+
+def test_palettes_of_one_set_agree(tmp_path):
+    paths, labels = [], LabelSet(("ground", "roof"), ((0, 0, 0), (200, 10, 10)))
+    for number, color in enumerate(((9, 9, 9), (9, 9, 9), (8, 8, 8))):
+        image = Image.fromarray(np.array([[0, 1]], np.uint8))
+        image.putpalette([0, 0, 0, *color])
+        paths.append(str(tmp_path / f"{number}.png"))
+        image.save(paths[-1])
+    read = mask_reader(paths, labels)
+    assert [read(path)[0].tolist() for path in paths[:2]] == [[0, 1], [0, 1]]
+    with pytest.raises(UserError, match="number 1 is .*0.png but .*2.png; .*--mask_encoding palette"):
+        read(paths[2])
+    assert mask_reader(paths, labels, "palette")(paths[2])[0].tolist() == [0, 1]

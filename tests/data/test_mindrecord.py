@@ -108,6 +108,12 @@ def test_other_samples_labels_or_shards_need_overwrite(samples, tmp_path):
     assert sorted(os.listdir(path.parent)) == ["a", "a.db", "a.json"] and count_records(path) == 5
 
 
+def test_more_shards_than_records_are_refused(samples, tmp_path):
+    with pytest.raises(UserError, match="4 shards .* gets 3 records"):
+        write_records(samples[:3], tmp_path / "a", SAMPLE, 4)
+    assert not os.listdir(tmp_path)
+
+
 def spoil(sample, kind):
     """Damage a pair; returns the file to be named and a word of the reason."""
     if kind == "class":

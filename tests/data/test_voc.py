@@ -6,6 +6,7 @@ from PIL import Image
 
 from mindfcn.data.sources.voc import list_voc
 from mindfcn.errors import UserError
+from mindfcn.labels import VOC
 
 
 def make_voc(folder, lists, files=None):
@@ -41,3 +42,18 @@ def test_mistakes_are_named(tmp_path):
     for root in (tmp_path / "JPEGImages", tmp_path / "nowhere"):
         with pytest.raises(UserError, match="no VOC2012"):
             list_voc(root, "train")
+
+
+def test_a_palette_in_another_order_than_vocs_is_refused(tmp_path):
+    """Number 1 in the colour of person, 15: an aeroplane by its number and a person to look at."""
+    make_voc(tmp_path, {"train": ["a", "b"]})
+    palette = VOC.palette()
+    for name, colors in (("a", palette), ("b", palette[[0, 15, *range(2, 256)]])):
+        image = Image.fromarray(np.ones((6, 8), np.uint8))
+        image.putpalette(colors.tobytes())
+        image.save(tmp_path / "SegmentationClass" / f"{name}.png")
+    good, bad = list_voc(tmp_path, "train", labels=VOC)
+    assert (good.read_label(good.label) == 1).all()
+    with pytest.raises(UserError, match="b.png: its palette shows 1 .aeroplane. in .* the colour of 15 .person."):
+        bad.read_label(bad.label)
+    assert (list_voc(tmp_path, "train")[1].read_label(bad.label) == 1).all()

@@ -85,7 +85,7 @@ def test_stage_1_labels_the_object_in_the_middle_alone(root):
         assert np.abs(image[mask == label].mean(0)[::-1] - VOC.palette()[label]).max() < 25
     # A second call writes nothing; another size is another set of records.
     assert prepare(settings).train.reused
-    with pytest.raises(UserError, match="other photographs or masks"):
+    with pytest.raises(UserError, match="instance_size is 50 there and 60 here"):
         prepare(dataclasses.replace(settings, instance_size=60))
 
 

@@ -127,8 +127,8 @@ def test_two_ranks_learn_what_one_process_learns_from_the_joined_batch(tmp_path)
 
 
 def train_arguments(records, *arguments):
-    return [*TINY, "--data.records", str(records / "records"), "--data.root", str(records / "source"),
-            "--data.samples", "15", "--data.size", "64", *arguments]
+    return [*TINY, "--data.records", str(records / "records"), "--data.source", "sample", "--data.root",
+            str(records / "source"), "--data.samples", "15", "--data.size", "64", *arguments]
 
 
 @long

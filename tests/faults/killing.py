@@ -19,7 +19,7 @@ import numpy as np
 PYTHON = [sys.executable, os.path.abspath(__file__)]
 SOURCE = str(pathlib.Path(__file__).parents[2] / "src")
 PATIENCE = 900
-DRAWN = ["--samples", "15", "--size", "32"]
+DRAWN = ["--source", "sample", "--samples", "15", "--size", "32"]
 NARROW = ["--device", "CPU", "--model.name", "fcn32s_alexnet", "--model.width", "0.0625", "--model.fc_width", "16",
           "--augment.crop_size", "32", "--augment.batch_size", "4", "--optim.epochs", "2"]
 
@@ -196,13 +196,15 @@ def read_table(path):
 
 
 def read_metrics(path):
-    """The JSON of an evaluation, a manifest of records or versions, without times and fingerprints of times.
+    """The JSON of an evaluation, a manifest of records or versions, without times; of an identity the hash alone.
 
     Nor checksums of MindRecord's files, whose bytes differ from run to run; their contents are compared.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("seconds per image", "fingerprint", "git revision", "checksums", "checksum"):
+    for name in ("seconds per image", "git revision", "checksums", "checksum"):
         content.pop(name, None)
+    if "identity" in content:
+        content["identity"] = content["identity"]["hash"]
     return json.dumps(content, sort_keys=True).encode()
 
 

@@ -35,7 +35,8 @@ def rows(path):
 
 
 def test_memory_and_files_of_a_long_run_do_not_grow(server, tmp_path, figures):
-    data = ["--records", tmp_path / "records", "--root", tmp_path / "source", "--samples", "50", "--size", "32"]
+    data = ["--records", tmp_path / "records", "--source", "sample", "--root", tmp_path / "source", "--samples", "50",
+            "--size", "32"]
     assert server.run("prepare", *data)[0] == 0
     run = tmp_path / "run"
     pid = server.start("train", "--run_dir", run, "--data.records", tmp_path / "records", *NARROW,

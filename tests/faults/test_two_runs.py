@@ -117,14 +117,24 @@ def test_two_threads_write_one_file_one_after_the_other(tmp_path):
 
 def test_leftovers_of_dead_processes_are_removed_and_files_of_running_ones_stay(tmp_path):
     with holder(tmp_path, "atomic_path", 'atomic_path(sys.argv[1] + "/deep/name.txt")') as process:
-        assert remove_leftovers(tmp_path) == []
+        assert remove_leftovers(tmp_path, ["deep"]) == []
         process.kill()
         process.wait()
         left = [str(tmp_path / "deep" / ".partial-name.txt")]
-        assert leftovers(tmp_path) == left and remove_leftovers(tmp_path) == left
-    # Named as older releases did.
-    (tmp_path / ".partial-x8sk-epoch-0001.ckpt").write_text("cut")
-    assert len(remove_leftovers(tmp_path)) == 1 and leftovers(tmp_path) == []
+        assert leftovers(tmp_path) == left and remove_leftovers(tmp_path, ["deep"]) == left
+
+
+@pytest.mark.parametrize("path", [".partial-report.txt", ".partial-mine/notes.txt", ".partial-mine/.lock/x",
+                                  "deep/.partial-name.txt/.lock", ".partial-name.txt/.lock and notes.txt"])
+def test_files_of_others_stay_whatever_their_names(tmp_path, path):
+    """A file, folders with other files, and a folder at a place where this program writes nothing."""
+    path, _, other = path.partition(" and ")
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text("mine")
+    if other:
+        (tmp_path / path).with_name(other).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert remove_leftovers(tmp_path, ["checkpoints"]) == [] and sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_file_stays_as_it_was_where_its_writer_fails(tmp_path):

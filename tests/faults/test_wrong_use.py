@@ -264,7 +264,7 @@ def test_records_changed_under_a_run(run, tmp_path, sample_records):
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    train = ("train", "--data.records", records, "--data.root", tmp_path / "none", "--run_dir", tmp_path / "run",
+    train = ("train", "--data.records", records, "--run_dir", tmp_path / "run",
              "--model.width", "0.125", "--model.fc_width", "8", "--device", "CPU")
     status, told, _ = run(*train)
     assert status == 1 and "train.mindrecord is damaged: its checksum" in told

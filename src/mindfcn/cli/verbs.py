@@ -172,6 +172,10 @@ def _show_comparison(result, config, console):
     console.say(result.table)
     console.say(f"written to  {result.out}")
     console.say(f"report      {os.path.join(result.out, 'report.html')}")
+    failed = [row.label for row in result.rows if row.failure]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(result.rows)} networks failed: {', '.join(failed)}; the reasons are "
+                        "above")
     return 0
 
 

@@ -16,8 +16,8 @@ from mindfcn.commands.train import check_settings, train
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset, evenly_spaced
-from mindfcn.data.records.integrity import count_records
-from mindfcn.data.records.records import check_classes
+from mindfcn.data.records.mindrecord import first_line
+from mindfcn.data.records.records import check_classes, describe_file
 from mindfcn.data.transforms import to_input
 from mindfcn.engine.build import build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler
@@ -46,7 +46,8 @@ HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/
 # Settings that a variant's `settings` cannot change: the training budget, and the variant's own attributes.
 FIXED = ("model.name", "model.pretrained", "optim.epochs", "augment.crop_size", "augment.batch_size", "augment.workers")
 # Settings of a run that do not affect its results.
-UNCHECKED = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers")
+UNCHECKED = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers", "data.overwrite")
+IDENTITY = "data.identity"
 
 
 @dataclasses.dataclass
@@ -62,6 +63,7 @@ class Row:
         seconds: median time of the network for one image, measured the same way for all rows.
         minutes: time in training steps, without evaluation; None for a loaded checkpoint.
         classes, modality: of the network; they select the published figures.
+        failure: why it has no figures, one line; empty if it has.
     """
     label: str
     name: str
@@ -73,6 +75,7 @@ class Row:
     minutes: typing.Optional[float] = None
     classes: int = 0
     modality: str = "rgb"
+    failure: str = ""
 
 
 @dataclasses.dataclass
@@ -110,28 +113,33 @@ def compare(config: CompareConfig, console: Console = SILENT) -> CompareResult:
     if runtime.rank_size() > 1:
         raise UserError("compare runs in one process; train its networks one by one with msrun, and give it their "
                         "checkpoints")
-    train_path, val_path, labels = find_records(config.train.data, console)
-    if not val_path:
-        raise UserError(f"{train_path} has no validation records next to it; prepare records with a validation split")
-    check_variants(runs, device, train_path, val_path, labels)
+    records = find_records(config.train.data, console, "--train.data.")
+    if not records.val:
+        raise UserError(f"{records.train} has no validation records next to it; prepare records with a validation "
+                        "split")
+    config = dataclasses.replace(config, train=with_records(config.train, records))
+    runs = [(variant, run and with_records(run, records)) for variant, run in runs]
+    check_variants(runs, device, records, console)
     write_text(os.path.join(config.out, "settings.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     rows: list[Row] = []
     for number, (variant, run) in enumerate(runs, 1):
         console.say(f"network {number} of {len(runs)}: {variant.label}")
-        row, signal = result_of(variant, run, val_path, config, console)
+        row, signal = attempt(variant, run, rows, records.val, config, console)
         if signal:
             return CompareResult(config.out, rows, signal=signal)
         rows.append(row)
-    pictures = time_and_draw(rows, val_path, labels, os.path.join(config.out, "pictures.jpg"), console)
-    notes = [f"Measured: {count_records(val_path)} images of {val_path} at native size; ms/image is the median time "
-             f"of the network for one image, {device}.",
+    pictures = time_and_draw([row for row in rows if not row.failure], records.val, records.labels,
+                             os.path.join(config.out, "pictures.jpg"), console)
+    notes = [*(f"{row.label} failed: {row.failure}" for row in rows if row.failure),
+             f"Measured: {describe_file(records.val)} at native size; ms/image is the median time of the network for "
+             f"one image, {device}.",
              "Minutes of a network initialised from another one come on top of that one's minutes.",
              "Published figures have other training data, weights, images, devices: compare rankings, not numbers."]
     table = "\n".join([text_table(HEADER, cells(rows, 1)), "", *notes])
     write_text(os.path.join(config.out, "table.txt"), table + "\n")
     write_text(os.path.join(config.out, "table.csv"), csv_text(HEADER, cells(rows, 4)))
     write_text(os.path.join(config.out, "table.md"), as_markdown(cells(rows, 1), notes))
-    write_page(page_of(rows, runs, config, labels, notes, pictures))
+    write_page(page_of(rows, runs, config, records.labels, notes, pictures))
     return CompareResult(config.out, rows, table)
 
 
@@ -215,16 +223,21 @@ def fits(value, kind):
     return isinstance(value, kind)
 
 
-def check_variants(runs, device, train_path, val_path, labels):
+def with_records(run, records):
+    """A TrainConfig whose records are these and are not written again."""
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, identity=records.identity, overwrite=False))
+
+
+def check_variants(runs, device, records, console):
     """Check all variants before the first one is trained, to find mistakes early. Raises UserError."""
     run_of = {variant.label: run for variant, run in runs}
     for variant, run in runs:
         if run is None:
-            check_checkpoint(variant, val_path)
+            check_checkpoint(variant, records.val)
             continue
         source = run_of.get(variant.pretrained)
         if begun(run):
-            check_run(run)
+            check_run(run, console)
             if source and not finished(source):
                 raise UserError(f"{run.run_dir} was started from an earlier {source.run_dir}, which is gone; "
                                 f"delete {run.run_dir} to train it again")
@@ -235,8 +248,8 @@ def check_variants(runs, device, train_path, val_path, labels):
         pending = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
-        net, card = build(dataclasses.replace(run, model=model), labels, val_path, SILENT)
-        training_set(run, train_path, labels, card.preprocess)
+        net, card = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT)
+        training_set(run, records.train, records.labels, card.preprocess)
         freeze(net, run.optim.freeze)
 
 
@@ -264,14 +277,18 @@ def metrics_of(folder):
     return os.path.join(RunDir(folder).evaluation, "metrics.json")
 
 
-def check_run(run):
-    """Raise UserError if a variant's folder holds a run with other settings."""
+def check_run(run, console):
+    """Raise UserError if a variant's folder holds a run on other data or with other settings."""
     path = RunDir(run.run_dir).settings
     try:
         there = flat(read_yaml(path))
     except (UserError, AttributeError):
         raise UserError(f"{path} cannot be read; delete {run.run_dir} to train it again") from None
     here, defaults = (flat(yaml.safe_load(yaml.safe_dump(dataclasses.asdict(one)))) for one in (run, TrainConfig()))
+    if here[IDENTITY] and not there.get(IDENTITY):
+        console.say(f"{run.run_dir} does not record which data it was trained on, as older releases did not; delete it "
+                    "to train it again")
+        there[IDENTITY] = here[IDENTITY]
     for name in here:
         was = there.get(name, defaults[name])
         if name not in UNCHECKED and was != here[name]:
@@ -280,6 +297,21 @@ def check_run(run):
 
 
 # ------------------------------------------------------------------------------------------------- one variant
+
+def attempt(variant, run, rows, val_path, config, console):
+    """`result_of`; a variant that fails, or whose source among `rows` has failed, gives a Row with the reason."""
+    failed = {row.label for row in rows if row.failure}
+    try:
+        if variant.pretrained in failed:
+            raise UserError(f"it starts from {variant.pretrained}, which failed")
+        return result_of(variant, run, val_path, config, console)
+    except (UserError, MemoryError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+        console.say(f"{variant.label} failed: {reason}")
+        start = os.path.basename(variant.pretrained or variant.checkpoint)
+        nothing = dict.fromkeys(METRICS, float("nan"))
+        return Row(variant.label, variant.name, "", start, nothing, failure=reason), None
+
 
 def result_of(variant, run, val_path, config, console):
     """(Row, None) of a variant, trained or loaded; (None, signal) if its training was stopped."""
@@ -363,6 +395,9 @@ def cells(rows, digits):
     for row in rows:
         title = row.label if row.label == row.name else f"{row.label} ({row.name})"
         start = row.start or (os.path.basename(row.checkpoint) if row.minutes is None else ABSENT)
+        if row.failure:
+            lines.append([f"{title} (failed)", *[ABSENT] * (len(HEADER) - 2), start or ABSENT])
+            continue
         lines.append([title, *(format_number(100 * row.metrics[name], digits) for name in METRICS),
                       f"{row.parameters / 1e6:.2f}", f"{1000 * row.seconds:.1f}",
                       ABSENT if row.minutes is None else f"{row.minutes:.1f}", start])
@@ -376,7 +411,7 @@ def cells(rows, digits):
 def page_of(rows, runs, config, labels, notes, pictures):
     """The Page of a comparison."""
     return Page(os.path.join(config.out, REPORT), f"Comparison of {len(rows)} networks", labels, notes=notes,
-                scores={row.label: row.metrics[MEAN_IOU] for row in rows},
+                scores={row.label: row.metrics[MEAN_IOU] for row in rows if not row.failure},
                 table=(HEADER, [(line, place > 0) for row in rows for place, line in enumerate(cells([row], 1))]),
                 galleries={"Masks": pictures},
                 details={"Networks": flat({variant.label: dataclasses.asdict(variant) for variant, _ in runs}),

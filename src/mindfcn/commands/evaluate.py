@@ -9,7 +9,7 @@ from mindfcn import runtime
 from mindfcn.config import EvalConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.records.records import evaluation_records
+from mindfcn.data.records.records import describe_file, evaluation_records, record_entry
 from mindfcn.errors import UserError
 from mindfcn.evaluation import evaluate_network
 from mindfcn.inference.load import combined, load_segmenter, network_text
@@ -49,9 +49,10 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
                         "window, crf, limit, proposals and ensemble")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
-    console.say(f"evaluating {config.checkpoint} on {records}")
+    console.say(f"using records {describe_file(records)}")
+    console.say(f"evaluating {config.checkpoint}")
     page = Page(os.path.join(out, REPORT), f"Evaluation of {os.path.basename(config.checkpoint)}", card.labels,
-                {"network": network_text(card), "checkpoint": config.checkpoint, "records": records},
+                {"network": network_text(card), "checkpoint": config.checkpoint, "records": describe_file(records)},
                 details={"Settings of this evaluation": dataclasses.asdict(config),
                          "Settings of the training": flat(card.training.get("settings", {})),
                          "Versions of this evaluation": runtime.versions()})
@@ -73,7 +74,7 @@ def _course_protocol(config, segmenter, page, records, out):
                          ignore_label=labels.ignore_label, num_classes=len(labels))
     runtime.pynative_mode()
     segmenter.net.set_train(False)
-    views = segmentation_metrics(len(labels))
+    views = segmentation_metrics(len(labels), labels.excluded_numbers())
     model = Model(segmenter.net, CrossEntropy(labels.ignore_label), metrics=views)
     metrics = model.eval(dataset.get_dataset(), dataset_sink_mode=False)
     images = dataset.steps_per_epoch * dataset.batch_size
@@ -83,5 +84,5 @@ def _course_protocol(config, segmenter, page, records, out):
         page.facts |= {"images": f"{images:,}"}
         write_page(page)
         save_json(os.path.join(out, "metrics.json"), {"protocol": f"course: {note}", "images": images,
-                                                      "metrics": metrics})
+                                                      "records": record_entry(records), "metrics": metrics})
     return EvalResult(metrics, "", out, images, "course")

@@ -12,12 +12,13 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from mindfcn.commands.prepare import list_samples
+from mindfcn.commands.prepare import changed_since, list_samples
 from mindfcn.config import InspectConfig, PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, histogram
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
+from mindfcn.data.records.records import describe_file, hidden_class
 from mindfcn.data.samples import check_mask, decode_mask, in_threads
 from mindfcn.data.sources.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
 from mindfcn.errors import UserError
@@ -34,9 +35,11 @@ KINDS = {"missing": ("a photograph or its mask is missing", True),
          "size": ("mask and photograph differ in size", True),
          "classes": ("numbers of no class", True),
          "leak": ("photographs in both training and validation", True),
+         "stale": ("records that were made from other data than their source holds now", False),
          "twice": ("photographs twice in a split", False),
          "ignored": ("masks without a labelled pixel", False),
          "one class": ("masks with a single class", False),
+         "void": ("an ignore label that may hide a class", False),
          "absent": ("classes missing from a split", False)}
 NAMED = 3
 
@@ -186,7 +189,7 @@ def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
         UserError: there is no such data set or labels file, or the results cannot be written.
     """
     check_bounds(config)
-    source, labels, pairs, total, findings = _open_data(config)
+    source, labels, pairs, total, findings = _open_data(config, SILENT if config.json else console)
     splits: dict[str, Split] = {}
     digests: dict[bytes, Any] = {}
     chosen = _Selection(config.pictures, len(labels))
@@ -203,6 +206,9 @@ def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
         findings += _duplicate(digests, found)
         chosen.offer(found)
     findings += _absent(splits, labels)
+    for name, split in splits.items():
+        if line := hidden_class(labels, split.classes.pixels.tolist(), split.ignored):
+            findings.append(Finding("void", name, "", f"{name}: {line}"))
     result = Inspection(config.data, source, labels, splits, findings, os.path.join(config.out, "inspection.json"))
     shown = chosen.pairs()
     if shown:
@@ -300,15 +306,19 @@ def _rgb_and_mask(pair):
     return np.ascontiguousarray(decode_image(data, pair.name)[..., ::-1]), mask
 
 
-def _open_data(config):
+def _open_data(config, console):
     """(source, LabelSet, iterable of Pair, number of pairs or None, findings of the listing)."""
     if not os.path.exists(config.data):
         raise UserError(f"no {config.data}; give your folder, a VOC folder or records")
     records = _record_paths(config.data)
     if records:
         pairs = (pair for split, path in records.items() for pair in _record_pairs(split, path))
+        for path in records.values():
+            console.say(f"using records {describe_file(path)}")
         labels = _record_labels(config, next(iter(records.values())))
-        return "records", labels, pairs, sum(map(count_records, records.values())), []
+        findings = [Finding("stale", split, "", found) for split, path in records.items()
+                    if (found := changed_since(path))]
+        return "records", labels, pairs, sum(map(count_records, records.values())), findings
     source = "folder" if os.path.isdir(os.path.join(config.data, "images")) else "voc"
     labels, train, val = list_samples(PrepareConfig(
         source=source, root=config.data, year=config.year, labels=config.labels, mask_encoding=config.mask_encoding,
@@ -332,11 +342,14 @@ def _record_paths(data):
 
 
 def _record_labels(config, path):
-    """The labels of the settings, else those of the records, else VOC's."""
-    if config.labels:
-        return LabelSet.load(config.labels)
+    """The labels of the records, else those of the settings, else VOC's. Raises UserError if the first two differ."""
     manifest = read_manifest(path)
-    return LabelSet.from_dict(manifest["labels"], path) if manifest else VOC
+    recorded = LabelSet.from_dict(manifest["labels"], path) if manifest else None
+    given = LabelSet.load(config.labels) if config.labels else None
+    if recorded and given and (found := recorded.difference(given)):
+        raise UserError(f"{path} has other classes than {config.labels}: {found}; leave out --labels, or make the "
+                        "records again with mindfcn prepare --overwrite")
+    return recorded or given or VOC
 
 
 def _record_pairs(split, path):

@@ -7,9 +7,10 @@ from typing import Optional
 from mindfcn import runtime
 from mindfcn.config import PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
+from mindfcn.data.records.identity import Origin, difference, settings_difference, source_settings
 from mindfcn.data.records.integrity import count_records
-from mindfcn.data.records.mindrecord import RecordSummary, write_records
-from mindfcn.data.records.records import COURSE_RECORD, Records
+from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
+from mindfcn.data.records.records import COURSE_RECORD, Records, record_source, suspicious_masks
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
 from mindfcn.data.samples import Sample
@@ -58,18 +59,24 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     config = _fetch(config, console)
     if config.download == ["course"]:
         return _course(config)
+    config = _with_root(config)
+    paths = Records.paths(config.records)
+    if not config.overwrite and Records.exist(config.records):
+        for path in paths:
+            check_settings(path, config, "--")
     labels, train, val = list_samples(config, console)
+    origins = origins_of(config, labels, train, val)
     if config.instances != "none":
         train = windows(config, train, labels, console)
-    paths = Records.paths(config.records)
     summaries: list[RecordSummary] = []
-    geometric = GEOMETRIC if config.source == "siftflow" else None
-    for path, samples in zip(paths, (train, val)):
+    for path, samples, origin in zip(paths, (train, val), origins):
         summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, console.track,
-                                geometric)
+                                origin.geometric, origin)
         done = "already complete" if summary.reused else "written"
         console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
+    for line in suspicious_masks(paths[0]):
+        console.say(line)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
     return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
 
@@ -101,7 +108,8 @@ def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[Labe
     Raises:
         UserError: the source is missing or damaged, or no images are left for training or validation.
     """
-    labels, train, val = SOURCES[config.source](config)
+    config = _with_root(config)
+    labels, train, val = SOURCES[str(config.source)](config)
     held_out = {sample.name for sample in val}
     kept = [sample for sample in train if sample.name not in held_out]
     if not kept:
@@ -177,12 +185,13 @@ def _splits(config, own):
 def _voc(config):
     labels = LabelSet.load(config.labels) if config.labels else VOC
     check = not config.skip_bad
+    compared = labels if config.mask_encoding == "auto" else None
     if config.sbd:
         train = trainaug(config.root, config.sbd, config.year, config.train_split, config.val_split,
-                         config.sbd_splits, check)
+                         config.sbd_splits, check, compared)
     else:
-        train = list_voc(config.root, config.train_split, config.year, check)
-    return labels, train, list_voc(config.root, config.val_split, config.year, check)
+        train = list_voc(config.root, config.train_split, config.year, check, compared)
+    return labels, train, list_voc(config.root, config.val_split, config.year, check, compared)
 
 
 def _folder(config):
@@ -208,15 +217,150 @@ def _save_labels(labels, path):
 
 SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "nyud": _nyud, "siftflow": _siftflow,
            "context": _context}
+# Folders that the drawn sets are drawn into.
+DRAWN = {"sample": "data/sample", "rooms": "data/rooms"}
+# Settings that mean nothing without a source.
+SOURCE_SETTINGS = ("root", "voc", "classes", "year", "sbd", "sbd_splits", "train_split", "val_split", "val_fraction",
+                   "mask_encoding", "instances", "instance_size", "per_image", "duplicate_rare", "samples", "size",
+                   "seed")
 
 
-def find_records(data, console=SILENT):
-    """Records of the settings; if they are missing, the first process makes them. Raises UserError."""
+# ------------------------------------------------------------------------------------------------ records at each use
+
+def find_records(data: PrepareConfig, console: Console = SILENT, prefix: str = "--data.") -> Records:
+    """The records that the settings name; the first process makes them if they are missing or to be overwritten.
+
+    Args:
+        data: PrepareConfig.
+        console: Console that shows progress and which records are used.
+        prefix: of these settings on the command line, for messages.
+
+    Returns:
+        Records.
+
+    Raises:
+        UserError: they were made from other data than the settings name, or there are none and no source is given.
+    """
     with runtime.fail_on_all_ranks():
-        if runtime.rank() == 0 and not Records.exist(data.records):
-            prepare(data, console)
+        if runtime.rank() == 0:
+            if data.overwrite or not Records.exist(data.records):
+                _make(data, console, prefix)
+            else:
+                check_records(data, console, prefix)
     with runtime.fail_on_all_ranks():
         if not Records.exist(data.records):
             raise UserError(f"no records in {data.records} for process {runtime.rank()}: the first one made them on "
                             "its own machine; share that folder, or run mindfcn prepare on every machine")
-    return Records.open(data.records, LabelSet.load(data.labels) if data.labels else VOC)
+        records = Records.open(data.records, LabelSet.load(data.labels) if data.labels else VOC)
+        if data.identity and records.identity and data.identity != records.identity:
+            raise UserError(f"{records} has the hash {records.identity}, but {prefix}identity is {data.identity}; give "
+                            f"the records that it names, or --{prefix.strip('-')}identity '' to use these")
+    console.say(f"using records {records}")
+    for line in suspicious_masks(records.train):
+        console.say(line)
+    return records
+
+
+def _make(data, console, prefix):
+    """Prepare records for a verb that needs them. Raises UserError without a source."""
+    if data.source is None and data.download != ["course"]:
+        what = "it cannot be written again" if data.overwrite else f"there are no records in {data.records}"
+        raise UserError(f"{what} without a source: name it with {prefix}source and {prefix}root, or give the folder of "
+                        f"existing records with {prefix}records")
+    prepare(data, console)
+
+
+def check_records(data: PrepareConfig, console: Console, prefix: str) -> None:
+    """Compare existing records with the settings, and with the files of the source if its folder is there.
+
+    Raises:
+        UserError: what differs, and how to make the records again.
+    """
+    manifests = {path: manifest for path in Records.paths(data.records) if (manifest := read_manifest(path))}
+    if data.source is None:
+        _check_without_source(data, manifests, prefix)
+        return
+    data = _with_root(data)
+    if not manifests:
+        return
+    for path in manifests:
+        check_settings(path, data, prefix)
+    if not all("identity" in manifest for manifest in manifests.values()):
+        console.say(f"{data.records} was written by a release that did not record what records are made from: only "
+                    f"classes and files are compared; make it again with {prefix}overwrite true")
+    entry = next(iter(manifests.values())).get("identity")
+    if not os.path.isdir(data.root) and (entry is None or entry["settings"] == source_settings(data)):
+        console.say(f"{data.root} is not here: the settings of {data.records} are compared, but not its files")
+        return
+    if not os.path.isdir(data.root) and data.source not in DRAWN:
+        raise UserError(f"{data.records} was made from {entry['settings']['root']}, and there is no folder "
+                        f"{data.root}; correct {prefix}root")
+    # Pairs that were left out are compared, too.
+    listed = list_samples(dataclasses.replace(data, skip_bad=True))
+    for (path, manifest), origin in zip(manifests.items(), origins_of(data, *listed)):
+        _refuse(path, difference(manifest, origin), data, prefix)
+
+
+def _check_without_source(data, manifests, prefix):
+    """Raise UserError if settings of a source are given without it, or other classes than the records'."""
+    defaults = PrepareConfig()
+    for name in SOURCE_SETTINGS:
+        if getattr(data, name) != getattr(defaults, name):
+            raise UserError(f"{prefix}{name} {getattr(data, name)} does not apply without {prefix}source: name the "
+                            f"source, or leave it out to use {data.records} as it is")
+    for path, manifest in manifests.items() if data.labels else ():
+        labels = LabelSet.from_dict(manifest["labels"], path)
+        _refuse(path, labels.difference(LabelSet.load(data.labels)), data, prefix)
+
+
+def check_settings(path: str, data: PrepareConfig, prefix: str) -> None:
+    """Raise UserError if complete records were made with settings that give other pixels or classes."""
+    entry = (read_manifest(path) or {}).get("identity")
+    if entry:
+        _refuse(path, settings_difference(entry, str(data.source), source_settings(data)), data, prefix)
+
+
+def changed_since(path: str) -> str:
+    """What differs between records and the files of their source now, in one line; "" if nothing does.
+
+    Also "" if the source is not recorded or its folder is not there.
+    """
+    manifest = read_manifest(path)
+    entry = (manifest or {}).get("identity", {})
+    if not manifest or not entry.get("source") or not os.path.isdir(entry["settings"]["root"]):
+        return ""
+    data = PrepareConfig(source=entry["source"], skip_bad=True, **entry["settings"])
+    try:
+        labels, train, val = list_samples(data)
+    except UserError as error:
+        return f"{path}: the source cannot be listed any more: {error}"
+    train_origin, val_origin = origins_of(data, labels, train, val)
+    found = difference(manifest, val_origin if os.path.basename(path).startswith("val.") else train_origin)
+    return found and f"{path}, made from {record_source(path)}: {found}; make it again with mindfcn prepare --overwrite"
+
+
+def _refuse(path, found, data, prefix):
+    """Raise UserError if there is a difference, with the two sources and the setting that makes the records again."""
+    if found:
+        there = record_source(path) or "files that are not recorded"
+        here = f"{data.source} {data.root}".rstrip() if data.source else data.labels
+        raise UserError(f"{path} was made from {there} and is not that of {here}: {found}; make it again with "
+                        f"{prefix}overwrite true, or choose another {prefix}records")
+
+
+def origins_of(config, labels, train, val):
+    """[Origin of the training records, Origin of the validation records]."""
+    settings = source_settings(config)
+    geometric = GEOMETRIC if config.source == "siftflow" else None
+    return [Origin(config.source, settings, labels, samples, geometric) for samples in (train, val)]
+
+
+def _with_root(config):
+    """The settings with the root of a drawn set, if it is empty. Raises UserError without a source or a root."""
+    if config.source is None:
+        raise UserError("no source of photographs and masks: name it with --source (and --root), such as --source "
+                        "folder --root mydata, or --source sample for the drawn set")
+    root = config.root or DRAWN.get(config.source)
+    if not root:
+        raise UserError(f"source {config.source} needs a folder: give it with --root")
+    return dataclasses.replace(config, root=root)

@@ -35,7 +35,7 @@ from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import TrainStep
 from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
 from mindfcn.errors import UserError
-from mindfcn.inference.load import network_text
+from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
@@ -102,10 +102,13 @@ def train_in(run_dir, config, resuming, device, console):
     """Train in a run directory that is locked already, from its last checkpoint or from the beginning."""
     writes = runtime.rank() == 0
     notes = console if writes else SILENT
-    train_path, val_path, labels = find_records(config.data, notes)
+    records = find_records(config.data, notes)
+    data = dataclasses.replace(config.data, identity=records.identity, overwrite=False)
+    config = dataclasses.replace(config, data=data)
     dtype, scaler = loss_scaler(config.optim, device)
-    net, card = build(config, labels, val_path, notes, resuming)
-    train_set = training_set(config, train_path, labels, card.preprocess)
+    net, card = build(config, records.labels, records.val, notes, resuming)
+    card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
+    train_set = training_set(config, records.train, records.labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     precision = compute_in(net, dtype, config.optim.precision)
@@ -115,11 +118,11 @@ def train_in(run_dir, config, resuming, device, console):
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average)
     with runtime.fail_on_all_ranks():
         if resuming:
-            resume(run_dir, net, card, step, train_set, config, notes)
+            resume(run_dir, net, card, step, train_set, config, rates, notes)
         elif writes:
             run_dir.begin(config)
     card.training["precision"] = precision
-    val_set = SegDataset.for_evaluation(val_path, card) if val_path else None
+    val_set = SegDataset.for_evaluation(records.val, card) if records.val else None
     trained = sum(parameter.size for parameter in update.parameters)
     notes.say(f"{device}, {precision}: {card.model['name']}, {trained:,} parameters in training, "
               f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
@@ -168,7 +171,7 @@ def check_settings(config):
 
 def run_page(run_dir, config, device, card, train_set, val_set):
     """The run's Page, without curves and figures."""
-    facts = {"network": network_text(card), "trained on": f"{train_set.count:,} images",
+    facts = {"network": network_text(card), "records": records_text(card), "trained on": f"{train_set.count:,} images",
              "evaluated on": f"{val_set.count:,} images" if val_set else "nothing",
              "epochs": config.optim.epochs, "device": device}
     return Page(run_dir.report, f"Training of {os.path.basename(os.path.abspath(run_dir.path))}", card.labels, facts,

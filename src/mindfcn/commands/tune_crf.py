@@ -10,7 +10,7 @@ from mindfcn import runtime
 from mindfcn.config import TuneCrfConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
-from mindfcn.data.records.records import evaluation_records
+from mindfcn.data.records.records import describe_file, evaluation_records
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import CRF, crf_of, permutohedral
 from mindfcn.inference.load import load_segmenter
@@ -67,9 +67,11 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     dataset = SegDataset(data_file=records, training=False, limit=config.limit)
-    console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")
-    matrices = {crf: ConfusionMatrix(len(card.labels)) for crf in grid}
-    plain = ConfusionMatrix(len(card.labels))
+    console.say(f"using records {describe_file(records)}")
+    console.say(f"{len(grid)} combinations on {dataset.count} images of them")
+    excluded = card.labels.excluded_numbers()
+    matrices = {crf: ConfusionMatrix(len(card.labels), excluded) for crf in grid}
+    plain = ConfusionMatrix(len(card.labels), excluded)
     with runtime.unwrap_user_errors():
         pairs = dataset.photographs()
         for image, truth in console.track(pairs, dataset.count):
@@ -82,7 +84,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     base = plain.mean_iou()
     rows = [(crf.bilateral_weight, crf.bilateral_sxy, crf.bilateral_srgb, f"{100 * scores[crf]:.2f}",
              f"{100 * (scores[crf] - base):+.2f}") for crf in ranked]
-    best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {records}, started from "
-                               f"{config.start}")
+    best = dataclasses.replace(ranked[0], source=f"grid search on {dataset.count} images of {describe_file(records)}, "
+                               f"started from {config.start}")
     write_text(config.out_file, yaml.safe_dump(dataclasses.asdict(best), sort_keys=False))
     return TuneCrfResult(best, scores, base, text_table(HEADER, rows), config.out_file)

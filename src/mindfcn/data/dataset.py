@@ -73,7 +73,8 @@ class SegDataset:
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
         self.geometric = geometric
-        self.files = record_files(data_file)
+        self.path, self.files = os.fspath(data_file), record_files(data_file)
+        self.stamps = [_stamp(file) for file in self.files]
         # `prepare` has checked every mask; records of other programs may hold any number.
         self.validated = read_manifest(data_file) is not None
         missing = [column for column in self.columns if column not in record_columns(data_file)]
@@ -228,12 +229,20 @@ class SegDataset:
         """
         with self._reading(), runtime.unwrap_user_errors():
             if self.preprocess.modality == "rgb":
-                yield from self._evaluation_dataset(self._decode).create_tuple_iterator(num_epochs=1, output_numpy=True)
+                rows = self._evaluation_dataset(self._decode)
             else:
                 # A MindSpore column holds one array, not a dictionary of planes.
                 rows = self._rows(self.columns, None if self.rank_size == 1 else self._share())
-                for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
-                    yield self._decode(*row)
+            for row in rows.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                self.check_unchanged()
+                yield row if self.preprocess.modality == "rgb" else self._decode(*row)
+
+    def check_unchanged(self):
+        """Raise UserError if the records have been replaced since this data set was opened."""
+        for file, stamp in zip(self.files, self.stamps):
+            if stamp != _stamp(file) and os.path.isfile(file):
+                raise UserError(f"{file} was replaced while it was in use; start again, so that all images are of the "
+                                "same records")
 
     def _evaluation_dataset(self, read):
         dataset = self._rows(self.columns, None if self.rank_size == 1 else self._share())
@@ -317,11 +326,21 @@ class _Epochs:
         ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             while batch := list(itertools.islice(rows, self.dataset.batch_size)):
+                self.dataset.check_unchanged()
                 ahead.append(pool.submit(self.dataset._batch, epoch, batch))
                 if len(ahead) > threads:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+
+
+def _stamp(file):
+    """What changes if another file gets this name, or None if there is no file."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _bytes(column):

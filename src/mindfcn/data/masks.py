@@ -1,9 +1,13 @@
 """Reading of mask files that store classes as palette numbers, grey values or colours, with or without labels."""
 
 import dataclasses
+import functools
+import os
+import threading
 
 import numpy as np
 
+from mindfcn.data.samples import in_threads
 from mindfcn.errors import UserError
 from mindfcn.labels import voc_palette
 from mindfcn.storage.images import read_mask_image
@@ -71,7 +75,72 @@ def _histogram(values):
     return dict(zip(found.tolist(), counts.astype(np.int64).tolist()))
 
 
-def read_mask(path, labels, encoding="auto"):
+class MaskReader:
+    """Reads the masks of one data set with `read_mask`, deciding once for all of them what `auto` means.
+
+    Grey values are shades if all colours of the labels are grey and include every value of every mask of 8 or 16 bits;
+    otherwise they are class numbers. Palettes must show a number in one colour.
+
+    Args:
+        paths: all mask files of the data set.
+        labels: LabelSet.
+        encoding: as `read_mask` takes it.
+    """
+
+    def __init__(self, paths, labels, encoding="auto"):
+        self.paths, self.labels, self.encoding = paths, labels, encoding
+        self._shades, self._colors, self._lock = None, {}, threading.Lock()
+
+    def __call__(self, path):
+        """Read a mask: path -> (H, W) uint8 class numbers. Raises UserError as `read_mask`, or the palettes differ."""
+        if self.encoding != "auto":
+            return read_mask(path, self.labels, self.encoding)
+        return read_mask(path, self.labels, "auto", self._are_shades, self._check_same_palette)
+
+    def _are_shades(self, *_):
+        with self._lock:
+            if self._shades is None:
+                self._shades = all(in_threads(self._fits, self.paths)) if _all_grey(self.labels) else False
+            return self._shades
+
+    def _fits(self, path):
+        """Whether a mask's grey values are shades of the labels, or it says nothing about that."""
+        try:
+            mask = read_mask_image(path)
+        except UserError:
+            return True
+        if _kind(mask) != "grey" or "bits" in mask.info:
+            return True
+        values = np.unique(np.asarray(mask)[..., 0] if mask.mode == "LA" else np.asarray(mask))
+        return bool(np.isin(values, np.array(self.labels.colors)[:, 0]).all())
+
+    def _check_same_palette(self, palette, numbers, path):
+        with self._lock:
+            for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(self.labels)]).tolist():
+                color = tuple(palette[3 * number:3 * number + 3])
+                before, file = self._colors.setdefault(number, (color, path))
+                if before != color:
+                    raise UserError(f"number {number} is {before} in the palette of {file} but {color} in that of "
+                                    f"{path}; if the numbers are right, use --mask_encoding palette, if the colours "
+                                    "are, rgb")
+
+
+def mask_reader(paths, labels, encoding="auto"):
+    """The MaskReader of these files, the same for both splits of a data set until one of the files changes."""
+    return _reader(tuple((path, _changed(path)) for path in paths), labels, encoding)
+
+
+@functools.lru_cache(maxsize=4)
+def _reader(files, labels, encoding):
+    return MaskReader([path for path, _ in files], labels, encoding)
+
+
+def _changed(path):
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_mask(path, labels, encoding="auto", are_shades=None, check_same_palette=None):
     """Read a mask: path -> (H, W) uint8 class numbers, including the ignore label.
 
     Args:
@@ -82,6 +151,8 @@ def read_mask(path, labels, encoding="auto"):
             (colours), or auto (by the file's mode). With auto, grey values are read as colours if all colours of the
             labels are grey and include every value: black and white masks need the classes (0, 0, 0) and
             (255, 255, 255).
+        are_shades: function (numbers, labels) that decides that for auto instead; see MaskReader.
+        check_same_palette: function (palette, numbers, path) that compares palettes for auto.
 
     Raises:
         UserError: the file is unreadable or not in the given encoding, a colour is unknown, a number is over 255, or,
@@ -93,9 +164,13 @@ def read_mask(path, labels, encoding="auto"):
         return _decode_colors(np.asarray(mask.convert("RGB")), labels, path)
     numbers = _numbers(mask, kind, path)
     if encoding == "auto" and mask.mode == "P":
-        _check_palette(mask.getpalette("RGB"), numbers, labels, path)
-    if encoding == "auto" and kind == "grey" and _are_greys(numbers, labels):
-        return _decode_colors(np.repeat(numbers[..., None], 3, axis=2), labels, path)
+        check_palette(mask.getpalette("RGB"), numbers, labels, path)
+        if check_same_palette:
+            check_same_palette(mask.getpalette("RGB"), numbers, path)
+    if encoding == "auto" and kind == "grey" and (are_shades or _are_greys)(numbers, labels):
+        # Images of few bits are read as numbers; their shades are spread over 0..255.
+        shades = numbers * (255 // (2 ** mask.info["bits"] - 1)) if "bits" in mask.info else numbers
+        return _decode_colors(np.repeat(shades[..., None], 3, axis=2), labels, path)
     return numbers
 
 
@@ -113,7 +188,7 @@ def _numbers(mask, kind, path):
     return _decode_grey(np.asarray(mask if mask.mode in GREY_MODES else mask.convert("RGB")), mask.mode, path)
 
 
-def _check_palette(palette, numbers, labels, path):
+def check_palette(palette, numbers, labels, path):
     """Raise UserError if the palette shows a class of the mask in the colour of another: one of the two is wrong."""
     classes = {color: number for number, color in enumerate(labels.colors) if labels.colors.count(color) == 1}
     for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(labels)]).tolist():
@@ -127,8 +202,12 @@ def _check_palette(palette, numbers, labels, path):
 
 def _are_greys(numbers, labels):
     """Whether all colours of the labels are grey and include all numbers."""
+    return _all_grey(labels) and bool(np.isin(numbers, np.array(labels.colors)[:, 0]).all())
+
+
+def _all_grey(labels):
     colors = np.array(labels.colors)
-    return (colors == colors[:, :1]).all() and bool(np.isin(numbers, colors[:, 0]).all())
+    return bool((colors == colors[:, :1]).all())
 
 
 def _decode_grey(values, mode, path):

@@ -79,7 +79,7 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
         if model.pretrained_hha:
             report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
         else:
-            report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess)
+            report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess, console)
         console.say(str(report))
     return net, card
 
@@ -112,7 +112,7 @@ def start_streams(net, color, hha, card, convention="auto"):
                               sum((part.std for part in parts), ()), "rgb_hha")
 
 
-def start_from(net, path, card, convention="auto"):
+def start_from(net, path, card, convention="auto", console=SILENT):
     """Load a network from a classifier of its backbone (`load_backbone`) or from a complete network (`load_stage`).
 
     The score and upsampling layers of a complete network are loaded only if its classes are the same.
@@ -128,7 +128,11 @@ def start_from(net, path, card, convention="auto"):
     if not any(name.startswith("score") for name in weights):
         report = load_backbone(net, weights, convention, path)
         return report, report.preprocess.to(modality)
-    report = load_stage(net, weights, path, saved.labels.names == card.labels.names)
+    same = saved.labels.names == card.labels.names
+    report = load_stage(net, weights, path, same)
+    if same and saved.labels.colors != card.labels.colors:
+        console.say(f"{path}: its classes have these names in other colours: {saved.labels.difference(card.labels)}; "
+                    "check that they mean the same")
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
         raise UserError(f"{path}: its skip layers were trained with scale factors {saved.skip_scales}, not "
                         f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")

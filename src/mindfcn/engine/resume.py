@@ -1,12 +1,15 @@
 """Continue a run from its newest checkpoint."""
 
 import dataclasses
+import json
 import math
 import os
 
 import mindspore as ms
+import numpy as np
 
 from mindfcn import runtime
+from mindfcn.config import flat
 from mindfcn.errors import UserError
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import load_weights
@@ -16,16 +19,37 @@ DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride
             "decoder_width": 1.0}
 
 
-def resume(run_dir, net, card, step, train_set, config, console):
-    """Restore network, optimiser, data set and card from the newest checkpoint.
+# Settings that may change when a run is resumed; the console names those that do.
+MAY_CHANGE = ("eval_every", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
+              "augment.photometric", "augment.max_class_share", "augment.crop_tries", "optim.epochs", "optim.lr",
+              "optim.min_lr", "optim.schedule", "optim.power", "optim.warmup_epochs", "optim.momentum",
+              "optim.weight_decay", "optim.head_lr", "optim.recalibrate", "optim.precision", "optim.loss_scale")
+# Settings that do not affect the weights, or that are compared by their effect: the records by their identity.
+UNCHECKED = ("run_dir", "resume", "overwrite", "device", "keep", "tensorboard", "augment.workers", "model.pretrained",
+             "model.pretrained_hha", "model.preprocess")
+# Relative difference of a learning rate from the logged one that is more than the log's rounding.
+JUMP = 1e-3
+
+
+def resume(run_dir, net, card, step, train_set, config, rates, console):
+    """Restore network, optimiser, data set and card from the newest checkpoint, and record changed settings.
+
+    Args:
+        run_dir: RunDir.
+        net, card, step, train_set: network, Card, TrainStep and SegDataset as the settings give them.
+        config: TrainConfig.
+        rates: (updates,) learning rates of the settings.
+        console: Console for notes.
 
     Raises:
-        UserError: no checkpoint can be read, or it was written with other settings.
+        UserError: no checkpoint can be read, or it was written with other data or settings that must not change.
     """
     weights, saved, state = newest_checkpoint(run_dir, console)
-    if network(saved) != network(card) or saved.labels != card.labels:
-        raise UserError(f"{run_dir.last} belongs to another network or data set ({saved.model['name']}, "
-                        f"{len(saved.labels)} classes); resume with the settings in {run_dir.settings}")
+    check_data(saved, card, run_dir)
+    changes = changed_settings(saved.training.get("settings", {}), config, run_dir)
+    if network(saved) != network(card):
+        raise UserError(f"{run_dir.last} belongs to another network ({saved.model['name']}); resume with the "
+                        f"settings in {run_dir.settings}")
     batches = {"steps_per_epoch": train_set.steps_per_epoch, "seed": train_set.seed}
     if any(saved.training.get(name) != value for name, value in batches.items()):
         raise UserError(f"{run_dir.last} was trained on other batches than these settings give (records, batch size, "
@@ -44,11 +68,59 @@ def resume(run_dir, net, card, step, train_set, config, console):
         parameters[name].set_data(ms.Tensor(restored[name]))
     step.batches = saved.training["step"]
     console.say(f"continuing after step {step.batches} of {run_dir.path}")
+    for name, (before, now) in changes.items():
+        console.say(f"{name} changes from {before} to {now}")
     card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, console),
                      "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
+        run_dir.continue_with(config, step.batches, changes)
+        say_jump(run_dir.rates(), rates, step, console)
+
+
+def check_data(saved, card, run_dir):
+    """Raise UserError if the records' identity is not that in the checkpoint's card, or their classes differ."""
+    found = saved.labels.difference(card.labels)
+    if saved.data and card.data and saved.data["identity"] != card.data["identity"]:
+        there, here = (f"{data['identity']} (source {data['source']})" for data in (saved.data, card.data))
+        found = found or f"the hash is {there} there and {here} here"
+    if found:
+        raise UserError(f"{run_dir.last} was trained on other records: {found}; give its records, those of "
+                        f"{run_dir.settings}, or train on these with another --run_dir")
+
+
+def changed_settings(there, config, run_dir):
+    """{name: (value before, value now)} of the settings that differ from a checkpoint's and may differ.
+
+    Settings that the checkpoint's release did not have are not compared.
+
+    Raises:
+        UserError: a setting differs that must not change; the message names it.
+    """
+    there, here = flat(there), flat(plain(config))
+    compared = [name for name in here if name in there and name not in UNCHECKED and not name.startswith("data.")]
+    changes = {name: (there[name], here[name]) for name in compared if there[name] != here[name]}
+    for name, (before, now) in changes.items():
+        if name not in MAY_CHANGE:
+            raise UserError(f"{run_dir.last} was trained with {name} {before}, not {now}, which must not change within "
+                            f"a run; resume with the settings in {run_dir.settings}")
+    return changes
+
+
+def plain(config):
+    """The settings as dictionaries, lists and numbers, as a checkpoint's card holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def say_jump(logged, rates, step, console):
+    """Say if the learning rate of the settings differs from the logged one at the last step, as it does at no other."""
+    update = min((step.batches - 1) // step.accumulate, len(rates) - 1)
+    before = logged.get(step.batches)
+    if before is not None and not np.isclose(rates[update], before, rtol=JUMP, atol=0):
+        following = rates[min(step.batches // step.accumulate, len(rates) - 1)]
+        console.say(f"the learning rate jumps from {before:.3g} at step {step.batches} to {following:.3g} at the next: "
+                    "the settings give another schedule than the run had")
 
 
 def newest_checkpoint(run_dir, console):

@@ -1,7 +1,7 @@
 """The files of one training run.
 
-    settings.yaml       resolved settings; `mindfcn train --config` reads them
-    versions.json       versions of the packages and the git revision
+    settings.yaml       resolved settings; `mindfcn train --config` reads them. Comments list what a resumed run changed
+    versions.json       versions of the packages and the git revision; `until step` has those before a resumed run
     log.csv             step, epoch, loss, learning rate, images per second
     evaluation.csv      step, epoch and the four metrics
     curves.png          both, drawn
@@ -25,6 +25,7 @@ import yaml
 
 from mindfcn.errors import UserError
 from mindfcn.metrics import FREQUENCY_WEIGHTED_IOU, MEAN_IOU, MEAN_PIXEL_ACCURACY, PIXEL_ACCURACY
+from mindfcn.report.evaluation import PICTURES
 from mindfcn.report.events import Events
 from mindfcn.report.page import REPORT
 from mindfcn.report.plots import save_curves
@@ -32,6 +33,8 @@ from mindfcn.runtime import versions
 from mindfcn.storage.files import PARTIAL, append_text, atomic_path, held, read_bytes, remove_leftovers, write_text
 
 LOG = ("step", "epoch", "loss", "learning_rate", "images_per_s")
+# Key of versions.json: {step: versions that were in force until then}.
+UNTIL = "until step"
 EVALUATION = ("step", "epoch", PIXEL_ACCURACY, MEAN_PIXEL_ACCURACY, MEAN_IOU, FREQUENCY_WEIGHTED_IOU)
 
 
@@ -53,6 +56,7 @@ class RunDir:
         self.evaluations = os.path.join(path, "evaluation.csv")
         self.evaluation = os.path.join(path, "evaluation")
         self.settings = os.path.join(path, "settings.yaml")
+        self.versions = os.path.join(path, "versions.json")
         self.report = os.path.join(path, REPORT)
         self.tensorboard = os.path.join(path, "tensorboard")
         self.wants_events, self.events = tensorboard, None
@@ -68,7 +72,8 @@ class RunDir:
         with held(os.path.join(self.path, "run.lock"), f"run directory {self.path}"):
             if os.path.isdir(self._forgetting):
                 self._forget()
-            yield remove_leftovers(self.path)
+            pictures = (os.path.join("evaluation", name) for name in PICTURES)
+            yield remove_leftovers(self.path, ("checkpoints", "evaluation", *pictures))
 
     def can_resume(self):
         """Whether there is a checkpoint to resume from. A run killed before its first checkpoint has none.
@@ -97,9 +102,49 @@ class RunDir:
             self._forget()
         write_text(self.log, ",".join(LOG) + "\n")
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
-        write_text(os.path.join(self.path, "versions.json"), json.dumps(versions(), indent=2) + "\n")
-        write_text(self.settings, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
+        self._write_settings(config, [])
         self.begin_events()
+
+    def _write_settings(self, config, comments):
+        """Write settings.yaml, after lines of comments, without the options that resume or delete a run."""
+        config = dataclasses.replace(config, resume=False, overwrite=False)
+        write_text(self.settings, "".join(comments) + yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+    def continue_with(self, config, step, changes):
+        """Write the settings and versions of a resumed run, and until which step others were in force.
+
+        Args:
+            config: TrainConfig.
+            step: last step before the run is resumed.
+            changes: {name: (value until this step, value from now on)}.
+        """
+        comments = []
+        if os.path.exists(self.settings):
+            lines = read_bytes(self.settings).decode("utf-8", "replace").splitlines(keepends=True)
+            comments = [line for line in lines if line.startswith("#")]
+        if changes:
+            values = ", ".join(f"{name} {before}" for name, (before, _) in changes.items())
+            comments.append(f"# until step {step}: {values}\n")
+        self._write_settings(config, comments)
+        there, here = self._versions(), versions()
+        earlier = there.pop(UNTIL, {})
+        changed = {name: value for name, value in there.items() if here.get(name) != value}
+        if changed:
+            earlier[str(step)] = changed
+        write_text(self.versions, json.dumps({**here, **({UNTIL: earlier} if earlier else {})}, indent=2) + "\n")
+
+    def _versions(self):
+        """Contents of versions.json; empty if it is missing or damaged."""
+        try:
+            found = json.loads(read_bytes(self.versions))
+        except (UserError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) and isinstance(found.get(UNTIL, {}), dict) else {}
+
+    def rates(self):
+        """{step: logged learning rate}."""
+        return {int(row["step"]): float(row["learning_rate"]) for row in table_rows(self.log)}
 
     def _forget(self):
         """Delete a run. If this is interrupted, the next process that locks the folder completes it."""

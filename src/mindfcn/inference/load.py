@@ -41,6 +41,12 @@ def network_text(card):
     return ", ".join([card.model["name"], *(f"{name} {value}" for name, value in card.options().items())])
 
 
+def records_text(card):
+    """The validation records of a card's run, what they were made from and their hash, in one line."""
+    data = [f"source {card.data['source']}", f"hash {card.data['identity']}"] if card.data else []
+    return ", ".join([card.records, *data])
+
+
 def combined(segmenter, card, config):
     """Wrap a checkpoint's Segmenter as the settings `proposals` and `ensemble` ask.
 
@@ -64,10 +70,9 @@ def combined(segmenter, card, config):
             min_side=config.min_side), config.aggregate)
     if config.ensemble:
         other, other_card = load_segmenter(config.ensemble, config.fallback_model, config.precision)
-        if other_card.labels.names != card.labels.names:
-            raise UserError(f"--ensemble {config.ensemble}: it has {len(other_card.labels)} classes "
-                            f"({', '.join(other_card.labels.names[:3])}, ...), {config.checkpoint} has "
-                            f"{len(card.labels)} ({', '.join(card.labels.names[:3])}, ...); give networks of the "
-                            "same classes")
+        found = other_card.labels.difference(card.labels)
+        if found:
+            raise UserError(f"--ensemble {config.ensemble} has other classes than {config.checkpoint}: {found}, in the "
+                            "checkpoint; give networks of the same classes")
         segmenter = Ensemble([segmenter, other], config.ensemble_rule)
     return segmenter

@@ -10,12 +10,16 @@ from typing import Optional
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.data.records.records import record_entry
 from mindfcn.metrics import MEAN_IOU, MEAN_PIXEL_ACCURACY, ConfusionMatrix
 from mindfcn.report.overlays import side_by_side, write_picture
 from mindfcn.report.page import picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
 from mindfcn.report.tables import class_table, csv_text
 from mindfcn.storage.files import atomic_path, held, remove_leftovers, write_text
+
+# Folders of an evaluation with the pictures of single images.
+PICTURES = ("worst", "best")
 
 
 @dataclasses.dataclass
@@ -54,7 +58,7 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
         return result
     # A second evaluation into the same folder waits, so that their files do not mix.
     with held(os.path.join(out, "evaluation.lock"), out, wait=True):
-        remove_leftovers(out)
+        remove_leftovers(out, PICTURES)
         done = os.path.join(out, "metrics.json")
         # Removed first and written last: where it exists, all other files are of the same evaluation.
         with contextlib.suppress(FileNotFoundError):
@@ -68,7 +72,7 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
             ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
         write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
         order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
-        shown = {"worst": order[:worst], "best": order[worst:][::-1][:best]}
+        shown = dict(zip(PICTURES, (order[:worst], order[worst:][::-1][:best])))
         page.galleries = {f"{kind.capitalize()} images": write_pictures(
             os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
         page.matrix, page.sizes, page.trimap = matrix, sizes, bands
@@ -81,7 +85,8 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
             page.notes = [*page.notes, f"Means leave out {left_out}, as the data set's protocol does."]
         write_page(page)
         save_json(done, {
-            "protocol": "native", "images": len(evaluation.names), "metrics": evaluation.metrics,
+            "protocol": "native", "images": len(evaluation.names), "records": record_entry(dataset.path),
+            "metrics": evaluation.metrics,
             "seconds per image": evaluation.seconds,
             "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
             "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),

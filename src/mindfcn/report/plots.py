@@ -79,6 +79,8 @@ def save_confusion(path, matrix, labels):
 def save_class_bars(path, iou, labels):
     """Draw the IoU of every class as a bar in the class's colour, the best at the top, and the mean as a line.
 
+    The mean leaves out the labels' excluded classes.
+
     Args:
         path: PNG file to write
         iou: (n,) intersection over union, 0..1; NaN for classes that do not occur
@@ -98,8 +100,9 @@ def save_class_bars(path, iou, labels):
     _name_ticks(axis.yaxis, labels, order)
     axis.set(xlim=(0, 108), ylim=(len(order) - 0.4, -0.6), xlabel="IoU, %")
     axis.spines[["top", "right"]].set_visible(False)
-    if not np.isnan(iou).all():
-        mean = 100 * np.nanmean(iou)
+    kept = np.delete(iou, labels.excluded_numbers())
+    if not np.isnan(kept).all():
+        mean = 100 * np.nanmean(kept)
         axis.axvline(mean, color="0.3", linestyle="--", linewidth=1, zorder=0)
         axis.set_title(f"mean IoU {mean:.2f} %", fontsize=10)
     _save(figure, path)

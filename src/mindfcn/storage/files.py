@@ -114,20 +114,33 @@ def held(path, what, wait=False):
                     os.remove(path)
 
 
-def remove_leftovers(folder):
-    """Remove leftovers of killed processes below a folder, but not output being written; return the removed paths."""
+def remove_leftovers(folder, below=()):
+    """Remove what killed processes left of `atomic_path` in a folder and in the folders `below` in it.
+
+    Only a folder `.partial-NAME` that holds a lock file, and at most files of that name besides, was made here; all
+    other files stay, and so does output being written.
+
+    Returns:
+        list of the removed paths.
+    """
     found = []
-    for parent, folders, files in os.walk(folder):
-        for name in [name for name in folders if name.startswith(PARTIAL)]:
-            folders.remove(name)
-            with contextlib.suppress(_Held, OSError), _held_folder(os.path.join(parent, name), wait=False) as partial:
-                shutil.rmtree(partial)
-                found.append(partial)
-        # Older releases wrote incomplete files without a folder.
-        for path in (os.path.join(parent, name) for name in files if name.startswith(PARTIAL)):
-            os.remove(path)
-            found.append(path)
+    for parent in (os.fspath(folder), *(os.path.join(folder, name) for name in below)):
+        names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
+        for path in (os.path.join(parent, name) for name in names if name.startswith(PARTIAL)):
+            if not _is_leftover(path):
+                continue
+            with contextlib.suppress(_Held, OSError), _held_folder(path, wait=False):
+                shutil.rmtree(path)
+                found.append(path)
     return found
+
+
+def _is_leftover(path):
+    """Whether a path is a folder as `atomic_path` makes it."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    entries, name = os.listdir(path), os.path.basename(path)[len(PARTIAL):]
+    return LOCK in entries and all(entry == LOCK or entry.startswith(name) for entry in entries)
 
 
 def _still_there(path):
@@ -299,10 +312,15 @@ class _PlainYaml(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path):
-    """The values in a YAML or JSON file. Raises UserError with the path, the line and the reason."""
+class _TextYaml(_PlainYaml):
+    """The same with every value as the text that is written: yes, 010 and 1:30 stay as they are."""
+    yaml_implicit_resolvers: dict = {}
+
+
+def read_yaml(path, text=False):
+    """The values in a YAML or JSON file, or their texts. Raises UserError with the path, the line and the reason."""
     try:
-        return yaml.load(read_bytes(path).decode("utf-8"), _PlainYaml)
+        return yaml.load(read_bytes(path).decode("utf-8"), _TextYaml if text else _PlainYaml)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
     except RecursionError:

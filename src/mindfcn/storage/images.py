@@ -72,11 +72,18 @@ def read_mask_image(path):
     _load(mask, data, path)
     depth = data[24] if mask.format == "PNG" else 8
     if mask.mode == "1":
-        return Image.fromarray(np.asarray(mask).astype(np.uint8))
+        return _few_bits(np.asarray(mask).astype(np.uint8), 1)
     if mask.mode == "L" and depth < 8:
         # Pillow scales 2 and 4 bit grey to 0..255, but a mask holds class numbers, not brightness.
-        return Image.fromarray(np.asarray(mask) // (255 // (2 ** depth - 1)))
+        return _few_bits(np.asarray(mask) // (255 // (2 ** depth - 1)), depth)
     return mask
+
+
+def _few_bits(values, bits):
+    """A grey image of values of 1, 2 or 4 bits, whose `info` has the number of `bits`."""
+    image = Image.fromarray(values)
+    image.info["bits"] = bits
+    return image
 
 
 def read_palette_mask(path):

@@ -39,6 +39,7 @@ class Card:
         training: epoch and step at which it was saved, the best metrics until then, and the settings of the run.
         metrics: the four metrics of exactly these weights on `records`, by name; empty if they were not evaluated.
         geometric: classes of its second head, or None.
+        data: the records of its run: {"identity", "source"} as in `Records`; empty if they are not recorded.
     """
     model: dict
     labels: LabelSet = VOC
@@ -47,6 +48,7 @@ class Card:
     training: dict = dataclasses.field(default_factory=dict)
     metrics: dict = dataclasses.field(default_factory=dict)
     geometric: Optional[LabelSet] = None
+    data: dict = dataclasses.field(default_factory=dict)
 
     @property
     def skip_scales(self):
@@ -75,7 +77,8 @@ class Card:
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
                            "preprocess": self.preprocess.to_dict(), "records": self.records,
                            "training": self.training, "metrics": self.metrics,
-                           **({"geometric": self.geometric.to_dict()} if self.geometric else {})}, ensure_ascii=True)
+                           **({"geometric": self.geometric.to_dict()} if self.geometric else {}),
+                           **({"data": self.data} if self.data else {})}, ensure_ascii=True)
 
     def check(self) -> None:
         """Raise ValueError if an entry has the wrong type, or an option is unknown or out of range."""
@@ -83,7 +86,7 @@ class Card:
             value = self.model.get(name)
             if value is not None and not (isinstance(value, kind) and fine(value)):
                 raise ValueError(name)
-        texts, dicts = (self.model["name"], self.records), (self.training, self.metrics)
+        texts, dicts = (self.model["name"], self.records), (self.training, self.metrics, self.data)
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(entry, dict) for entry in dicts):
             raise ValueError
         if set(self.model) - {"name", *_OPTIONS}:
@@ -98,7 +101,8 @@ class Card:
                        Preprocess(**entries["preprocess"]), entries["records"], entries["training"],
                        # Older checkpoints have no metrics.
                        entries.get("metrics", {}),
-                       LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None)
+                       LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None,
+                       entries.get("data", {}))
             card.check()
             return card
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -22,7 +22,7 @@ _PAGE = {"page_id": int, "page_type": str, "page_type_id": int, "page_size": int
 _HEADER = {"header_size": int, "page_size": int, "shard_id": int, "version": str, "shard_addresses": [str],
            "index_fields": [{"index_field": str, "schema_id": int}], "page": [_PAGE],
            "schema": [{"blob_fields": [str], "desc": str, "schema": dict}]}
-_MANIFEST = {"count", "labels", "shards", "fingerprint", "contents", "skipped", "files"}
+_MANIFEST = {"count", "labels", "shards", "skipped", "files"}
 _OFFSETS = ("PAGE_OFFSET_RAW", "PAGE_OFFSET_RAW_END", "PAGE_OFFSET_BLOB", "PAGE_OFFSET_BLOB_END")
 _BAD_ROWS = f"""SELECT COUNT(*) FROM INDEXES WHERE
     NOT ({' AND '.join(f"typeof({name}) = 'integer'" for name in ('ROW_ID', 'PAGE_ID_RAW', 'PAGE_ID_BLOB', *_OFFSETS))}

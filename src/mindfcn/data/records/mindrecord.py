@@ -10,10 +10,13 @@ import shutil
 import zlib
 
 import cv2
+import numpy as np
 from mindspore.dataset import MindDataset
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
+from mindfcn.data.class_counts import histogram
+from mindfcn.data.records.identity import Digest, Origin, check_unchanged, difference, fingerprints
 from mindfcn.data.records.integrity import find_shards, load_manifest, record_files, signed_manifest
 from mindfcn.data.samples import check_mask, encode_plane
 from mindfcn.errors import UserError
@@ -48,7 +51,8 @@ class RecordSummary:
     reused: bool = False
 
 
-def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None, geometric=None):
+def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None, geometric=None,
+                  origin=None):
     """Write samples to MindRecord files that appear only once complete and verified by reading back.
 
     Args:
@@ -60,6 +64,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         overwrite: write complete records again.
         progress: function that wraps the iterable of samples to show progress.
         geometric: LabelSet of the samples' second mask, if they have one.
+        origin: Origin, what the samples were made from; the samples themselves if not given.
 
     Returns:
         RecordSummary. Complete records of the same samples, labels and shards are left as they are.
@@ -68,10 +73,13 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         UserError: a bad pair, existing records of other samples, or the files cannot be written.
     """
     path = os.path.abspath(path)
+    origin = origin or Origin("", {"instances": "none"}, labels, samples, geometric)
     if not samples:
         raise UserError(f"no samples for {path}; check the list of the split")
     if type(shards) is not int or not 1 <= shards <= 1000:
         raise UserError(f"{shards} shards for {path}; choose 1 to 1000")
+    if shards > len(samples):
+        raise UserError(f"{shards} shards for {path}, which gets {len(samples)} records; choose at most that many")
     manifest_name = os.path.basename(path) + ".json"
     index = os.path.join(os.path.dirname(path), f".partial-{os.path.basename(path)}", f"{os.path.basename(path)}000.db")
     if len(os.fsencode(index)) > MAX_INDEX_PATH:
@@ -80,18 +88,22 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         if os.path.exists(os.path.join(folder, manifest_name)):
             _publish(folder, path)
         if not overwrite:
-            summary = _reuse(samples, path, labels, shards, geometric)
+            summary = _reuse(path, origin, shards)
             if summary:
                 return summary
         empty_folder(folder)
-        rows = _Rows(samples, labels, skip_bad, progress, geometric)
+        rows = _Rows(samples, labels, skip_bad, progress, geometric, shards)
+        read = fingerprints(origin.samples)
         try:
             files = _write(rows, os.path.join(folder, os.path.basename(path)), shards)
             _verify(rows, files)
         except FAILURES as error:
             raise UserError(f"cannot write {path}: {first_line(error)}; "
                             "free some space or choose another folder") from None
-        _write_manifest(rows, files, shards, os.path.join(folder, manifest_name))
+        check_unchanged(origin.samples, read)
+        identity = {"source": origin.source, "settings": origin.settings, "samples": read,
+                    "hash": rows.digest.hexdigest()}
+        _write_manifest(rows, files, shards, identity, os.path.join(folder, manifest_name))
         _publish(folder, path)
         return RecordSummary(rows.written, rows.skipped)
 
@@ -120,8 +132,9 @@ def read_records(path, extras=()):
 def read_manifest(path):
     """Manifest that `write_records` wrote to PATH.json; None if missing or if the files have other sizes than listed.
 
-    Keys: count, labels (LabelSet.to_dict), shards, fingerprint, contents, skipped, files {name: bytes}, and, except in
-    older releases, checksums {name: CRC-32} and checksum, that of the manifest itself.
+    Keys: count, labels (LabelSet.to_dict), shards, skipped, files {name: bytes}, and, except in older releases,
+    identity (see `identity`), pixels (number of pixels of each mask value 0..255), checksums {name: CRC-32} and
+    checksum, that of the manifest itself.
     """
     manifest = load_manifest(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -132,19 +145,21 @@ def read_manifest(path):
 
 
 class _Rows:
-    """Reads and checks samples one by one; keeps one checksum of all good ones and the error of every bad one."""
+    """Reads and checks samples one by one; keeps a checksum and a hash of all good ones, and the error of every bad."""
 
-    def __init__(self, samples, labels, skip_bad, progress, geometric):
+    def __init__(self, samples, labels, skip_bad, progress, geometric, shards):
         self.samples, self.labels, self.skip_bad, self.geometric = samples, labels, skip_bad, geometric
+        self.digest = Digest(labels, geometric, shards)
         self.columns = list(samples[0].extras)
         self.progress = progress or iter
         self.page_size = _page_size(samples)
         self.skipped, self.written, self.checksum = [], 0, 0
+        self.pixels = np.zeros(256, np.int64)
 
     def __iter__(self):
         for sample in self.progress(self.samples):
             try:
-                row = _read_row(sample, self.labels, self.page_size, self.geometric)
+                row, planes = _read_row(sample, self.labels, self.page_size, self.geometric)
             except UserError as error:
                 if not self.skip_bad:
                     raise UserError(f"{error}; or leave out bad pairs with --skip-bad") from None
@@ -152,11 +167,16 @@ class _Rows:
                 continue
             self.written += 1
             self.checksum += _checksum(*row.values())
+            self.digest.add(row["file_name"], row["data"], planes)
+            self.pixels += histogram(planes[0])
             yield row
 
 
 def _read_row(sample, labels, page_size, geometric):
-    """Make one record: the photograph's bytes unchanged, or a window as JPEG; the checked mask as PNG; the extras."""
+    """Make one record: the photograph's bytes unchanged, or a window as JPEG; the checked mask as PNG; the extras.
+
+    Returns (columns, [mask, extras ...] as arrays).
+    """
     data = sample.read_image(sample.image)
     check_complete(data, sample.image)
     height, width = image_size(data, sample.image)
@@ -170,24 +190,25 @@ def _read_row(sample, labels, page_size, geometric):
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
     # OpenCV's default level writes in a third of the time but takes more than twice as long to read in every epoch.
     label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-    extras = {column: _read_extra(column, extra, (height, width), geometric)
+    planes = {column: _read_extra(column, extra, (height, width), geometric)
               for column, extra in sample.extras.items()}
+    extras = {column: encode_plane(column, plane) for column, plane in planes.items()}
     size = len(data) + len(label) + sum(map(len, extras.values()))
     if size > page_size - 4096:
         raise UserError(f"{sample.image} and its mask have {size >> 10} KiB; a record "
                         f"holds at most {page_size - 4096 >> 10}")
-    return {"file_name": sample.name, "data": data, "label": label, **extras}
+    return {"file_name": sample.name, "data": data, "label": label, **extras}, [mask, *planes.values()]
 
 
 def _read_extra(column, extra, shape, geometric):
-    """Read and check a plane; returns PNG bytes."""
+    """Read and check a plane."""
     plane = extra.read(extra.path)
     if plane.shape[:2] != shape:
         raise UserError(f"{column} of {extra.path} is {plane.shape[1]}x{plane.shape[0]} pixels but its photograph is "
                         f"{shape[1]}x{shape[0]}; fix one")
     if column == "geometric":
         check_mask(plane, geometric, extra.path)
-    return encode_plane(column, plane)
+    return plane
 
 
 def _page_size(samples):
@@ -237,11 +258,11 @@ def _checksum(name, data, *pngs):
     return int.from_bytes(hashlib.blake2b(entry.encode(), digest_size=16).digest(), "big")
 
 
-def _write_manifest(rows, files, shards, path):
+def _write_manifest(rows, files, shards, identity, path):
     parts = [part for file in files for part in (file, file + ".db")]
     manifest = signed_manifest({"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
-                                "fingerprint": _fingerprint(rows.samples), "contents": _contents(rows.samples),
-                                "skipped": rows.skipped, **_geometric_entry(rows.geometric)}, parts)
+                                "identity": identity, "skipped": rows.skipped, "pixels": rows.pixels.tolist(),
+                                **({"geometric": rows.geometric.to_dict()} if rows.geometric else {})}, parts)
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
@@ -273,67 +294,21 @@ def _publish(folder, path):
     os.replace(pending, manifest_path)
 
 
-def _geometric_entry(geometric):
-    """The manifest's entry for a second label set."""
-    return {"geometric": geometric.to_dict()} if geometric else {}
-
-
-def _reuse(samples, path, labels, shards, geometric):
-    """Summary of existing complete records of these samples; None if there are none."""
+def _reuse(path, origin, shards):
+    """Summary of existing complete records of the same origin; None if there are none."""
     manifest = read_manifest(path)
     if manifest is None:
         if os.path.exists(path) or find_shards(path) or os.path.exists(path + ".json"):
             raise UserError(f"{path} exists but is not complete or was not written here; "
                             "write it again with --overwrite or choose another folder")
         return None
-    if (manifest["labels"], manifest["shards"], manifest.get("geometric")) != (
-            labels.to_dict(), shards, _geometric_entry(geometric).get("geometric")):
-        raise UserError(f"{path} was written with other labels or shards; "
-                        "write it again with --overwrite or choose another folder")
-    # Files copied or unpacked again have new times; then their contents are compared.
-    if manifest["fingerprint"] != _fingerprint(samples) and manifest["contents"] != _contents(samples):
-        raise UserError(f"{path} was written from other photographs or masks; "
+    found = difference(manifest, origin)
+    if not found and manifest["shards"] != shards:
+        found = f"shards is {manifest['shards']} there and {shards} here"
+    if found:
+        raise UserError(f"{path} holds other records: {found}; "
                         "write it again with --overwrite or choose another folder")
     return RecordSummary(manifest["count"], [tuple(entry) for entry in manifest["skipped"]], reused=True)
-
-
-def _fingerprint(samples):
-    """One checksum of the names, sizes and modification times of all files."""
-    checksum = 0
-    for sample in samples:
-        entry = [sample.name, repr(sample.window)] if sample.window else [sample.name]
-        for path in sample.paths:
-            try:
-                status = os.stat(path)
-                entry += [status.st_size, status.st_mtime_ns]
-            except OSError:
-                entry += [None, None]
-        checksum = zlib.crc32(repr(entry).encode(), checksum)
-    return checksum
-
-
-def _contents(samples):
-    """One checksum of the names and contents of all files, each file read once."""
-    checksum, seen = 0, set()
-    for sample in samples:
-        entry = (sample.name, sample.window) if sample.window else sample.name
-        checksum = zlib.crc32(repr(entry).encode(), checksum)
-        for path in sample.paths:
-            if path not in seen:
-                checksum = _file_checksum(path, checksum)
-                seen.add(path)
-    return checksum
-
-
-def _file_checksum(path, checksum):
-    """Continue a checksum with a file's bytes, read in pieces."""
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 24):
-                checksum = zlib.crc32(piece, checksum)
-    except OSError:
-        checksum = zlib.crc32(b"missing", checksum)
-    return checksum
 
 
 def _size(path):

@@ -1,12 +1,15 @@
-"""The records of a data set: where training and validation records are, and the classes of their masks."""
+"""The records of a data set: where training and validation records are, their classes, and what they were made from."""
 
 import os
 from typing import NamedTuple, Optional
 
+from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
+# Largest share of ignored pixels that goes without a warning; NYUDv2 has a quarter.
+MOST_IGNORED = 0.5
 COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
 
 
@@ -17,10 +20,20 @@ class Records(NamedTuple):
         train: MindRecord path of the training records, as `SegDataset` takes it.
         val: that of the validation records; None for the course's ready record, which has none.
         labels: LabelSet of the masks.
+        identity: hashes of the training and of the validation records, TRAIN+VAL; empty without recorded identity.
+        source: what they were made from, such as "folder mydata"; empty if it is not recorded.
+        images: number of images of both.
     """
     train: str
     val: Optional[str]
     labels: LabelSet
+    identity: str = ""
+    source: str = ""
+    images: int = 0
+
+    def __str__(self) -> str:
+        source = f"source {self.source}" if self.source else "source not recorded"
+        return f"{os.path.dirname(self.train)} ({source}, {self.images:,} images)"
 
     @staticmethod
     def paths(folder: str) -> list[str]:
@@ -38,30 +51,96 @@ class Records(NamedTuple):
         """The records in a folder; `labels` are the classes of records without a manifest."""
         train, val = cls.paths(folder)
         course = os.path.join(folder, COURSE_RECORD)
-        ready = os.path.isfile(course)
-        manifest = read_manifest(course if ready else train)
+        paths = [course] if os.path.isfile(course) else [train, val]
+        manifest = read_manifest(paths[0])
         if manifest:
-            labels = LabelSet.from_dict(manifest["labels"], train)
-        return cls(course, None, labels) if ready else cls(train, val, labels)
+            labels = LabelSet.from_dict(manifest["labels"], paths[0])
+        hashes = [record_hash(path) for path in paths]
+        return cls(paths[0], paths[1] if len(paths) > 1 else None, labels, "+".join(hashes) if all(hashes) else "",
+                   record_source(paths[0]), sum(map(count_records, paths)))
+
+
+def record_hash(path):
+    """Hash of the classes, photographs and masks of a MindRecord file; empty if its manifest has none."""
+    return _identity(path).get("hash", "")
+
+
+def record_source(path):
+    """Source and root of a MindRecord file, such as "folder mydata"; empty if its manifest has none."""
+    entry = _identity(path)
+    return f"{entry['source']} {entry['settings'].get('root', '')}".strip() if entry else ""
+
+
+def _identity(path):
+    return (read_manifest(path) or {}).get("identity", {})
+
+
+def record_entry(path):
+    """{"path", "source", "hash"} of a MindRecord file, for reports; the last two are empty if they are not recorded."""
+    return {"path": os.fspath(path), "source": record_source(path), "hash": record_hash(path)}
+
+
+def describe_file(path):
+    """A MindRecord file with its source, hash and number of images. Raises UserError as `count_records` does."""
+    entry = record_entry(path)
+    texts = [f"source {entry['source'] or 'not recorded'}", *([f"hash {entry['hash']}"] if entry["hash"] else []),
+             f"{count_records(path):,} images"]
+    return f"{path} ({', '.join(texts)})"
+
+
+def suspicious_masks(path):
+    """Lines about classes without a pixel in training records, and about an ignore label that may hide a class."""
+    manifest = read_manifest(path)
+    if not manifest or "pixels" not in manifest:
+        return []
+    labels, pixels = LabelSet.from_dict(manifest["labels"], path), manifest["pixels"]
+    absent = [name for name, count in zip(labels.names, pixels) if not count and name not in labels.excluded]
+    lines = []
+    if absent:
+        few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+        lines.append(f"{path}: no pixel of {len(absent)} of {len(labels)} classes ({few}), which cannot be learned")
+    if hidden := hidden_class(labels, pixels[:len(labels)], pixels[labels.ignore_label]):
+        lines.append(f"{path}: {hidden}")
+    return lines
+
+
+def hidden_class(labels, pixels, ignored):
+    """A line if the ignore label may hide a class: it is on most pixels, or all others are of one class; else "".
+
+    Args:
+        labels: LabelSet.
+        pixels: number of pixels of each class.
+        ignored: number of pixels of the ignore label.
+    """
+    share = ignored / max(1, ignored + sum(pixels))
+    if share <= MOST_IGNORED and not (ignored and len(labels) > 1 and sum(map(bool, pixels)) <= 1):
+        return ""
+    return (f"{100 * share:.1f} % of the pixels have the ignore label {labels.ignore_label} and count neither in the "
+            "loss nor in the metrics; if it is a class, give the classes' colours or another ignore_label")
 
 
 def check_classes(records, labels, checkpoint):
-    """Refuse records whose classes are not the checkpoint's."""
+    """Raise UserError if the classes of records are not the checkpoint's, by names, order, colours and ignore label."""
     manifest = read_manifest(records)
-    if manifest and manifest["labels"]["names"] != list(labels.names):
-        raise UserError(f"{records} has {len(manifest['labels']['names'])} classes "
-                        f"({', '.join(manifest['labels']['names'][:3])}, ...), {checkpoint} was trained for "
-                        f"{len(labels)} ({', '.join(labels.names[:3])}, ...); give the records of its data set")
+    found = manifest and LabelSet.from_dict(manifest["labels"], records).difference(labels)
+    if found:
+        raise UserError(f"{records} has other classes than {checkpoint}: {found}, in the checkpoint; "
+                        "give the records of its data set")
 
 
 def evaluation_records(records, card, checkpoint):
     """Path of the records to evaluate a checkpoint on: those given, or the validation records of its run.
 
     Raises:
-        UserError: its card names none, or the classes differ.
+        UserError: its card names none, the classes differ, or the records of its run have been replaced by others.
     """
     path = records or card.records
     if not path:
         raise UserError(f"{checkpoint} does not name its validation records; give --records")
     check_classes(path, card.labels, checkpoint)
+    expected, found = card.data.get("identity", "").rpartition("+")[2], record_hash(path)
+    if not records and expected and found and expected != found:
+        raise UserError(f"{path} holds other records (hash {found}, source {record_source(path)}) than those that "
+                        f"{checkpoint} was validated on (hash {expected}, source {card.data.get('source')}); make them "
+                        f"again with mindfcn prepare, or evaluate on these with --records {path}")
     return path

@@ -1,10 +1,9 @@
 """Your own photographs: ROOT/images/, ROOT/masks/, ROOT/labels.yaml, and optional lists train.txt and val.txt."""
 
-import functools
 import hashlib
 import os
 
-from mindfcn.data.masks import read_mask
+from mindfcn.data.masks import mask_reader
 from mindfcn.data.samples import Sample, check_names, check_present
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_lines
@@ -23,7 +22,7 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
         root: folder of images/ and masks/; the mask of images/NAME.jpg is masks/NAME.png.
         split: train or val, or another list's name.
         labels: LabelSet.
-        encoding: auto, palette, grey or rgb, see `masks.read_mask`.
+        encoding: auto, palette, grey or rgb, see `masks.MaskReader`.
         val_fraction: share of the images held out, 0..1; with two images or more, both splits get at least one.
         check: whether every mask must exist.
 
@@ -35,7 +34,7 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
     """
     images = files_by_name(os.path.join(root, "images"), IMAGE_SUFFIXES)
     masks = files_by_name(os.path.join(root, "masks"), MASK_SUFFIXES)
-    read = functools.partial(read_mask, labels=labels, encoding=encoding)
+    read = mask_reader(list(masks.values()), labels, encoding)
     samples = []
     for name in _split_names(root, split, sorted(images), val_fraction):
         image = images.get(name, os.path.join(root, "images", f"{name}.jpg"))

@@ -37,10 +37,11 @@ def list_sbd(root, splits=("train", "val"), check=True):
 
 
 def trainaug(voc_root, sbd_root, year=2012, train_split="train", val_split="val", sbd_splits=("train", "val"),
-             check=True):
+             check=True, labels=None):
     """List VOC's training images and SBD's images that are in neither VOC list: 10,582 for the official lists.
 
     If both sets have an image, VOC's mask is used. An image of `val_split` is never included.
+    VOC's palettes are compared with `labels`, if they are given.
 
     Returns:
         list of Sample: VOC's, then SBD's.
@@ -49,7 +50,7 @@ def trainaug(voc_root, sbd_root, year=2012, train_split="train", val_split="val"
         UserError: as `list_voc` and `list_sbd`, or the official lists do not give 10,582.
     """
     val = set(voc_names(voc_root, val_split, year))
-    voc = list_voc(voc_root, train_split, year, check)
+    voc = list_voc(voc_root, train_split, year, check, labels)
     sbd = list_sbd(sbd_root, sbd_splits, check)
     official = (len(sbd), len(voc), len(val)) == (OFFICIAL_SBD, OFFICIAL_TRAIN, OFFICIAL_VAL)
     train = [sample for sample in voc if sample.name not in val]

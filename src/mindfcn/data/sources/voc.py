@@ -1,14 +1,18 @@
 """PASCAL VOC's layout: JPEGImages/ID.jpg, SegmentationClass/ID.png, ImageSets/Segmentation/SPLIT.txt."""
 
 import os
+from functools import partial
 
+import numpy as np
+
+from mindfcn.data.masks import check_palette
 from mindfcn.data.samples import Sample, check_names, check_present
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_lines
-from mindfcn.storage.images import read_palette_mask
+from mindfcn.storage.images import read_mask_image, read_palette_mask
 
 
-def list_voc(root, split, year=2012, check=True):
+def list_voc(root, split, year=2012, check=True, labels=None):
     """List the samples of a VOC split, in the order of its list.
 
     Args:
@@ -16,6 +20,7 @@ def list_voc(root, split, year=2012, check=True):
         split: name of a list in ImageSets/Segmentation, such as train or val.
         year: VOC year; the folder VOC<year> is searched below `root`.
         check: whether every file must exist.
+        labels: LabelSet whose colours must not contradict the masks' palettes; None compares none.
 
     Returns:
         list of Sample.
@@ -24,12 +29,22 @@ def list_voc(root, split, year=2012, check=True):
         UserError: no such folder or list, a bad or repeated name, missing files.
     """
     folder = voc_folder(root, year)
+    read = partial(_read_checked, labels=labels) if labels else read_palette_mask
     samples = [Sample(name, os.path.join(folder, "JPEGImages", f"{name}.jpg"),
-                      os.path.join(folder, "SegmentationClass", f"{name}.png"), read_palette_mask)
+                      os.path.join(folder, "SegmentationClass", f"{name}.png"), read)
                for name in voc_names(root, split, year)]
     if check:
         check_present(samples, f"VOC split {split!r}")
     return samples
+
+
+def _read_checked(path, labels):
+    """Read a mask as `read_palette_mask`. Raises UserError also if its palette shows a class in another's colour."""
+    mask = read_mask_image(path)
+    numbers = read_palette_mask(path) if mask.mode not in ("P", "L") else np.array(mask)
+    if mask.mode == "P":
+        check_palette(mask.getpalette("RGB"), numbers, labels, path)
+    return numbers
 
 
 def voc_names(root, split, year=2012):

@@ -1,0 +1,217 @@
+"""What records were made from, and whether the settings name the same data: one comparison for every verb.
+
+The manifest of records has an entry `identity`:
+    source    where the photographs and masks come from
+    settings  {setting of `prepare`: value} of those that decide which photographs, pixels and classes are recorded
+    samples   {name: [[bytes, modification time, change time, CRC-32] of each of its files]}, in the records' order
+    hash      of the classes and of the photograph and mask pixels of every record, wherever they were read from
+
+A file of the recorded size and times is taken as unchanged; of any other file the CRC-32 is compared. A mask replaced
+by one of the same size and modification time still has another change time; a copied folder is read once per use.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import zlib
+from typing import Any, Optional
+
+from mindfcn.config import PrepareConfig
+from mindfcn.data.samples import Sample, in_threads
+from mindfcn.errors import UserError
+from mindfcn.labels import LabelSet
+
+_DRAWN, _LISTS = ("samples", "size", "seed"), ("train_split", "val_split")
+_WINDOWS = ("instance_size", "per_image", "duplicate_rare")
+# Settings that can change a pixel or a class even if all files are the same.
+_CHOICES = {"sample": _DRAWN, "rooms": _DRAWN, "folder": ("mask_encoding",), "context": ("classes",)}
+# Settings that say where files and lists are. Their values may differ if the files are the same.
+_PLACES = {"sample": (), "rooms": _LISTS, "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS),
+           "folder": ("val_fraction", "labels", *_LISTS), "nyud": _LISTS, "siftflow": _LISTS,
+           "context": ("voc", *_LISTS)}
+# Names of a sample's first two files in messages; the others are its extras.
+_PARTS = ("photograph", "mask")
+PIECE = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The data that settings name.
+
+    Attributes:
+        source: `PrepareConfig.source`.
+        settings: see `source_settings`.
+        labels: LabelSet of the masks.
+        samples: list of Sample of whole photographs, in the records' order.
+        geometric: LabelSet of the second mask, or None.
+    """
+    source: str
+    settings: dict[str, Any]
+    labels: LabelSet
+    samples: list[Sample]
+    geometric: Optional[LabelSet] = None
+
+
+def source_settings(config: PrepareConfig) -> dict[str, Any]:
+    """{name: value} of the settings that decide what the records of a source hold."""
+    source = str(config.source)
+    names = ["root", *_PLACES[source], *_choices(source), "instances"]
+    return {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
+
+
+def _choices(source):
+    return _CHOICES.get(source, ())
+
+
+class Digest:
+    """Hash of records in their order, of 16 hexadecimal digits."""
+
+    def __init__(self, labels, geometric=None, shards=1):
+        self._digest = hashlib.blake2b(digest_size=8)
+        # Several files change the order in which records are read.
+        self._add([labels.to_dict(), geometric and geometric.to_dict(), shards])
+
+    def _add(self, content):
+        self._digest.update(json.dumps(content, sort_keys=True).encode())
+
+    def add(self, name, photograph, planes):
+        """Add a record: its name, the photograph's bytes, and the arrays of its mask and its extras."""
+        self._add([name, len(photograph), [[plane.shape, plane.dtype.str] for plane in planes]])
+        for part in (photograph, *planes):
+            self._digest.update(part if isinstance(part, bytes) else part.tobytes())
+
+    def hexdigest(self):
+        """The hash of all records so far."""
+        return self._digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+def fingerprints(samples):
+    """{name: [[bytes, modification time, change time, CRC-32] or None for a missing file]}, each file read once."""
+    paths = list(dict.fromkeys(path for sample in samples for path in sample.paths))
+    found = dict(zip(paths, in_threads(_fingerprint, paths)))
+    return {sample.name: [found[path] for path in sample.paths] for sample in samples}
+
+
+def check_unchanged(samples, found):
+    """Raise UserError if a file has changed since its fingerprint was taken."""
+    for sample in samples:
+        for path, before in zip(sample.paths, found[sample.name]):
+            if before is not None and _times(path) != before[:3]:
+                raise UserError(f"{path} was changed while it was read; prepare the records again")
+
+
+def _fingerprint(path):
+    times = _times(path)
+    return times and [*times, file_checksum(path)]
+
+
+def _times(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def file_checksum(path, checksum=0):
+    """CRC-32 of a file, read in pieces, continued from `checksum`."""
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(PIECE):
+                checksum = zlib.crc32(piece, checksum)
+    except OSError:
+        checksum = zlib.crc32(b"missing", checksum)
+    return checksum
+
+
+# ------------------------------------------------------------------------------------------------------- comparison
+
+def difference(manifest: dict[str, Any], origin: Origin) -> str:
+    """What differs between records and the data that settings name, in words; "" if nothing does."""
+    entry = manifest.get("identity")
+    found = entry and settings_difference(entry, origin.source, origin.settings)
+    found = found or LabelSet.from_dict(manifest["labels"], "records").difference(origin.labels)
+    if not found and manifest.get("geometric") != (origin.geometric and origin.geometric.to_dict()):
+        found = "the geometric classes differ"
+    if found:
+        return found
+    return _samples_difference(entry["samples"], origin.samples) if entry else _older_difference(manifest, origin)
+
+
+def settings_difference(entry: dict[str, Any], source: str, settings: dict[str, Any]) -> str:
+    """The first setting that makes other records of the same files, in words; "" if there is none."""
+    if not entry["source"]:
+        return ""
+    if entry["source"] != source:
+        return f"source is {entry['source']} there and {source} here"
+    for name in (*_choices(source), "instances", *_WINDOWS):
+        there, here = entry["settings"].get(name), settings.get(name)
+        if there != here:
+            return f"{name} is {there} there and {here} here"
+    return ""
+
+
+def _samples_difference(recorded, samples):
+    names = list(dict.fromkeys(sample.name for sample in samples))
+    new, gone = [name for name in names if name not in recorded], recorded.keys() - set(names)
+    if new:
+        return f"{_count(new)} here and not there, first {new[0]}"
+    if gone:
+        return f"{_count(gone)} there and not here, first {min(gone)}"
+    if names != list(recorded):
+        return "the images are in another order"
+    changed: dict[str, bool] = {}
+    found = [(sample, place) for sample in samples
+             for place, (path, before) in enumerate(zip(sample.paths, recorded[sample.name]))
+             if _is_changed(path, before, changed)]
+    if not found:
+        return ""
+    sample, place = found[0]
+    part = _PARTS[place] if place < len(_PARTS) else list(sample.extras)[place - len(_PARTS)]
+    return f"{_count({sample.name for sample, _ in found})} changed, first the {part} of {sample.name}"
+
+
+def _count(names):
+    return f"{len(names)} image{'s' * (len(names) > 1)} {'are' if len(names) > 1 else 'is'}"
+
+
+def _is_changed(path, before, known):
+    """Whether a file differs from its fingerprint; `known` keeps the answer for files of several samples."""
+    if path not in known:
+        times = _times(path)
+        same = times is None if before is None else times is not None and times[0] == before[0] and (
+            times == before[:3] or file_checksum(path) == before[3])
+        known[path] = not same
+    return known[path]
+
+
+def _older_difference(manifest, origin):
+    """Compare with a manifest of an older release: one checksum of all sizes and times, and one of all contents."""
+    if origin.settings["instances"] != "none" or (
+            manifest["fingerprint"] == _older_fingerprint(origin.samples)
+            or manifest["contents"] == _older_contents(origin.samples)):
+        return ""
+    return "photographs, masks or lists differ"
+
+
+def _older_fingerprint(samples):
+    checksum = 0
+    for sample in samples:
+        times = [_times(path) for path in sample.paths]
+        entry = [sample.name, *(value for found in times for value in (found[:2] if found else [None, None]))]
+        checksum = zlib.crc32(repr(entry).encode(), checksum)
+    return checksum
+
+
+def _older_contents(samples):
+    checksum, seen = 0, set()
+    for sample in samples:
+        checksum = zlib.crc32(repr(sample.name).encode(), checksum)
+        for path in sample.paths:
+            if path not in seen:
+                checksum = file_checksum(path, checksum)
+                seen.add(path)
+    return checksum
