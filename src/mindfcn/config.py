@@ -209,7 +209,9 @@ class ModelConfig:
         name: HEAD_BACKBONE: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
             score layer is trained) on vgg16 (the paper's: biases, dropout), vgg16_bn (the course's: batch
             normalisation), alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or
-            deconvnet_vgg16
+            deconvnet_vgg16; or on a dilated ResNet: fcn_resnet50 and fcn_resnet101 (torchvision's), fcn_r18_d8,
+            fcn_r50_d8 and fcn_r101_d8 (mmsegmentation's), fcn_r18b_d8, fcn_r50b_d8 and fcn_r101b_d8 (the same on
+            torchvision's ResNet)
         padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops the
             scores, as in the paper
         width: factor on the channels of the backbone's convolutions, for small machines; 1 if not given
@@ -219,11 +221,14 @@ class ModelConfig:
             machines; unpooling then uses the switches of the first channels; 1 if not given
         upsampling: kernels of the upsampling layers: bilinear, bilinear at first and then learned; fixed, always
             bilinear; final_fixed, learned except for the last one; xavier, random at first and then learned
-        dropout: share of fc6 and fc7 activations dropped in training; 0.5 (googlenet 0.4) if not given; vgg16_bn has
-            none
+        dropout: share of the activations before the scores (fc6 and fc7) dropped in training; 0.5 (googlenet 0.4, on
+            ResNet 0.1) if not given; vgg16_bn has none
+        auxiliary: on ResNet: weight of the loss of a second head on the map before the last one; 0.5 for torchvision's,
+            0.4 for mmsegmentation's if not given; 0 leaves out the head
         skip_scales: fixed factors on pool4 and pool3; [1, 1], or [0.01, 0.0001] for fcn8s_atonce, if not given;
             fcn16s uses pool4 only, fcn32s neither
-        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
+        output_stride: ResNet and mindcv backbones: 16 or 8 replaces larger strides by dilation; 8 (mindcv 32) if not
+            given
         pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a checkpoint of a complete
             network to start from; random if empty
         preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
@@ -241,6 +246,7 @@ class ModelConfig:
     decoder_width: Optional[float] = above_zero(None, 1)
     upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
     dropout: Optional[float] = share(None, zero=True)
+    auxiliary: Optional[float] = between(None, 0, 10)
     skip_scales: Optional[tuple[float, float]] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
@@ -562,7 +568,8 @@ class DescribeConfig:
             scores, as in the paper
         width: factor on the channels of the backbone's convolutions; 1 if not given
         fc_width: channels of fc6 and fc7; 4096 if not given
-        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
+        output_stride: ResNet and mindcv backbones: 16 or 8 replaces larger strides by dilation; 8 (mindcv 32) if not
+            given
     """
     name: str
     size: int = between(500, 1, 1024)

@@ -9,7 +9,7 @@ from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.engine.optimiser import loss_function
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
-from mindfcn.losses import CrossEntropy, JointLoss
+from mindfcn.losses import AuxiliaryLoss, CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
@@ -28,11 +28,13 @@ def training_set(config, path, labels, preprocess):
     return SegDataset.for_training(path, config.augment, labels, preprocess, config.seed, config.model.geometric)
 
 
-def training_loss(config, train_set, card, console):
-    """The loss of a run, with a second term for the geometric classes if the network has such a head."""
+def training_loss(config, train_set, card, console, net):
+    """The loss of a run, with a second term for the network's second head, if it has one."""
     optim = config.optim
     weights = class_weights(optim, train_set, card, console)
     loss = loss_function(optim, card.labels.ignore_label, config.seed, weights)
+    if getattr(net, "auxiliary", None) is not None:
+        return AuxiliaryLoss(loss, net.auxiliary_weight)
     if not card.geometric:
         return loss
     reduction = "sum" if optim.loss == "sum" else "mean"
@@ -52,7 +54,7 @@ def class_weights(optim, train_set, card, console):
 
 def offset_seeds_by_rank(net, loss):
     """Give each process its own seeds for dropout masks and for sampled loss cells; rank 0 keeps the original ones."""
-    for _, cell in [*net.cells_and_names(), ("loss", loss)]:
+    for _, cell in [*net.cells_and_names(), *loss.cells_and_names()]:
         if isinstance(cell, (layers.Dropout, CrossEntropy)):
             cell.seed += RANK_SEEDS * runtime.rank()
 
@@ -63,7 +65,7 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
     options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
                "skip_scales": model.skip_scales and list(model.skip_scales), "side": model.side,
-               "decoder_width": model.decoder_width,
+               "decoder_width": model.decoder_width, "auxiliary": model.auxiliary,
                "modality": None if model.modality == "rgb" else model.modality}
     geometric = second_labels(val_path) if model.geometric else None
     options |= {"geometric": geometric and len(geometric)}

@@ -14,11 +14,12 @@ from mindspore import nn
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import CAFFE
+from mindfcn.preprocess import CAFFE, TORCHVISION
 from mindfcn.storage.files import atomic_path
 from mindfcn.storage.weight_files.read import read_checkpoint
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.naming import published_fcn
+from mindfcn.weights.resnet_names import published_resnet_fcn
 
 STATE = "training."
 
@@ -43,7 +44,7 @@ def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[di
 
 def load_checkpoint(path: FilePath,
                     default_model: Optional[str] = None) -> tuple[dict[str, np.ndarray], Card, dict[str, np.ndarray]]:
-    """Read a checkpoint, or a published FCN with Caffe's layer names, whose weights are renamed to MindFCN's.
+    """Read a checkpoint, or a published FCN of Caffe, torchvision or mmsegmentation, whose weights are renamed.
 
     Args:
         path: .ckpt, or weights of another format.
@@ -65,6 +66,10 @@ def load_checkpoint(path: FilePath,
     if published:
         weights, model = published
         return weights, Card(model, _labels(weights), CAFFE), state
+    published = published_resnet_fcn(weights, os.fspath(path))
+    if published:
+        weights, model = published
+        return weights, Card(model, _labels(weights), TORCHVISION), state
     if default_model is None:
         raise UserError(f"{path} was not written by mindfcn train: it has no card; name its network with --model")
     return weights, _guess(weights, default_model), state
@@ -79,7 +84,7 @@ def _guess(weights, model):
 
 def _labels(weights):
     """VOC's classes, or numbered classes where the score layer has another number of them."""
-    classes = weights["score_fr.weight"].shape[0] if "score_fr.weight" in weights else len(VOC)
+    classes = next((len(weights[name]) for name in ("score_fr.weight", "score.weight") if name in weights), len(VOC))
     if classes == len(VOC):
         return VOC
     return LabelSet.from_dict({"names": [f"class {number}" for number in range(classes)]}, "checkpoint")

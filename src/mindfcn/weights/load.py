@@ -15,7 +15,7 @@ from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 
 # Dense layers of the classifier, loaded only where the network has their full width.
 DENSE = ("conv6.", "conv7.")
-HEAD = ("score", "upscore", "geometric.")
+HEAD = ("score", "upscore", "geometric.", "auxiliary.")
 # Prefixes of the layers' names in the two streams of late fusion.
 STREAMS = ("color.", "hha.")
 # A weights file, or {name: array}.
