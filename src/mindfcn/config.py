@@ -175,6 +175,18 @@ class InspectConfig:
 
 
 @dataclasses.dataclass
+class WeightsConfig:
+    """The published weights by name: which there are and which are here, and fetching them.
+
+    Args:
+        action: list the files, or fetch those named
+        names: names of the catalogue; all of them, for a list, if none is given
+    """
+    action: Literal["list", "fetch"] = "list"
+    names: list[str] = field(default_factory=list)
+
+
+@dataclasses.dataclass
 class AugmentConfig:
     """Training crops, in the course's order: scale, crop, flip.
 
@@ -230,7 +242,7 @@ class ModelConfig:
         output_stride: ResNet and mindcv backbones: 16 or 8 replaces larger strides by dilation; 8 (mindcv 32) if not
             given
         pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a checkpoint of a complete
-            network to start from; random if empty
+            network to start from, or a name that mindfcn weights lists, which is fetched once; random if empty
         preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
             siftflow subtract those data sets' mean colours, as the released nets do
         modality: input of the network: rgb, colours; rgbd, colours and depth in one backbone (early fusion); hha, made
@@ -351,7 +363,7 @@ class CheckpointConfig:
     """A trained network, and the device and precision it computes in.
 
     Args:
-        checkpoint: checkpoint file
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once
         device: device to compute on; auto takes the one that MindSpore was built for
         fallback_model: network name for a checkpoint without a card (official ones)
         precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -367,11 +379,14 @@ class InferenceConfig(CheckpointConfig):
     """How a mask is computed: windows, scales, mirroring, proposals, an ensemble, a CRF.
 
     Args:
-        checkpoint: checkpoint file; for predict also an .onnx file of mindfcn export
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once; for predict also an
+            .onnx file of mindfcn export
         device: device to compute on; auto takes the one that the runtime was built for
         fallback_model: network name for a checkpoint without a card (official ones)
         precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
-        scales: factors by which each photograph is resized; probabilities are averaged over them
+        shorter_side: resize photographs so that their shorter side has this many pixels, and masks back; 0 keeps their
+            size; if not given, as the network was published
+        scales: factors by which each photograph is resized after that; probabilities are averaged over them
         flip: also segment the mirrored photograph; probabilities are averaged
         window: side of sliding windows, pixels, for photographs too large for the memory; 0 uses complete photographs
         overlap: pixels that neighbouring windows share; enough to leave no seam if not given
@@ -385,6 +400,7 @@ class InferenceConfig(CheckpointConfig):
         ensemble: a second checkpoint of the same classes; it segments complete photographs, and the maps are combined
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
     """
+    shorter_side: Optional[int] = between(None, 0, 8192)
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
     window: int = 0
@@ -472,7 +488,7 @@ class ExportConfig:
     """A checkpoint -> a file for another runtime; its results are compared with MindSpore's before it is kept.
 
     Args:
-        checkpoint: checkpoint file
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once
         out_file: file to write: NAME.onnx, or NAME.mindir with its card next to it as NAME.mindir.json
         format: onnx takes images of any size and number; mindir takes one image of `size`
         photos: photographs for the comparison: files, folders or patterns; a random image if none
@@ -500,6 +516,8 @@ class ServeConfig(CheckpointConfig):
         queue: number of requests that may wait while one is computed; more are refused
         patience: seconds until a request without an answer is refused
         runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
+        shorter_side: resize photographs so that their shorter side has this many pixels, and masks back; 0 keeps their
+            size; if not given, as the network was published
     """
     host: str = "127.0.0.1"
     port: int = between(8000, 0, 65535)
@@ -509,6 +527,7 @@ class ServeConfig(CheckpointConfig):
     queue: int = between(16, 0, 1000)
     patience: float = above_zero(60.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
+    shorter_side: Optional[int] = between(None, 0, 8192)
 
 
 @dataclasses.dataclass

@@ -47,7 +47,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
 
     Args:
         config: ExplainConfig.
-        console: Console; unused so far.
+        console: Console that shows the progress of a download.
 
     Returns:
         Explanation.
@@ -60,7 +60,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     image = decode_photograph(read_bytes(config.image), config.image)
     runtime.set_up(config.device)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):

@@ -64,7 +64,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
         raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb")
     runtime.set_up(config.device)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision)
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     dataset = SegDataset(data_file=records, training=False, limit=config.limit)
     console.say(f"{len(grid)} combinations on {dataset.count} images of {records}")

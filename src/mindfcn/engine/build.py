@@ -13,6 +13,7 @@ from mindfcn.losses import AuxiliaryLoss, CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
+from mindfcn.weights.catalogue import entry_of, locate
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.load import load_backbone, load_stage, load_streams
 
@@ -78,6 +79,8 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
     if config.model.pretrained and not resuming:
+        # Fetched here, where the console shows the progress.
+        locate(model.pretrained, console)
         if model.pretrained_hha:
             report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
         else:
@@ -125,10 +128,12 @@ def start_from(net, path, card, convention="auto"):
     Raises:
         UserError: weights of another backbone, or skip layers trained with other scale factors.
     """
+    path = locate(path)
     weights, saved, _ = load_checkpoint(path, card.model["name"])
     modality = card.preprocess.modality
     if not any(name.startswith("score") for name in weights):
-        report = load_backbone(net, weights, convention, path)
+        entry = entry_of(path)
+        report = load_backbone(net, weights, entry.preprocess if entry and convention == "auto" else convention, path)
         return report, report.preprocess.to(modality)
     report = load_stage(net, weights, path, saved.labels.names == card.labels.names)
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):

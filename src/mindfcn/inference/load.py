@@ -6,7 +6,7 @@ from typing import Optional
 import mindspore as ms
 
 from mindfcn.config import check_bounds
-from mindfcn.console import FilePath
+from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.regions.proposals import check_installed, propose
 from mindfcn.errors import UserError
 from mindfcn.inference.ensemble import Ensemble
@@ -15,13 +15,28 @@ from mindfcn.inference.network import Segmenter
 from mindfcn.models.factory import create_model
 from mindfcn.models.precision import compute_in, layer_type
 from mindfcn.weights.card import Card
+from mindfcn.weights.catalogue import locate
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import load_weights
 
 
-def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
-                   precision: str = "auto") -> tuple[Segmenter, Card]:
-    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do."""
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None, precision: str = "auto",
+                   console: Console = SILENT) -> tuple[Segmenter, Card]:
+    """Open a checkpoint, or a published network by its name, which is fetched once.
+
+    Args:
+        checkpoint: a path, or a name that `mindfcn weights` lists, such as fcn_resnet50_coco.
+        default_model: see `load_checkpoint`.
+        precision: type that the layers compute in; auto is float32 on CPU, else float16.
+        console: Console that shows the progress of a download.
+
+    Returns:
+        (Segmenter, Card).
+
+    Raises:
+        UserError: as `locate`, `load_checkpoint`, `load_weights` and `layer_type` do.
+    """
+    checkpoint = locate(checkpoint, console, network=True)
     dtype = layer_type(precision, ms.get_context("device_target"))
     weights, card, _ = load_checkpoint(checkpoint, default_model)
     net = create_model(card.model["name"], len(card.labels), **card.options())

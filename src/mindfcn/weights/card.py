@@ -40,6 +40,7 @@ class Card:
         training: epoch and step at which it was saved, the best metrics until then, and the settings of the run.
         metrics: the four metrics of exactly these weights on `records`, by name; empty if they were not evaluated.
         geometric: classes of its second head, or None.
+        shorter_side: side that photographs are resized to before they are segmented, pixels; 0 keeps their size.
     """
     model: dict
     labels: LabelSet = VOC
@@ -48,6 +49,7 @@ class Card:
     training: dict = dataclasses.field(default_factory=dict)
     metrics: dict = dataclasses.field(default_factory=dict)
     geometric: Optional[LabelSet] = None
+    shorter_side: int = 0
 
     @property
     def skip_scales(self):
@@ -76,7 +78,8 @@ class Card:
         return json.dumps({"model": self.model, "labels": self.labels.to_dict(),
                            "preprocess": self.preprocess.to_dict(), "records": self.records,
                            "training": self.training, "metrics": self.metrics,
-                           **({"geometric": self.geometric.to_dict()} if self.geometric else {})}, ensure_ascii=True)
+                           **({"geometric": self.geometric.to_dict()} if self.geometric else {}),
+                           **({"shorter_side": self.shorter_side} if self.shorter_side else {})}, ensure_ascii=True)
 
     def check(self) -> None:
         """Raise ValueError if an entry has the wrong type, or an option is unknown or out of range."""
@@ -89,6 +92,8 @@ class Card:
             raise ValueError
         if set(self.model) - {"name", *_OPTIONS}:
             raise ValueError("options")
+        if type(self.shorter_side) is not int or not 0 <= self.shorter_side <= 8192:
+            raise ValueError("shorter_side")
 
     @classmethod
     def from_json(cls, text: str, where: FilePath) -> "Card":
@@ -99,7 +104,8 @@ class Card:
                        Preprocess(**entries["preprocess"]), entries["records"], entries["training"],
                        # Older checkpoints have no metrics.
                        entries.get("metrics", {}),
-                       LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None)
+                       LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None,
+                       entries.get("shorter_side", 0))
             card.check()
             return card
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -19,16 +19,20 @@ _LAYERS = tuple((re.compile(pattern), name) for pattern, name in (
     (r"decode_head\.conv_cat\.conv", "score_concat.0"), (r"decode_head\.conv_cat\.bn", "score_concat.1"),
     (r"(?:decode_head|auxiliary_head)\.conv_seg", "score")))
 _FAMILIES = {"classifier.4.weight": "fcn_resnet{depth}", "decode_head.conv_cat.conv.weight": "fcn_r{depth}{stem}_d8"}
-# Parts of the names of mmsegmentation's files whose networks have these weights' names, but compute otherwise.
-_OTHERS = {"_d6_": "a head of dilation 6", "769x769": "logits resized with aligned corners"}
+# Networks of mmsegmentation that have these weights' names, but compute otherwise: parts of their files' names and of
+# the configuration in their `meta`.
+_OTHERS = (("_d6_", r"dilation=[2-9]", "a head of dilation 6"),
+           ("769x769", r"align_corners=True", "logits resized with aligned corners"),
+           ("-d16", r"dilations=\(1, 1, 1, 2\)", "output stride 16"))
 
 
-def published_resnet_fcn(weights, path=""):
+def published_resnet_fcn(weights, path="", config=""):
     """Recognise a complete FCN on ResNet: of torchvision, or of mmsegmentation with its head of two convolutions.
 
     Args:
         weights: dict of name -> array.
         path: the file.
+        config: the text of mmsegmentation's configuration, if the file holds it.
 
     Returns:
         (renamed, model): weights under MindFCN's names and the entry `model` of their card; None for anything else.
@@ -39,8 +43,8 @@ def published_resnet_fcn(weights, path=""):
     family = next((name for layer, name in _FAMILIES.items() if layer in weights), None)
     if family is None or "backbone.layer1.0.conv1.weight" not in weights:
         return None
-    for part, why in _OTHERS.items():
-        if part in os.path.basename(path):
+    for part, pattern, why in _OTHERS:
+        if part in os.path.basename(path) or re.search(pattern, config):
             raise UserError(f"{path} is of a network with {why}, which is not among those here; take "
                             "fcn_r50-d8_512x1024 or another one of 512x512 or 512x1024 without d6")
     renamed, _ = _renamed(weights, "backbone.", path)
