@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import threading
 
 # Read when MindSpore is imported. Silence its C++ log; errors still arrive as exceptions.
 os.environ.setdefault("GLOG_v", "4")
@@ -12,6 +13,7 @@ import pytest  # noqa: E402
 pytest.register_assert_rewrite("helpers")  # before a test file imports it
 
 from caffe_files import Caffe  # noqa: E402
+from file_server import Server  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -124,6 +126,19 @@ def sample_records(tmp_path_factory):
                                    samples=15, size=64))
     assert (result.train.written, result.val.written) == (12, 3)
     return folder
+
+
+@pytest.fixture
+def file_server(monkeypatch):
+    """A running file_server.Server: `files` {name: bytes}, `url(name)`, and attributes that make it misbehave."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running = Server()
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield running
+    running.shutdown()
+    running.server_close()
+    thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from .commands.prepare import prepare as prepare
 from .commands.propose_labels import propose_labels as propose_labels
 from .commands.train import train as train
 from .commands.tune_crf import tune_crf as tune_crf
+from .commands.weights import weights as weights
 from .config import AugmentConfig as AugmentConfig
 from .config import CompareConfig as CompareConfig
 from .config import DescribeConfig as DescribeConfig
@@ -28,6 +29,7 @@ from .config import ServeConfig as ServeConfig
 from .config import TrainConfig as TrainConfig
 from .config import TuneCrfConfig as TuneCrfConfig
 from .config import Variant as Variant
+from .config import WeightsConfig as WeightsConfig
 from .console import Console as Console
 from .data.dataset import SegDataset as SegDataset
 from .data.regions.edges import edge_maps as edge_maps

@@ -178,6 +178,18 @@ class InspectConfig:
 
 
 @dataclasses.dataclass
+class WeightsConfig:
+    """The published weights by name: which there are and which are here, and fetching them.
+
+    Args:
+        action: list the files, or fetch those named
+        names: names of the catalogue; all of them, for a list, if none is given
+    """
+    action: Literal["list", "fetch"] = "list"
+    names: list[str] = field(default_factory=list)
+
+
+@dataclasses.dataclass
 class AugmentConfig:
     """Training crops, in the course's order: scale, crop, flip.
 
@@ -212,7 +224,9 @@ class ModelConfig:
         name: HEAD_BACKBONE: fcn32s, fcn16s, fcn8s, fcn8s_atonce (all streams trained at once) or fcn32s_fixed (only the
             score layer is trained) on vgg16 (the paper's: biases, dropout), vgg16_bn (the course's: batch
             normalisation), alexnet (torchvision's), caffenet (the paper's AlexNet), googlenet, or mindcv_NAME; or
-            deconvnet_vgg16
+            deconvnet_vgg16; or on a dilated ResNet: fcn_resnet50 and fcn_resnet101 (torchvision's), fcn_r18_d8,
+            fcn_r50_d8 and fcn_r101_d8 (mmsegmentation's), fcn_r18b_d8, fcn_r50b_d8 and fcn_r101b_d8 (the same on
+            torchvision's ResNet)
         padding: same keeps sizes by padding the image to a multiple of 32; pad100 pads the image by 100 and crops the
             scores, as in the paper
         width: factor on the channels of the backbone's convolutions, for small machines; 1 if not given
@@ -222,13 +236,16 @@ class ModelConfig:
             machines; unpooling then uses the switches of the first channels; 1 if not given
         upsampling: kernels of the upsampling layers: bilinear, bilinear at first and then learned; fixed, always
             bilinear; final_fixed, learned except for the last one; xavier, random at first and then learned
-        dropout: share of fc6 and fc7 activations dropped in training; 0.5 (googlenet 0.4) if not given; vgg16_bn has
-            none
+        dropout: share of the activations before the scores (fc6 and fc7) dropped in training; 0.5 (googlenet 0.4, on
+            ResNet 0.1) if not given; vgg16_bn has none
+        auxiliary: on ResNet: weight of the loss of a second head on the map before the last one; 0.5 for torchvision's,
+            0.4 for mmsegmentation's if not given; 0 leaves out the head
         skip_scales: fixed factors on pool4 and pool3; [1, 1], or [0.01, 0.0001] for fcn8s_atonce, if not given;
             fcn16s uses pool4 only, fcn32s neither
-        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
+        output_stride: ResNet and mindcv backbones: 16 or 8 replaces larger strides by dilation; 8 (mindcv 32) if not
+            given
         pretrained: weights of the backbone (.ckpt .pth .safetensors .npz .caffemodel) or a checkpoint of a complete
-            network to start from; random if empty
+            network to start from, or a name that mindfcn weights lists, which is fetched once; random if empty
         preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
             siftflow subtract those data sets' mean colours, as the released nets do
         modality: input of the network: rgb, colours; rgbd, colours and depth in one backbone (early fusion); hha, made
@@ -244,6 +261,7 @@ class ModelConfig:
     decoder_width: Optional[float] = above_zero(None, 1)
     upsampling: Literal["bilinear", "fixed", "final_fixed", "xavier"] = "bilinear"
     dropout: Optional[float] = share(None, zero=True)
+    auxiliary: Optional[float] = between(None, 0, 10)
     skip_scales: Optional[tuple[float, float]] = None
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
@@ -352,7 +370,7 @@ class CheckpointConfig:
     """A trained network, and the device and precision it computes in.
 
     Args:
-        checkpoint: checkpoint file
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once
         device: device to compute on; auto takes the one that MindSpore was built for
         fallback_model: network name for a checkpoint without a card (official ones)
         precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -368,11 +386,14 @@ class InferenceConfig(CheckpointConfig):
     """How a mask is computed: windows, scales, mirroring, proposals, an ensemble, a CRF.
 
     Args:
-        checkpoint: checkpoint file; for predict also an .onnx file of mindfcn export
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once; for predict also an
+            .onnx file of mindfcn export
         device: device to compute on; auto takes the one that the runtime was built for
         fallback_model: network name for a checkpoint without a card (official ones)
         precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
-        scales: factors by which each photograph is resized; probabilities are averaged over them
+        shorter_side: resize photographs so that their shorter side has this many pixels, and masks back; 0 keeps their
+            size; if not given, as the network was published
+        scales: factors by which each photograph is resized after that; probabilities are averaged over them
         flip: also segment the mirrored photograph; probabilities are averaged
         window: side of sliding windows, pixels, for photographs too large for the memory; 0 uses complete photographs
         overlap: pixels that neighbouring windows share; enough to leave no seam if not given
@@ -386,6 +407,7 @@ class InferenceConfig(CheckpointConfig):
         ensemble: a second checkpoint of the same classes; it segments complete photographs, and the maps are combined
         ensemble_rule: mean of the probabilities (DeconvNet's paper), or product of the scores (its released code)
     """
+    shorter_side: Optional[int] = between(None, 0, 8192)
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
     window: int = 0
@@ -473,7 +495,7 @@ class ExportConfig:
     """A checkpoint -> a file for another runtime; its results are compared with MindSpore's before it is kept.
 
     Args:
-        checkpoint: checkpoint file
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once
         out_file: file to write: NAME.onnx, or NAME.mindir with its card next to it as NAME.mindir.json
         format: onnx takes images of any size and number; mindir takes one image of `size`
         photos: photographs for the comparison: files, folders or patterns; a random image if none
@@ -501,6 +523,8 @@ class ServeConfig(CheckpointConfig):
         queue: number of requests that may wait while one is computed; more are refused
         patience: seconds until a request without an answer is refused
         runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
+        shorter_side: resize photographs so that their shorter side has this many pixels, and masks back; 0 keeps their
+            size; if not given, as the network was published
     """
     host: str = "127.0.0.1"
     port: int = between(8000, 0, 65535)
@@ -510,6 +534,7 @@ class ServeConfig(CheckpointConfig):
     queue: int = between(16, 0, 1000)
     patience: float = above_zero(60.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
+    shorter_side: Optional[int] = between(None, 0, 8192)
 
 
 @dataclasses.dataclass
@@ -569,7 +594,8 @@ class DescribeConfig:
             scores, as in the paper
         width: factor on the channels of the backbone's convolutions; 1 if not given
         fc_width: channels of fc6 and fc7; 4096 if not given
-        output_stride: mindcv backbones: 16 or 8 replaces larger strides by dilation; 32 if not given
+        output_stride: ResNet and mindcv backbones: 16 or 8 replaces larger strides by dilation; 8 (mindcv 32) if not
+            given
     """
     name: str
     size: int = between(500, 1, 1024)

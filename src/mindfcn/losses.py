@@ -242,3 +242,32 @@ class JointLoss(nn.Cell):
     def construct(self, logits, labels):
         return (self.semantic(logits[:, :self.classes], labels[:, 0])
                 + self.geometric(logits[:, self.classes:], labels[:, 1]))
+
+
+class AuxiliaryLoss(nn.Cell):
+    """The loss of a network's logits, plus a second head's on the same labels (Zhao et al. 2017, section 3.3).
+
+    Args:
+        loss: CrossEntropy or Dice of one head.
+        weight: factor on the second head's loss.
+
+    Inputs: logits (N, 2 C, H, W) float, the second head's after the first's; labels (N, H, W) int32.
+    Outputs: () float32.
+    """
+
+    def __init__(self, loss, weight):
+        super().__init__(auto_prefix=False)
+        self.loss, self.weight = loss, weight
+        self.reduction = loss.reduction
+
+    def construct(self, logits, labels):
+        classes = logits.shape[1] // 2
+        return self.loss(logits[:, :classes], labels) + self.weight * self.loss(logits[:, classes:], labels)
+
+    def count(self, labels, classes):
+        """The total weight of a batch's pixels (see CrossEntropy); `classes` are those of both heads."""
+        return self.loss.count(labels, classes // 2)
+
+    def divisor(self, count):
+        """A count, () float32, or 1 where nothing counts."""
+        return self.loss.divisor(count)

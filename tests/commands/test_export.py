@@ -54,6 +54,18 @@ def test_the_file_computes_the_networks_logits_for_images_of_any_size(tiny, name
         assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("name", ["fcn_resnet50", "fcn_r18_d8"])
+def test_a_dilated_resnet_for_images_of_any_size(scramble, name):
+    net = scramble(create_model(name, 3, width=0.125))
+    run = evaluator(onnx_model(net))
+    for count, height, width in SIZES:
+        image = np.random.default_rng(2).standard_normal((count, 3, height, width)).astype(np.float32)
+        expected, logits = net(ms.Tensor(image)).asnumpy(), run(image)
+        assert logits.shape == (count, 3, height, width)
+        assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert net.auxiliary is not None
+
+
 def test_normalisation_is_folded_and_no_weight_is_there_twice(tiny, tmp_path):
     import onnx
     net = tiny("fcn8s_vgg16_bn")

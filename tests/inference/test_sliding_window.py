@@ -9,6 +9,7 @@ import pytest
 from mindfcn.errors import UserError
 from mindfcn.inference.network import Segmenter
 from mindfcn.inference.sliding_window import SlidingWindow, spans
+from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
 pytestmark = pytest.mark.usefixtures("pynative")
@@ -34,9 +35,10 @@ def whole_logits(segmenter, image):
 
 @pytest.mark.parametrize("name, padding, window, size", [
     ("fcn8s_vgg16", "same", 576, (70, 700)), ("fcn32s_vgg16_bn", "pad100", 512, (600, 40)),
-    ("fcn16s_alexnet", "same", 512, (33, 650))])
-def test_no_seam_anywhere(tiny, name, padding, window, size):
-    segmenter, image = Segmenter(tiny(name, padding=padding), COURSE), photograph(*size)
+    ("fcn16s_alexnet", "same", 512, (33, 650)), ("fcn_r18b_d8", None, 1024, (32, 1600))])
+def test_no_seam_anywhere(tiny, scramble, name, padding, window, size):
+    net = tiny(name, padding=padding) if padding else scramble(create_model(name, 3, width=0.125))
+    segmenter, image = Segmenter(net, COURSE), photograph(*size)
     tiled = SlidingWindow(segmenter, window)
     assert len(list(tiled.blocks(image))) > 1
     expected = whole_logits(segmenter, image)

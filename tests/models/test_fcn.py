@@ -9,7 +9,7 @@ from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
-from mindfcn.models.factory import DECONVNET, HEADS, MODELS, create_model, split_name
+from mindfcn.models.factory import HEADS, MODELS, PAIRS, create_model, split_name
 from mindfcn.models.fcn import FCN8s
 from mindfcn.models.layers import bilinear_weight
 
@@ -59,7 +59,7 @@ def run(net, image):
 
 
 @pytest.mark.parametrize("padding", ["same", "pad100"])
-@pytest.mark.parametrize("name", [name for name in MODELS if name != DECONVNET])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in PAIRS])
 def test_logits_have_the_size_of_the_image(name, padding):
     net = scrambled(name, padding=padding)
     for height, width in ((1, 1), (1, 33), (31, 32), (33, 47), (64, 96)):
@@ -261,7 +261,7 @@ def test_unknown_names_are_told_in_one_line():
     with pytest.raises(UserError) as error:
         create_model("fcn9s")
     assert "\n" not in str(error.value) and "'fcn9s'" in str(error.value)
-    assert all(part in str(error.value) for part in (*HEADS, *BACKBONES))
+    assert all(part in str(error.value) for part in (*HEADS, *BACKBONES, *PAIRS))
     with pytest.raises(UserError, match="^fcn8s_googlenet has no option fc_width; it has dropout, width, padding"):
         create_model("fcn8s_googlenet", fc_width=8)
 

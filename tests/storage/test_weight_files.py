@@ -226,13 +226,51 @@ def test_pth_by_torch(tmp_path):
                 for name, tensor in tensors.items()}
     path = tmp_path / "w.pth"
     optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9).state_dict()
-    for value in (tensors, collections.OrderedDict(tensors), {"epoch": 1, "model": tensors, "optimizer": optimiser}):
-        torch.save(value, path)
-        assert_same(read_weights(path), expected)
-    torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    refused(path, "before 1.6")
-    torch.save(model, path)
-    refused(path, "torch.nn.modules", "state_dict()")
+    for zipped in (True, False):
+        for value in (tensors, collections.OrderedDict(tensors),
+                      {"epoch": 1, "model": tensors, "optimizer": optimiser}):
+            torch.save(value, path, _use_new_zipfile_serialization=zipped)
+            assert_same(read_weights(path), expected)
+        torch.save(model, path, _use_new_zipfile_serialization=zipped)
+        refused(path, "torch.nn.modules", "state_dict()")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pth_with_the_meta_of_mmsegmentation(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    meta = {"env_info": "PyTorch: 1.5", "seed": 0, "iter": 20000, "time": 1.5, "config": "align_corners=False",
+            "CLASSES": ("road", "sky"), "PALETTE": [[128, 64, 128], [70, 130, 180]], "hook_msgs": {},
+            "loss": np.float64(0.5), "more": collections.OrderedDict(best=np.float32(1), n=np.int64(3)), "none": None}
+    path = tmp_path / "w.pth"
+    weights = {"conv.weight": torch.arange(6.).reshape(2, 3), "conv.bias": torch.ones(2)}
+    torch.save({"meta": meta, "state_dict": collections.OrderedDict(weights)}, path,
+               _use_new_zipfile_serialization=zipped)
+    found, texts = read_checkpoint(path)
+    assert_same(found, {name: value.numpy() for name, value in weights.items()})
+    assert texts == {"meta.config": "align_corners=False", "meta.CLASSES": '["road", "sky"]',
+                     "meta.PALETTE": "[[128, 64, 128], [70, 130, 180]]"}
+
+
+def test_cut_and_damaged_files_of_old_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.arange(9.), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for length in range(0, len(data), 7):
+        path.write_bytes(data[:length])
+        refused(path)
+    path.write_bytes(data.replace((9).to_bytes(8, "little"), (1 << 40).to_bytes(8, "little")))
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "network.", "module.backbone.", "state_dict.model."])
+def test_a_prefix_of_every_name_is_left_out(tmp_path, suffix, prefix):
+    wrapped = {prefix + name: array for name, array in weights().items()}
+    found = read_weights(save(str(tmp_path / f"w{suffix}"), wrapped))
+    assert set(found) == set(weights())
+    kept = read_weights(save(str(tmp_path / f"w{suffix}"), {**wrapped, "head.weight": np.ones(2, np.float32)}))
+    assert set(kept) == {*wrapped, "head.weight"}
 
 
 # ---- refused files

@@ -23,6 +23,7 @@ from mindfcn.config import (
     ServeConfig,
     TrainConfig,
     TuneCrfConfig,
+    WeightsConfig,
 )
 from mindfcn.errors import UserError
 
@@ -184,6 +185,15 @@ def _show_explanation(result, config, console):
     console.say(f"{len(result.maps)} maps{scores}; written to {result.out}")
 
 
+def _show_weights(result, config, console):
+    if result.table:
+        console.say(result.table)
+        console.say(f"kept in {result.folder}; fetched where --checkpoint NAME or --model.pretrained NAME needs them, "
+                    "or with mindfcn weights fetch NAME")
+    for path in result.fetched:
+        console.say(path)
+
+
 def _show_description(result, config, console):
     for line in (result.table, *result.notes):
         console.say(line)
@@ -239,6 +249,13 @@ VERBS = {
         "a checkpoint and a photograph -> the feature maps of the network, layer by layer", _show_explanation,
         usage="--checkpoint FILE --image FILE ",
         arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
+    "weights": Verb(
+        WeightsConfig, "mindfcn.commands.weights:weights", "published weights by name: list them, or fetch some",
+        _show_weights, usage="[fetch NAME [NAME ...]] ",
+        arguments=(_argument("action", nargs="?", choices=["list", "fetch"], default="list",
+                             help="list the files, or fetch those named"),
+                   _argument("names", nargs="*", type=str, default=[],
+                             help="names; all, for a list, if none is given"))),
     "describe": Verb(
         DescribeConfig, "mindfcn.commands.describe:describe",
         "a network's name -> its layers: output sizes, receptive fields, parameters, multiply-adds", _show_description,

@@ -34,6 +34,7 @@ from mindfcn.report.page import PHOTOGRAPH, REPORT, Page, picture, write_page
 from mindfcn.report.published import published
 from mindfcn.report.tables import ABSENT, csv_text, format_number, text_table
 from mindfcn.storage.files import read_bytes, read_yaml, write_text
+from mindfcn.weights.catalogue import CATALOGUE
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import is_state
 
@@ -183,8 +184,9 @@ def run_settings(config, variant, folder, above, where):
     elif any((one.label or one.name) == variant.pretrained for one in config.variants):
         raise UserError(f"{where}: it starts from {variant.pretrained}, which is not trained before it; "
                         "change the order of the variants")
-    elif pretrained and not os.path.isfile(pretrained):
-        raise UserError(f"{where}: pretrained {pretrained} is neither a file nor the label of a variant above it")
+    elif pretrained and not os.path.isfile(pretrained) and pretrained not in CATALOGUE:
+        raise UserError(f"{where}: pretrained {pretrained} is neither a file nor the label of a variant above it, nor "
+                        "a name that mindfcn weights lists")
     run = dataclasses.replace(config.train, run_dir=folder, model=dataclasses.replace(
         config.train.model, name=variant.name, pretrained=pretrained))
     for dotted, value in variant.settings.items():

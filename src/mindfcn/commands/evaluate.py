@@ -21,6 +21,7 @@ from mindfcn.metrics import (
 )
 from mindfcn.report.evaluation import EvalResult, save_json, write_evaluation
 from mindfcn.report.page import REPORT, Page, write_page
+from mindfcn.weights.catalogue import located
 
 
 def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
@@ -38,10 +39,11 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     """
     check_bounds(config)
     runtime.set_up(config.device, config.seed, console)
+    config = located(config, console)
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
-    segment = Inference(segmenter, config)
+    segment = Inference(segmenter, config, card.shorter_side)
     segment.check(card)
     if config.protocol == "course" and (not segment.plain or config.window or config.limit
                                          or config.proposals != "none" or config.ensemble):

@@ -1,7 +1,8 @@
 """The verb explain: feature maps of a network for one photograph, layer by layer, as one picture.
 
 For a DeconvNet, the strongest map after each unpooling and deconvolution (Noh et al. 2015, figure 4); for an FCN, the
-strongest maps of pool3, pool4 and fc7, and in the upsampling path the scores of the most frequent class.
+strongest maps of pool3, pool4 and fc7, and in the upsampling path the scores of the most frequent class. On a dilated
+ResNet these maps are the results of layer2, layer3 and layer4.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from mindfcn.inference.network import pad_to_multiple, resized
 from mindfcn.logits import argmax
 from mindfcn.mindspore_versions import forward_hooks
 from mindfcn.models.deconvnet import DeconvNet
+from mindfcn.models.dilated_fcn import DilatedFCN
 from mindfcn.report.maps import save_maps
 from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import decode_photograph
@@ -46,7 +48,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
 
     Args:
         config: ExplainConfig.
-        console: Console that shows notes.
+        console: Console that shows notes and the progress of a download.
 
     Returns:
         Explanation.
@@ -68,7 +70,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     else:
         factor = min(1, LONGEST / max(batch.shape[2:]))
         batch = resized(batch, *(max(1, round(factor * side)) for side in batch.shape[2:]))
-        maps, mask, number = fcn_maps(net, batch)
+        maps, mask, number = (dilated_maps if isinstance(net, DilatedFCN) else fcn_maps)(net, batch)
         found = card.labels.names[number]
         maps = [(title.replace("CLASS", found), values) for title, values in maps]
     shown = card.preprocess.denormalise(batch[0].transpose(1, 2, 0))
@@ -100,10 +102,8 @@ def fcn_maps(net, batch):
     height, width = batch.shape[2:]
     results, logits = outputs(net, layers | {"backbone": net.backbone}, pad_to_multiple(batch, net.backbone.multiple))
     mask = argmax(logits)[:height, :width]
-    counts = np.bincount(mask.ravel(), minlength=len(logits))
-    # The most frequent class, background only if there is nothing else.
-    number = int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
-    maps = [strongest(name, array(results["backbone"][name])) for name in ("pool3", "pool4", "fc7")]
+    number = most_frequent(mask, len(logits))
+    maps = backbone_maps(results)
     fused = {"upscore2": "score_pool4", "upscore_pool4": "score_pool3"}
     for name in layers:
         maps.append((f"{name}: CLASS", results[name][number]))
@@ -112,6 +112,25 @@ def fcn_maps(net, batch):
             above = {"score_pool4": "upscore_pool4" if head.skips == 2 else last, "score_pool3": last}[name]
             maps.append((f"{name.replace('score', 'fuse')}: CLASS", results[f"into {above}"][number]))
     return maps, mask, number
+
+
+def dilated_maps(net, batch):
+    """The same of a DilatedFCN."""
+    results, logits = outputs(net, {"backbone": net.backbone, "score": net.head.score}, batch)
+    mask = argmax(logits)
+    number = most_frequent(mask, len(logits))
+    return [*backbone_maps(results), ("score: CLASS", results["score"][number])], mask, number
+
+
+def backbone_maps(results):
+    """The strongest map of each stage of the backbone."""
+    return [strongest(name, array(results["backbone"][name])) for name in ("pool3", "pool4", "fc7")]
+
+
+def most_frequent(mask, classes):
+    """Number of the most frequent class of a mask, background only if there is nothing else."""
+    counts = np.bincount(mask.ravel(), minlength=classes)
+    return int(counts[1:].argmax()) + 1 if counts[1:].any() else 0
 
 
 def outputs(net, layers, batch):

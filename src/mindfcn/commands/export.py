@@ -79,7 +79,7 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
     photographs = find_images(config.photos) if config.photos else []
     runtime.set_up("CPU")
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, "float32")
+    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, "float32", console)
     net = segmenter.net.set_train(False)
     channels = card.preprocess.channels
     if photographs and card.preprocess.modality != "rgb":

@@ -21,6 +21,7 @@ from mindfcn.report.overlays import overlay_with_legend, write_palette_png, writ
 from mindfcn.storage.files import atomic_path, read_bytes
 from mindfcn.storage.images import decode_photograph
 from mindfcn.weights.card import Card
+from mindfcn.weights.catalogue import located
 
 VOC_FOLDER = os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls")
 
@@ -53,6 +54,7 @@ def predict(config: PredictConfig, console: Console = SILENT) -> PredictResult:
     Raises:
         UserError: as `open_segmenter` and `segment_images` do.
     """
+    config = located(config, console)
     segment, card = open_segmenter(config, console)
     return segment_images(config, segment, card.labels, console, card)
 
@@ -84,7 +86,7 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
             "leave it out" if config.depth else "give the folder of the images' depth"))
     second = card.geometric if card else None
     segmenter: Any = segment
-    segment = Inference(segment, config)
+    segment = Inference(segment, config, card.shorter_side if card else 0)
     segment.check(card)
     images = find_images(config.images)
     targets = [_targets(config, name, second) for name in output_names(images)]

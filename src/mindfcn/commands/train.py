@@ -112,7 +112,7 @@ def train_in(run_dir, config, resuming, device, console):
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     precision = compute_in(net, dtype, config.optim.precision)
-    loss = training_loss(config, train_set, card, notes)
+    loss = training_loss(config, train_set, card, notes, net)
     offset_seeds_by_rank(net, loss)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average)

@@ -9,10 +9,11 @@ from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.engine.optimiser import loss_function
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
-from mindfcn.losses import CrossEntropy, JointLoss
+from mindfcn.losses import AuxiliaryLoss, CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
+from mindfcn.weights.catalogue import entry_of, locate
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.load import load_backbone, load_stage, load_streams
 
@@ -28,11 +29,13 @@ def training_set(config, path, labels, preprocess):
     return SegDataset.for_training(path, config.augment, labels, preprocess, config.seed, config.model.geometric)
 
 
-def training_loss(config, train_set, card, console):
-    """The loss of a run, with a second term for the geometric classes if the network has such a head."""
+def training_loss(config, train_set, card, console, net):
+    """The loss of a run, with a second term for the network's second head, if it has one."""
     optim = config.optim
     weights = class_weights(optim, train_set, card, console)
     loss = loss_function(optim, card.labels.ignore_label, config.seed, weights)
+    if getattr(net, "auxiliary", None) is not None:
+        return AuxiliaryLoss(loss, net.auxiliary_weight)
     if not card.geometric:
         return loss
     reduction = "sum" if optim.loss == "sum" else "mean"
@@ -52,7 +55,7 @@ def class_weights(optim, train_set, card, console):
 
 def offset_seeds_by_rank(net, loss):
     """Give each process its own seeds for dropout masks and for sampled loss cells; rank 0 keeps the original ones."""
-    for _, cell in [*net.cells_and_names(), ("loss", loss)]:
+    for _, cell in [*net.cells_and_names(), *loss.cells_and_names()]:
         if isinstance(cell, (layers.Dropout, CrossEntropy)):
             cell.seed += RANK_SEEDS * runtime.rank()
 
@@ -63,7 +66,7 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
     options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
                "skip_scales": model.skip_scales and list(model.skip_scales), "side": model.side,
-               "decoder_width": model.decoder_width,
+               "decoder_width": model.decoder_width, "auxiliary": model.auxiliary,
                "modality": None if model.modality == "rgb" else model.modality}
     geometric = second_labels(val_path) if model.geometric else None
     options |= {"geometric": geometric and len(geometric)}
@@ -76,6 +79,8 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
     if config.model.pretrained and not resuming:
+        # Fetched here, where the console shows the progress.
+        locate(model.pretrained, console)
         if model.pretrained_hha:
             report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
         else:
@@ -123,10 +128,12 @@ def start_from(net, path, card, convention="auto", console=SILENT):
     Raises:
         UserError: weights of another backbone, or skip layers trained with other scale factors.
     """
+    path = locate(path)
     weights, saved, _ = load_checkpoint(path, card.model["name"])
     modality = card.preprocess.modality
     if not any(name.startswith("score") for name in weights):
-        report = load_backbone(net, weights, convention, path)
+        entry = entry_of(path)
+        report = load_backbone(net, weights, entry.preprocess if entry and convention == "auto" else convention, path)
         return report, report.preprocess.to(modality)
     same = saved.labels.names == card.labels.names
     report = load_stage(net, weights, path, same)

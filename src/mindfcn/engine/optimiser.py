@@ -9,7 +9,7 @@ from mindfcn.models.precision import layer_type
 from mindfcn.schedules import learning_rates
 from mindfcn.weights.load import block_of, stream_of
 
-HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.")
+HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.", "auxiliary.")
 UNDECAYED = (".bias", ".gamma", ".beta")
 
 

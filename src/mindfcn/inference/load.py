@@ -15,16 +15,28 @@ from mindfcn.inference.network import Segmenter
 from mindfcn.models.factory import create_model
 from mindfcn.models.precision import compute_in, layer_type
 from mindfcn.weights.card import Card
+from mindfcn.weights.catalogue import locate
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import load_weights
 
 
-def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None,
-                   precision: str = "auto", console: Console = SILENT) -> tuple[Segmenter, Card]:
-    """(Segmenter, Card) of a checkpoint. Raises UserError as `load_checkpoint`, `load_weights` and `layer_type` do.
+def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None, precision: str = "auto",
+                   console: Console = SILENT) -> tuple[Segmenter, Card]:
+    """Open a checkpoint, or a published network by its name, which is fetched once.
 
-    On devices with a choice, `console` shows the precision.
+    Args:
+        checkpoint: a path, or a name that `mindfcn weights` lists, such as fcn_resnet50_coco.
+        default_model: see `load_checkpoint`.
+        precision: type that the layers compute in; auto is float32 on CPU, else float16.
+        console: Console that shows the progress of a download and, on devices with a choice, the precision.
+
+    Returns:
+        (Segmenter, Card).
+
+    Raises:
+        UserError: as `locate`, `load_checkpoint`, `load_weights` and `layer_type` do.
     """
+    checkpoint = locate(checkpoint, console, network=True)
     device = ms.get_context("device_target")
     dtype = layer_type(precision, device)
     weights, card, _ = load_checkpoint(checkpoint, default_model)

@@ -9,6 +9,7 @@ from mindspore import nn
 
 from mindfcn.inference.predictor import Predictor
 from mindfcn.models.deconvnet import DeconvNet
+from mindfcn.models.dilated_fcn import DilatedFCN
 from mindfcn.models.fcn import FCN
 from mindfcn.models.surgery.fold_batch_norm import Folded
 from mindfcn.preprocess import Preprocess
@@ -50,7 +51,7 @@ class Segmenter(Predictor):
 
     def _logits(self, batch):
         """Logits at the images' own size."""
-        if not isinstance(self.net, (FCN, DeconvNet)):
+        if not isinstance(self.net, (FCN, DilatedFCN, DeconvNet)):
             self.net.set_train(False)
             return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
         # Training mode means that the weights may have changed.

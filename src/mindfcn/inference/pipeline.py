@@ -12,6 +12,9 @@ from mindfcn.inference.sliding_window import SlidingWindow
 from mindfcn.logits import argmax
 from mindfcn.weights.card import Card
 
+# Longer side in shorter sides, as in mmsegmentation's scale of 2048x512.
+LONGEST = 4
+
 
 class Inference:
     """A segmenter with sliding windows, multi-scale averaging and CRF around its network; called like a segmenter.
@@ -19,17 +22,21 @@ class Inference:
     Args:
         segmenter: function (image (H, W, 3) uint8 BGR, probabilities=False) -> (mask (H, W) uint8, probabilities
             (C, H, W) float32 or None): a Segmenter, OnnxSegmenter, or any other predictor.
-        config: EvalConfig, PredictConfig, or any object with `scales`, `flip`, `window`, `overlap` and `crf`.
+        config: EvalConfig, PredictConfig, or any object with `scales`, `flip`, `window`, `overlap` and `crf`; its
+            `shorter_side`, if it has one and it is not None, replaces the argument.
+        shorter_side: side that photographs are resized to before `scales`, pixels, by at most as much as makes the
+            longer side LONGEST times as long; 0 keeps their size.
 
     Attributes:
-        plain: whether there is one scale, no mirroring and no CRF.
+        plain: whether photographs keep their size, and there is one scale, no mirroring and no CRF.
         whole: whether images are segmented whole, without windows.
 
     Raises:
         UserError: invalid settings, or the CRF's package is missing.
     """
 
-    def __init__(self, segmenter: Callable[..., tuple[np.ndarray, Optional[np.ndarray]]], config: Any) -> None:
+    def __init__(self, segmenter: Callable[..., tuple[np.ndarray, Optional[np.ndarray]]], config: Any,
+                 shorter_side: int = 0) -> None:
         if not config.scales or min(config.scales) <= 0 or max(config.scales) > 8:
             raise UserError(f"--scales {' '.join(map(str, config.scales))}: give factors above 0 and at most 8, such "
                             "as --scales 0.75 1 1.25")
@@ -39,13 +46,15 @@ class Inference:
         self.whole = not config.window
         self.scales, self.flip = tuple(config.scales), config.flip
         self.crf = crf_of(config.crf) if config.crf else None
-        self.plain = self.scales == (1.0,) and not self.flip and self.crf is None
+        chosen = getattr(config, "shorter_side", None)
+        self.shorter_side = shorter_side if chosen is None else chosen
+        self.plain = self.scales == (1.0,) and not self.flip and self.crf is None and not self.shorter_side
 
     def check(self, card: Optional[Card]) -> None:
         """Raise UserError if scales, mirroring, windows or CRF are set for a network with depth input or two heads."""
         if card and (card.preprocess.modality != "rgb" or card.geometric) and not (self.plain and self.whole):
-            raise UserError("--scales, --flip, --window and --crf are for networks of photographs with one head; leave "
-                            "them out")
+            raise UserError("--scales, --flip, --window, --crf and --shorter_side are for networks of photographs with "
+                            "one head; leave them out")
 
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR, of any size.
@@ -55,7 +64,14 @@ class Inference:
         """
         if self.plain:
             return self.segmenter(image, probabilities)
-        found = average_views(self.segmenter, image, self.scales, self.flip)
+        factor = self.factor(image)
+        found = average_views(self.segmenter, image, [factor * scale for scale in self.scales], self.flip)
         if self.crf is not None:
             found = permutohedral(image, found, self.crf)
         return argmax(found), found if probabilities else None
+
+    def factor(self, image: np.ndarray) -> float:
+        """By which an image's sides are multiplied to have the shorter side; 1 without one."""
+        if not self.shorter_side:
+            return 1.0
+        return min(self.shorter_side / min(image.shape[:2]), LONGEST * self.shorter_side / max(image.shape[:2]))

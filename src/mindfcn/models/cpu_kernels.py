@@ -31,14 +31,14 @@ LARGE_MAP = 128 * 128
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 
 
-def convolution(in_channels, out_channels, kernel, stride, padding, group):
+def convolution(in_channels, out_channels, kernel, stride, padding, group, dilation):
     """The cell that computes a convolution better than MindSpore on this device; None where there is none.
 
     Args:
         kernel: (height, width).
         padding: one number, or four: above, below, left, right.
     """
-    if not enabled or ms.get_context("device_target") != "CPU" or not stride == group == 1:
+    if not enabled or ms.get_context("device_target") != "CPU" or not stride == group == dilation == 1:
         return None
     narrower = min(in_channels, out_channels)
     if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:

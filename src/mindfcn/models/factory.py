@@ -1,4 +1,4 @@
-"""Networks by name: HEAD_BACKBONE, as in fcn8s_vgg16."""
+"""Networks by name: HEAD_BACKBONE, as in fcn8s_vgg16, or one of PAIRS, as in fcn_resnet50."""
 
 import inspect
 from functools import partial
@@ -8,8 +8,10 @@ from mindfcn.errors import UserError
 from mindfcn.models.backbones.alexnet import AlexNet
 from mindfcn.models.backbones.googlenet import GoogLeNet
 from mindfcn.models.backbones.mindcv import MindCV
+from mindfcn.models.backbones.resnet import ResNet
 from mindfcn.models.backbones.vgg import VGG16
 from mindfcn.models.deconvnet import DeconvNet, Encoder
+from mindfcn.models.dilated_fcn import DilatedFCN
 from mindfcn.models.fcn import FCN, FCN8s, FCN16s, FCN32s
 from mindfcn.models.fusion import TwoStreams
 from mindfcn.preprocess import MODALITIES
@@ -21,21 +23,31 @@ HEADS: dict[str, Callable[..., Any]] = {
     # all streams trained at once, with the paper's factors
     "fcn8s_atonce": partial(FCN8s, skip_scales=AT_ONCE),
     # only the score layer trains
-    "fcn32s_fixed": FCN32s,
-    # the mirror of VGG16, available with that backbone only
-    "deconvnet": DeconvNet}
+    "fcn32s_fixed": FCN32s}
 BACKBONES: dict[str, Callable[..., Any]] = {
     "vgg16": partial(VGG16, batch_norm=False), "vgg16_bn": partial(VGG16, batch_norm=True),
     "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
     "googlenet": GoogLeNet}
 DECONVNET = "deconvnet_vgg16"
-MODELS = sorted([DECONVNET, *(f"{head}_{backbone}" for head in HEADS if head != "deconvnet" for backbone in BACKBONES)])
+# Networks whose head goes with one backbone: (backbone, network).
+PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {DECONVNET: (Encoder, DeconvNet)}
+for _depth in (50, 101):
+    # torchvision's
+    PAIRS[f"fcn_resnet{_depth}"] = partial(ResNet, depth=_depth, deep_stem=False), DilatedFCN
+for _depth in (18, 50, 101):
+    # mmsegmentation's, on ResNetV1c and, with a b, on torchvision's ResNet
+    for _stem, _deep in (("", True), ("b", False)):
+        PAIRS[f"fcn_r{_depth}{_stem}_d8"] = (partial(ResNet, depth=_depth, deep_stem=_deep),
+                                             partial(DilatedFCN, num_convs=2, concat=True, auxiliary=0.4))
+MODELS = sorted([*PAIRS, *(f"{head}_{backbone}" for head in HEADS for backbone in BACKBONES)])
 LIBRARY = "mindcv_"
 EARLY, LATE = "rgbd", "rgb_hha"
+# Arguments of the networks that their names decide.
+NOT_OPTIONS = ("n_class", "backbone", "options", "num_convs", "concat")
 
 
 def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "", modality: str = "rgb",
-                 **options: Any) -> Union[FCN, DeconvNet]:
+                 **options: Any) -> Union[FCN, DilatedFCN, DeconvNet]:
     """The network `name` for `num_classes` classes.
 
     Args:
@@ -45,23 +57,24 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
             gives the normalisation of the images: CAFFE for Caffe's weights.
         modality: input of the network: rgb; rgbd, four channels into one backbone (early fusion); hha; rgb_hha, one
             backbone each, their scores averaged (late fusion).
-        options: of the head (`upsampling`, `skip_scales`, `geometric`; DeconvNet `decoder_width`) and of the backbone
-            (`padding`, `width`, `fc_width`, `dropout`, `output_stride`; DeconvNet `side`; as it has them).
+        options: of the head (`upsampling`, `skip_scales`, `geometric`; DeconvNet `decoder_width`; DilatedFCN
+            `auxiliary`, `dropout`) and of the backbone (`padding`, `width`, `fc_width`, `dropout`, `output_stride`;
+            DeconvNet `side`; as it has them).
 
     Raises:
         UserError: no network has that name, it has no such option, or the weights are of another backbone.
     """
     head, backbone = split_name(name)
-    make = Encoder if name == DECONVNET else BACKBONES.get(backbone) or partial(
-        MindCV, name=backbone.removeprefix(LIBRARY))
+    make, make_net = PAIRS.get(name) or (
+        BACKBONES.get(backbone) or partial(MindCV, name=backbone.removeprefix(LIBRARY)), HEADS[head])
     fixed = getattr(make, "keywords", {})
     of_backbone = [option for option in options_of(make) if option not in fixed]
-    of_head = [option for option in options_of(HEADS[head]) if option not in ("n_class", "backbone", "options")]
+    of_head = [option for option in options_of(make_net) if option not in NOT_OPTIONS]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
     if modality == EARLY and "in_channels" not in of_backbone:
         raise UserError(f"{name} takes images of three channels; for rgbd choose one of {', '.join(BACKBONES)}")
-    if modality == LATE and name == DECONVNET:
+    if modality == LATE and name in PAIRS:
         raise UserError(f"{name} sees one stream; for rgb_hha choose one of {', '.join(BACKBONES)}")
     for option in options:
         if option not in (*of_backbone, *of_head):
@@ -70,7 +83,7 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     try:
         channels = {"in_channels": 4} if modality == EARLY else {}
         backbone = TwoStreams(make(**options), make(**options)) if modality == LATE else make(**options, **channels)
-        net = HEADS[head](num_classes, backbone, **head_options)
+        net = make_net(num_classes, backbone, **head_options)
     except ValueError as error:
         raise UserError(f"{name}: {error}; take another backbone or output stride") from None
     if head == "fcn32s_fixed":
@@ -92,11 +105,13 @@ def options_of(make):
 
 def split_name(name):
     """(head, backbone) of a network's name. Raises UserError where there is no such network."""
+    if name in PAIRS:
+        head, _, backbone = name.partition("_")
+        return head, backbone
     for head in sorted(HEADS, key=len, reverse=True):
         backbone = name.removeprefix(f"{head}_")
-        known = name == DECONVNET if head == "deconvnet" else backbone in BACKBONES or backbone.startswith(LIBRARY)
-        if name.startswith(f"{head}_") and known:
+        if name.startswith(f"{head}_") and (backbone in BACKBONES or backbone.startswith(LIBRARY)):
             return head, backbone
-    raise UserError(f"no network {name!r}; a name is {DECONVNET}, or HEAD_BACKBONE: one of "
-                    f"{', '.join(head for head in HEADS if head != 'deconvnet')}, then one of "
-                    f"{', '.join(BACKBONES)} or {LIBRARY}NAME, a backbone of the mindcv library")
+    raise UserError(f"no network {name!r}; a name is one of {', '.join(PAIRS)}, or HEAD_BACKBONE: one of "
+                    f"{', '.join(HEADS)}, then one of {', '.join(BACKBONES)} or {LIBRARY}NAME, a backbone of the "
+                    "mindcv library")

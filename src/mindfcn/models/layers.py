@@ -33,16 +33,17 @@ def as_pair(value):
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
-def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1):
+def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", stride=1, padding=None, group=1,
+         dilation=1):
     """A convolution; without `padding`, one that keeps the size of the map where its kernel is odd and its stride 1.
 
     `kernel` is its side, or (height, width), which needs `padding`: one number, or four: above, below, left, right.
     """
-    padding = kernel // 2 if padding is None else padding
+    padding = dilation * (kernel // 2) if padding is None else padding
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": 1, "group": group,
+    arguments = {"stride": stride, "pad_mode": "pad", "padding": padding, "dilation": dilation, "group": group,
                  "has_bias": bias, "weight_init": weight_init, "bias_init": "zeros", "data_format": "NCHW"}
-    algorithm = cpu_kernels.convolution(in_channels, out_channels, kernel, stride, padding, group)
+    algorithm = cpu_kernels.convolution(in_channels, out_channels, kernel, stride, padding, group, dilation)
     if algorithm is None:
         return nn.Conv2d(in_channels, out_channels, kernel, **arguments)
     return CpuConv2d(algorithm, in_channels, out_channels, kernel, **arguments)

@@ -8,7 +8,9 @@ from mindspore import nn
 from mindfcn.errors import UserError
 from mindfcn.models import layers
 from mindfcn.models.analysis.receptive_field import padding_of
+from mindfcn.models.backbones.resnet import Residual
 from mindfcn.models.deconvnet import DeconvNet
+from mindfcn.models.dilated_fcn import DilatedFCN
 from mindfcn.models.fusion import AveragedScore, TwoStreams
 from mindfcn.models.surgery.fold_batch_norm import Folded
 
@@ -28,6 +30,11 @@ def onnx_model(net):
                         "use --format mindir, or a network on another backbone")
     net = Folded(net).net
     graph = Graph()
+    if isinstance(net, DilatedFCN):
+        net.auxiliary = None
+        graph.resize(graph.score_head(net.head, graph.maps("image", net.backbone)["fc7"]), "image", "logits")
+        graph.check_complete(net)
+        return graph.model(net.in_channels, net.n_class)
     sides = graph.sides("image")
     maps = graph.maps(graph.pad_to_multiple("image", sides, net.backbone.multiple), net.backbone)
     heads = [head for head in (net.head, net.geometric) if head is not None]
@@ -85,6 +92,8 @@ class Graph:
             self.seen.update(id(part) for _, part in cell.cells_and_names())
             if isinstance(cell, nn.SequentialCell):
                 x = self.run(x, *cell.cell_list)
+            elif isinstance(cell, Residual):
+                x = self.add("Relu", self.add("Add", *(self.run(x, *branch) for branch in cell.branches)))
             elif hasattr(cell, "branches"):
                 x = self.add("Concat", *(self.run(x, *branch) for branch in cell.branches), axis=1)
             elif isinstance(cell, AveragedScore):
@@ -134,6 +143,18 @@ class Graph:
             pool3 = self.run(maps["pool3"], head.scale_pool3, head.score_pool3)
             score = self.add_aligned(self.run(score, head.upscore_pool4), pool3, head.offset4)
         return self.run(score, getattr(head, ("upscore", "upscore16", "upscore8")[head.skips]))
+
+    def score_head(self, head, x):
+        """ScoreHead."""
+        score = self.run(x, head.score_convs)
+        if head.score_concat is not None:
+            score = self.run(self.add("Concat", x, score, axis=1), head.score_concat)
+        return self.run(score, head.score_drop, head.score)
+
+    def resize(self, x, image, out):
+        """A map in the size of the image (see `mindfcn.models.dilated_fcn.resized`)."""
+        sizes = self.add("Concat", self.add("Shape", x, end=2), self.sides(image), axis=0)
+        return self.add("Resize", x, "", "", sizes, out=out, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def add_aligned(self, upscore, score, offset):
         """The sum of two maps where they overlap (see `mindfcn.models.fcn.add_aligned`)."""

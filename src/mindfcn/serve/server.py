@@ -7,10 +7,12 @@ import signal
 import socket
 import threading
 
-from mindfcn.config import check_bounds
+from mindfcn.config import PredictConfig, check_bounds
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
+from mindfcn.inference.pipeline import Inference
+from mindfcn.weights.catalogue import located
 
 # Connections in addition to the queued requests: files of the page, uploads in progress.
 CONNECTIONS = 64
@@ -31,6 +33,7 @@ def serve(config, console=SILENT):
             range, or the checkpoint cannot be opened.
     """
     check_bounds(config)
+    config = located(config, console)
     try:
         import python_multipart  # noqa: F401
         import uvicorn
@@ -47,6 +50,8 @@ def serve(config, console=SILENT):
         if card.preprocess.modality != "rgb":
             raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
                             "photographs; use mindfcn predict with --depth")
+        segment = Inference(segment, PredictConfig(config.checkpoint, shorter_side=config.shorter_side),
+                            card.shorter_side)
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
                                  limit_concurrency=config.queue + CONNECTIONS,
                                  timeout_graceful_shutdown=SHUTDOWN_TIMEOUT)

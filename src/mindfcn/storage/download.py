@@ -18,9 +18,6 @@ import time
 import urllib.parse
 from typing import Optional
 
-import requests
-import urllib3
-
 from mindfcn.errors import UserError
 from mindfcn.storage.archives import SUFFIXES, DamagedArchive, unpack, writing_to
 from mindfcn.storage.files import held
@@ -38,7 +35,7 @@ class Source:
         name: the name that `download` takes
         urls: the same file on several hosts, in the order in which they are tried
         size: bytes; None where it is not published, and the server's Content-Length is used
-        checksum: "md5:..." or "sha256:..."; None where it is not published
+        checksum: "md5:..." or "sha256:...", of which the first digits are enough; None where it is not published
         unpacks_to: path, relative to the folder, that exists afterwards
     """
     name: str
@@ -189,8 +186,8 @@ def _fetch_verified(url, source, part, progress, attempts, pause):
     # Bytes of an earlier call or another host may be wrong: if the checksum differs, start once more without them.
     for _ in range(2 if part.size() else 1):
         _fetch_from(url, source, part, progress, attempts, pause)
-        found = _checksum(source, part)
-        if found == source.checksum:
+        found = checksum_of(part.path, source.checksum) if source.checksum else None
+        if found is None or fits(found, source.checksum):
             return
         part.remove()
     raise _HostFailed(f"{url}: the file's checksum is {found}, expected {source.checksum}; it was removed")
@@ -220,6 +217,8 @@ def _complete(url, source, part):
 
 def _request(url, source, part, progress):
     """Send one request, for the rest of the partial file where the server still has the same file."""
+    # Imported here, because the catalogue of weights is read where nothing is downloaded.
+    import requests
     if source.size is not None and part.size() > source.size:
         part.remove()
     headers = {"Accept-Encoding": "identity", "User-Agent": "mindfcn", **_range(url, source, part)}
@@ -339,6 +338,7 @@ def _append(response, url, part, total, bar):
 
 def _chunks(response):
     """Yield the raw body in chunks: a .tgz that the server declares as gzip encoded is not decoded."""
+    import urllib3
     while True:
         try:
             chunk = response.raw.read(CHUNK, decode_content=False)
@@ -353,6 +353,7 @@ def _chunks(response):
 
 def _reason(error):
     """The cause of a network error on one line, without the exceptions that wrap it."""
+    import urllib3
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     error = getattr(error, "reason", None) or error
@@ -360,16 +361,19 @@ def _reason(error):
     return " ".join(re.sub(r"^<[^>]*>: |^\w+\([^)]*\): ", "", str(text)).split()).rstrip(".") or type(error).__name__
 
 
-def _checksum(source, part):
-    """The file's "algorithm:digest", of the algorithm of the source; None where the source has no checksum."""
-    if source.checksum is None:
-        return None
-    algorithm = source.checksum.partition(":")[0]
+def checksum_of(path, like):
+    """The file's "algorithm:digest", of the algorithm of the checksum `like`."""
+    algorithm = like.partition(":")[0]
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(part.path, "rb") as file:
+    with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return f"{algorithm}:{digest.hexdigest()}"
+
+
+def fits(found, expected):
+    """Whether a complete checksum is the expected one, of which only the first digits may be known."""
+    return found.startswith(expected)
 
 
 # -- unpack or move the complete file ------------------------------------------------------------------------------

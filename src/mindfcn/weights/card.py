@@ -24,7 +24,8 @@ _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "side": (int, lambda value: 32 <= value <= 4096 and value % 32 == 0),
     "decoder_width": ((int, float), lambda value: 0 < value <= 1),
     "modality": (str, lambda value: value in MODALITIES), "geometric": (int, lambda value: 1 <= value <= 255),
-    "upsampling": (str, bool), "dropout": ((int, float), lambda value: 0 <= value < 1)}
+    "upsampling": (str, bool), "dropout": ((int, float), lambda value: 0 <= value < 1),
+    "auxiliary": ((int, float), lambda value: 0 <= value <= 10)}
 
 
 @dataclasses.dataclass
@@ -40,6 +41,7 @@ class Card:
         metrics: the four metrics of exactly these weights on `records`, by name; empty if they were not evaluated.
         geometric: classes of its second head, or None.
         data: the records of its run: {"identity", "source"} as in `Records`; empty if they are not recorded.
+        shorter_side: side that photographs are resized to before they are segmented, pixels; 0 keeps their size.
     """
     model: dict
     labels: LabelSet = VOC
@@ -49,6 +51,7 @@ class Card:
     metrics: dict = dataclasses.field(default_factory=dict)
     geometric: Optional[LabelSet] = None
     data: dict = dataclasses.field(default_factory=dict)
+    shorter_side: int = 0
 
     @property
     def skip_scales(self):
@@ -78,7 +81,8 @@ class Card:
                            "preprocess": self.preprocess.to_dict(), "records": self.records,
                            "training": self.training, "metrics": self.metrics,
                            **({"geometric": self.geometric.to_dict()} if self.geometric else {}),
-                           **({"data": self.data} if self.data else {})}, ensure_ascii=True)
+                           **({"data": self.data} if self.data else {}),
+                           **({"shorter_side": self.shorter_side} if self.shorter_side else {})}, ensure_ascii=True)
 
     def check(self) -> None:
         """Raise ValueError if an entry has the wrong type, or an option is unknown or out of range."""
@@ -91,6 +95,8 @@ class Card:
             raise ValueError
         if set(self.model) - {"name", *_OPTIONS}:
             raise ValueError("options")
+        if type(self.shorter_side) is not int or not 0 <= self.shorter_side <= 8192:
+            raise ValueError("shorter_side")
 
     @classmethod
     def from_json(cls, text: str, where: FilePath) -> "Card":
@@ -102,7 +108,7 @@ class Card:
                        # Older checkpoints have no metrics.
                        entries.get("metrics", {}),
                        LabelSet.from_dict(entries["geometric"], where) if "geometric" in entries else None,
-                       entries.get("data", {}))
+                       entries.get("data", {}), entries.get("shorter_side", 0))
             card.check()
             return card
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

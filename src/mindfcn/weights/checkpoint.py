@@ -4,6 +4,7 @@ A checkpoint is one .ckpt file, which gets its name only when it is complete. Th
 training state has the prefix `training.`, and the card is JSON text. Programs that need only the weights read it too.
 """
 
+import json
 import os
 from typing import Optional
 
@@ -14,11 +15,13 @@ from mindspore import nn
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import CAFFE
+from mindfcn.preprocess import CAFFE, TORCHVISION
 from mindfcn.storage.files import atomic_path
 from mindfcn.storage.weight_files.read import read_checkpoint
 from mindfcn.weights.card import CARD, Card
+from mindfcn.weights.catalogue import entry_of, locate
 from mindfcn.weights.naming import published_fcn
+from mindfcn.weights.resnet_names import published_resnet_fcn
 
 STATE = "training."
 
@@ -43,10 +46,10 @@ def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[di
 
 def load_checkpoint(path: FilePath,
                     default_model: Optional[str] = None) -> tuple[dict[str, np.ndarray], Card, dict[str, np.ndarray]]:
-    """Read a checkpoint, or a published FCN with Caffe's layer names, whose weights are renamed to MindFCN's.
+    """Read a checkpoint, or a published FCN of Caffe, torchvision or mmsegmentation, whose weights are renamed.
 
     Args:
-        path: .ckpt, or weights of another format.
+        path: .ckpt, or weights of another format, or the name of published ones (see `mindfcn.weights.catalogue`).
         default_model: name of the network for a file without a card that is not Caffe's, such as the course's; for a
             Caffe net it only decides whether it is FCN-8s at once.
 
@@ -56,15 +59,20 @@ def load_checkpoint(path: FilePath,
     Raises:
         UserError: the file cannot be read, or has no card, is not Caffe's, and `default_model` is not given.
     """
-    entries, texts = read_checkpoint(os.fspath(path))
+    path = locate(path)
+    entries, texts = read_checkpoint(path)
     weights = {name: entry for name, entry in entries.items() if not name.startswith(STATE)}
     state = {name[len(STATE):]: entry for name, entry in entries.items() if name.startswith(STATE)}
     if CARD in texts:
         return weights, Card.from_json(texts[CARD], path), state
-    published = published_fcn(weights, os.fspath(path), default_model or "")
-    if published:
-        weights, model = published
-        return weights, Card(model, _labels(weights), CAFFE), state
+    entry = entry_of(path)
+    for convention, published in ((CAFFE, published_fcn(weights, path, default_model or "")),
+                                  (TORCHVISION, published_resnet_fcn(weights, path, texts.get("meta.config", "")))):
+        if published:
+            weights, model = published
+            return weights, Card(model, _labels(weights, path, texts), convention,
+                                 shorter_side=entry.shorter_side if entry else 0), state
+    default_model = default_model or (entry.model if entry and entry.labels else None)
     if default_model is None:
         raise UserError(f"{path} was not written by mindfcn train: it has no card; name its network with --model")
     return weights, _guess(weights, default_model), state
@@ -77,9 +85,20 @@ def _guess(weights, model):
     return Card({"name": model, **options}, _labels(weights))
 
 
-def _labels(weights):
-    """VOC's classes, or numbered classes where the score layer has another number of them."""
-    classes = weights["score_fr.weight"].shape[0] if "score_fr.weight" in weights else len(VOC)
+def _labels(weights, path="", texts=None):
+    """The classes of a network without a card.
+
+    Those of the catalogue, those that the file names in its `meta`, VOC's for 21 classes; else numbered ones.
+    """
+    entry, texts = entry_of(path), texts or {}
+    classes = next((len(weights[name]) for name in ("score_fr.weight", "score.weight") if name in weights), len(VOC))
+    if entry and entry.labels and len(entry.labels) == classes:
+        return entry.labels
+    if "meta.CLASSES" in texts:
+        colors = {"colours": json.loads(texts["meta.PALETTE"])} if "meta.PALETTE" in texts else {}
+        labels = LabelSet.from_dict({"names": json.loads(texts["meta.CLASSES"]), **colors}, path)
+        if len(labels) == classes:
+            return labels
     if classes == len(VOC):
         return VOC
     return LabelSet.from_dict({"names": [f"class {number}" for number in range(classes)]}, "checkpoint")

@@ -15,7 +15,7 @@ from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 
 # Dense layers of the classifier, loaded only where the network has their full width.
 DENSE = ("conv6.", "conv7.")
-HEAD = ("score", "upscore", "geometric.")
+HEAD = ("score", "upscore", "geometric.", "auxiliary.")
 # Prefixes of the layers' names in the two streams of late fusion.
 STREAMS = ("color.", "hha.")
 # A weights file, or {name: array}.
@@ -84,7 +84,7 @@ def merge_reports(reports):
     return first
 
 
-def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
+def load_backbone(net: nn.Cell, source: Weights, convention: Union[str, Preprocess] = "auto",
                   where: Optional[FilePath] = None) -> LoadReport:
     """Load a network's backbone from a classifier of the same architecture, of any known origin (see `backbone_names`).
 
@@ -99,8 +99,8 @@ def load_backbone(net: nn.Cell, source: Weights, convention: str = "auto",
         source: .ckpt, .pth, .safetensors, .npz or .caffemodel file, or the dict read from one.
         convention: normalisation that the weights expect: "auto" follows from their names; "course", or Caffe's with
             its mean colour or a data set's, "caffe", "nyud" or "siftflow", overrides that, for files such as
-            vgg16_from_caffe.pth, whose names are torchvision's. The network always takes BGR images: the channels of
-            the first layer are swapped if they are RGB.
+            vgg16_from_caffe.pth, whose names are torchvision's; a Preprocess is the weights' own. The network always
+            takes BGR images: the channels of the first layer are swapped if they are RGB.
         where: name of the file for messages.
 
     Returns:
@@ -125,6 +125,8 @@ def _fill_backbone(parameters, weights, convention, where, stream):
         renamed, pairs, preprocess = backbone_names(weights, parameters)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    if isinstance(convention, Preprocess):
+        preprocess, convention = convention, "auto"
     report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
     taken = {source for source, _ in pairs}
     report.unexpected = [name for name in weights if name not in taken]

@@ -7,6 +7,7 @@ import numpy as np
 
 from mindfcn.errors import UserError
 from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
+from mindfcn.weights.resnet_names import resnet_backbone
 
 _NORM = {"gamma": ("gamma", "weight"), "beta": ("beta", "bias"), "moving_mean": ("moving_mean", "running_mean"),
          "moving_variance": ("moving_variance", "running_var")}
@@ -95,7 +96,9 @@ def backbone_names(weights, names):
     """
     backbone = next((backbone for backbone in _BACKBONES if _has(names, backbone.convs)), None)
     if backbone is None:
-        return _same_names(weights, names)
+        # MindFCN's ResNets call their first convolution conv1.0, mindcv's conv1.
+        renamed = resnet_backbone(weights) if "conv1.0.weight" in names else None
+        return renamed or _same_names(weights, names)
     naming = _find_naming(backbone, weights)
     pairs = [pair for pair in _pairs(naming, backbone) if pair[0] in weights]
     if not backbone.norms and any(target.endswith((".gamma", ".moving_mean")) for _, target in pairs):

@@ -3,7 +3,7 @@
 import binascii
 
 from mindfcn.storage.weight_files.arrays import RefusedFile, array_from_bytes, check
-from mindfcn.storage.weight_files.torch_pickle import OLD_TORCH_MAGIC
+from mindfcn.storage.weight_files.torch_pickle import LEGACY_MAGIC
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _DTYPES = {"Int8": "i1", "UInt8": "u1", "Int16": "i2", "UInt16": "u2", "Int32": "i4", "UInt32": "u4", "Int64": "i8",
@@ -14,7 +14,7 @@ _VARINT, _BYTES = 0, 2
 
 def read_ckpt(data):
     """Bytes of a .ckpt file -> (dict of name -> array, dict of name -> text)."""
-    if data.startswith((_ZIP_MAGIC, OLD_TORCH_MAGIC)):
+    if data.startswith((_ZIP_MAGIC, LEGACY_MAGIC)):
         raise RefusedFile("is a PyTorch file, not one of MindSpore's; rename it to .pth")
     weights, extras = {}, {}
     for name, (dtype, shape, parts) in _records(_without_checksum(data)).items():

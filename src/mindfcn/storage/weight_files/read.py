@@ -12,6 +12,8 @@ from mindfcn.storage.weight_files.safetensors_file import read_safetensors
 from mindfcn.storage.weight_files.torch_pickle import read_torch
 
 # suffix -> function (bytes of the file) -> (weights, extras)
+# What wrappers put before every name: DataParallel, a compiled model, Lightning, MindSpore's training cell, a detector.
+_PREFIXES = ("module.", "_orig_mod.", "state_dict.", "model.", "network.", "backbone.")
 _READERS = {".ckpt": read_ckpt, ".safetensors": read_safetensors, ".npz": read_npz, ".pth": read_torch,
             ".pt": read_torch, ".caffemodel": read_caffemodel}
 
@@ -20,11 +22,11 @@ def read_weights(path):
     """Read the weights in a file.
 
     Args:
-        path: a .ckpt (MindSpore), .safetensors, .npz, .pth / .pt (PyTorch 1.6 or later) or .caffemodel (Caffe) file.
+        path: a .ckpt (MindSpore), .safetensors, .npz, .pth / .pt (PyTorch) or .caffemodel (Caffe) file.
 
     Returns:
-        dict of name -> C-contiguous array with the file's shape and dtype, bfloat16 widened to float32. The arrays
-        may be read-only.
+        dict of name -> C-contiguous array with the file's shape and dtype, bfloat16 widened to float32; without a
+        prefix that all names have, such as `module.`. The arrays may be read-only.
 
     Raises:
         UserError: the suffix is not known, or the file is missing, damaged, or holds anything but weights.
@@ -36,8 +38,8 @@ def read_checkpoint(path):
     """Read the weights in a file, as `read_weights` does, and the texts stored with them.
 
     Returns:
-        (weights, extras): extras is a dict of name -> str, from the strings in `append_dict` of a .ckpt or the
-        metadata of a .safetensors file; empty for the other formats.
+        (weights, extras): extras is a dict of name -> str, from the strings in `append_dict` of a .ckpt, the metadata
+        of a .safetensors file or the `meta` of a .pth; empty for the other formats.
 
     Raises:
         UserError: as `read_weights`.
@@ -51,7 +53,14 @@ def read_checkpoint(path):
     weights, extras = _decode(_READERS[suffix], path)
     if not weights:
         raise UserError(f"{path} holds no weights; check that it is the right file")
-    return weights, extras
+    return _without_prefixes(weights), extras
+
+
+def _without_prefixes(weights):
+    """Leave out a wrapper's prefix that all names have, once for each wrapper."""
+    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in weights)), None):
+        weights = {name[len(prefix):]: weight for name, weight in weights.items()}
+    return weights
 
 
 def _decode(reader, path):
