@@ -35,7 +35,7 @@ _home = None
 
 def prepare():
     """Make the GPU usable before MindSpore is imported, where there is a driver and DEVICE_TARGET is GPU or not set."""
-    if os.environ.get("DEVICE_TARGET", "GPU") == "GPU" and has_driver() and not missing_libraries():
+    if (os.environ.get("DEVICE_TARGET") or "GPU") == "GPU" and has_driver() and not missing_libraries():
         _answer_version()
 
 
@@ -50,7 +50,7 @@ def missing_libraries():
 
 
 def problem():
-    """Why MindSpore cannot use a GPU here, and what to do, as the end of a message."""
+    """What a GPU lacks here and what to do, as the end of a message; "" if nothing."""
     spec = importlib.util.find_spec("mindspore")
     folder = pathlib.Path(spec.origin).parent / "lib" / "plugin" if spec and spec.origin else pathlib.Path()
     if not any(folder.glob("libmindspore_gpu.so*")):
@@ -71,8 +71,7 @@ def problem():
     if status or driver.cuDeviceGetCount(ctypes.byref(cards)) or not cards.value:
         return (f"the NVIDIA driver shows no card (cuInit: {status}); look at nvidia-smi, and at CUDA_VISIBLE_DEVICES "
                 "in the environment")
-    return ("MindSpore has not loaded its GPU plugin; import mindfcn before mindspore, and set DEVICE_TARGET to GPU or "
-            "not at all")
+    return ""
 
 
 def _load(library):
