@@ -20,6 +20,10 @@ DRIVER_SOURCE = """
 static int value(const char *name, int other) { const char *text = getenv(name); return text ? atoi(text) : other; }
 int cuDriverGetVersion(int *version) { *version = value("FAKE_CUDA", 11060); return 0; }
 int cuInit(unsigned flags) { return value("FAKE_INIT", 0); }
+int cuDeviceGetAttribute(int *number, int attribute, int card) {
+    *number = attribute == 75 ? value("FAKE_CARD", 86) / 10 : attribute == 76 ? value("FAKE_CARD", 86) % 10 : -1;
+    return 0;
+}
 int cuDeviceGetCount(int *count) { *count = value("FAKE_CARDS", 1); return 0; }
 """
 PROGRAM = """
@@ -106,6 +110,15 @@ def test_a_system_cuda_comes_first_and_answers_if_there_is_a_plugin_for_its_rele
 def test_what_is_missing_is_named_in_one_line(machine, settings, words):
     problem = found(machine, **settings)["problem"]
     assert words in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("card, cached, said", [("90", False, True), ("90", True, False), ("86", False, False)])
+def test_the_first_start_on_a_newer_card_is_explained(machine, tmp_path, card, cached, said):
+    if cached:
+        (tmp_path / "index").touch()
+    program = "import json; from mindfcn import cuda_libraries; print(json.dumps(cuda_libraries.compile_note()))"
+    note = found(machine, program=program, FAKE_CARD=card, CUDA_CACHE_PATH=str(tmp_path))
+    assert ("(sm_90), once; this takes minutes" in note) == said and bool(note) == said
 
 
 def test_a_cpu_that_computes_in_the_place_of_a_gpu_is_explained(machine):

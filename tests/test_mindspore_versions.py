@@ -71,6 +71,7 @@ def test_a_run_on_gpu_says_whether_launches_block(monkeypatch, own, words):
     monkeypatch.setitem(os.environ, versions.LAUNCH_BLOCKING, own)
     # A machine with a GPU, as far as set_up can tell.
     monkeypatch.setattr(runtime, "_usable", lambda target: True)
+    monkeypatch.setattr(runtime.cuda_libraries, "compile_note", lambda: "")
     monkeypatch.setattr(runtime.ms, "set_device", lambda target: None)
     assert runtime.set_up("GPU", console=Console(lines.append)) == "GPU"
     assert len(lines) == 1 and words in lines[0] and f"{versions.LAUNCH_BLOCKING}={own}" in lines[0]

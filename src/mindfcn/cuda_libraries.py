@@ -26,6 +26,8 @@ LIBRARIES = ("libcudart.so.11.0", "libnvrtc.so.11.2", "libcublasLt.so.11", "libc
 RELEASES = ("11.6", "11.1")
 # The first driver for CUDA 11, and the CUDA that cuDriverGetVersion says it supports.
 OLDEST_DRIVER, OLDEST_CUDA = "450.80", 11000
+# The newest card for which the plugin has kernels; for later ones the driver compiles them.
+NEWEST_CARD = 86
 _NVCC = f"""#!/bin/sh
 echo "Cuda compilation tools, release {RELEASES[0]}, V{RELEASES[0]}.0"
 """
@@ -72,6 +74,19 @@ def problem():
         return (f"the NVIDIA driver shows no card (cuInit: {status}); look at nvidia-smi, and at CUDA_VISIBLE_DEVICES "
                 "in the environment")
     return ""
+
+
+def compile_note():
+    """A line for the first start on a card that the plugin has no kernels for, or ""; there must be a card."""
+    driver, parts = ctypes.CDLL(DRIVER), [ctypes.c_int(), ctypes.c_int()]
+    for part, attribute in zip(parts, (75, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, 0)
+    card = 10 * parts[0].value + parts[1].value
+    cache = pathlib.Path(os.environ.get("CUDA_CACHE_PATH") or "~/.nv/ComputeCache").expanduser()
+    if card <= NEWEST_CARD or cache.is_dir() and any(cache.iterdir()):
+        return ""
+    return (f"GPU: the driver compiles MindSpore's kernels for this card (sm_{card}), once; this takes minutes, and no "
+            f"progress shows until they are in {cache}")
 
 
 def _load(library):

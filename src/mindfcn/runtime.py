@@ -66,7 +66,8 @@ def set_up(device="auto", seed=1, console=SILENT):
         communication.init()
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     if device == "GPU" and rank() == 0:
-        console.say(launch_note())
+        for line in filter(None, (launch_note(), cuda_libraries.compile_note())):
+            console.say(line)
     return device
 
 
