@@ -78,6 +78,14 @@ def test_a_run_on_gpu_says_whether_launches_block(monkeypatch, own, words):
     assert runtime.set_up("CPU", console=Console(lines.append)) == "CPU" and len(lines) == 1
 
 
+def test_tests_compute_on_the_device_of_the_run(pytestconfig):
+    """Also where MindSpore would find a GPU."""
+    import mindspore as ms
+
+    from mindfcn import runtime
+    assert runtime.set_up() == ms.get_context("device_target") == pytestconfig.getoption("--device")
+
+
 def test_a_device_that_cannot_be_used_is_refused_with_the_reason():
     import mindspore as ms
 
