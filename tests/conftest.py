@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import sys
 import threading
 
 # Read when MindSpore is imported. Silence its C++ log; errors still arrive as exceptions.
@@ -17,8 +18,14 @@ from file_server import Server  # noqa: E402
 
 
 def pytest_addoption(parser):
-    """Add --long."""
+    """Add --long and --device."""
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption("--device", choices=("CPU", "GPU"), default="CPU", help="device of the tests that name none")
+
+
+def pytest_configure(config):
+    """Tell MindFCN the device, in this process and in those that tests start, before a test file imports MindSpore."""
+    os.environ["DEVICE_TARGET"] = config.getoption("--device")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -28,6 +35,18 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --long"))
+
+
+@pytest.fixture(autouse=True)
+def computing_device(pytestconfig):
+    """MindSpore computes on the device of the run; by itself it would take a GPU where it finds one."""
+    device = pytestconfig.getoption("--device")
+    ms = sys.modules.get("mindspore")
+    if ms and ms.get_context("device_target") != device:
+        ms.set_device(device)
+    if ms and device == "GPU":
+        # The tolerances are those of the CPU; TF32 is beyond them.
+        ms.set_context(gpu_config={"conv_allow_tf32": False})
 
 
 @pytest.fixture(scope="session")

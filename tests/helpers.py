@@ -1,6 +1,7 @@
 """Functions that several test files use: parameters, random images, tables, settings of the tiny sample set."""
 
 import csv
+import os
 
 import numpy as np
 
@@ -39,9 +40,10 @@ def read_table(path):
 
 
 def sample_settings(records, model, optim, **options):
-    """TrainConfig for the folder of the fixture `sample_records`: crops of 32 pixels, batches of 4, on the CPU."""
+    """TrainConfig for the folder of the fixture `sample_records`: batches of four 32x32 crops, the run's device."""
     from mindfcn.config import AugmentConfig, PrepareConfig, TrainConfig
     return TrainConfig(
-        device="CPU", data=PrepareConfig(records=str(records / "records"), source="sample",
-                                         root=str(records / "source"), samples=15, size=64),
+        device=os.environ["DEVICE_TARGET"],
+        data=PrepareConfig(records=str(records / "records"), source="sample", root=str(records / "source"), samples=15,
+                           size=64),
         augment=AugmentConfig(crop_size=32, batch_size=4), model=model, optim=optim, **options)

@@ -20,6 +20,10 @@ DRIVER_SOURCE = """
 static int value(const char *name, int other) { const char *text = getenv(name); return text ? atoi(text) : other; }
 int cuDriverGetVersion(int *version) { *version = value("FAKE_CUDA", 11060); return 0; }
 int cuInit(unsigned flags) { return value("FAKE_INIT", 0); }
+int cuDeviceGetAttribute(int *number, int attribute, int card) {
+    *number = attribute == 75 ? value("FAKE_CARD", 86) / 10 : attribute == 76 ? value("FAKE_CARD", 86) % 10 : -1;
+    return 0;
+}
 int cuDeviceGetCount(int *count) { *count = value("FAKE_CARDS", 1); return 0; }
 """
 PROGRAM = """
@@ -28,8 +32,9 @@ from mindfcn import cuda_libraries
 cuda_libraries.prepare()
 nvcc = shutil.which("nvcc")
 print(json.dumps({
-    "problem": cuda_libraries.problem(), "home": os.environ.get("CUDA_HOME"), "nvcc": nvcc,
-    "maps": pathlib.Path("/proc/self/maps").read_text(), "ldd": os.environ.get("LD_LIBRARY_PATH", ""),
+    "problem": cuda_libraries.problem(), "nvcc": nvcc,
+    "home": os.environ.get("CUDA_HOME"), "maps": pathlib.Path("/proc/self/maps").read_text(),
+    "ldd": os.environ.get("LD_LIBRARY_PATH", ""),
     "said": nvcc and subprocess.run([nvcc, "--version | grep release"], capture_output=True, text=True).stdout}))
 """
 
@@ -55,12 +60,12 @@ def machine(tmp_path_factory):
     return folder
 
 
-def found(machine, wheels=True, driver=True, **environment):
-    """What a process finds."""
+def found(machine, wheels=True, driver=True, program=PROGRAM, **environment):
+    """What a process finds, as the JSON that a program prints."""
     path = [str(pathlib.Path(cuda_libraries.__file__).parents[1]), *([str(machine / "site")] if wheels else [])]
     kept = {name: value for name, value in os.environ.items() if name not in ("CUDA_HOME", "DEVICE_TARGET")}
     kept |= {"PYTHONPATH": os.pathsep.join(path), "LD_LIBRARY_PATH": str(machine / "driver") if driver else ""}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True,
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
                           env={**kept, **environment})
     return json.loads(done.stdout)
 
@@ -74,7 +79,7 @@ def test_the_wheels_libraries_are_loaded_and_a_script_answers_for_nvcc(machine):
     # MindSpore splits the first line at these words.
     assert answers["said"].splitlines()[0].split("release")[1].split(",")[0].strip() == "11.6"
     assert not os.path.exists(answers["home"])
-    assert answers["problem"].startswith("MindSpore has not loaded its GPU plugin")
+    assert answers["problem"] == ""
 
 
 @pytest.mark.parametrize("environment", [{"DEVICE_TARGET": "CPU"}, {"driver": False}])
@@ -105,6 +110,32 @@ def test_a_system_cuda_comes_first_and_answers_if_there_is_a_plugin_for_its_rele
 def test_what_is_missing_is_named_in_one_line(machine, settings, words):
     problem = found(machine, **settings)["problem"]
     assert words in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("card, cached, said", [("90", False, True), ("90", True, False), ("86", False, False)])
+def test_the_first_start_on_a_newer_card_is_explained(machine, tmp_path, card, cached, said):
+    if cached:
+        (tmp_path / "index").touch()
+    program = "import json; from mindfcn import cuda_libraries; print(json.dumps(cuda_libraries.compile_note()))"
+    note = found(machine, program=program, FAKE_CARD=card, CUDA_CACHE_PATH=str(tmp_path))
+    assert ("(sm_90), once; this takes minutes" in note) == said and bool(note) == said
+
+
+def test_a_cpu_that_computes_in_the_place_of_a_gpu_is_explained(machine):
+    program = """
+import json
+from mindfcn.console import Console
+from mindfcn.runtime import set_up
+lines = []
+print(json.dumps([set_up(console=Console(lines.append)), lines]))
+"""
+    device, lines = found(machine, program=program, FAKE_CARDS="0", GLOG_v="4")
+    assert device == "CPU" and len(lines) == 1 and "shows no card" in lines[0]
+
+
+def test_a_mindspore_without_the_plugin_is_named(monkeypatch):
+    monkeypatch.setattr(cuda_libraries.importlib.util, "find_spec", lambda name: None)
+    assert "no GPU plugin" in cuda_libraries.problem()
 
 
 def test_a_single_missing_library_is_named(machine, tmp_path):

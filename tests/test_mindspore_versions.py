@@ -71,10 +71,19 @@ def test_a_run_on_gpu_says_whether_launches_block(monkeypatch, own, words):
     monkeypatch.setitem(os.environ, versions.LAUNCH_BLOCKING, own)
     # A machine with a GPU, as far as set_up can tell.
     monkeypatch.setattr(runtime, "_usable", lambda target: True)
+    monkeypatch.setattr(runtime.cuda_libraries, "compile_note", lambda: "")
     monkeypatch.setattr(runtime.ms, "set_device", lambda target: None)
     assert runtime.set_up("GPU", console=Console(lines.append)) == "GPU"
     assert len(lines) == 1 and words in lines[0] and f"{versions.LAUNCH_BLOCKING}={own}" in lines[0]
     assert runtime.set_up("CPU", console=Console(lines.append)) == "CPU" and len(lines) == 1
+
+
+def test_tests_compute_on_the_device_of_the_run(pytestconfig):
+    """Also where MindSpore would find a GPU."""
+    import mindspore as ms
+
+    from mindfcn import runtime
+    assert runtime.set_up() == ms.get_context("device_target") == pytestconfig.getoption("--device")
 
 
 def test_a_device_that_cannot_be_used_is_refused_with_the_reason():

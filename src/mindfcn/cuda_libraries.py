@@ -26,6 +26,8 @@ LIBRARIES = ("libcudart.so.11.0", "libnvrtc.so.11.2", "libcublasLt.so.11", "libc
 RELEASES = ("11.6", "11.1")
 # The first driver for CUDA 11, and the CUDA that cuDriverGetVersion says it supports.
 OLDEST_DRIVER, OLDEST_CUDA = "450.80", 11000
+# The newest card for which the plugin has kernels; for later ones the driver compiles them.
+NEWEST_CARD = 86
 _NVCC = f"""#!/bin/sh
 echo "Cuda compilation tools, release {RELEASES[0]}, V{RELEASES[0]}.0"
 """
@@ -35,7 +37,7 @@ _home = None
 
 def prepare():
     """Make the GPU usable before MindSpore is imported, where there is a driver and DEVICE_TARGET is GPU or not set."""
-    if os.environ.get("DEVICE_TARGET", "GPU") == "GPU" and has_driver() and not missing_libraries():
+    if (os.environ.get("DEVICE_TARGET") or "GPU") == "GPU" and has_driver() and not missing_libraries():
         _answer_version()
 
 
@@ -50,7 +52,7 @@ def missing_libraries():
 
 
 def problem():
-    """Why MindSpore cannot use a GPU here, and what to do, as the end of a message."""
+    """What a GPU lacks here and what to do, as the end of a message; "" if nothing."""
     spec = importlib.util.find_spec("mindspore")
     folder = pathlib.Path(spec.origin).parent / "lib" / "plugin" if spec and spec.origin else pathlib.Path()
     if not any(folder.glob("libmindspore_gpu.so*")):
@@ -71,8 +73,20 @@ def problem():
     if status or driver.cuDeviceGetCount(ctypes.byref(cards)) or not cards.value:
         return (f"the NVIDIA driver shows no card (cuInit: {status}); look at nvidia-smi, and at CUDA_VISIBLE_DEVICES "
                 "in the environment")
-    return ("MindSpore has not loaded its GPU plugin; import mindfcn before mindspore, and set DEVICE_TARGET to GPU or "
-            "not at all")
+    return ""
+
+
+def compile_note():
+    """A line for the first start on a card that the plugin has no kernels for, or ""; there must be a card."""
+    driver, parts = ctypes.CDLL(DRIVER), [ctypes.c_int(), ctypes.c_int()]
+    for part, attribute in zip(parts, (75, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, 0)
+    card = 10 * parts[0].value + parts[1].value
+    cache = pathlib.Path(os.environ.get("CUDA_CACHE_PATH") or "~/.nv/ComputeCache").expanduser()
+    if card <= NEWEST_CARD or cache.is_dir() and any(cache.iterdir()):
+        return ""
+    return (f"GPU: the driver compiles MindSpore's kernels for this card (sm_{card}), once; this takes minutes, and no "
+            f"progress shows until they are in {cache}")
 
 
 def _load(library):

@@ -38,15 +38,17 @@ def set_up(device="auto", seed=1, console=SILENT):
     """
     if not 0 <= seed < 2 ** 31:
         raise UserError(f"--seed {seed}: must be in 0..2147483647")
-    if device == "auto":
-        device = os.environ.get("DEVICE_TARGET") or next(name for name in TARGETS if _usable(name))
-        if device == "CPU" and cuda_libraries.has_driver() and "DEVICE_TARGET" not in os.environ:
-            console.say(f"computing on CPU, although there is an NVIDIA driver: {cuda_libraries.problem()}")
+    if device == "auto" and os.environ.get("DEVICE_TARGET"):
+        device = os.environ["DEVICE_TARGET"]
+    elif device == "auto":
+        device = next(name for name in TARGETS if _usable(name))
+        if device == "CPU" and cuda_libraries.has_driver():
+            console.say(f"computing on CPU, although there is an NVIDIA driver: {_gpu_problem()}")
     if device not in TARGETS:
         raise UserError(f"no device {device!r}; choose one of {', '.join(TARGETS)}")
     if not _usable(device):
         usable = ", ".join(name for name in TARGETS if _usable(name))
-        reason = cuda_libraries.problem() if device == "GPU" else "install the MindSpore build for it"
+        reason = _gpu_problem() if device == "GPU" else "install the MindSpore build for it"
         raise UserError(f"device {device} cannot be used by MindSpore {ms.__version__} here; use {usable}; {reason}")
     if device == "CPU":
         _reserve_memory()
@@ -64,7 +66,8 @@ def set_up(device="auto", seed=1, console=SILENT):
         communication.init()
         ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     if device == "GPU" and rank() == 0:
-        console.say(launch_note())
+        for line in filter(None, (launch_note(), cuda_libraries.compile_note())):
+            console.say(line)
     return device
 
 
@@ -85,9 +88,16 @@ def _reserve_memory():
 
 def _usable(target):
     try:
-        return ms.hal.is_available(target)
+        # A GPU is available to MindSpore as soon as its plugin is loaded, even without a card.
+        return ms.hal.is_available(target) and (target != "GPU" or not cuda_libraries.problem())
     except (RuntimeError, ValueError):
         return False
+
+
+def _gpu_problem():
+    """Why MindSpore cannot use a GPU here, and what to do."""
+    return cuda_libraries.problem() or ("MindSpore has not loaded its GPU plugin; import mindfcn before mindspore, and "
+                                        "set DEVICE_TARGET to GPU or not at all")
 
 
 def rank():

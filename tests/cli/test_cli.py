@@ -1,5 +1,6 @@
 """The command: its help, its settings, and one clear line for every mistake."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -143,7 +144,7 @@ def bench(sample_records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     shutil.copytree(sample_records / "records", folder / "rec")
     shutil.copytree(sample_records / "source", folder / "src")
-    runtime.set_up("CPU")
+    runtime.set_up()
     write_checkpoint(folder / "good.ckpt", records="rec/val.mindrecord")
     write_checkpoint(folder / "norecords.ckpt")
     (folder / "good.onnx").write_bytes(b"")
@@ -378,6 +379,21 @@ def test_the_same_line_from_a_process_of_its_own(bench, monkeypatch, capfd, comm
     status = main(command.split())
     done = run(*command.split(), cwd=bench)
     assert (done.returncode, done.stderr) == (status, capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("words, status", [("#umsg#Memory not enough:#umsg#Alloc device memory[1] failed.\n---", 1),
+                                           ("Select GPU operator fail!", None)])
+def test_a_device_whose_memory_is_used_up_is_one_line_and_other_errors_keep_their_traceback(
+        monkeypatch, capfd, words, status):
+    def fail(*_):
+        raise RuntimeError(words)
+
+    # MindSpore's message for a GPU, from the text of its library.
+    monkeypatch.setattr("mindfcn.commands.describe.describe", fail)
+    with pytest.raises(RuntimeError) if status is None else contextlib.nullcontext():
+        assert main(["describe", "fcn32s_vgg16"]) == status
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == (status or 0) and all("--augment.batch_size" in line for line in lines)
 
 
 def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch, tmp_path, capfd):

@@ -34,13 +34,13 @@ OPTIONS = {"width": 0.125, "fc_width": 8}
 
 @pytest.fixture(autouse=True)
 def device():
-    runtime.set_up("CPU", 1)
+    runtime.set_up(seed=1)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(sample_records, tmp_path_factory):
     """A network of random weights for the sample set's classes; its records are the sample's."""
-    runtime.set_up("CPU", 1)
+    runtime.set_up(seed=1)
     path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
     net = create_model("fcn8s_vgg16_bn", len(SAMPLE), **OPTIONS)
     records = str(sample_records / "records" / "val.mindrecord")

@@ -592,7 +592,7 @@ class SmallNet(nn.Cell):
 
 def tiny_step(optim=None, steps=4, **options):
     """A small network, its TrainStep in training mode, and the learning rates."""
-    runtime.set_up("CPU", 1)
+    runtime.set_up(seed=1)
     runtime.graph_mode()
     net = SmallNet()
     config = optim or OptimConfig(epochs=1, lr=0.1)
@@ -782,7 +782,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
 @pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn8s_vgg16"])
 def test_mixed_precision_learns_and_keeps_float32_weights(name):
     """What GPU and Ascend run by default: float16 layers, dynamic loss scale, float32 weights under the same names."""
-    runtime.set_up("CPU")
+    runtime.set_up()
     ms.set_seed(1)
     net = create_model(name, 5, width=0.125, fc_width=16, dropout=0.0)
     names = [parameter.name for parameter in net.get_parameters()]

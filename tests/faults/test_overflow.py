@@ -31,7 +31,7 @@ class Net(nn.Cell):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_gradients_that_overflow_are_noticed_in_their_own_step(accumulate):
     """The loss is finite: only the next step would show the overflow, perhaps after a checkpoint."""
-    runtime.set_up("CPU", 1)
+    runtime.set_up(seed=1)
     runtime.graph_mode()
     net = Net()
     step = TrainStep(net, optimiser(net, OptimConfig(lr=0.1, accumulate=accumulate), 8)[0], accumulate=accumulate)

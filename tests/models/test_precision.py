@@ -21,8 +21,8 @@ STATIC, DYNAMIC = ms.amp.StaticLossScaler, ms.amp.DynamicLossScaler
 
 
 @pytest.fixture(autouse=True)
-def cpu():
-    runtime.set_up("CPU")
+def pynative_mode():
+    runtime.set_up()
     runtime.pynative_mode()
 
 

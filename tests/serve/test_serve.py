@@ -29,7 +29,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'mi
 def checkpoint(tmp_path_factory):
     """A tiny network of random weights that finds several classes."""
     path = tmp_path_factory.mktemp("serve") / "tiny.ckpt"
-    runtime.set_up("CPU", 3)
+    runtime.set_up(seed=3)
     net, card = build(TrainConfig(model=ModelConfig(width=0.125, fc_width=8)), SAMPLE, "")
     random = np.random.default_rng(1)
     for parameter in net.get_parameters():
