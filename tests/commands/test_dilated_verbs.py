@@ -1,0 +1,56 @@
+"""FCNs on dilated ResNets through the verbs: trained for a few steps, resumed, exported, refined."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from helpers import sample_settings
+
+from mindfcn.commands.export import export
+from mindfcn.commands.predict import predict
+from mindfcn.commands.train import train
+from mindfcn.config import ExportConfig, ModelConfig, OptimConfig, PredictConfig
+from mindfcn.weights.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.usefixtures("pynative")
+
+
+@pytest.fixture(scope="module")
+def run(sample_records, tmp_path_factory):
+    """TrainResult of two epochs, the second in a resumed run."""
+    config = sample_settings(sample_records, ModelConfig(name="fcn_r18b_d8", width=0.125), OptimConfig(epochs=1),
+                             run_dir=str(tmp_path_factory.mktemp("run") / "run"), eval_every=0)
+    train(config)
+    return train(dataclasses.replace(config, optim=OptimConfig(epochs=2), resume=True))
+
+
+def test_a_run_ends_with_a_network_that_has_both_heads(run):
+    weights, card, _ = load_checkpoint(run.checkpoint)
+    assert run.epoch == 2 and card.model["name"] == "fcn_r18b_d8"
+    assert np.isfinite(list(run.evaluation.metrics.values())).all()
+    assert {"score.weight", "auxiliary.score.weight"} <= set(weights)
+    assert np.abs(weights["auxiliary.score.bias"]).max() > 0, "the second head has learned"
+
+
+def test_the_exported_file_predicts_the_same_masks(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime")
+    photo = str(tmp_path / "photo.png")
+    cv2.imwrite(photo, np.random.default_rng(4).integers(0, 255, (30, 44, 3), np.uint8))
+    exported = export(ExportConfig(run.checkpoint, str(tmp_path / "net.onnx")))
+    assert exported.difference <= 1e-4
+    masks = []
+    for name, checkpoint in (("mindspore", run.checkpoint), ("onnx", exported.path)):
+        result = predict(PredictConfig(checkpoint, device="CPU", images=[photo], out=str(tmp_path / name), flip=True,
+                                       scales=[1.0, 1.5]))
+        masks.append(cv2.imread(result.written[0]["mask"]))
+    assert (masks[0] == masks[1]).mean() > 0.999
+
+
+def test_a_crf_follows_it(run, tmp_path):
+    pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed: pip install pydensecrf2")
+    photo = str(tmp_path / "photo.png")
+    cv2.imwrite(photo, np.full((30, 44, 3), 90, np.uint8))
+    written, = predict(PredictConfig(run.checkpoint, device="CPU", images=[photo], out=str(tmp_path / "out"),
+                                     crf="deeplab_v1")).written
+    assert cv2.imread(written["mask"]).shape == (30, 44, 3)
