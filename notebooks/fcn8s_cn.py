@@ -361,7 +361,7 @@ pixels = ms.Tensor(preprocess.normalise(wide[..., ::-1]).transpose(2, 0, 1)[None
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
 axes[0].imshow(wide)
 axes[0].set_title("photograph, 448x448")
-for axis, (name, place), colour in zip(axes[1:], seer.receptive_fields().items(), ("white", "gold", "tomato")):
+for axis, (name, place), color in zip(axes[1:], seer.receptive_fields().items(), ("white", "gold", "tomato")):
     cell = int(side / place.stride) // 2
     gradient = ms.grad(lambda image: seer(image)[name][0, :, cell, cell].sum())(pixels).asnumpy()
     moved = np.abs(gradient[0]).sum(0)
@@ -371,7 +371,7 @@ for axis, (name, place), colour in zip(axes[1:], seer.receptive_fields().items()
     axis.imshow(moved ** 0.2, cmap="magma")
     axis.set_title(f"{name}, cell ({cell}, {cell})")
     for each in (axes[0], axis):
-        each.add_patch(plt.Rectangle((first, first), length, length, fill=False, color=colour, linewidth=1.5))
+        each.add_patch(plt.Rectangle((first, first), length, length, fill=False, color=color, linewidth=1.5))
 for axis in axes:
     axis.axis("off")
 plt.show()
@@ -426,8 +426,8 @@ print(f"掩码 {masks.shape} {masks.dtype}，数值 {np.unique(masks).tolist()}"
 
 # %%
 crops = [train_set.preprocess.denormalise(image.transpose(1, 2, 0)) for image in images]
-coloured = [labels.colorize(mask) for mask in masks]
-show([crops, coloured], classes=np.unique(masks), height=2)
+colored = [labels.colorize(mask) for mask in masks]
+show([crops, colored], classes=np.unique(masks), height=2)
 
 # %% [markdown]
 # 255 从哪里来？下面把一段轮廓放大。边缘上的像素一半属于物体，一半属于物体后面的内容，标注的人也无法精确到每个像素。

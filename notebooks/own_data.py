@@ -113,10 +113,10 @@ print(Path(proposed.out).read_text())
 
 # %%
 labels = proposed.labels
-colours = rgb(masks[1])
-numbers = np.full(colours.shape[:2], labels.ignore_label, np.uint8)
-for number, colour in enumerate(labels.colours):
-    numbers[(colours == colour).all(-1)] = number
+colors = rgb(masks[1])
+numbers = np.full(colors.shape[:2], labels.ignore_label, np.uint8)
+for number, color in enumerate(labels.colors):
+    numbers[(colors == color).all(-1)] = number
 other = Path(WORK, "encodings")
 other.mkdir(parents=True, exist_ok=True)
 write_palette_png(str(other / "palette.png"), numbers, labels)

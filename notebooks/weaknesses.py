@@ -86,12 +86,12 @@ def show(pictures, titles, height=2.4, **options):
     plt.show()
 
 
-def coloured(mask):
+def colored(mask):
     """(H, W) class numbers -> (H, W, 3) uint8 BGR."""
     return labels.colorize(mask)[..., ::-1]
 
 
-show([photos[0], coloured(truths[0]), photos[1], coloured(truths[1])], ("photograph", "truth") * 2, height=2)
+show([photos[0], colored(truths[0]), photos[1], colored(truths[1])], ("photograph", "truth") * 2, height=2)
 print(f"{len(train_samples)} photographs to learn from, {len(val_samples)} to judge by")
 
 # %% [markdown]
@@ -158,7 +158,7 @@ for index in worst:
     wrong = (predicted[index] != truths[index]) & (truths[index] != labels.ignore_label)
     red = photos[index] // 2
     red[wrong] = (40, 40, 230)
-    show([photos[index], coloured(truths[index]), coloured(predicted[index]), red],
+    show([photos[index], colored(truths[index]), colored(predicted[index]), red],
          ("photograph", "truth", "FCN-8s", f"wrong: {100 * wrong.mean():.0f} %"), height=2)
 
 # %% [markdown]
@@ -178,7 +178,7 @@ for factor in factors:
 print("photographs enlarged by", *(f"{factor:6}" for factor in factors))
 print("mean IoU, %            ", *(f"{score:6.1f}" for score in by_factor))
 enlarged = cv2.resize(photos[1], None, fx=factors[-1], fy=factors[-1], interpolation=cv2.INTER_LINEAR)
-show([photos[1], coloured(fcn(photos[1])[0]), coloured(fcn(enlarged)[0])],
+show([photos[1], colored(fcn(photos[1])[0]), colored(fcn(enlarged)[0])],
      ("photograph", "as it is", f"enlarged by {factors[-1]}: the same objects in parts"), height=2)
 
 # %% [markdown]
@@ -231,7 +231,7 @@ deconvnet, _ = mindfcn.load_segmenter(deconvnet_file)
 windows = mindfcn.SegDataset(data_file=f"{stage1.records}/train.mindrecord", training=False,
                              preprocess=card.preprocess, num_classes=len(labels))
 examples = [row[1:4:2] for row in windows.examples(np.linspace(0, windows.count - 1, 5))]
-show([picture for photo, mask in examples for picture in (photo, coloured(mask))], [""] * 10, height=1.2)
+show([picture for photo, mask in examples for picture in (photo, colored(mask))], [""] * 10, height=1.2)
 print(f"{windows.count} windows of {len(train_samples)} photographs")
 
 # %% [markdown]
@@ -305,9 +305,9 @@ judge("DeconvNet, one window", deconvnet)
 ideal, by_proposals = (mindfcn.InstanceWise(deconvnet, boxes_of) for boxes_of in (by_true_boxes, by_grid))
 judge("DeconvNet, true boxes", ideal)
 judge("DeconvNet, grid of windows", by_proposals)
-drawn = [(photo, "photograph"), (coloured(truths[number]), "truth"), (coloured(deconvnet(photo)[0]), "one window"),
-         (coloured(ideal(photo)[0]), "true boxes"),
-         (coloured(by_proposals(photo)[0]), "grid")]
+drawn = [(photo, "photograph"), (colored(truths[number]), "truth"), (colored(deconvnet(photo)[0]), "one window"),
+         (colored(ideal(photo)[0]), "true boxes"),
+         (colored(by_proposals(photo)[0]), "grid")]
 try:
     by_edge_boxes(photo)
 except mindfcn.UserError as error:
@@ -318,7 +318,7 @@ else:
     boxed = photo.copy()
     for left, top, right, bottom in by_edge_boxes(photo):
         cv2.rectangle(boxed, (int(left), int(top)), (int(right) - 1, int(bottom) - 1), (255, 255, 255), 1)
-    drawn += [(boxed, "Edge Boxes"), (coloured(by_proposals(photo)[0]), "by Edge Boxes")]
+    drawn += [(boxed, "Edge Boxes"), (colored(by_proposals(photo)[0]), "by Edge Boxes")]
 show(*zip(*drawn), height=1.8)
 
 # %% [markdown]
@@ -370,7 +370,7 @@ small_truth = cv2.resize(truths[number], small.shape[1::-1], interpolation=cv2.I
 right_of = {}
 for count, probabilities in after.items():
     right_of[count] = 100 * (argmax(probabilities) == small_truth)[small_truth != labels.ignore_label].mean()
-show([small, *(coloured(argmax(probabilities)) for probabilities in after.values()), coloured(small_truth)],
+show([small, *(colored(argmax(probabilities)) for probabilities in after.values()), colored(small_truth)],
      ("photograph", *(f"{count} iterations\n{right_of[count]:.1f} % right" for count in after), "truth"), height=1.8)
 
 off = mean_field(small, nonfinite, CRF(gaussian_weight=0, bilateral_weight=0))
