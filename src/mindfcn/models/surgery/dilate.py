@@ -96,11 +96,11 @@ def rarefied_kernel(weight, stride):
 def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Cell:
     """Give a network a finer output stride: larger strides become dilations of the layers after them.
 
-    The network is changed in place; parameters keep their names, shapes and values. Every (old stride /
-    output_stride)-th row and column of its new map is its old map, unless a layer averages over the whole map
-    (squeeze-and-excitation). Works for any graph of nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d and cells without strides:
-    the stride at each layer's input is measured by two runs. Padding of the mode "same" becomes the padding that the
-    image measured has.
+    The network is changed in place, and compiled again if it was; parameters keep their names, shapes and values.
+    Every (old stride / output_stride)-th row and column of its new map is its old map, unless a layer averages over
+    the whole map (squeeze-and-excitation). Works for any graph of nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d and cells
+    without strides: the stride at each layer's input is measured by two runs. Padding of the mode "same" becomes
+    the padding that the image measured has.
 
     Args:
         net: cell from images (N, 3, H, W) float32 to maps, without upsampling.
@@ -130,6 +130,8 @@ def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Ce
                 _set_window(cell, changes[cell])
             else:
                 _replace(parent, name, _dilated_pool(cell, changes[cell]))
+    # MindSpore would use the graph that it compiled before the change.
+    net.compile_cache.clear()
     return net
 
 
