@@ -12,7 +12,7 @@ from .commands.prepare import prepare as prepare
 from .commands.propose_labels import propose_labels as propose_labels
 from .commands.train import train as train
 from .commands.tune_crf import tune_crf as tune_crf
-from .commands.weights import weights as weights
+from .commands.weights import published_weights as published_weights
 from .config import AugmentConfig as AugmentConfig
 from .config import CompareConfig as CompareConfig
 from .config import DescribeConfig as DescribeConfig

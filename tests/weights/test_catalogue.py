@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from mindfcn.commands.weights import weights
+from mindfcn.commands.weights import published_weights
 from mindfcn.config import WeightsConfig
 from mindfcn.console import Console
 from mindfcn.errors import UserError
@@ -138,16 +138,16 @@ def test_what_is_no_name_is_returned(home):
 
 def test_the_verb_lists_and_fetches(published, home):
     entry = published()
-    listed = weights(WeightsConfig())
+    listed = published_weights(WeightsConfig())
     rows = listed.table.splitlines()[2:]
     assert len(rows) == len(CATALOGUE) and all(re.search(r" no  ", row) for row in rows)
     assert "60.5 mIoU" in rows[0] and "135" in rows[0]
-    assert weights(WeightsConfig("fetch", [NAME])).fetched == [str(home / entry.source.file_name)]
-    assert " yes  " in weights(WeightsConfig(names=[NAME])).table.splitlines()[2]
+    assert published_weights(WeightsConfig("fetch", [NAME])).fetched == [str(home / entry.source.file_name)]
+    assert " yes  " in published_weights(WeightsConfig(names=[NAME])).table.splitlines()[2]
     with pytest.raises(UserError, match="'nothing'"):
-        weights(WeightsConfig("fetch", ["nothing"]))
+        published_weights(WeightsConfig("fetch", ["nothing"]))
     with pytest.raises(UserError, match="one or more names"):
-        weights(WeightsConfig("fetch"))
+        published_weights(WeightsConfig("fetch"))
 
 
 def test_the_labels_fit_the_ignore_label():

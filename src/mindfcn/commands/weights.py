@@ -14,7 +14,7 @@ HEADER = ("name", "network", "classes", "MB", "here", "published score", "licenc
 
 @dataclasses.dataclass
 class WeightsResult:
-    """What `weights` found or fetched.
+    """What `published_weights` found or fetched.
 
     Attributes:
         table: the catalogue as text, one line per file; "" after fetching.
@@ -26,7 +26,7 @@ class WeightsResult:
     fetched: list
 
 
-def weights(config: WeightsConfig, console: Console = SILENT) -> WeightsResult:
+def published_weights(config: WeightsConfig, console: Console = SILENT) -> WeightsResult:
     """List the published weights, or fetch some of them.
 
     Args:
