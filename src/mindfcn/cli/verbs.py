@@ -250,8 +250,8 @@ VERBS = {
         usage="--checkpoint FILE --image FILE ",
         arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
     "weights": Verb(
-        WeightsConfig, "mindfcn.commands.weights:published_weights", "published weights by name: list them, or fetch some",
-        _show_weights, usage="[fetch NAME [NAME ...]] ",
+        WeightsConfig, "mindfcn.commands.weights:published_weights",
+        "published weights by name: list them, or fetch some", _show_weights, usage="[fetch NAME [NAME ...]] ",
         arguments=(_argument("action", nargs="?", choices=["list", "fetch"], default="list",
                              help="list the files, or fetch those named"),
                    _argument("names", nargs="*", type=str, default=[],
