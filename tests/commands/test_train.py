@@ -139,8 +139,8 @@ def whole_run(sample_records, tmp_path_factory):
         module = sys.modules[train.__module__]
         fit = module.fit
 
-        def counted(run, rates):
-            fit(run, rates)
+        def counted(run, *arguments):
+            fit(run, *arguments)
             GRAPHS[name] = len(run.step.compile_cache)
 
         with pytest.MonkeyPatch.context() as patch:

@@ -250,7 +250,7 @@ def test_a_changed_data_set_under_an_old_record(run, tmp_path, change):
     else:
         LabelSet(("sky", "street", "car"), THREE.colors).save(root / "labels.yaml")
     status, told, _ = prepare_own(run, root, tmp_path / "rec")
-    assert status == 1 and str(tmp_path / "rec") in told and "--overwrite" in told and "was written" in told
+    assert status == 1 and str(tmp_path / "rec") in told and "--overwrite" in told and "holds other records" in told
     assert (tmp_path / "rec" / "train.mindrecord").read_bytes() == before
     assert prepare_own(run, root, tmp_path / "rec", "--overwrite")[0] == 0
 

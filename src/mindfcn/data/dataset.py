@@ -237,7 +237,7 @@ class SegDataset:
                 self.check_unchanged()
                 yield row if self.preprocess.modality == "rgb" else self._decode(*row)
 
-    def check_unchanged(self):
+    def check_unchanged(self) -> None:
         """Raise UserError if the records have been replaced since this data set was opened."""
         for file, stamp in zip(self.files, self.stamps):
             if stamp != _stamp(file) and os.path.isfile(file):

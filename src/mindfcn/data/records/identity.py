@@ -163,7 +163,7 @@ def _samples_difference(recorded, samples):
         return f"{_count(gone)} there and not here, first {min(gone)}"
     if names != list(recorded):
         return "the images are in another order"
-    changed: dict[str, bool] = {}
+    changed = {}
     found = [(sample, place) for sample in samples
              for place, (path, before) in enumerate(zip(sample.paths, recorded[sample.name]))
              if _is_changed(path, before, changed)]
