@@ -18,16 +18,18 @@ pytestmark = pytest.mark.usefixtures("pynative")
 
 @pytest.fixture(scope="module")
 def run(sample_records, tmp_path_factory):
-    """TrainResult of two epochs, the second in a resumed run."""
-    config = sample_settings(sample_records, ModelConfig(name="fcn_r18b_d8", width=0.125), OptimConfig(epochs=1),
-                             run_dir=str(tmp_path_factory.mktemp("run") / "run"), eval_every=0)
-    train(config)
-    return train(dataclasses.replace(config, optim=OptimConfig(epochs=2), resume=True))
+    """TrainResult of one epoch."""
+    return train(settings(sample_records, tmp_path_factory.mktemp("run") / "run"))
+
+
+def settings(records, run_dir):
+    return sample_settings(records, ModelConfig(name="fcn_r18b_d8", width=0.125), OptimConfig(epochs=1),
+                           run_dir=str(run_dir), eval_every=0)
 
 
 def test_a_run_ends_with_a_network_that_has_both_heads(run):
     weights, card, _ = load_checkpoint(run.checkpoint)
-    assert run.epoch == 2 and card.model["name"] == "fcn_r18b_d8"
+    assert run.epoch == 1 and card.model["name"] == "fcn_r18b_d8"
     assert np.isfinite(list(run.evaluation.metrics.values())).all()
     assert {"score.weight", "auxiliary.score.weight"} <= set(weights)
     assert np.abs(weights["auxiliary.score.bias"]).max() > 0, "the second head has learned"
@@ -54,3 +56,10 @@ def test_a_crf_follows_it(run, tmp_path):
     written, = predict(PredictConfig(run.checkpoint, device="CPU", images=[photo], out=str(tmp_path / "out"),
                                      crf="deeplab_v1")).written
     assert cv2.imread(written["mask"]).shape == (30, 44, 3)
+
+
+@pytest.mark.long
+def test_a_run_is_resumed(sample_records, tmp_path):
+    config = settings(sample_records, tmp_path / "run")
+    train(config)
+    assert train(dataclasses.replace(config, optim=OptimConfig(epochs=2), resume=True)).epoch == 2

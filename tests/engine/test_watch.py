@@ -68,8 +68,9 @@ def unwritten_labels(step, images, labels):
 
 
 @pytest.mark.parametrize("fault, every, wrong, found", [
-    (other_weights, 1, 3, 3), (unwritten_labels, 5, 2, 2), (unwritten_labels, 5, 5, 5), (other_weights, 5, 3, None),
-    (unwritten_labels, None, 2, None)])
+    (other_weights, 1, 3, 3), (unwritten_labels, 5, 2, 2),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        (unwritten_labels, 5, 5, 5), (other_weights, 5, 3, None), (unwritten_labels, None, 2, None)))])
 def test_a_step_with_stale_data_stops_the_run_if_it_is_checked(
         sample_records, tmp_path, monkeypatch, fault, every, wrong, found):
     take = TrainStep.__call__
