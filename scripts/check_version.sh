@@ -40,5 +40,6 @@ step "prediction" mindfcn predict --checkpoint "$run/checkpoints/best.ckpt" --ou
 step "export" mindfcn export --checkpoint "$run/checkpoints/best.ckpt" --out_file "$folder/net.onnx"
 step "prediction with ONNX" mindfcn predict --checkpoint "$folder/net.onnx" --out "$folder/masks_onnx" \
     "$folder/sample/JPEGImages/sample_000000.jpg"
-step "notebook" python -m pytest -q -p no:cacheprovider "$root/tests/repository/test_notebook.py" -k "runs and own_data"
+# Jupyter has deprecations of its own.
+step "notebook" python -m pytest -q -p no:cacheprovider --disable-warnings "$root/tests/repository/test_notebook.py" -k "runs and own_data"
 echo "$python, MindSpore $version: passed"

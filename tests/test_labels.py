@@ -129,3 +129,13 @@ def test_a_name_is_the_text_that_is_written(tmp_path):
     assert labels.excluded == ("off",) and labels.ignore_label == 254
     labels.save(tmp_path / "again.yaml")
     assert LabelSet.load(tmp_path / "again.yaml") == labels
+
+
+@pytest.mark.parametrize("names, words", [
+    ((*OWN.names, "sky"), "3 classes (背景, Straße, no) there, 4 (背景, Straße, no, ...) here; 'sky' is only here"),
+    (OWN.names[:2], "2 (背景, Straße) here; 'no' is only there"),
+    (("Straße", "背景", "no"), "class 0 (背景) is called 背景 there and Straße here")])
+def test_the_first_difference_is_named(names, words):
+    """Lists whose first three names are the same differ in the name that only one of them has."""
+    assert OWN.difference(OWN) == ""
+    assert words in OWN.difference(LabelSet(names, voc_palette(len(names)).tolist(), OWN.ignore_label))

@@ -85,8 +85,10 @@ class LabelSet:
         Names in their order, colours, the ignore label and the excluded classes are compared.
         """
         if len(self) != len(other):
-            return (f"there are {len(self)} classes there ({', '.join(self.names[:3])}, ...) and {len(other)} here "
-                    f"({', '.join(other.names[:3])}, ...)")
+            more, less, where = (self, other, "there") if len(self) > len(other) else (other, self, "here")
+            extra = next(name for name in more.names if name not in less.names)
+            first, second = (f"({', '.join(one.names[:3])}{', ...' if len(one) > 3 else ''})" for one in (self, other))
+            return f"{len(self)} classes {first} there, {len(other)} {second} here; {extra!r} is only {where}"
         for what, there, here in (("called", self.names, other.names), ("shown in", self.colors, other.colors)):
             for number, (one, two) in enumerate(zip(there, here)):
                 if one != two:

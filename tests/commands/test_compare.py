@@ -293,7 +293,7 @@ def test_settings_of_a_variant_reach_its_run_alone(sample_records, tmp_path, set
     (Variant("fcn8s_vgg16_bn", settings={"optim.lr": -1.0}), "--optim.lr -1.0"),
     (Variant("fcn8s_vgg16_bn", settings={"optim.precision": "float16"}), "use float32"),
     (Variant("fcn8s_vgg16_bn", pretrained="other.npz"), "other.npz"),
-    (Variant("fcn16s_vgg16_bn", checkpoint="two.ckpt"), "2 here .sky"),
+    (Variant("fcn16s_vgg16_bn", checkpoint="two.ckpt"), "2 .sky"),
     (Variant("fcn8s_vgg16_bn", checkpoint="two.ckpt"), "is a fcn16s_vgg16_bn"),
     (Variant("fcn8s_vgg16_bn", checkpoint="away.ckpt"), "away.ckpt"),
 ])

@@ -247,6 +247,19 @@ def test_a_checkpoint_knows_its_validation_records(made):
     assert evaluation_records(records.val, card, "a.ckpt") == records.val
 
 
+def test_a_checkpoint_finds_its_records_from_another_folder(made, tmp_path, monkeypatch):
+    """The card has a path relative to the folder of the run; a folder of records stands for its validation records."""
+    card = Card({"name": "fcn8s_vgg16"}, LABELS, records="records/val.mindrecord")
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run")
+    expected = str(tmp_path / "records" / "val.mindrecord")
+    assert evaluation_records("", card, str(checkpoint)) == evaluation_records(made.records, card, "a.ckpt") == expected
+    monkeypatch.chdir(tmp_path)
+    assert evaluation_records("", card, str(checkpoint)) == "records/val.mindrecord"
+    assert evaluation_records("", Card({"name": "x"}, LABELS, records="away/val"), str(checkpoint)) == "away/val"
+
+
 @pytest.mark.parametrize("names, colors, ignore", [
     (LABELS.names[::-1], LABELS.colors, 255), (LABELS.names, LABELS.colors[::-1], 255),
     (LABELS.names, LABELS.colors, 9),

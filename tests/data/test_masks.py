@@ -140,3 +140,10 @@ def test_palettes_of_one_set_agree(tmp_path):
     with pytest.raises(UserError, match="number 1 is .*0.png but .*2.png; .*--mask_encoding palette"):
         read(paths[2])
     assert mask_reader(paths, labels, "palette")(paths[2])[0].tolist() == [0, 1]
+
+
+def test_masks_of_floating_point_numbers_are_refused(tmp_path):
+    Image.fromarray(np.array([[0.0, 0.7, 1.0]], np.float32)).save(tmp_path / "a.tif")
+    for encoding in ("auto", "grey", "rgb"):
+        with pytest.raises(UserError, match="a.tif is a mask of floating point numbers"):
+            read_mask(tmp_path / "a.tif", BLACK_WHITE, encoding)

@@ -180,6 +180,18 @@ def test_a_truncated_row_is_dropped(tmp_path, cut):
     assert (tmp_path / "log.csv").read_text() == whole
 
 
+def test_checkpoints_are_ordered_by_their_numbers(tmp_path):
+    run = RunDir(str(tmp_path), keep=3)
+    os.makedirs(tmp_path / "checkpoints")
+    paths = [run.checkpoint(*place) for place in ((9998, 0), (9999, 0), (9999, 3), (10000, 0), (10000, 12))]
+    for path in paths:
+        write_text(path, "weights")
+        run.make_last(path)
+    assert run.checkpoints() == [run.last, *paths[3:1:-1]]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == sorted(
+        ["last.ckpt", *(os.path.basename(path) for path in paths[2:])])
+
+
 def test_deleting_an_earlier_run_is_completed_after_a_kill(tmp_path):
     """A partly deleted run must not be resumed."""
     run = begun(tmp_path, 2)

@@ -320,6 +320,10 @@ def _open_data(config, console):
                     if (found := changed_since(path))]
         return "records", labels, pairs, sum(map(count_records, records.values())), findings
     source = "folder" if os.path.isdir(os.path.join(config.data, "images")) else "voc"
+    if source == "voc" and not any(os.path.isdir(os.path.join(config.data, name))
+                                   for name in ("ImageSets", f"VOC{config.year}", "VOCdevkit")):
+        raise UserError(f"{config.data} is no data set: it has neither images/ and masks/, as your own folder, nor "
+                        "VOC's ImageSets/, nor records; see docs/own_data.md")
     labels, train, val = list_samples(PrepareConfig(
         source=source, root=config.data, year=config.year, labels=config.labels, mask_encoding=config.mask_encoding,
         train_split=config.train_split, val_split=config.val_split, val_fraction=config.val_fraction, skip_bad=True))

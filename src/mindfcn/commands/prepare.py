@@ -290,7 +290,8 @@ def check_records(data: PrepareConfig, console: Console, prefix: str) -> None:
                     f"classes and files are compared; make it again with {prefix}overwrite true")
     entry = next(iter(manifests.values())).get("identity")
     if not os.path.isdir(data.root) and (entry is None or entry["settings"] == source_settings(data)):
-        console.say(f"{data.root} is not here: the settings of {data.records} are compared, but not its files")
+        what = "only the settings of" if entry else "nothing of"
+        console.say(f"{data.root} is not here: {what} {data.records} can be compared")
         return
     if not os.path.isdir(data.root) and data.source not in DRAWN:
         raise UserError(f"{data.records} was made from {entry['settings']['root']}, and there is no folder "

@@ -19,6 +19,7 @@ import glob
 import io
 import json
 import os
+import re
 import shutil
 
 import yaml
@@ -216,13 +217,17 @@ class RunDir:
 
     def checkpoints(self):
         """Paths of last.ckpt and of the other checkpoints to resume from, the newest first."""
-        epochs = sorted(glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt")), reverse=True)
-        return [self.last] + [path for path in epochs if not os.path.samefile(path, self.last)]
+        return [self.last] + [path for path in self._epochs()[::-1] if not os.path.samefile(path, self.last)]
+
+    def _epochs(self):
+        """Paths of the checkpoints of epochs, the oldest first: by their numbers, of any number of digits."""
+        found = glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt"))
+        return sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", os.path.basename(path))])
 
     def make_last(self, path):
         """Make last.ckpt this checkpoint, and delete all but the newest checkpoints."""
         _link(path, self.last)
-        for old in sorted(glob.glob(os.path.join(glob.escape(self.path), "checkpoints", "epoch-*.ckpt")))[:-self.keep]:
+        for old in self._epochs()[:-self.keep]:
             os.remove(old)
 
 

@@ -70,6 +70,8 @@ def read_mask_image(path):
     data = read_bytes(path)
     mask = _open(data, path)
     _load(mask, data, path)
+    if mask.mode == "F":
+        raise UserError(f"{path} is a mask of floating point numbers; save it as whole numbers of 8 or 16 bits")
     depth = data[24] if mask.format == "PNG" else 8
     if mask.mode == "1":
         return _few_bits(np.asarray(mask).astype(np.uint8), 1)

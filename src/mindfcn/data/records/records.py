@@ -128,15 +128,32 @@ def check_classes(records, labels, checkpoint):
                         "give the records of its data set")
 
 
+def _near(checkpoint, path):
+    """A path that a run recorded relative to its working directory, found from a folder above the checkpoint."""
+    folder = os.path.abspath(checkpoint)
+    while not os.path.exists(path) and not os.path.isabs(path) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+        if os.path.isfile(found := os.path.join(folder, path)) or os.path.isfile(found + ".json"):
+            return found
+    return path
+
+
 def evaluation_records(records, card, checkpoint):
     """Path of the records to evaluate a checkpoint on: those given, or the validation records of its run.
+
+    A folder stands for its validation records.
 
     Raises:
         UserError: its card names none, the classes differ, or the records of its run have been replaced by others.
     """
-    path = records or card.records
+    path = os.fspath(records or card.records)
     if not path:
         raise UserError(f"{checkpoint} does not name its validation records; give --records")
+    if not records:
+        path = _near(checkpoint, path)
+    inside = Records.paths(path)[1]
+    if os.path.isfile(inside) or os.path.isfile(inside + ".json"):
+        path = inside
     check_classes(path, card.labels, checkpoint)
     expected, found = card.data.get("identity", "").rpartition("+")[2], record_hash(path)
     if not records and expected and found and expected != found:
