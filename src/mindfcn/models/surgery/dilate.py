@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindfcn.mindspore_versions import forward_hooks
 from mindfcn.models.analysis.receptive_field import padding_of
 from mindfcn.models.layers import CpuConv2d, as_pair
 
@@ -164,22 +165,21 @@ def input_strides(net, image_size=256):
 
 def _inputs(net, side):
     """(name, cell, (height, width) of its input) of each layer with a window, as they run on an empty image."""
-    found, handles = [], []
+    found, hooks = [], []
     for name, cell in net.cells_and_names():
         if isinstance(cell, nn.Conv2dTranspose):
             raise ValueError(f"{name} enlarges its map; dilate the network before it")
         if isinstance(cell, WINDOWED):
-            handles.append(cell.register_forward_pre_hook(
-                lambda cell, inputs, name=name: found.append((name, cell, inputs[0].shape[2:]))))
+            hooks.append((cell, lambda cell, inputs, output, name=name: found.append(
+                (name, cell, inputs[0].shape[2:]))))
     mode, training = ms.get_context("mode"), [(cell, cell.training) for _, cell in net.cells_and_names()]
     ms.set_context(mode=ms.PYNATIVE_MODE)
     net.set_train(False)
     try:
-        net(ms.Tensor(np.zeros((1, 3, side, side), np.float32)))
+        with forward_hooks(hooks):
+            net(ms.Tensor(np.zeros((1, 3, side, side), np.float32)))
     finally:
         ms.set_context(mode=mode)
-        for handle in handles:
-            handle.remove()
         for cell, flag in training:
             cell.set_train(flag)
     return found
