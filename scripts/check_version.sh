@@ -33,7 +33,8 @@ step "installation" "$folder/env/bin/python" -m pip install --quiet "mindspore==
 export PATH="$folder/env/bin:$PATH"
 run=$folder/run
 step "training" mindfcn train --device CPU --run_dir "$run" --data.records "$folder/records" \
-    --data.source sample --data.root "$folder/sample" --data.samples 15 --data.size 64 --model.width 0.125 --model.fc_width 16 --augment.crop_size 32 --optim.epochs 1
+    --data.source sample --data.root "$folder/sample" --data.samples 15 --data.size 64 \
+    --model.width 0.125 --model.fc_width 16 --augment.crop_size 32 --optim.epochs 1
 step "evaluation" mindfcn eval --device CPU --checkpoint "$run/checkpoints/best.ckpt" --out "$folder/evaluation"
 step "prediction" mindfcn predict --checkpoint "$run/checkpoints/best.ckpt" --out "$folder/masks" \
     "$folder/sample/JPEGImages/sample_000000.jpg"
@@ -41,5 +42,6 @@ step "export" mindfcn export --checkpoint "$run/checkpoints/best.ckpt" --out_fil
 step "prediction with ONNX" mindfcn predict --checkpoint "$folder/net.onnx" --out "$folder/masks_onnx" \
     "$folder/sample/JPEGImages/sample_000000.jpg"
 # Jupyter has deprecations of its own.
-step "notebook" python -m pytest -q -p no:cacheprovider --disable-warnings "$root/tests/repository/test_notebook.py" -k "runs and own_data"
+step "notebook" python -m pytest -q -p no:cacheprovider --disable-warnings \
+    "$root/tests/repository/test_notebook.py" -k "runs and own_data"
 echo "$python, MindSpore $version: passed"

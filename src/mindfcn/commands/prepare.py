@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Optional
+from typing import Any, Optional
 
 from mindfcn import runtime
 from mindfcn.config import PrepareConfig, check_bounds
@@ -10,7 +10,7 @@ from mindfcn.console import SILENT, Console
 from mindfcn.data.records.identity import Origin, difference, settings_difference, source_settings
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
-from mindfcn.data.records.records import COURSE_RECORD, Records, record_source, suspicious_masks
+from mindfcn.data.records.records import COURSE_RECORD, Records, record_entry, suspicious_masks
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
 from mindfcn.data.samples import Sample
@@ -63,7 +63,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     paths = Records.paths(config.records)
     if not config.overwrite and Records.exist(config.records):
         for path in paths:
-            check_settings(path, config, "--")
+            check_source(path, read_manifest(path) or {}, config, "--")
     labels, train, val = list_samples(config, console)
     origins = origins_of(config, labels, train, val)
     if config.instances != "none":
@@ -254,7 +254,7 @@ def find_records(data: PrepareConfig, console: Console = SILENT, prefix: str = "
         records = Records.open(data.records, LabelSet.load(data.labels) if data.labels else VOC)
         if data.identity and records.identity and data.identity != records.identity:
             raise UserError(f"{records} has the hash {records.identity}, but {prefix}identity is {data.identity}; give "
-                            f"the records that it names, or --{prefix.strip('-')}identity '' to use these")
+                            f"the records that it names, or {prefix}identity '' to use these")
     console.say(f"using records {records}")
     for line in suspicious_masks(records.train):
         console.say(line)
@@ -283,8 +283,8 @@ def check_records(data: PrepareConfig, console: Console, prefix: str) -> None:
     data = _with_root(data)
     if not manifests:
         return
-    for path in manifests:
-        check_settings(path, data, prefix)
+    for path, manifest in manifests.items():
+        check_source(path, manifest, data, prefix)
     if not all("identity" in manifest for manifest in manifests.values()):
         console.say(f"{data.records} was written by a release that did not record what records are made from: only "
                     f"classes and files are compared; make it again with {prefix}overwrite true")
@@ -314,9 +314,9 @@ def _check_without_source(data, manifests, prefix):
         _refuse(path, labels.difference(LabelSet.load(data.labels)), data, prefix)
 
 
-def check_settings(path: str, data: PrepareConfig, prefix: str) -> None:
+def check_source(path: str, manifest: dict[str, Any], data: PrepareConfig, prefix: str) -> None:
     """Raise UserError if complete records were made with settings that give other pixels or classes."""
-    entry = (read_manifest(path) or {}).get("identity")
+    entry = manifest.get("identity")
     if entry:
         _refuse(path, settings_difference(entry, str(data.source), source_settings(data)), data, prefix)
 
@@ -337,13 +337,14 @@ def changed_since(path: str) -> str:
         return f"{path}: the source cannot be listed any more: {error}"
     train_origin, val_origin = origins_of(data, labels, train, val)
     found = difference(manifest, val_origin if os.path.basename(path).startswith("val.") else train_origin)
-    return found and f"{path}, made from {record_source(path)}: {found}; make it again with mindfcn prepare --overwrite"
+    source = record_entry(path)["source"]
+    return found and f"{path}, made from {source}: {found}; make it again with mindfcn prepare --overwrite"
 
 
 def _refuse(path, found, data, prefix):
     """Raise UserError if there is a difference, with the two sources and the setting that makes the records again."""
     if found:
-        there = record_source(path) or "files that are not recorded"
+        there = record_entry(path)["source"] or "files that are not recorded"
         here = f"{data.source} {data.root}".rstrip() if data.source else data.labels
         raise UserError(f"{path} was made from {there} and is not that of {here}: {found}; make it again with "
                         f"{prefix}overwrite true, or choose another {prefix}records")

@@ -16,7 +16,7 @@ from mindfcn.storage.files import read_lines
 IGNORE = 255
 BORDER = tuple(voc_palette()[IGNORE].tolist())
 # Limit of different values: more than a mask has classes, but few enough for the memory if the files are no masks.
-MOST_VALUES = 4096
+MAX_VALUES = 4096
 NAMED = 3
 
 
@@ -64,8 +64,8 @@ class _Totals:
             if before != color:
                 raise UserError(f"number {number} is {before} in the palette of {file} but {color} in that of {path}; "
                                 "if the colours are right, use --mask_encoding rgb, else give both one palette")
-        if len(self.total) > MOST_VALUES:
-            raise UserError(f"{path} and the masks before it hold more than {MOST_VALUES} {_plural(scan.encoding)}; "
+        if len(self.total) > MAX_VALUES:
+            raise UserError(f"{path} and the masks before it hold more than {MAX_VALUES} {_plural(scan.encoding)}; "
                             "a mask holds at most 255 classes, and no object numbers")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import threading
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from mindfcn.data.samples import in_threads
 from mindfcn.errors import UserError
 from mindfcn.labels import voc_palette
+from mindfcn.storage.files import size_and_times
 from mindfcn.storage.images import read_mask_image
 
 # A file with fewer outline-only values than this may have classes of thin lines instead of smoothed outlines.
@@ -127,17 +127,12 @@ class MaskReader:
 
 def mask_reader(paths, labels, encoding="auto"):
     """The MaskReader of these files, the same for both splits of a data set until one of the files changes."""
-    return _reader(tuple((path, _changed(path)) for path in paths), labels, encoding)
+    return _reader(tuple((path, *(size_and_times(path) or ())) for path in paths), labels, encoding)
 
 
 @functools.lru_cache(maxsize=4)
 def _reader(files, labels, encoding):
-    return MaskReader([path for path, _ in files], labels, encoding)
-
-
-def _changed(path):
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return MaskReader([path for path, *_ in files], labels, encoding)
 
 
 def read_mask(path, labels, encoding="auto", are_shades=None, check_same_palette=None):

@@ -79,12 +79,12 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
     if config.model.pretrained and not resuming:
-        # Fetched here, where the console shows the progress.
-        locate(model.pretrained, console)
+        # Fetched and verified once, here, where the console shows the progress.
+        path = locate(model.pretrained, console)
         if model.pretrained_hha:
-            report, card.preprocess = start_streams(net, model.pretrained, model.pretrained_hha, card, model.preprocess)
+            report, card.preprocess = start_streams(net, path, model.pretrained_hha, card, model.preprocess)
         else:
-            report, card.preprocess = start_from(net, config.model.pretrained, card, model.preprocess, console)
+            report, card.preprocess = start_from(net, path, card, model.preprocess, console)
         console.say(str(report))
     return net, card
 

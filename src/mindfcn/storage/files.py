@@ -273,6 +273,15 @@ def _umask():
     return mask
 
 
+def size_and_times(path):
+    """[bytes, modification time, change time] of a file, times in nanoseconds; None if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
 def read_bytes(path):
     """The contents of a file. Raises UserError with the path and the reason if it cannot be read."""
     try:

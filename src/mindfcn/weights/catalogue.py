@@ -57,7 +57,7 @@ def _torchvision(name, model, file, megabytes, score, labels=None, preprocess=TO
 
 def _mmsegmentation(stem, date, digits, score, labels, shorter_side):
     folder = "https://download.openmmlab.com/mmsegmentation/v0.5/fcn"
-    model = stem.split("_5")[0].split("_4")[0].replace("-", "_").replace("_fp16", "")
+    model = f"{stem.partition('-')[0]}_d8"
     source = _source(stem, f"{folder}/{stem}/{stem}_{date}-{digits}.pth", f"sha256:{digits}")
     return Published(stem, model, source, None, "Apache 2.0 (mmsegmentation)", score, labels, TORCHVISION, shorter_side)
 

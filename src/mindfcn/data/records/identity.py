@@ -13,7 +13,6 @@ by one of the same size and modification time still has another change time; a c
 import dataclasses
 import hashlib
 import json
-import os
 import zlib
 from typing import Any, Optional
 
@@ -21,6 +20,7 @@ from mindfcn.config import PrepareConfig
 from mindfcn.data.samples import Sample, in_threads
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
+from mindfcn.storage.files import size_and_times
 
 _DRAWN, _LISTS = ("samples", "size", "seed"), ("train_split", "val_split")
 _WINDOWS = ("instance_size", "per_image", "duplicate_rare")
@@ -99,21 +99,13 @@ def check_unchanged(samples, found):
     """Raise UserError if a file has changed since its fingerprint was taken."""
     for sample in samples:
         for path, before in zip(sample.paths, found[sample.name]):
-            if before is not None and _times(path) != before[:3]:
+            if before is not None and size_and_times(path) != before[:3]:
                 raise UserError(f"{path} was changed while it was read; prepare the records again")
 
 
 def _fingerprint(path):
-    times = _times(path)
+    times = size_and_times(path)
     return times and [*times, file_checksum(path)]
-
-
-def _times(path):
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def file_checksum(path, checksum=0):
@@ -181,7 +173,7 @@ def _count(names):
 def _is_changed(path, before, known):
     """Whether a file differs from its fingerprint; `known` keeps the answer for files of several samples."""
     if path not in known:
-        times = _times(path)
+        times = size_and_times(path)
         same = times is None if before is None else times is not None and times[0] == before[0] and (
             times == before[:3] or file_checksum(path) == before[3])
         known[path] = not same
@@ -200,7 +192,7 @@ def _older_difference(manifest, origin):
 def _older_fingerprint(samples):
     checksum = 0
     for sample in samples:
-        times = [_times(path) for path in sample.paths]
+        times = [size_and_times(path) for path in sample.paths]
         entry = [sample.name, *(value for found in times for value in (found[:2] if found else [None, None]))]
         checksum = zlib.crc32(repr(entry).encode(), checksum)
     return checksum

@@ -9,7 +9,7 @@ from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
 # Largest share of ignored pixels that goes without a warning; NYUDv2 has a quarter.
-MOST_IGNORED = 0.5
+MAX_IGNORED = 0.5
 COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
 
 
@@ -55,29 +55,20 @@ class Records(NamedTuple):
         manifest = read_manifest(paths[0])
         if manifest:
             labels = LabelSet.from_dict(manifest["labels"], paths[0])
-        hashes = [record_hash(path) for path in paths]
+        entries = [record_entry(path) for path in paths]
+        hashes = [entry["hash"] for entry in entries]
         return cls(paths[0], paths[1] if len(paths) > 1 else None, labels, "+".join(hashes) if all(hashes) else "",
-                   record_source(paths[0]), sum(map(count_records, paths)))
-
-
-def record_hash(path):
-    """Hash of the classes, photographs and masks of a MindRecord file; empty if its manifest has none."""
-    return _identity(path).get("hash", "")
-
-
-def record_source(path):
-    """Source and root of a MindRecord file, such as "folder mydata"; empty if its manifest has none."""
-    entry = _identity(path)
-    return f"{entry['source']} {entry['settings'].get('root', '')}".strip() if entry else ""
-
-
-def _identity(path):
-    return (read_manifest(path) or {}).get("identity", {})
+                   entries[0]["source"], sum(map(count_records, paths)))
 
 
 def record_entry(path):
-    """{"path", "source", "hash"} of a MindRecord file, for reports; the last two are empty if they are not recorded."""
-    return {"path": os.fspath(path), "source": record_source(path), "hash": record_hash(path)}
+    """{"path", "source", "hash"} of a MindRecord file, for reports; the last two are empty if they are not recorded.
+
+    The source is such as "folder mydata"; the hash is of the classes, photographs and masks.
+    """
+    entry = (read_manifest(path) or {}).get("identity")
+    source = f"{entry['source']} {entry['settings'].get('root', '')}".strip() if entry else ""
+    return {"path": os.fspath(path), "source": source, "hash": entry["hash"] if entry else ""}
 
 
 def describe_file(path):
@@ -113,7 +104,7 @@ def hidden_class(labels, pixels, ignored):
         ignored: number of pixels of the ignore label.
     """
     share = ignored / max(1, ignored + sum(pixels))
-    if share <= MOST_IGNORED and not (ignored and len(labels) > 1 and sum(map(bool, pixels)) <= 1):
+    if share <= MAX_IGNORED and not (ignored and len(labels) > 1 and sum(map(bool, pixels)) <= 1):
         return ""
     return (f"{100 * share:.1f} % of the pixels have the ignore label {labels.ignore_label} and count neither in the "
             "loss nor in the metrics; if it is a class, give the classes' colours or another ignore_label")
@@ -155,9 +146,9 @@ def evaluation_records(records, card, checkpoint):
     if os.path.isfile(inside) or os.path.isfile(inside + ".json"):
         path = inside
     check_classes(path, card.labels, checkpoint)
-    expected, found = card.data.get("identity", "").rpartition("+")[2], record_hash(path)
-    if not records and expected and found and expected != found:
-        raise UserError(f"{path} holds other records (hash {found}, source {record_source(path)}) than those that "
+    expected, found = card.data.get("identity", "").rpartition("+")[2], record_entry(path)
+    if not records and expected and found["hash"] and expected != found["hash"]:
+        raise UserError(f"{path} holds other records (hash {found['hash']}, source {found['source']}) than those that "
                         f"{checkpoint} was validated on (hash {expected}, source {card.data.get('source')}); make them "
                         f"again with mindfcn prepare, or evaluate on these with --records {path}")
     return path
