@@ -66,6 +66,7 @@ def test_dilated_pools_equal_pooling_over_sliding_windows(kernel, dilation, padd
                                zeros.sum(0) / inside, atol=1e-6)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_gradient_of_dilated_max_pooling_goes_to_the_largest():
     image = picture(9, 11, 1)
     pool = DilatedMaxPool(3, 2, 2, 2)
