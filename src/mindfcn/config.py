@@ -195,6 +195,8 @@ class AugmentConfig:
 
     Args:
         crop_size: side of the square crops, pixels; 0 takes one complete photograph a step, neither scaled nor flipped
+        shorter_side: resize photographs so that their shorter side has this many pixels, before the random scale and
+            before each evaluation; the checkpoint's card keeps it for prediction; 0 keeps their size
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
@@ -202,16 +204,21 @@ class AugmentConfig:
             (Liu et al. 2016); masks do not change
         max_class_share: draw a crop again if one class has a larger share of its labelled pixels, 0..1; 1 accepts any
         crop_tries: maximum number of times that a crop is drawn for that
+        repeat_rare: repeat photographs of rare classes in each epoch: one whose rarest class is in a share f of the
+            photographs is taken sqrt(repeat_rare / f) times, at least once (repeat factor sampling, Gupta et al. 2019);
+            0 takes each once
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
     crop_size: int = bounded(512, "in 1..8192, or 0", lambda value: 0 <= value <= 8192)
+    shorter_side: int = between(0, 0, 8192)
     min_scale: float = above_zero(0.5)
     max_scale: float = above_zero(2.0, 16)
     flip: bool = True
     photometric: float = between(0.0, 0, 1)
     max_class_share: float = share(1.0, one=True)
     crop_tries: int = at_least(10, 1)
+    repeat_rare: float = share(0.0, zero=True, one=True)
     batch_size: int = at_least(4, 1)
     workers: int = at_least(2, 1)
 

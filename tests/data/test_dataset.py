@@ -132,6 +132,22 @@ def test_an_epoch_holds_each_photograph_once(path):
     assert len(orders) == 5
 
 
+def test_photographs_of_rare_classes_are_cut_several_times_an_epoch(path):
+    """Each class is in one of eleven photographs, so each is repeated sqrt(11) = 3.3 times."""
+    dataset = training(path, batch_size=2, repeat_rare=1.0)
+    first, second = batches(dataset, 2)
+    assert len(first) == len(second) == dataset.steps_per_epoch == len(dataset.sources) // 2
+    seen = [number for batch in first for number in classes(batch)]
+    assert set(np.bincount(dataset.sources)) == {3, 4}
+    assert sorted(seen) == sorted(dataset.sources[dataset.order(0)].tolist())
+    crops = [crop.tobytes() for images, _ in first for crop in images]
+    assert len(set(crops)) == len(crops), "each repetition is cut differently"
+    names = [f"bild_{number}_图" for number in seen[4:6]]
+    assert dataset.batch_names(0, 2) == names
+    resumed = training(path, batch_size=2, repeat_rare=1.0, skip_batches=3)
+    assert same(batches(resumed, 2)[0], first[3:]) and not same(first, second)
+
+
 @pytest.mark.parametrize("first_epoch, skip_batches", [(0, 0), (0, 2), (1, 0), (1, 1), (2, 2)])
 def test_a_resumed_run_continues_exactly(path, first_epoch, skip_batches):
     whole = batches(training(path), 4)

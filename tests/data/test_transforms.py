@@ -100,6 +100,16 @@ def test_what_is_beyond_the_photograph_is_mean_color_and_ignored():
         assert (crop[:, ~inside] == 0).all() and (labels[inside] == 4).all()
 
 
+def test_crops_are_cut_from_photographs_of_the_shorter_side():
+    image, mask = photograph(40, 60)
+    whole = AugmentConfig(crop_size=30, shorter_side=20, min_scale=1, max_scale=1, flip=False)
+    crop, labels = transforms.augment(image, mask, np.random.RandomState(1), whole, COURSE, 255)
+    expected = cv2.resize(image, (30, 20), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(crop[:, :20], transforms.to_input(expected, COURSE))
+    np.testing.assert_array_equal(labels[:20], mask[::2, ::2])
+    assert (labels[20:] == 255).all()
+
+
 def test_masks_are_never_blended():
     image, mask = photograph(30, 30)
     mask[:] = np.where(np.arange(30) < 15, 3, 11)

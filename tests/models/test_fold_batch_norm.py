@@ -130,3 +130,10 @@ class Twice(nn.Cell):
 def test_a_convolution_whose_result_is_used_twice_is_refused(scramble):
     with pytest.raises(UserError, match="use the network as it is"):
         Folded(scramble(Twice()))
+
+
+def test_weights_that_are_not_finite_are_named_as_the_cause(scramble):
+    net = scramble(nn.SequentialCell(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)))
+    net[0].weight.set_data(ms.Tensor(np.full((2, 3, 1, 1), np.nan, np.float32)))
+    with pytest.raises(UserError, match="not finite"):
+        Folded(net)

@@ -19,7 +19,7 @@ name, size, count, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.
 runtime.set_up("CPU")
 options = {} if width == "full" else {"width": 0.25, "fc_width": 128}
 net = mindfcn.create_model(name, 21, **options)
-step = TrainStep(net, optimiser(net, OptimConfig(), 1000)[0])
+step = TrainStep(net, optimiser(net, OptimConfig(lr=1e-4, min_lr=0.0), 1000)[0])
 images, labels = map(ms.Tensor, batch(size, count))
 photograph = np.random.default_rng(1).integers(0, 256, (size, size, 3), np.uint8)
 segmenter = mindfcn.Segmenter(net, mindfcn.COURSE)

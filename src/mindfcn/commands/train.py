@@ -12,7 +12,7 @@ from mindspore.train import Model
 
 from mindfcn import runtime
 from mindfcn.commands.prepare import find_records
-from mindfcn.config import TrainConfig, check_bounds, flat
+from mindfcn.config import EvalConfig, TrainConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
@@ -37,6 +37,7 @@ from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
+from mindfcn.inference.pipeline import Inference
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
@@ -108,6 +109,7 @@ def train_in(run_dir, config, resuming, device, console):
     dtype, scaler = loss_scaler(config.optim, device)
     net, card = build(config, records.labels, records.val, notes, resuming)
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
+    card.shorter_side = config.augment.shorter_side
     train_set = training_set(config, records.train, records.labels, card.preprocess)
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
@@ -128,8 +130,10 @@ def train_in(run_dir, config, resuming, device, console):
               f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)
-        run = Run(run_dir, config, step, Segmenter(net, card.preprocess), train_set, val_set, card, signals, page,
-                  console, notes, writes)
+        segmenter = Segmenter(net, card.preprocess)
+        segment = Inference(segmenter, EvalConfig(""), card.shorter_side)
+        run = Run(run_dir, config, step, segmenter, segment, train_set, val_set, card, signals, page, console, notes,
+                  writes)
         fit(run, rates, TOLERANCE[dtype])
         # Agree before returning: msrun stops all processes once one has ended, and the first one may still be saving.
         if signal := signals.agreed():
@@ -151,6 +155,9 @@ def check_settings(config):
               "above 0 and at most augment.max_scale"),
              ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
               "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
+             ("augment.shorter_side", augment.shorter_side, not augment.shorter_side or augment.crop_size
+              and model.modality == "rgb" and not model.geometric,
+              "0 with --augment.crop_size 0, for other images than photographs and with --model.geometric"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which also averages the statistics"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
@@ -226,4 +233,4 @@ def final_evaluation(run, best):
     if evaluation is None or not run.writes:
         return None
     page = dataclasses.replace(run.page, curves=run.run_dir.draw_curves())
-    return write_evaluation(run.run_dir.evaluation, evaluation, run.segmenter, run.val, page)
+    return write_evaluation(run.run_dir.evaluation, evaluation, run.segment, run.val, page)

@@ -1,4 +1,4 @@
-"""Counts of each class in a data set, and the class weights that balance them."""
+"""Counts of each class in a data set, and the class weights and repetitions that balance them."""
 
 import numpy as np
 
@@ -46,3 +46,23 @@ class ClassCounts:
 def histogram(mask):
     """Number of pixels of each value: (H, W) uint8 -> (256,) int64."""
     return np.bincount(mask.ravel(), minlength=256)
+
+
+def repeats(present, threshold, random):
+    """How often each photograph is taken in an epoch, by repeat factor sampling (Gupta et al. 2019, section 4.3).
+
+    The factor of a class that is in a share f of the photographs is max(1, sqrt(threshold / f)). A photograph has the
+    largest factor of its classes, rounded up with the probability of its fraction.
+
+    Args:
+        present: (photographs, classes) bool.
+        threshold: share of the photographs below which a class is rare, 0..1.
+        random: numpy Generator, for the rounding.
+
+    Returns:
+        (photographs,) int64, at least 1 each.
+    """
+    shares = np.maximum(present.mean(0), 1 / len(present))
+    factors = np.where(present, np.maximum(1, np.sqrt(threshold / shares)), 1).max(1)
+    whole = np.floor(factors).astype(np.int64)
+    return whole + (random.random(len(factors)) < factors - whole)

@@ -16,7 +16,7 @@ from mindfcn import runtime
 from mindfcn.config import AugmentConfig
 from mindfcn.console import FilePath
 from mindfcn.data import transforms
-from mindfcn.data.class_counts import ClassCounts, histogram
+from mindfcn.data.class_counts import ClassCounts, histogram, repeats
 from mindfcn.data.records.integrity import count_records, record_columns, record_files
 from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.samples import check_numbers, decode_mask, decode_plane, in_threads
@@ -45,6 +45,7 @@ class SegDataset:
         flip: mirror half of the training crops.
         photometric: strength of random colour changes of training crops, 0..1; see `transforms.jitter_colors`.
         max_class_share, crop_tries: bound on one class's share of a crop; see `AugmentConfig`.
+        shorter_side, repeat_rare: size of the photographs and repetition of rare classes; see `AugmentConfig`.
         seed: the same seed gives the same batches in every epoch, for any number of threads; None draws a seed.
         preprocess: normalisation that belongs to the weights; its modality decides which planes are read.
         first_epoch, skip_batches: epoch and batch, from 0, at which a resumed run continues.
@@ -61,9 +62,10 @@ class SegDataset:
                  data_file: FilePath = "", batch_size: int = 32, crop_size: int = 512, max_scale: float = 2.0,
                  min_scale: float = 0.5, ignore_label: int = 255, num_classes: int = 21, num_readers: int = 2,
                  num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
-                 max_class_share: float = 1.0, crop_tries: int = 10, seed: Optional[int] = None,
-                 preprocess: Optional[Preprocess] = None, first_epoch: int = 0, skip_batches: int = 0, rank: int = 0,
-                 rank_size: int = 1, limit: int = 0, geometric: bool = False) -> None:
+                 max_class_share: float = 1.0, crop_tries: int = 10, shorter_side: int = 0, repeat_rare: float = 0.0,
+                 seed: Optional[int] = None, preprocess: Optional[Preprocess] = None, first_epoch: int = 0,
+                 skip_batches: int = 0, rank: int = 0, rank_size: int = 1, limit: int = 0,
+                 geometric: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -87,7 +89,8 @@ class SegDataset:
         self.batch_size = batch_size
         self.augment = AugmentConfig(crop_size=crop_size, min_scale=min_scale, max_scale=max_scale, flip=flip,
                                      photometric=photometric, max_class_share=max_class_share, crop_tries=crop_tries,
-                                     batch_size=batch_size, workers=num_parallel_calls)
+                                     shorter_side=shorter_side, repeat_rare=repeat_rare, batch_size=batch_size,
+                                     workers=num_parallel_calls)
         self.ignore_label = ignore_label
         self.num_classes = num_classes
         self.num_readers = _threads(num_readers)
@@ -98,6 +101,11 @@ class SegDataset:
         self.skip_batches = skip_batches
         self.rank = rank
         self.rank_size = rank_size
+        # Number of the record that each crop of an epoch is cut from.
+        self.sources = np.arange(self.count)
+        if training and repeat_rare:
+            times = repeats(self._present(), repeat_rare, np.random.default_rng(self.seed))
+            self.sources = np.repeat(self.sources, times)
         if training and self.steps_per_epoch == 0:
             raise UserError(f"{data_file} holds {self.count} records, fewer than one batch of {batch_size} on each of "
                             f"{rank_size} device(s); use a smaller batch size")
@@ -144,16 +152,16 @@ class SegDataset:
         """Number of batches in one epoch on one device."""
         if not self.training:
             return len(self._share())
-        return self.count // self.rank_size // self.batch_size
+        return len(self.sources) // self.rank_size // self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """(n,) int64: numbers of the records that this device reads in an epoch, in their order."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        """(n,) int64: numbers of the crops, among `sources`, that this device cuts in an epoch, in their order."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.sources))
         return order[self.rank::self.rank_size][:self.steps_per_epoch * self.batch_size]
 
     def batch_names(self, epoch: int, step: int) -> list[str]:
         """File names of the batch at `step` (from 0) of `epoch` (from 0)."""
-        records = self.order(epoch)[step * self.batch_size:(step + 1) * self.batch_size].tolist()
+        records = self.sources[self.order(epoch)[step * self.batch_size:(step + 1) * self.batch_size]].tolist()
         return [str(name) for name, in self._read(["file_name"], records)]
 
     def names(self) -> list[str]:
@@ -185,11 +193,19 @@ class SegDataset:
     def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, including those of other devices."""
         counts = ClassCounts(self.num_classes)
+        for pixels in self._histograms():
+            counts.add(pixels)
+        return counts
+
+    def _present(self):
+        """(count, classes) bool: which classes each record contains."""
+        return np.array([pixels[:self.num_classes] > 0 for pixels in self._histograms()])
+
+    def _histograms(self):
+        """Iterate over the histograms (256,) of the masks of all records, in their order."""
         labels = (_bytes(label) for label, in self._read(["label"]))
         where = f"a mask in {self.files[0]}"
-        for mask in in_threads(lambda label: decode_mask(label, where), labels, self.num_parallel_calls):
-            counts.add(histogram(mask))
-        return counts
+        return in_threads(lambda label: histogram(decode_mask(label, where)), labels, self.num_parallel_calls)
 
     @contextlib.contextmanager
     def _reading(self):
@@ -258,7 +274,7 @@ class SegDataset:
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
 
     def _batch(self, epoch, rows):
-        """Make (data, label) of a batch from rows of (record number, columns ...)."""
+        """Make (data, label) of a batch from rows of (crop number, columns ...)."""
         if self.augment.crop_size == 0:
             (_, *row), = rows
             return tuple(array[None] for array in self._native(*row))
@@ -266,8 +282,8 @@ class SegDataset:
         data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
         label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
         # Each crop has its own seed, so the number of threads and their timing change nothing.
-        for (record, *row), *out in zip(rows, data, label):
-            self._crop(row, np.random.RandomState([self.seed, epoch, record]), out)
+        for (number, *row), *out in zip(rows, data, label):
+            self._crop(row, np.random.RandomState([self.seed, epoch, number]), out)
         return data, label
 
     def _crop(self, row, random, out=None):
@@ -292,8 +308,12 @@ class SegDataset:
         return image, np.stack(masks, -1) if self.geometric else masks[0]
 
     def _read(self, columns, records=None):
+        # MindSpore's sampler takes at most as many numbers as there are records.
+        parts = [None] if records is None else [records[start:start + self.count]
+                                                for start in range(0, len(records), self.count)]
         with self._reading():
-            yield from self._rows(columns, records).create_tuple_iterator(num_epochs=1, output_numpy=True)
+            for part in parts:
+                yield from self._rows(columns, part).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _rows(self, columns, records=None):
         """MindDataset of columns of the records with these numbers, counted among the selected ones; None reads all."""
@@ -319,9 +339,9 @@ class _Epochs:
     def __iter__(self):
         epoch, skip = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
-        order = self.dataset.order(epoch)[skip:].tolist()
-        rows = ((record, *map(_bytes, row))
-                for record, row in zip(order, self.dataset._read(self.dataset.columns, order)))
+        order = self.dataset.order(epoch)[skip:]
+        rows = ((number, *map(_bytes, row)) for number, row in
+                zip(order.tolist(), self.dataset._read(self.dataset.columns, self.dataset.sources[order].tolist())))
         threads = self.dataset.num_parallel_calls
         ahead = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -115,6 +115,8 @@ def largest_share(mask, ignore_label):
 def augment(image, mask, random, config, preprocess, ignore_label, out=None):
     """Draw one training crop in the course's order: scale, vertical offset, horizontal offset, flip; then colours.
 
+    With `shorter_side`, the random scale is relative to the photograph of that shorter side.
+
     Args:
         random: `numpy.random` or a RandomState.
         config: AugmentConfig. Offsets are drawn again, up to `crop_tries` times in all, while one class exceeds
@@ -128,7 +130,8 @@ def augment(image, mask, random, config, preprocess, ignore_label, out=None):
         mask (crop_size, crop_size) int32, or (tasks, crop_size, crop_size), the ignore label beyond the photograph.
     """
     crop_size = config.crop_size
-    image, mask = scale(image, mask, random.uniform(config.min_scale, config.max_scale))
+    factor = config.shorter_side / min(mask.shape[:2]) if config.shorter_side else 1.0
+    image, mask = scale(image, mask, factor * random.uniform(config.min_scale, config.max_scale))
     height, width = mask.shape[:2]
     for _ in range(config.crop_tries):
         top = random.randint(0, max(height, crop_size) - crop_size + 1)

@@ -78,6 +78,7 @@ class Run:
         config: its settings.
         step: TrainStep; it counts the batches.
         segmenter: Segmenter of the network being trained.
+        segment: `segmenter` on photographs resized to the card's shorter side, for evaluation.
         train, val: SegDatasets of training and of validation; `val` may be None.
         card: Card of the checkpoints; its `training` is kept up to date.
         signals: Signals.
@@ -91,6 +92,7 @@ class Run:
     config: TrainConfig
     step: TrainStep
     segmenter: object
+    segment: object
     train: SegDataset
     val: Optional[SegDataset]
     card: Card
@@ -296,7 +298,7 @@ class Evaluator(RunCallback):
 
 def evaluate_run(run):
     """Evaluate a run's network on its validation records. Returns Evaluation, or None after a signal."""
-    return evaluate_network(run.segmenter, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
+    return evaluate_network(run.segment, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
                             run.card.labels.background, run.card.labels.excluded_numbers(),
                             run.segmenter.geometric if run.card.geometric else None)
 

@@ -31,7 +31,7 @@ class Folded:
             nothing is to be folded, it shares all of them.
 
     Raises:
-        UserError: the network uses the result of a convolution besides normalising it.
+        UserError: the network uses the result of a convolution besides normalising it, or its logits are not finite.
     """
 
     def __init__(self, net, largest=math.inf):
@@ -49,9 +49,13 @@ class Folded:
             conv.weight = ms.Parameter(weight, name=conv.weight.name, requires_grad=False)
             conv.bias = ms.Parameter(bias, name=conv.weight.name.replace("weight", "bias"), requires_grad=False)
             _leave_out(self.net, norm)
-        after = _logits(self.net) if self.pairs else before
+        if not self.pairs:
+            return
+        after = _logits(self.net)
         rounding = 1e-3 if before.dtype == ms.float32 else 5e-2
         before, after = (logits.astype(ms.float32).asnumpy() for logits in (before, after))
+        if not np.isfinite(before).all():
+            raise UserError("the network's logits are not finite: its weights are damaged, or its training diverged")
         if not np.allclose(before, after, rtol=0, atol=rounding * np.abs(before).max()):
             raise UserError("this network uses a convolution's result besides normalising it, so its normalisation "
                             "cannot be folded; use the network as it is")
