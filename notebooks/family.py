@@ -48,7 +48,6 @@ from mindfcn.models import layers
 from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment
 from mindfcn.models.analysis.trace import trace
 from mindfcn.models.surgery.classifiers import vgg16_classifier
-from mindfcn.models.surgery.dilate import rarefied_kernel
 from mindfcn.report.published import published
 
 WORK = os.environ.get("MINDFCN_NOTEBOOK_DIR", "runs/family")  # everything this notebook writes goes here
@@ -232,8 +231,18 @@ rare = rare_net(whole).asnumpy()
 print(f"one pass of rarefied filters {rare.shape}: largest difference from shift-and-stitch "
       f"{np.abs(rare - stitched).max():.1e}; every fourth cell, from the coarse map "
       f"{np.abs(rare[:, :, ::STEP, ::STEP] - coarse).max():.1e}")
-kernel = classifier[4][0].weight.asnumpy()[:1, :1]
-show([rarefied_kernel(kernel, stride)[0, 0] for stride in (1, 2, 4)],
+kernel = classifier[4][0].weight.asnumpy()[0, 0]
+
+
+def rarefied(kernel, stride):
+    """The kernel with zeros between its weights."""
+    height, width = ((side - 1) * stride + 1 for side in kernel.shape)
+    rare = np.zeros((height, width), kernel.dtype)
+    rare[::stride, ::stride] = kernel
+    return rare
+
+
+show([rarefied(kernel, stride) for stride in (1, 2, 4)],
      ("a filter behind no pooling", "rarefied by 2", "rarefied by 4, as behind both poolings"), cmap="coolwarm",
      vmin=-np.abs(kernel).max(), vmax=np.abs(kernel).max())
 
@@ -410,7 +419,7 @@ config = mindfcn.CompareConfig(out=f"{WORK}/compare", variants=variants, train=m
 compared = mindfcn.compare(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
 
 # %%
-print("network             mean IoU, %  pixel accuracy, %  parameters  begun from")
+print("network             mean IoU, %  pixel accuracy, %  parameters  initial weights")
 for row in compared.rows:
     print(f"{row.name:18} {100 * row.metrics['mean IoU']:12.1f}  {100 * row.metrics['pixel accuracy']:17.1f}  "
           f"{row.parameters:10,}  {row.start or 'random weights'}")

@@ -178,8 +178,8 @@ shapes = mindfcn.train(mindfcn.TrainConfig(
 print(f"mean IoU of 7 classes of shapes: {shapes.evaluation.metrics['mean IoU']:.3f}")
 
 # %% [markdown]
-# The garden has four classes, so the score layers and the upsampling behind them cannot be used: they begin anew. All
-# other weights are kept. `train` says what became of each:
+# The garden has four classes, so the score layers and the upsampling behind them cannot be used: they are reinitialised.
+# All other weights are kept. `train` lists the result for each:
 
 # %%
 data = mindfcn.PrepareConfig(source="folder", root=DATA, records=f"{WORK}/records")

@@ -116,7 +116,7 @@ def judge(name, segment):
     """Segment all validation photographs and print a line about it; `segment` is called as a Segmenter is."""
     if not found:
         print("way                        mean IoU, %  small  medium  2 pixels from boundaries  s/photograph")
-    found[name] = judged = evaluate_network(segment, val_set, len(labels), background=labels.background)
+    found[name] = judged = evaluate_network(segment, val_set, labels)
     sizes = judged.sizes.compute()
     print(f"{name:26} {100 * judged.metrics['mean IoU']:11.1f}  {100 * sizes['small']['mean IoU']:5.1f}  "
           f"{100 * sizes['medium']['mean IoU']:6.1f}  {100 * judged.trimap.mean_ious()[1]:24.1f}  "

@@ -33,6 +33,12 @@ def sample_names(samples):
     return [sample.name for sample in samples]
 
 
+def read_mask(path, labels, encoding="auto"):
+    """(H, W) uint8 class numbers of a mask file that is its whole data set."""
+    from mindfcn.data.masks import MaskReader
+    return MaskReader([path], labels, encoding)(path)
+
+
 def read_table(path):
     """Rows of a CSV file as dictionaries {heading: cell}."""
     with open(path, newline="", encoding="utf-8") as file:

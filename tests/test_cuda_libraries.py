@@ -35,7 +35,7 @@ print(json.dumps({
     "problem": cuda_libraries.problem(), "nvcc": nvcc,
     "home": os.environ.get("CUDA_HOME"), "maps": pathlib.Path("/proc/self/maps").read_text(),
     "ldd": os.environ.get("LD_LIBRARY_PATH", ""),
-    "said": nvcc and subprocess.run([nvcc, "--version | grep release"], capture_output=True, text=True).stdout}))
+    "output": nvcc and subprocess.run([nvcc, "--version | grep release"], capture_output=True, text=True).stdout}))
 """
 
 
@@ -77,7 +77,7 @@ def test_the_wheels_libraries_are_loaded_and_a_script_answers_for_nvcc(machine):
         assert str(folder / name) in answers["maps"] and str(folder) in answers["ldd"].split(os.pathsep)
     assert answers["nvcc"] == f"{answers['home']}/bin/nvcc"
     # MindSpore splits the first line at these words.
-    assert answers["said"].splitlines()[0].split("release")[1].split(",")[0].strip() == "11.6"
+    assert answers["output"].splitlines()[0].split("release")[1].split(",")[0].strip() == "11.6"
     assert not os.path.exists(answers["home"])
     assert answers["problem"] == ""
 
@@ -85,7 +85,7 @@ def test_the_wheels_libraries_are_loaded_and_a_script_answers_for_nvcc(machine):
 @pytest.mark.parametrize("environment", [{"DEVICE_TARGET": "CPU"}, {"driver": False}])
 def test_nothing_is_loaded_for_a_cpu_or_without_a_driver(machine, environment):
     answers = found(machine, **environment)
-    assert answers["home"] is None and "nvcc" not in (answers["said"] or "")
+    assert answers["home"] is None and "nvcc" not in (answers["output"] or "")
 
 
 @pytest.mark.parametrize("release, kept", [("11.6", True), ("11.1", True), ("13.0", False)])
@@ -112,13 +112,13 @@ def test_what_is_missing_is_named_in_one_line(machine, settings, words):
     assert words in problem and "\n" not in problem
 
 
-@pytest.mark.parametrize("card, cached, said", [("90", False, True), ("90", True, False), ("86", False, False)])
-def test_the_first_start_on_a_newer_card_is_explained(machine, tmp_path, card, cached, said):
+@pytest.mark.parametrize("card, cached, explained", [("90", False, True), ("90", True, False), ("86", False, False)])
+def test_the_first_start_on_a_newer_card_is_explained(machine, tmp_path, card, cached, explained):
     if cached:
         (tmp_path / "index").touch()
     program = "import json; from mindfcn import cuda_libraries; print(json.dumps(cuda_libraries.compile_note()))"
     note = found(machine, program=program, FAKE_CARD=card, CUDA_CACHE_PATH=str(tmp_path))
-    assert ("(sm_90), once; this takes minutes" in note) == said and bool(note) == said
+    assert ("(sm_90), once; this takes minutes" in note) == explained and bool(note) == explained
 
 
 def test_a_cpu_that_computes_in_the_place_of_a_gpu_is_explained(machine):

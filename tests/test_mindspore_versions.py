@@ -50,7 +50,7 @@ def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
     monkeypatch.setattr(versions, "SLOW", 0.0 if slow else 1e6)
     versions.check_cpu_kernels()
     versions.check_cpu_kernels()
-    assert [versions.CURE in str(warning.message) for warning in recwarn
+    assert [versions.REMEDY in str(warning.message) for warning in recwarn
             if issubclass(warning.category, RuntimeWarning)] == [True] * slow
 
 

@@ -21,7 +21,7 @@ import mindspore as ms
 import numpy as np
 from step_log import StepLog
 
-from mindfcn import ConfusionMatrix, SegDataset, load_segmenter, load_weights, runtime, save_checkpoint
+from mindfcn import ConfusionMatrix, LabelSet, SegDataset, load_segmenter, load_weights, runtime, save_checkpoint
 from mindfcn.cli.parser import parse
 from mindfcn.commands.prepare import find_records
 from mindfcn.commands.train import train
@@ -57,7 +57,8 @@ def begin(folder, random_scores, every, *words):
     write_pairs(SegDataset(data_file=val_path, training=False), range(COMPARED), os.path.join(folder, "val"))
     with open(os.path.join(folder, "plan.json"), "w", encoding="utf-8") as file:
         json.dump({"words": words, "settings": dataclasses.asdict(config), "train": train_path, "val": val_path,
-                   "classes": len(labels), "ignore": labels.ignore_label, "images": dataset.count,
+                   "classes": len(labels), "labels": labels.to_dict(), "ignore": labels.ignore_label,
+                   "images": dataset.count,
                    "validation": SegDataset(data_file=val_path, training=False).count,
                    "preprocess": dataclasses.asdict(card.preprocess), "steps_per_epoch": dataset.steps_per_epoch,
                    "every": max(1, int(every) // config.augment.batch_size), "compared": COMPARED}, file, indent=1)
@@ -150,7 +151,8 @@ def segmenter_of(path, folder):
 def on_all(segmenter, _folder, plan):
     """Mean IoU over the validation split at native size, as in `mindfcn eval`."""
     dataset = SegDataset(data_file=plan["val"], training=False, preprocess=segmenter.preprocess)
-    return evaluate_network(segmenter, dataset, plan["classes"]).metrics[MEAN_IOU]
+    labels = LabelSet.from_dict(plan["labels"], "plan.json")
+    return evaluate_network(segmenter, dataset, labels).metrics[MEAN_IOU]
 
 
 def on_few(segmenter, folder, plan):

@@ -1,4 +1,4 @@
-"""What a verb reports while it works, and the type of paths."""
+"""Messages and progress of a verb, and the type of paths."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ FilePath = Union[str, "os.PathLike[str]"]
 
 
 class Console:
-    """Where verbs report their progress; silent but for `say`, where that is given.
+    """Receives the messages and the progress of a verb. This class shows nothing except, with `say`, the messages.
 
     Subclasses draw bars (`mindfcn.cli.console.Terminal`) or curves (`mindfcn.LiveCurve`).
 
@@ -25,26 +25,26 @@ class Console:
             self._say(line)
 
     def track(self, iterable: Any = None, total: Optional[int] = None, **options: Any) -> Any:
-        """The items of an iterable while a bar advances.
+        """Iterate over items while a progress bar advances.
 
         Args:
             iterable: any iterable; None gives a bar with `update(n)` and `close()`.
-            total: number of items, where the iterable has no length.
+            total: number of items, if the iterable has no length.
             options: further options of tqdm: `unit`, `desc`, `initial`, `unit_scale`.
         """
         return _NoBar() if iterable is None else iterable
 
     def begin_training(self, steps_per_epoch: int, epochs: int, first_step: int) -> None:
-        """A run begins, or continues after `first_step` steps."""
+        """Called when a run begins, or continues after `first_step` steps."""
 
     def step(self, step: int, epoch: int, loss: float, learning_rate: float, images_per_s: float) -> None:
-        """A training step is done; steps and epochs count from 1."""
+        """Called after each training step; steps and epochs count from 1."""
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """The network was evaluated after `step` steps: {metric: value}."""
+        """Called after an evaluation at `step` steps, with {metric: value}."""
 
     def close(self) -> None:
-        """Remove what is drawn."""
+        """Remove the progress bar."""
 
 
 class _NoBar:

@@ -5,8 +5,8 @@ MindSpore's wheel for Linux has a GPU plugin, linked with CUDA 11 and cuDNN 8. I
 - The linker finds its libraries. Those that a process has loaded already are found by their names (DT_SONAME), so they
   are loaded here: the system's, else those of the wheels that `pip install 'mindfcn[gpu]'` brings. LD_LIBRARY_PATH is
   read only when a process starts; it is extended for ldd, with which MindSpore looks for the versions.
-- `$CUDA_HOME/bin/nvcc --version` prints a release for which there is a plugin. The compiler itself is not used, so a
-  script answers where there is none, or another release.
+- `$CUDA_HOME/bin/nvcc --version` prints a release for which there is a plugin. The compiler itself is not used, so
+  without one, or with another release, a script prints that line.
 - `nvcc`, found by PATH, prints the release in its first line.
 """
 
@@ -24,7 +24,7 @@ LIBRARIES = ("libcudart.so.11.0", "libnvrtc.so.11.2", "libcublasLt.so.11", "libc
              "libcufft.so.10", "libcusparse.so.11", "libcusolver.so.11", "libcudnn.so.8")
 # The releases for which MindSpore has plugins; the libraries of all releases of CUDA 11 fit both.
 RELEASES = ("11.6", "11.1")
-# The first driver for CUDA 11, and the CUDA that cuDriverGetVersion says it supports.
+# The first driver for CUDA 11, and the release of CUDA that cuDriverGetVersion returns for it.
 OLDEST_DRIVER, OLDEST_CUDA = "450.80", 11000
 # The newest card for which the plugin has kernels; for later ones the driver compiles them.
 NEWEST_CARD = 86
@@ -38,7 +38,7 @@ _home = None
 def prepare():
     """Make the GPU usable before MindSpore is imported, where there is a driver and DEVICE_TARGET is GPU or not set."""
     if (os.environ.get("DEVICE_TARGET") or "GPU") == "GPU" and has_driver() and not missing_libraries():
-        _answer_version()
+        _provide_nvcc()
 
 
 def has_driver():
@@ -116,8 +116,8 @@ def _folders():
             *(folder for part in parts or () for folder in pathlib.Path(part).glob("*/lib"))]
 
 
-def _answer_version():
-    """Let CUDA_HOME and PATH lead to an nvcc of a known release: the one of CUDA_HOME, else a script."""
+def _provide_nvcc():
+    """Point CUDA_HOME and PATH to an nvcc of a known release: the one of CUDA_HOME, else a script."""
     global _home
     if _home or _release(pathlib.Path(os.environ.get("CUDA_HOME", "")) / "bin" / "nvcc") in RELEASES:
         return
@@ -134,15 +134,15 @@ def _answer_version():
 def _release(compiler):
     """The release that an nvcc prints, such as "11.6", or None."""
     try:
-        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        text = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"release (\d+\.\d+)", said)
+    found = re.search(r"release (\d+\.\d+)", text)
     return found and found[1]
 
 
 def _prepend(variable, folder):
-    """Put a folder first in a list of folders in the environment, if it is not in it."""
+    """Put a folder first in an environment variable that lists folders, unless it is listed already."""
     folders = [part for part in os.environ.get(variable, "").split(os.pathsep) if part]
     if str(folder) not in folders:
         os.environ[variable] = os.pathsep.join([str(folder), *folders])

@@ -44,8 +44,7 @@ class Evaluation:
         return self.matrix.compute()
 
 
-def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, background=None, excluded=(),
-                     geometric=None):
+def evaluate_network(segment, dataset, labels, console=SILENT, stop=None, geometric=None):
     """Segment every image of an evaluation data set at native size and count each pixel once.
 
     If processes share the data set (its `rank_size` is above 1), each evaluates every `rank_size`-th record, and all
@@ -54,11 +53,9 @@ def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, b
     Args:
         segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything), such as a Segmenter.
         dataset: SegDataset(training=False).
-        num_classes: number of classes.
+        labels: LabelSet of the masks.
         console: Console that shows progress.
         stop: function called before each image; the evaluation ends when it returns True on any process.
-        background: number of the class without objects (see ObjectSizes).
-        excluded: numbers of classes that means leave out.
         geometric: function from an image to the second head's mask, if the data set has labels for it.
 
     Returns:
@@ -68,10 +65,10 @@ def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, b
         UserError: a damaged record, in this process or in another.
     """
     runtime.pynative_mode()
-    shared = dataset.rank_size > 1
+    shared, excluded = dataset.rank_size > 1, labels.excluded_numbers()
     with runtime.fail_on_all_ranks() if shared else contextlib.nullcontext():
-        counters = (ConfusionMatrix(num_classes, excluded), Trimap(num_classes, excluded),
-                    ObjectSizes(num_classes, background, excluded))
+        counters = (ConfusionMatrix(len(labels), excluded), Trimap(len(labels), excluded),
+                    ObjectSizes(len(labels), labels.background, excluded))
         second = ConfusionMatrix(GEOMETRIC_CLASSES)
         share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second,
                                                   excluded)
@@ -82,7 +79,8 @@ def evaluate_network(segment, dataset, num_classes, console=SILENT, stop=None, b
         counter.counts = add_up(counter.counts)
     scores = np.zeros(dataset.count)
     scores[dataset.rank::dataset.rank_size] = share
-    return Evaluation(*counters, dataset.names(), add_up(scores), typical(seconds), second if geometric else None)
+    return Evaluation(*counters, dataset.names(), add_up(scores), median_time(seconds),
+                      second if geometric else None)
 
 
 def _evaluate_share(segment, dataset, counters, console, stop, geometric, second, excluded):
@@ -97,12 +95,12 @@ def _evaluate_share(segment, dataset, counters, console, stop, geometric, second
         if geometric:
             second.update(geometric(image), truth[..., 1])
             truth = truth[..., 0]
-        (mask, _), taken = timed(segment, image)
+        (mask, _), elapsed = timed(segment, image)
         single.counts = matrix.update(mask, truth)
         for other in others:
             other.update(mask, truth)
         scores.append(single.mean_iou())
-        seconds.append(taken)
+        seconds.append(elapsed)
     return scores, seconds, False
 
 
@@ -115,6 +113,6 @@ def timed(function, argument):
     return function(argument), time.perf_counter() - started
 
 
-def typical(seconds):
+def median_time(seconds):
     """Median of the times of passes, without the first WARM_UP ones if there are more; NaN if there are none."""
     return float(np.median(seconds[WARM_UP:] or seconds or [np.nan]))

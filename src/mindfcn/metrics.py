@@ -50,7 +50,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def clear(self) -> None:
-        """Forget everything counted so far."""
+        """Set all counts to zero."""
         self.counts[:] = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -297,7 +297,7 @@ class _View(Metric):
         self.matrix = ConfusionMatrix(num_class) if matrix is None else matrix
 
     def clear(self):
-        """Forget everything counted so far."""
+        """Set all counts to zero."""
         if self.owns_matrix:
             self.matrix.clear()
 

@@ -1,6 +1,6 @@
 """What the MindSpore releases do differently, in one place. Importing this file does not import MindSpore.
 
-`mindfcn` installs `prepare_import`, so that MindSpore finds the environment that it needs, whoever imports it first:
+`mindfcn` calls `prepare_import`, which sets the environment when MindSpore is imported, by this package or another:
 
 - MindSpore 2.9 and 2.10 choose a reference kernel for convolutions, about 100 times slower, on CPUs with AVX-512.
   With ONEDNN_MAX_CPU_ISA=AVX2 they choose the same kernel as 2.8. oneDNN reads the variable at its first operator.
@@ -24,7 +24,7 @@ CAP = "ONEDNN_MAX_CPU_ISA"
 # A convolution takes less than 10 ms with the usual kernels, more than 300 ms with the reference kernel.
 SLOW = 0.1
 LAUNCH_BLOCKING = "CUDA_LAUNCH_BLOCKING"
-CURE = f"set {CAP}=AVX2 in the environment before Python starts, or import mindfcn before the first operator"
+REMEDY = f"set {CAP}=AVX2 in the environment before Python starts, or import mindfcn before the first operator"
 
 
 def installed_version():
@@ -36,12 +36,12 @@ def installed_version():
 
 
 def has_avx512():
-    """Whether this CPU has AVX-512, as far as the system says."""
+    """Whether this CPU has AVX-512; True if the system does not list the CPU's features."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             return "avx512f" in file.read()
     except OSError:
-        # Other systems do not say; the cap is harmless without AVX-512.
+        # The cap is harmless without AVX-512.
         return True
 
 
@@ -124,8 +124,8 @@ def prepare_import():
 def forward_hooks(hooks):
     """Call hook(cell, inputs, output) after the forward pass of each cell of (cell, hook), while the block runs.
 
-    MindSpore counts how often a hook was removed, and compiles every network of the process again after that. At the
-    end of the block no hook is left, so the count is set back, and the graphs compiled before it are used further.
+    MindSpore counts how often a hook was removed, and compiles every network of the process again after that. No
+    hook is left at the end of the block, so the count is set back and the compiled graphs stay valid.
     """
     from mindspore.common import hook_handle
     count = getattr(hook_handle, "_HOOK_VERSION", None)
@@ -159,8 +159,9 @@ def check_cpu_kernels():
     started = time.perf_counter()
     convolution(image, weight).asnumpy()
     if time.perf_counter() - started > SLOW:
-        warnings.warn(f"convolutions run on a slow reference kernel of MindSpore {'.'.join(map(str, version))}: {CURE}",
-                      RuntimeWarning, stacklevel=2)
+        release = ".".join(map(str, version))
+        warnings.warn(f"convolutions run on a slow reference kernel of MindSpore {release}: {REMEDY}", RuntimeWarning,
+                      stacklevel=2)
 
 
 _checked = False

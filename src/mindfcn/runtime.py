@@ -155,7 +155,7 @@ def fail_on_all_ranks():
     if failure:
         raise failure
     if failed.size:
-        raise UserError(f"process {failed[0]} failed; its own log says why")
+        raise UserError(f"process {failed[0]} failed; its own log has the reason")
 
 
 def graph_mode():

@@ -53,10 +53,10 @@ def test_mindspore_is_not_imported_for_help_and_settings(words):
 
 
 def test_help_names_the_verbs(capfd):
-    told = out_of(capfd, "--help")
-    assert all(f"    {verb} " in told for verb in VERBS)
+    output = out_of(capfd, "--help")
+    assert all(f"    {verb} " in output for verb in VERBS)
     done = run("--help")
-    assert done.returncode == 0 and done.stdout == told and done.stderr == ""
+    assert done.returncode == 0 and done.stdout == output and done.stderr == ""
 
 
 @pytest.mark.parametrize("verb, words", [
@@ -64,9 +64,9 @@ def test_help_names_the_verbs(capfd):
     ("eval", ["--protocol", "{native,course}", "required"]), ("predict", ["images", "--out", "default: predictions"]),
     ("compare", ["--variants", "--train.optim.lr", "runs/compare)"])])
 def test_help_of_a_verb_shows_defaults(capfd, verb, words):
-    told = out_of(capfd, verb, "--help")
-    assert told.startswith(f"usage: mindfcn {verb} ") and "[options]" not in told
-    assert all(word in told for word in words)
+    output = out_of(capfd, verb, "--help")
+    assert output.startswith(f"usage: mindfcn {verb} ") and "[options]" not in output
+    assert all(word in output for word in words)
 
 
 @pytest.mark.parametrize("verb, needed", [("prepare", []), ("train", []), ("eval", ["--checkpoint", "a.ckpt"]),
@@ -361,11 +361,11 @@ def test_a_mistake_is_reported_in_one_line(bench, monkeypatch, capfd, command, w
     monkeypatch.chdir(bench)
     before = contents(bench)
     status = main(command.split())
-    told = capfd.readouterr()
+    output = capfd.readouterr()
     assert status in (1, 2)
-    assert told.err.startswith("mindfcn") and told.err.endswith("\n") and told.err.count("\n") == 1, told.err
-    assert all(word in told.err for word in words), told.err
-    assert "Traceback" not in told.out + told.err
+    assert output.err.startswith("mindfcn") and output.err.endswith("\n") and output.err.count("\n") == 1, output.err
+    assert all(word in output.err for word in words), output.err
+    assert "Traceback" not in output.out + output.err
     # Nothing is left: no partial record, run or result (MindSpore's kernel folders are ignored).
     left = {path for path in contents(bench).keys() - before.keys() if path.relative_to(bench).parts[0] != "rank_0"}
     assert not [path for path in left if path.is_file()], left
@@ -402,8 +402,8 @@ def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch,
     Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
     assert main(["predict", "--checkpoint", "good.ckpt", "text.jpg", str(tmp_path / "good.png"), "--device", "CPU",
                  "--out", str(tmp_path / "out")]) == 1
-    told = capfd.readouterr()
-    assert "left out: text.jpg" in told.out and "1 of 2 images" in told.err
+    output = capfd.readouterr()
+    assert "left out: text.jpg" in output.out and "1 of 2 images" in output.err
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
 
 

@@ -33,7 +33,7 @@ from mindfcn.config import (
 from mindfcn.console import Console
 from mindfcn.data.dataset import evenly_spaced
 from mindfcn.errors import UserError
-from mindfcn.evaluation import WARM_UP, typical
+from mindfcn.evaluation import WARM_UP, median_time
 from mindfcn.labels import LabelSet
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
@@ -121,8 +121,8 @@ def test_rows_are_the_metrics_of_the_runs(whole, out):
         found = [float(rows[title][heading]) for heading in HEADER[1:5]]
         np.testing.assert_allclose(found, [100 * metrics[name] for name in METRICS], atol=5e-5)
         assert float(rows[title]["ms/image"]) > 0
-    assert rows[f"{STAGED} (fcn16s_vgg16_bn)"]["begun from"] == FIRST and rows[FIRST]["begun from"] == ""
-    assert rows[f"loaded ({FIRST})"]["begun from"] == "best.ckpt" and rows[f"loaded ({FIRST})"]["training, min"] == ""
+    assert rows[f"{STAGED} (fcn16s_vgg16_bn)"]["started from"] == FIRST and rows[FIRST]["started from"] == ""
+    assert rows[f"loaded ({FIRST})"]["started from"] == "best.ckpt" and rows[f"loaded ({FIRST})"]["training, min"] == ""
 
 
 def test_parameters_are_those_of_the_layers(whole):
@@ -176,10 +176,10 @@ def test_a_loaded_checkpoint_has_the_figures_of_eval(whole, out, tmp_path):
 
 
 def test_a_second_call_trains_nothing_and_gives_the_same_table(whole, out):
-    before, told = [files(out / label) for label in (FIRST, STAGED)], []
+    before, output = [files(out / label) for label in (FIRST, STAGED)], []
     rows_before = table(out)
-    again = compare(whole[0], StopAt(1, told.append))
-    assert again.signal is None and sum("already trained" in line for line in told) == 2
+    again = compare(whole[0], StopAt(1, output.append))
+    assert again.signal is None and sum("already trained" in line for line in output) == 2
     assert [files(out / label) for label in (FIRST, STAGED)] == before
     assert len(table(out)) == len(rows_before)
     for row, row_before in zip(table(out).values(), rows_before.values()):
@@ -215,9 +215,9 @@ def test_an_interrupted_comparison_continues(whole, out, sample_records, tmp_pat
     assert (stopped.signal, stopped.rows, stopped.table) == (signal.SIGTERM, [], "")
     assert sorted(os.listdir(tmp_path / "out")) == [FIRST, "settings.yaml"]
     log = tmp_path / "out" / FIRST / "log.csv"
-    begun = log.read_text()
+    before = log.read_text()
     done = compare(config)
-    assert begun.count("\n") == 3 and log.read_text().startswith(begun), "it began again"
+    assert before.count("\n") == 3 and log.read_text().startswith(before), "it began again"
     assert done.signal is None and [row.metrics for row in done.rows] == [row.metrics for row in whole[1].rows[:2]]
     for label in (FIRST, STAGED):
         one, other = last_weights(out / label), last_weights(tmp_path / "out" / label)
@@ -234,8 +234,8 @@ def test_the_command_ends_with_the_signal(sample_records, tmp_path):
         while time.monotonic() < patience and not (log.exists() and log.read_text().count("\n") > 1):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        told, error = process.communicate(timeout=240)
-    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in told, error
+        output, error = process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in output, error
 
 
 def test_variants_of_one_network_may_differ_in_losses_and_augmentation(tmp_path):
@@ -317,11 +317,11 @@ def test_a_folder_that_cannot_be_written_is_reported_before_training(sample_reco
 def test_a_network_that_fails_is_a_row_and_the_others_go_on(sample_records, tmp_path):
     """Its successor fails, too; rows of other data are not trained already."""
     shutil.copytree(sample_records / "source", tmp_path / "source")
-    name, said = "fcn32s_alexnet", []
+    name, messages = "fcn32s_alexnet", []
     config = settings(tmp_path, tmp_path / "out", Variant(name, "bad", settings={"optim.lr": 1e30}),
                       Variant(name, "next", "bad"), Variant(name, "good"),
                       augment=AugmentConfig(crop_size=0, batch_size=1), eval_every=0)
-    result = compare(config, Console(said.append))
+    result = compare(config, Console(messages.append))
     bad, successor, good = result.rows
     assert "the loss is" in bad.failure and "--optim.lr" in bad.failure and "starts from bad" in successor.failure
     assert not good.failure and 0 < good.metrics["mean IoU"] <= 1
@@ -368,4 +368,4 @@ def test_images_are_spread_over_the_records():
 
 
 def test_the_first_passes_do_not_count():
-    assert typical([9.0] * WARM_UP + [1.0, 3.0, 2.0]) == 2 and typical([7.0]) == 7
+    assert median_time([9.0] * WARM_UP + [1.0, 3.0, 2.0]) == 2 and median_time([7.0]) == 7

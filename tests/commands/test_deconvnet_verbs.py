@@ -88,7 +88,7 @@ def test_stage_2_begins_where_stage_1_ended(settings, run):
     weights, card, _ = load_checkpoint(run.checkpoint)
     lines = []
     net, _ = build(second, card.labels, None, Console(lines.append))
-    assert any("0 missing, 0 unexpected, 0 shape clashes" in line for line in lines)
+    assert any("0 missing, 0 unexpected, 0 shape mismatches" in line for line in lines)
     for parameter in net.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
 
@@ -132,8 +132,8 @@ def test_an_ensemble_of_other_classes_is_refused(run, scramble, tmp_path):
 def test_without_contrib_proposals_are_refused_in_one_line(run, tmp_path, monkeypatch, capsys):
     monkeypatch.delattr(cv2, "ximgproc", raising=False)
     assert cli.main(["eval", "--checkpoint", run.checkpoint, "--proposals", "edge_boxes", "--out", str(tmp_path)]) == 1
-    said = capsys.readouterr().err.strip()
-    assert "opencv-contrib-python" in said and "\n" not in said
+    messages = capsys.readouterr().err.strip()
+    assert "opencv-contrib-python" in messages and "\n" not in messages
 
 
 def test_every_unpooling_and_deconvolution_is_in_the_explanation(run, tmp_path):

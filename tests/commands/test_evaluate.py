@@ -102,7 +102,7 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
     segmenter, card = load_segmenter(str(checkpoint), None)
     settings = {"data_file": str(sample_records / "records" / "train.mindrecord"), "training": False,
                 "preprocess": card.preprocess}
-    whole = evaluate_network(segmenter, SegDataset(**settings), len(card.labels))
+    whole = evaluate_network(segmenter, SegDataset(**settings), card.labels)
     shares = []
     for rank in range(processes):
         shown = []
@@ -113,7 +113,7 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
                 return iterable
 
         dataset = SegDataset(**settings, rank=rank, rank_size=processes)
-        share = evaluate_network(segmenter, dataset, len(card.labels), Shown())
+        share = evaluate_network(segmenter, dataset, card.labels, Shown())
         seen = np.arange(12) % processes == rank
         np.testing.assert_array_equal(share.scores, np.where(seen, whole.scores, 0))
         assert share.names == whole.names and shown == [seen.sum()]
@@ -132,7 +132,7 @@ def test_a_stopped_evaluation_has_no_result(checkpoint, sample_records, processe
     dataset = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False,
                          preprocess=card.preprocess, rank_size=processes)
     answers = iter([False, False, True])
-    assert evaluate_network(segmenter, dataset, len(card.labels), stop=lambda: next(answers)) is None
+    assert evaluate_network(segmenter, dataset, card.labels, stop=lambda: next(answers)) is None
     assert not list(answers), "it is called before each image"
 
 
@@ -317,7 +317,7 @@ def test_an_official_checkpoint_needs_model_and_records(sample_records, tmp_path
                                  out=str(tmp_path / "out"), device="CPU", fallback_model="fcn8s_vgg16"))
     assert result.images == 3 == len(list(read_records(records)))
     assert written(tmp_path / "out")["classes"] == [f"class {number}" for number in range(len(SAMPLE))]
-    with pytest.raises(UserError, match="--model"):
+    with pytest.raises(UserError, match="--fallback_model"):
         evaluate(EvalConfig(str(tmp_path / "official.ckpt"), records=records, device="CPU"))
 
 

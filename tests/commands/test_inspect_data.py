@@ -69,13 +69,13 @@ def test_figures_are_those_of_the_masks(folder):
     assert train["classes"][1]["share"] == pytest.approx(train["classes"][1]["pixels"] / total)
     assert train["ignored share"] == pytest.approx(8 * 30 / (total + 8 * 30))
     assert {(size["width"], size["height"]) for size in train["sizes"]} == {(30, 20 + number) for number in range(8)}
-    told = result.to_text()
-    assert "30x20" in told and "30x27" in told and "nothing to fix" in told
+    output = result.to_text()
+    assert "30x20" in output and "30x27" in output and "nothing to fix" in output
     sheet = np.asarray(Image.open(result.sheet))
     assert sheet.ndim == 3 and sheet.shape[0] > 400 and sheet.shape[1] > 400
 
 
-def spoil(root):
+def damage(root):
     """Put one fault of every kind into the folder; returns what must be found."""
     images, masks = root / "images", root / "masks"
     (masks / "t0.png").unlink()
@@ -100,7 +100,7 @@ def spoil(root):
 
 
 def test_every_fault_is_found_once_where_it_is(folder):
-    expected = spoil(folder)
+    expected = damage(folder)
     result = inspected(folder)
     assert kinds(result) == sorted(expected)
     assert {kind for kind, _, _ in expected} | {"absent", "stale", "void"} == set(KINDS)
@@ -114,12 +114,12 @@ def test_every_fault_is_found_once_where_it_is(folder):
 def test_the_command_prints_tables_or_json_and_fails_where_something_is_broken(folder, monkeypatch, capfd):
     monkeypatch.chdir(folder.parent)
     assert main(["inspect", "mine"]) == 0
-    told = capfd.readouterr()
-    assert "pond" in told.out and "inspection/sheet.jpg" in told.out
-    spoil(folder)
+    output = capfd.readouterr()
+    assert "pond" in output.out and "inspection/sheet.jpg" in output.out
+    damage(folder)
     assert main(["inspect", "mine", "--json", "--pictures", "0", "--out", "other"]) == 1
-    told = capfd.readouterr()
-    assert json.loads(told.out)["broken"] == 7 and "7 problems to fix" in told.err
+    output = capfd.readouterr()
+    assert json.loads(output.out)["broken"] == 7 and "7 problems to fix" in output.err
     assert os.listdir("other") == ["inspection.json"]
     assert main(["inspect", "mine"]) == 1
     assert "FIX" in capfd.readouterr().out
@@ -169,6 +169,6 @@ def test_mistakes_are_reported_in_one_line(folder, tmp_path):
     os.remove(folder / "labels.yaml")
     for data, options, words in ((folder, {}, "mindfcn labels --from"), (tmp_path / "away", {}, "no .*away"),
                                  (tmp_path, {}, "ImageSets"), (folder, {"pictures": -1}, "at least 0")):
-        with pytest.raises(UserError, match=words) as told:
+        with pytest.raises(UserError, match=words) as error:
             inspected(data, **options)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)

@@ -110,7 +110,7 @@ def test_unreadable_files_are_named_and_the_others_are_predicted(tmp_path):
     os.truncate(tmp_path / "cut.jpg", (tmp_path / "cut.jpg").stat().st_size // 2)
     (tmp_path / "text.jpg").write_text("not a photograph")
     (tmp_path / "empty.png").write_bytes(b"")
-    said, counted = [], []
+    messages, counted = [], []
 
     class Counting(Console):
         def track(self, iterable, total=None, **_):
@@ -119,11 +119,11 @@ def test_unreadable_files_are_named_and_the_others_are_predicted(tmp_path):
                 counted.append(done)
 
     result = segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out")), segment, LABELS,
-                     Counting(said.append))
+                     Counting(messages.append))
     assert [os.path.basename(path) for path, _ in result.failed] == ["cut.jpg", "empty.png", "text.jpg"]
     assert all(path in reason and "\n" not in reason for path, reason in result.failed)
     assert "incomplete" in result.failed[0][1]
-    assert len(said) == 3 and "text.jpg" in said[2]
+    assert len(messages) == 3 and "text.jpg" in messages[2]
     assert counted == [1, 2, 3, 4]
     np.testing.assert_array_equal(mask_of(result.written[0]), expected)
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]

@@ -33,12 +33,12 @@ def sample_config(tmp_path, **changes):
 
 
 def test_sample_and_a_second_run(tmp_path):
-    said = []
-    result = prepare(sample_config(tmp_path), Console(said.append))
+    messages = []
+    result = prepare(sample_config(tmp_path), Console(messages.append))
     assert (result.train.written, result.val.written, result.labels) == (8, 2, SAMPLE)
     assert sorted(names(result.train_path) + names(result.val_path)) == [f"sample_{i:06d}" for i in range(10)]
     assert LabelSet.load(tmp_path / "records" / "labels.yaml") == SAMPLE
-    assert len(said) == 2 and "8 records" in said[0]
+    assert len(messages) == 2 and "8 records" in messages[0]
     before = times(tmp_path / "records")
     again = prepare(sample_config(tmp_path))
     assert again.train.reused and again.val.reused and times(tmp_path / "records") == before
@@ -56,9 +56,9 @@ def test_voc_folder_keeps_validation_out_of_training(tmp_path):
     train, val = (lists / "train.txt").read_text(), (lists / "val.txt").read_text()
     (lists / "trainval.txt").write_text(train + val)
     config = sample_config(tmp_path, source="voc", records=str(tmp_path / "voc"), train_split="trainval")
-    said = []
-    result = prepare(config, Console(said.append))
-    assert result.labels == VOC and "2 validation images" in said[0]
+    messages = []
+    result = prepare(config, Console(messages.append))
+    assert result.labels == VOC and "2 validation images" in messages[0]
     assert names(result.train_path) == train.split() and names(result.val_path) == val.split()
     with pytest.raises(UserError, match="splits that differ"):
         prepare(sample_config(tmp_path, source="voc", records=str(tmp_path / "same"), train_split="val"))

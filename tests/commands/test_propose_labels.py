@@ -5,11 +5,11 @@ import os
 import cv2
 import numpy as np
 import pytest
+from helpers import read_mask
 from PIL import Image
 
 from mindfcn.commands.propose_labels import propose_labels
 from mindfcn.config import LabelsConfig
-from mindfcn.data.masks import read_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
@@ -119,9 +119,9 @@ def test_a_palette_of_equal_colors_is_replaced_by_vocs(tmp_path):
 
 def test_mixed_encodings_are_refused_with_the_files_and_read_with_a_given_encoding(tmp_path):
     masks = write(tmp_path / "masks", ["palette", "palette", "rgb"])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         proposed(masks)
-    assert "2 palette (m0.png, m1.png), 1 rgb (m2.png)" in str(told.value) and "rgb reads all" in str(told.value)
+    assert "2 palette (m0.png, m1.png), 1 rgb (m2.png)" in str(error.value) and "rgb reads all" in str(error.value)
     assert not os.path.exists(tmp_path / "labels.yaml")
     result = proposed(masks, mask_encoding="rgb")
     assert any("need --mask_encoding rgb" in note for note in result.notes)
@@ -171,7 +171,7 @@ def test_other_mistakes_are_reported_in_one_line(tmp_path):
             (tmp_path, {"overwrite": True}, "did you mean"),
             (masks, {"out_file": "labels.txt"}, ".yaml, .yml or .json"),
             (noise, {"out_file": str(tmp_path / "n.yaml")}, "object numbers")):
-        with pytest.raises(UserError, match=words) as told:
+        with pytest.raises(UserError, match=words) as error:
             proposed(folder, **options)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
     assert (tmp_path / "labels.yaml").read_bytes() == before and not (tmp_path / "n.yaml").exists()

@@ -351,16 +351,16 @@ def test_a_run_does_not_resume_with_other_settings(whole, sample_records, tmp_pa
 def test_a_resumed_run_names_what_changes_and_keeps_to_its_data(sample_records, tmp_path):
     for folder in ("records", "source"):
         shutil.copytree(sample_records / folder, tmp_path / folder)
-    said = []
+    messages = []
     config = settings(tmp_path, tmp_path / "run", **QUICK, optim={"epochs": 2, "warmup_epochs": 0}, eval_every=0)
     train(config, StopAt(STEPS))
     changed = dataclasses.replace(config, resume=True, optim=dataclasses.replace(config.optim, lr=0.2))
-    train(changed, Console(said.append))
-    assert "optim.lr changes from 0.05 to 0.2" in said
+    train(changed, Console(messages.append))
+    assert "optim.lr changes from 0.05 to 0.2" in messages
     rates = [float(row["learning_rate"]) for row in read_table(tmp_path / "run" / "log.csv")]
     expected = [learning_rates(2 * STEPS, rate, 0.0005)[step] for rate, step in ((0.05, STEPS - 1), (0.2, STEPS))]
     assert rates[STEPS - 1:STEPS + 1] == pytest.approx(expected, rel=1e-5)
-    jump, = (line for line in said if "jumps" in line)
+    jump, = (line for line in messages if "jumps" in line)
     assert f"from {expected[0]:.3g} at step {STEPS} to {expected[1]:.3g}" in jump
     text = (tmp_path / "run" / "settings.yaml").read_text()
     assert text.startswith(f"# until step {STEPS}: optim.lr 0.05\n")
@@ -377,9 +377,9 @@ def test_a_resumed_run_names_what_changes_and_keeps_to_its_data(sample_records, 
 
 def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sample_records, tmp_path):
     weighted = {**QUICK, "optim": {"epochs": 2, "class_weights": "median_frequency"}}
-    said = []
+    messages = []
     config = settings(sample_records, tmp_path / "whole", **weighted)
-    train(config, Console(said.append))
+    train(config, Console(messages.append))
     records = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False)
     masks = [mask for _, _, mask in records.samples(range(records.count))]
     frequencies = np.array([sum((mask == number).sum() for mask in masks)
@@ -389,7 +389,7 @@ def test_class_weights_follow_from_the_training_records_and_stay_with_the_run(sa
     kept = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.ckpt")[1].training
     np.testing.assert_allclose(kept["class_weights"], expected)
     assert kept["settings"]["optim"]["class_weights"] == "median_frequency"
-    assert any("background" in line and f"{expected[0]:.3g}" in line for line in said)
+    assert any("background" in line and f"{expected[0]:.3g}" in line for line in messages)
     train(settings(sample_records, tmp_path / "plain", **QUICK, optim={"epochs": 2}), StopAt(2))
     # The first loss is that of zero scores, whatever the weights.
     first, plain = (float(read_table(tmp_path / name / "log.csv")[1]["loss"]) for name in ("whole", "plain"))
@@ -452,22 +452,23 @@ def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tm
     """Of another number of classes, of as many others, and of the same ones."""
     options, folder = whole
     labels = SAMPLE if names is SAMPLE.names else LabelSet(names, [(0, 0, number) for number in range(len(names))])
-    path, said = str(folder / "checkpoints" / "last.ckpt"), []
+    path, messages = str(folder / "checkpoints" / "last.ckpt"), []
     config = TrainConfig(model=ModelConfig(width=0.125, fc_width=8, pretrained=path, **options["model"]))
     ms.set_seed(4)
-    net, _ = build(config, labels, None, Console(said.append))
+    net, _ = build(config, labels, None, Console(messages.append))
     ms.set_seed(4)
     fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None)
     theirs, same = load_checkpoint(path)[0], labels is SAMPLE
-    begun = {parameter.name: parameter.asnumpy() for parameter in fresh.get_parameters()}
+    initial = {parameter.name: parameter.asnumpy() for parameter in fresh.get_parameters()}
     for parameter in net.get_parameters():
         if not is_state(parameter.name):
-            anew = parameter.name.startswith(HEADS) and not same
-            source = begun if anew else theirs
+            reinitialised = parameter.name.startswith(HEADS) and not same
+            source = initial if reinitialised else theirs
             np.testing.assert_array_equal(parameter.asnumpy(), source[parameter.name], parameter.name)
-            line = next(line for line in said[0].splitlines() if line.split()[0] == parameter.name)
-            assert ("begun anew: the file's is for other classes" in line) == anew and ("loaded" in line) != anew
-    assert ("begun anew for other classes" in said[0].splitlines()[0]) != same
+            line = next(line for line in messages[0].splitlines() if line.split()[0] == parameter.name)
+            assert ("reinitialised: the file's is for other classes" in line) == reinitialised
+            assert ("loaded" in line) != reinitialised
+    assert ("reinitialised for other classes" in messages[0].splitlines()[0]) != same
 
 
 def as_older(path, written):

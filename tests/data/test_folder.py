@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers import sample_names
+from helpers import read_mask, sample_names
 from PIL import Image
 
-from mindfcn.data.masks import read_mask
 from mindfcn.data.sources.folder import hold_out, list_folder
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet

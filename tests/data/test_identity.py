@@ -54,8 +54,8 @@ def made(tmp_path):
 
 def use(settings, **changes):
     """(Records, lines) of `find_records`."""
-    said = []
-    return find_records(dataclasses.replace(settings, **changes), Console(said.append)), said
+    messages = []
+    return find_records(dataclasses.replace(settings, **changes), Console(messages.append)), messages
 
 
 def state(folder):
@@ -64,8 +64,8 @@ def state(folder):
 
 
 def test_the_first_line_names_the_records(made):
-    records, said = use(made)
-    assert said == [f"using records {made.records} (source folder {made.root}, 5 images)"]
+    records, messages = use(made)
+    assert messages == [f"using records {made.records} (source folder {made.root}, 5 images)"]
     assert len(records.identity) == 33 and records.identity[16] == "+"
 
 
@@ -167,8 +167,8 @@ def test_palette_records_are_not_complete_for_colours(tmp_path):
 def test_records_without_their_source_are_used(made):
     shutil.rmtree(made.root)
     assert use(made, source=None, root="")[1][0].startswith("using records")
-    said = use(made)[1]
-    assert "is not here" in said[0] and said[1].startswith("using records")
+    messages = use(made)[1]
+    assert "is not here" in messages[0] and messages[1].startswith("using records")
 
 
 def as_older(path):
@@ -190,8 +190,8 @@ def as_older(path):
 def test_records_of_an_older_release_are_used_unless_they_differ(made, tmp_path):
     for path in Records.paths(made.records):
         as_older(path)
-    records, said = use(made)
-    assert records.identity == "" and "overwrite true" in said[0] and "source not recorded, 5 images" in said[1]
+    records, messages = use(made)
+    assert records.identity == "" and "overwrite true" in messages[0] and "source not recorded, 5 images" in messages[1]
     CHANGES["other masks"](tmp_path / "mine")
     with pytest.raises(UserError, match="photographs, masks or lists differ.*--data.overwrite true"):
         use(made)
@@ -205,9 +205,9 @@ def test_black_and_white_masks_of_labels_without_colours_are_noticed(tmp_path):
     for path in (tmp_path / "mine" / "masks").iterdir():
         Image.fromarray(np.where(np.array(Image.open(path)), 255, 0).astype(np.uint8)).save(path)
     settings = PrepareConfig(records=str(tmp_path / "records"), source="folder", root=str(tmp_path / "mine"))
-    said = []
-    prepare(settings, Console(said.append))
-    absent, hidden = said[-2:]
+    messages = []
+    prepare(settings, Console(messages.append))
+    absent, hidden = messages[-2:]
     assert "no pixel of 1 of 2 classes (roof)" in absent and "% of the pixels have the ignore label 255" in hidden
     assert use(settings)[1][1:] == [absent, hidden]
     found = inspect(InspectConfig(str(tmp_path / "mine"), out=str(tmp_path / "out"))).findings
@@ -219,9 +219,9 @@ def test_good_masks_are_not_warned_about(made):
 
 
 def test_inspect_names_the_records_and_what_has_changed(made, tmp_path):
-    said, config = [], InspectConfig(made.records, out=str(tmp_path / "out"))
-    assert not [finding for finding in inspect(config, Console(said.append)).findings if finding.kind == "stale"]
-    assert said[0].startswith(f"using records {made.records}") and f"source folder {made.root}" in said[0]
+    messages, config = [], InspectConfig(made.records, out=str(tmp_path / "out"))
+    assert not [finding for finding in inspect(config, Console(messages.append)).findings if finding.kind == "stale"]
+    assert messages[0].startswith(f"using records {made.records}") and f"source folder {made.root}" in messages[0]
     CHANGES["other masks"](tmp_path / "mine")
     found, = (finding for finding in inspect(config).findings if finding.kind == "stale")
     assert "the mask of p2" in found.message and not found.broken

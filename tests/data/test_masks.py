@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from helpers import read_mask
 from PIL import Image
 
-from mindfcn.data.masks import mask_reader, read_mask, scan_mask
+from mindfcn.data.masks import mask_reader, scan_mask
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 

@@ -114,7 +114,7 @@ def test_more_shards_than_records_are_refused(samples, tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def spoil(sample, kind):
+def damage(sample, kind):
     """Damage a pair; returns the file to be named and a word of the reason."""
     if kind == "class":
         mask = np.array(Image.open(sample.label))
@@ -135,7 +135,7 @@ def spoil(sample, kind):
 @pytest.mark.parametrize("kind", ["class", "size", "no mask", "cut", "html"])
 def test_bad_pairs_stop_or_are_left_out(samples, tmp_path, kind):
     mine = copied(samples, tmp_path / "set")
-    file, reason = spoil(mine[1], kind)
+    file, reason = damage(mine[1], kind)
     path = tmp_path / "records" / "a"
     with pytest.raises(UserError, match="--skip-bad") as error:
         write_records(mine, path, SAMPLE)
@@ -150,7 +150,7 @@ def test_bad_pairs_stop_or_are_left_out(samples, tmp_path, kind):
 
 def test_nothing_good_or_nothing_at_all(samples, tmp_path):
     mine = copied(samples, tmp_path / "set", 1)
-    spoil(mine[0], "html")
+    damage(mine[0], "html")
     for chosen in (mine, []):
         with pytest.raises(UserError):
             write_records(chosen, tmp_path / "records" / "a", SAMPLE, skip_bad=True)

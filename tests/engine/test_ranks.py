@@ -49,9 +49,9 @@ def start(task, folder, *arguments, **environment):
 def on_two(task, folder, *arguments, status=0, **environment):
     """Run a task on two ranks and return what they printed."""
     running = start(task, folder, *arguments, **environment)
-    said = running.communicate(timeout=300)[0]
-    assert running.returncode == status, said[-5000:]
-    return said
+    output = running.communicate(timeout=300)[0]
+    assert running.returncode == status, output[-5000:]
+    return output
 
 
 def saved(folder, name, ranks):
@@ -176,8 +176,8 @@ def test_moving_averages_are_joined_and_the_checkpoint_gives_the_noted_metrics(e
     checkpoint = str(tmp_path / "run" / "checkpoints" / "best.ckpt")
     evaluated = ["eval", "--checkpoint", checkpoint, "--device", "CPU", "--out"]
     alone("command", tmp_path, *evaluated, str(tmp_path / "alone"))
-    said = on_two("command", tmp_path, *evaluated, str(tmp_path / "shared"))
-    assert said.count("mean IoU") == 1
+    output = on_two("command", tmp_path, *evaluated, str(tmp_path / "shared"))
+    assert output.count("mean IoU") == 1
     single, shared, noted = (json.loads((folder / "metrics.json").read_text()) for folder in (
         tmp_path / "alone", tmp_path / "shared", tmp_path / "run" / "evaluation"))
     for entry in ("images", "metrics", "confusion matrix", "image IoU"):
@@ -194,8 +194,8 @@ def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_resumes_bit_for_b
     running = start("train", tmp_path / "parts", *common, WAIT_AT="4")
     until((tmp_path / "parts" / "waiting").exists, running)
     os.kill(int((tmp_path / "parts" / "pid1").read_text()), signal.SIGTERM)
-    said = running.communicate(timeout=200)[0]
-    assert running.returncode == 0, said[-3000:]
+    output = running.communicate(timeout=200)[0]
+    assert running.returncode == 0, output[-3000:]
     assert [int(one["signal"]) for one in saved(tmp_path / "parts", "train", 2)] == [15, 15]
     assert read_table(tmp_path / "parts" / "run" / "log.csv")[-1]["step"] == "4"
     on_two("train", tmp_path / "parts", *common, "--resume", "true")

@@ -62,16 +62,16 @@ def first_card(name="fcn8s_vgg16", pretrained="", **model):
     return build(config, VOC, "")
 
 
-@pytest.mark.parametrize("said, expected", [("auto", COURSE), ("course", COURSE), ("caffe", CAFFE)])
-def test_without_weights_the_settings_give_the_normalisation(said, expected):
-    assert first_card(preprocess=said)[1].preprocess == expected
+@pytest.mark.parametrize("setting, expected", [("auto", COURSE), ("course", COURSE), ("caffe", CAFFE)])
+def test_without_weights_the_settings_give_the_normalisation(setting, expected):
+    assert first_card(preprocess=setting)[1].preprocess == expected
 
 
-@pytest.mark.parametrize("said, expected", [("auto", CAFFE), ("course", COURSE), ("caffe", CAFFE)])
+@pytest.mark.parametrize("setting, expected", [("auto", CAFFE), ("course", COURSE), ("caffe", CAFFE)])
 @pytest.mark.parametrize("backbone_only", [True, False])
-def test_caffe_weights_set_their_normalisation(backbone_only, said, expected, tmp_path):
+def test_caffe_weights_set_their_normalisation(backbone_only, setting, expected, tmp_path):
     path, weights = published(tmp_path / "vgg16.npz", backbone_only=backbone_only)
-    net, card = first_card(pretrained=path, preprocess=said)
+    net, card = first_card(pretrained=path, preprocess=setting)
     assert card.preprocess == expected
     for parameter in net.backbone.get_parameters():
         if not parameter.name.endswith(".step"):

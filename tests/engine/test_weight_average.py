@@ -39,7 +39,7 @@ def test_averages_follow_the_recursion(accumulate, decay):
     assert np.mean(moved) > 0.9
 
     before = [weight.asnumpy().tobytes() for weight in average.weights]
-    with pytest.raises(KeyError), average.in_place():
+    with pytest.raises(KeyError), average.applied():
         for weight, other in zip(average.weights, average.averages):
             np.testing.assert_array_equal(weight.asnumpy(), other.asnumpy())
         raise KeyError("whatever happens inside")

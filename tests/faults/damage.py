@@ -28,7 +28,7 @@ def damaged(data, count, seed):
     """Yield `count` (description, bytes): cut off at many lengths, bits and bytes changed, pieces lost and repeated."""
     chance = random.Random(seed)
     # Of the 16 MB of zeros in a MindRecord file, few are read.
-    told = [place for place in range(len(data)) if data[place]] if len(data) < 1 << 20 else [
+    nonzero = [place for place in range(len(data)) if data[place]] if len(data) < 1 << 20 else [
         *range(min(8 + int.from_bytes(data[:8], "little"), 1 << 20)), *range(1 << 24, len(data))]
     for number in range(count):
         corrupted = bytearray(data)
@@ -40,12 +40,12 @@ def damaged(data, count, seed):
             what = f"cut off after {length} bytes"
             del corrupted[length:]
         elif number % 3 == 1:
-            place = chance.choice(told)
+            place = chance.choice(nonzero)
             bit = chance.randrange(8)
             what = f"bit {bit} of byte {place} flipped"
             corrupted[place] ^= 1 << bit
         else:
-            places = sorted(chance.choice(told) for _ in range(chance.randint(1, 12)))
+            places = sorted(chance.choice(nonzero) for _ in range(chance.randint(1, 12)))
             kind = chance.choice(("changed", "changed", "lost", "repeated", "zeroed"))
             what = f"{kind}: {places}"
             for place in reversed(places) if kind == "changed" else ():
@@ -106,7 +106,7 @@ class Reader:
             self.process = None
 
 
-def try_damaged(reader, kind, path, folder, count, seed, spoil="", checked=True):
+def try_damaged(reader, kind, path, folder, count, seed, suffix="", checked=True):
     """Open damaged copies of a file; returns {outcome: number}.
 
     Args:
@@ -115,7 +115,7 @@ def try_damaged(reader, kind, path, folder, count, seed, spoil="", checked=True)
         path: the whole file.
         folder: where copies go; every file that begins with the name of `path` goes along.
         count, seed: copies.
-        spoil: suffix of the file to damage: "" for `path`, or that of one beside it.
+        suffix: suffix of the file to damage: "" for `path`, or of a file next to it.
         checked: whether the format has checksums, so that anything read must be what was written.
 
     Raises:
@@ -125,25 +125,26 @@ def try_damaged(reader, kind, path, folder, count, seed, spoil="", checked=True)
     path, folder = pathlib.Path(path), pathlib.Path(folder)
     what, whole, _ = reader(kind, path)
     assert what == "read", f"{path} itself: {whole}"
-    beside = {name: (path.parent / name).read_bytes() for name in os.listdir(path.parent) if name.startswith(path.name)}
+    siblings = {name: (path.parent / name).read_bytes() for name in os.listdir(path.parent)
+                if name.startswith(path.name)}
     found = {"refused": 0, "same": 0, "other": 0}
-    for number, (how, data) in enumerate(damaged(beside[path.name + spoil], count, seed)):
+    for number, (how, data) in enumerate(damaged(siblings[path.name + suffix], count, seed)):
         # A folder each, because readers may cache a file by its name and time.
         case = folder / str(number)
         case.mkdir(parents=True)
-        for name, content in beside.items():
-            write_sparse(case / name, data if name == path.name + spoil else content)
-        what, text, megabytes = reader(kind, case / (path.name + spoil if kind == "records" else path.name))
-        told = f"{path.name}{spoil} {how}: {what}: {text}"
-        assert what in ("read", "refused"), told
-        assert megabytes < MOST_MB, f"{told}: {megabytes} MB"
+        for name, content in siblings.items():
+            write_sparse(case / name, data if name == path.name + suffix else content)
+        what, text, megabytes = reader(kind, case / (path.name + suffix if kind == "records" else path.name))
+        description = f"{path.name}{suffix} {how}: {what}: {text}"
+        assert what in ("read", "refused"), description
+        assert megabytes < MOST_MB, f"{description}: {megabytes} MB"
         if what == "refused":
-            assert "\n" not in text.strip() and str(case / path.name) in text, told
+            assert "\n" not in text.strip() and str(case / path.name) in text, description
             found["refused"] += 1
         else:
-            assert text == whole or not checked, told
+            assert text == whole or not checked, description
             found["same" if text == whole else "other"] += 1
-        for name in beside:
+        for name in siblings:
             (case / name).unlink()
         case.rmdir()
     return found

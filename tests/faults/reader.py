@@ -27,9 +27,9 @@ def photograph(path):
 
 
 def mask(path):
-    from mindfcn.data.masks import read_mask, scan_mask
+    from mindfcn.data.masks import MaskReader, scan_mask
     from mindfcn.data.synthetic.shapes import SAMPLE
-    return [read_mask(path, SAMPLE), repr(scan_mask(path))]
+    return [MaskReader([path], SAMPLE)(path), repr(scan_mask(path))]
 
 
 def mat(path):

@@ -82,9 +82,9 @@ def test_verbs_refuse_a_photograph_or_mask_of_gigapixels(tmp_path, capsys, color
                    "labels": ["labels", "--from", f"{own}/masks", "--out_file", f"{out}.yaml"],
                    "prepare": ["prepare", "--source", "folder", "--root", own, "--records", out],
                    "predict": ["predict", f"{own}/images", "--checkpoint", str(color_net), "--out", out]}[verb])
-    told = capsys.readouterr()
-    assert status == 1 and "Traceback" not in told.err
-    line = next(line for line in (told.out + told.err).splitlines() if "more than" in line)
+    output = capsys.readouterr()
+    assert status == 1 and "Traceback" not in output.err
+    line = next(line for line in (output.out + output.err).splitlines() if "more than" in line)
     assert "2.png" in line and f"more than {MAX_PIXELS} pixels" in line
 
 

@@ -65,9 +65,9 @@ def test_a_checkpoint_is_there_once_it_is_saved(server, tmp_path, figures, count
     for _ in range(count):
         text = kill_after(server, server.start("checkpoints", tmp_path), tmp_path / "run.lock",
                           generator.uniform(0, 0.15))
-        told = [int(line) for line in text.splitlines() if line.isdigit()]
+        numbers = [int(line) for line in text.splitlines() if line.isdigit()]
         assert "Traceback" not in text, text
-        saved = max([saved, *told])
+        saved = max([saved, *numbers])
         left += any("partial" in path for path in leftovers(tmp_path))
         found = {path.name: load_checkpoint(path)[0] for path in (tmp_path / "checkpoints").glob("[el]*.ckpt")}
         for name, weights in found.items():

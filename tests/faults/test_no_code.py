@@ -127,8 +127,8 @@ def test_yaml(tmp_path, made, capsys, text):
         (tmp_path / name).write_text(text)
     assert "labels.yaml" in refused(LabelSet.load, tmp_path / "labels.yaml")
     assert main(["train", "--config", str(tmp_path / "settings.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "settings.yaml" in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "settings.yaml" in output
 
 
 def test_the_yaml_attack_works_on_a_careless_reader(tmp_path):
@@ -141,8 +141,8 @@ def test_the_yaml_attack_works_on_a_careless_reader(tmp_path):
 def test_settings_cannot_name_python_classes(tmp_path, capsys, text):
     (tmp_path / "a.yaml").write_text(text)
     assert main(["train", "--config", str(tmp_path / "a.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "there is no setting" in told and "a.yaml" in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "there is no setting" in output and "a.yaml" in output
 
 
 # ------------------------------------------------------------------------------------------------------- images
@@ -257,8 +257,8 @@ def test_records_with_other_columns_or_types(tmp_path, capsys, tiny):
     save_checkpoint(tmp_path / "net.ckpt", tiny("fcn32s_vgg16"), Card(model, EVIL_LABELS))
     assert main(["eval", "--checkpoint", str(tmp_path / "net.ckpt"), "--records", str(path), "--device", "CPU",
                  "--out", str(tmp_path / "out")]) == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("mindfcn eval: ") and "a.mindrecord" in told and not (tmp_path / MARK).exists()
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert output.startswith("mindfcn eval: ") and "a.mindrecord" in output and not (tmp_path / MARK).exists()
 
 
 def test_a_broken_card_is_refused(tmp_path, tiny):

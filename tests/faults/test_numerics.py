@@ -107,8 +107,8 @@ def exact(counts):
     """The four metrics in whole numbers, by the formulas of Long et al. 2015, section 5."""
     counts = [[int(count) for count in row] for row in counts.tolist()]
     found, true = [row[place] for place, row in enumerate(counts)], [sum(row) for row in counts]
-    said = [sum(column) for column in zip(*counts)]
-    ious = [fractions.Fraction(hit, t + s - hit) for hit, t, s in zip(found, true, said)]
+    predicted = [sum(column) for column in zip(*counts)]
+    ious = [fractions.Fraction(hit, t + s - hit) for hit, t, s in zip(found, true, predicted)]
     return (fractions.Fraction(sum(found), sum(true)),
             sum(fractions.Fraction(hit, t) for hit, t in zip(found, true)) / len(true), sum(ious) / len(ious),
             sum(t * iou for t, iou in zip(true, ious)) / sum(true))

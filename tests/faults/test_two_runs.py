@@ -153,7 +153,7 @@ def test_a_failed_append_is_reported(tmp_path):
         append_text("/dev/full", "row\n")
 
 
-def begun(path, steps=0):
+def started_run(path, steps=0):
     """A run directory with the log of some steps, two an epoch, and no checkpoint."""
     run = RunDir(str(path))
     run.begin(TrainConfig(run_dir=str(path)))
@@ -163,16 +163,16 @@ def begun(path, steps=0):
 
 def test_only_a_run_without_a_checkpoint_starts_again(tmp_path):
     assert not RunDir(str(tmp_path / "none")).can_resume()
-    assert not begun(tmp_path / "begun").can_resume()
-    assert not begun(tmp_path / "first-epoch", 2).can_resume()
+    assert not started_run(tmp_path / "started_run").can_resume()
+    assert not started_run(tmp_path / "first-epoch", 2).can_resume()
     with pytest.raises(UserError, match=r"last.ckpt is gone, but .*log.csv records 3 steps"):
-        begun(tmp_path / "lost", 3).can_resume()
+        started_run(tmp_path / "lost", 3).can_resume()
 
 
 @pytest.mark.parametrize("cut", ["4", "4,2", "4,2,1.0,0.1", "4,2,1.0,0.1,9."])
 def test_a_truncated_row_is_dropped(tmp_path, cut):
     """Cut after the first digit, 40 would be 4, a step of the past."""
-    run = begun(tmp_path, 3)
+    run = started_run(tmp_path, 3)
     whole = (tmp_path / "log.csv").read_text()
     with open(run.log, "a", encoding="utf-8") as file:
         file.write(cut)
@@ -194,7 +194,7 @@ def test_checkpoints_are_ordered_by_their_numbers(tmp_path):
 
 def test_deleting_an_earlier_run_is_completed_after_a_kill(tmp_path):
     """A partly deleted run must not be resumed."""
-    run = begun(tmp_path, 2)
+    run = started_run(tmp_path, 2)
     os.makedirs(tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "last.ckpt").write_text("of the earlier run")
     os.makedirs(tmp_path / ".partial-forgetting")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment, size_after
+from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment, window
 from mindfcn.models.analysis.trace import trace
 from mindfcn.models.backbones.alexnet import AlexNet
 from mindfcn.models.backbones.googlenet import GoogLeNet
@@ -22,6 +22,25 @@ HEADS = ("fcn32s", "fcn16s", "fcn8s")
 PADDINGS = ("same", "pad100")
 
 pytestmark = pytest.mark.usefixtures("pynative")
+
+
+def size_after(size, *cells):
+    """Cells along one side of the map after some layers, from those of the map before."""
+    for cell in cells:
+        if isinstance(cell, nn.SequentialCell):
+            size = size_after(size, *cell.cell_list)
+        elif hasattr(cell, "branches"):
+            size = size_after(size, *cell.branches[0])
+        elif isinstance(cell, nn.Conv2dTranspose):
+            size = (size - 1) * side_of(cell.stride) + side_of(cell.kernel_size) - 2 * side_of(cell.padding)
+        elif win := window(cell, size):
+            steps = Fraction(size + win.before + win.after - win.kernel, win.stride)
+            size = (math.ceil if getattr(cell, "ceil_mode", False) else math.floor)(steps) + 1
+    return size
+
+
+def side_of(value):
+    return value[-1] if isinstance(value, tuple) else value
 
 
 def narrow(backbone, padding="same", head="fcn8s"):

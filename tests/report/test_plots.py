@@ -7,7 +7,7 @@ from PIL import Image
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.report.plots import save_class_bars, save_confusion, save_curves, save_trimap, smooth
+from mindfcn.report.plots import curves, save_class_bars, save_confusion, save_curves, save_trimap, smooth
 
 TWO = LabelSet(("thing", "背景 $\\frac{$"), ((250, 10, 20), (30, 200, 40)))
 
@@ -58,6 +58,27 @@ def test_the_last_row_of_a_step_counts(tmp_path):
     resumed = drawn(save_curves, tmp_path / "a.png", [(5, 99.0, 9.0)] + steps(20), [])
     assert not differ(plain, resumed)
     assert differ(plain, drawn(save_curves, tmp_path / "a.png", steps(20) + [(5, 99.0, 9.0)], []))
+
+
+def test_curves_go_through_their_rows():
+    train = [(step, 5.0 - step, 0.5 * step) for step in (1, 2, 3, 4, 5)]
+    evals = [(2, {"mean IoU": 0.25}), (4, {"mean IoU": 0.5}), (5, {"mean IoU": 0.75})]
+    # A row of a run that was resumed; the later row of step 3 counts.
+    loss, rate, metrics = (axis.lines for axis in curves([(3, 99.0, 9.0), *train], evals).axes)
+    assert loss[0].get_xydata().tolist() == [[step, value] for step, value, _ in train]
+    assert rate[0].get_xydata().tolist() == [[step, value] for step, _, value in train]
+    assert metrics[0].get_xydata().tolist() == [[2, 0.25], [4, 0.5], [5, 0.75]]
+    assert metrics[0].get_label() == "mean IoU, last 0.75"
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_with_gaps_with_one_point_and_with_a_million(tmp_path):
+    gaps = [(step, np.nan if step % 3 == 0 else 1 / step, 0.1) for step in range(1, 10)]
+    loss = curves(gaps, [(9, {"mean IoU": np.nan})]).axes[0].lines[0]
+    assert np.isnan(loss.get_ydata()).tolist() == [step % 3 == 0 for step in range(1, 10)]
+    drawn(save_curves, tmp_path / "a.png", [(1, 2.0, 0.1)], [])
+    drawn(save_curves, tmp_path / "a.png", [(step, 1 / step, 0.1) for step in range(1, 10 ** 5)], [])
+    assert os.path.getsize(tmp_path / "a.png") < 1e5
 
 
 def test_panels_without_rows_are_left_out(tmp_path):

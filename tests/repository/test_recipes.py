@@ -185,8 +185,8 @@ def test_a_wrong_base_is_one_line_that_names_the_file(write, monkeypatch, capsys
     monkeypatch.chdir(write(top=text, other="base: inner/../top.yaml\n", inner__any="seed: 1\n", good="seed: 1\n",
                             broken="seed: 1\nbase: [", empty="", unknown="optim: {lrr: 1}\n"))
     assert main(["train", "--config", "top.yaml"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and all(word in told for word in words), told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and all(word in output for word in words), output
 
 
 def test_a_cycle_that_the_file_only_leads_to(write):

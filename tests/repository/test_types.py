@@ -75,9 +75,9 @@ def test_hints_agree_with_the_code_and_reach_the_user(tmp_path):
                            str(user)], cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert [line for line in lines if "user.py:" not in line] == [] and done.stderr == ""
-    told = [re.match(r".*?:\d+: (note|error): (.*)", line).groups() for line in lines]
-    told = [(kind, text) for kind, text in told if kind == "error" or text.startswith("Revealed")]
-    assert len(told) == len(SEEN), told
-    for (kind, text), (kind_meant, words) in zip(told, SEEN):
+    notes = [re.match(r".*?:\d+: (note|error): (.*)", line).groups() for line in lines]
+    notes = [(kind, text) for kind, text in notes if kind == "error" or text.startswith("Revealed")]
+    assert len(notes) == len(SEEN), notes
+    for (kind, text), (kind_meant, words) in zip(notes, SEEN):
         assert kind == kind_meant and re.search(words, text), text
     assert (ROOT / "src" / "mindfcn" / "py.typed").exists()

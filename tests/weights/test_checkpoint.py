@@ -91,7 +91,7 @@ def test_without_card_a_network_must_be_named(tmp_path):
     ms.save_checkpoint(create_model(COURSE_FORM, 3, **TINY), str(tmp_path / "a.ckpt"))
     with pytest.raises(UserError) as error:
         load_checkpoint(tmp_path / "a.ckpt")
-    one_line(error, "a.ckpt", "--model")
+    one_line(error, "a.ckpt", "--fallback_model")
 
 
 def test_damaged_files_are_told_in_one_line(tmp_path):

@@ -252,7 +252,7 @@ def test_other_networks_are_told_in_one_line():
     weights = parameters(net)
     with pytest.raises(UserError) as error:
         load_weights(net, parameters(network(PAPER)), "paper.ckpt")
-    one_line(error, "paper.ckpt", "another architecture", "--model")
+    one_line(error, "paper.ckpt", "another architecture", "--fallback_model")
     with pytest.raises(UserError) as error:
         load_weights(net, parameters(network(COURSE, 5)), "five.ckpt")
     one_line(error, "five.ckpt", "trained for 5 classes", "network has 3")

@@ -36,7 +36,7 @@ def train(split):
 def evaluate(split):
     """Evaluate the network on every image. Returns their number."""
     dataset = SegDataset(data_file=os.path.join(folder, f"{split}.mindrecord"), training=False)
-    return len(evaluate_network(segmenter, dataset, len(SAMPLE)).scores)
+    return len(evaluate_network(segmenter, dataset, SAMPLE).scores)
 
 
 def measured(phase, split):

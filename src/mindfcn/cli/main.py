@@ -35,7 +35,7 @@ def main(arguments=None):
               "'mindspore>=2.7.1,<2.11'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        # MindSpore's words; any other RuntimeError is a bug and keeps its traceback.
+        # The text of MindSpore's message; any other RuntimeError is a bug and keeps its traceback.
         if "Memory not enough" not in str(error):
             raise
         print(f"mindfcn {verb}: the memory of the device is used up; compute less at a time (train: "

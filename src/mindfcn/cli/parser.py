@@ -38,7 +38,7 @@ def parse(arguments):
         names = parser.parse_args(_with_values(arguments))
     except UserError as error:
         help_of = f"mindfcn {verb} --help" if verb else "mindfcn --help"
-        raise UserError(f"{_plain(str(error), verb, arguments)}; see {help_of}") from None
+        raise UserError(f"{_rewritten(str(error), verb, arguments)}; see {help_of}") from None
     settings = names[names["verb"]].as_dict()
     settings.pop("config", None)
     return names["verb"], _build(VERBS[names["verb"]].config, settings)
@@ -75,30 +75,30 @@ def _check_names(path, content, config, prefix=""):
     hints = typing.get_type_hints(config)
     for name, value in content.items():
         if name not in hints:
-            raise UserError(f"{path}: there is no setting {prefix}{name}{_nearest(str(name), hints, prefix)}")
+            raise UserError(f"{path}: there is no setting {prefix}{name}{_suggestion(str(name), hints, prefix)}")
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {prefix}{name} must hold settings, indented on lines below it, not {value!r}")
             _check_names(path, value, hints[name], f"{prefix}{name}.")
-        elif entry := _entry(hints[name]):
+        elif entry := _entry_type(hints[name]):
             if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
                 raise UserError(f"{path}: {prefix}{name} must be a list of settings, such as `- name: fcn8s_vgg16`")
             for number, one in enumerate(value, 1):
                 _check_names(path, one, entry, f"{prefix}{name} {number}: ")
 
 
-def _entry(kind):
+def _entry_type(kind):
     """The dataclass of a list type's entries, or None."""
     entries = typing.get_args(kind) if typing.get_origin(kind) is list else ()
     return entries[0] if entries and dataclasses.is_dataclass(entries[0]) else None
 
 
-def _nearest(name, known, prefix=""):
+def _suggestion(name, known, prefix=""):
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-def _plain(message, verb, arguments):
+def _rewritten(message, verb, arguments):
     """Rewrite an error message of the parsing library in the terms of this command."""
     types = _types(VERBS[verb].config) if verb else {}
     wrong = re.match(r'Parser key "([\w.]+)"(?: element \d+:)?:.*?'
@@ -108,10 +108,11 @@ def _plain(message, verb, arguments):
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
         place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
         value = re.split(": Parser key|: Expected a", value)[0].strip("'")[:60]
-        return f"{place}: expected {_kind(types[key])}, got {value!r}"
-    entries = {name: kind for entry in map(_entry, types.values()) if entry for name, kind in _types(entry).items()}
+        return f"{place}: expected {_type_in_words(types[key])}, got {value!r}"
+    entries = {name: kind for entry in filter(None, map(_entry_type, types.values()))
+               for name, kind in _types(entry).items()}
     if wrong and wrong[1] in entries:
-        return f"variants: {wrong[1]}: expected {_kind(entries[wrong[1]])}, got {wrong[2][:60]!r}"
+        return f"variants: {wrong[1]}: expected {_type_in_words(entries[wrong[1]])}, got {wrong[2][:60]!r}"
     missing = re.match(r"the following arguments are required: (.*)", message)
     if missing and missing[1] in entries:
         return f"variants: each needs a {missing[1]}"
@@ -122,7 +123,7 @@ def _plain(message, verb, arguments):
     if unknown:
         name = unknown[1].split("=")[0]
         options = [f"--{known}" for known in types if known not in _argument_names(verb)]
-        return f"there is no option {name}" + _nearest(name, options)
+        return f"there is no option {name}" + _suggestion(name, options)
     if not verb:
         wrong = re.match(r"argument verb: invalid choice: (\S+)", message)
         return (f"there is no verb {wrong[1]}" if wrong else "no verb") + f"; begin with one of {', '.join(VERBS)}"
@@ -151,7 +152,7 @@ def _types(config, prefix=""):
     return found
 
 
-def _kind(kind):
+def _type_in_words(kind):
     """Describe a type in words."""
     if typing.get_origin(kind) is typing.Union:
         kind = typing.get_args(kind)[0]
@@ -159,7 +160,7 @@ def _kind(kind):
         return "one of " + ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return f"{len(typing.get_args(kind))} numbers, such as [0.01, 0.0001]"
-    if _entry(kind):
+    if _entry_type(kind):
         return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:
         (entry,) = typing.get_args(kind)
@@ -194,8 +195,8 @@ def _underscored(word):
 def _build(config, settings):
     """Nested dictionaries -> nested dataclasses."""
     def convert(kind, value):
-        if _entry(kind):
-            return [_build(_entry(kind), one) for one in value]
+        if _entry_type(kind):
+            return [_build(_entry_type(kind), one) for one in value]
         return _build(kind, value) if dataclasses.is_dataclass(kind) else value
 
     hints = typing.get_type_hints(config)

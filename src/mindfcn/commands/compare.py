@@ -23,7 +23,7 @@ from mindfcn.engine.build import build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler
 from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.errors import UserError
-from mindfcn.evaluation import WARM_UP, timed, typical
+from mindfcn.evaluation import WARM_UP, median_time, timed
 from mindfcn.inference.load import load_segmenter
 from mindfcn.logits import argmax
 from mindfcn.metrics import MEAN_IOU
@@ -43,7 +43,8 @@ TIMED, SHOWN = 20, 5
 # Name of the true mask, next to masks named by their networks' labels.
 TRUTH = "truth"
 METRICS = EVALUATION[2:]
-HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min", "begun from")
+HEADER = ("network", "PA %", "MPA %", "mIoU %", "FWIoU %", "parameters, M", "ms/image", "training, min",
+          "started from")
 # Settings that a variant's `settings` cannot change: the training budget, and the variant's own attributes.
 FIXED = ("model.name", "model.pretrained", "optim.epochs", "augment.crop_size", "augment.batch_size", "augment.workers")
 # Settings of a run that do not affect its results.
@@ -238,16 +239,16 @@ def check_variants(runs, device, records, console):
             check_checkpoint(variant, records.val)
             continue
         source = run_of.get(variant.pretrained)
-        if begun(run):
+        if has_started(run):
             check_run(run, console)
-            if source and not finished(source):
+            if source and not is_complete(source):
                 raise UserError(f"{run.run_dir} was started from an earlier {source.run_dir}, which is gone; "
                                 f"delete {run.run_dir} to train it again")
             continue
         check_settings(run)
         loss_scaler(run.optim, device)
         # Weights of a network that is not trained yet cannot be checked.
-        pending = source and not finished(source) or run.model.pretrained_hha and not os.path.exists(
+        pending = source and not is_complete(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
         net, card = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT)
@@ -264,12 +265,12 @@ def check_checkpoint(variant, val_path):
     check_classes(val_path, card.labels, variant.checkpoint)
 
 
-def begun(run):
+def has_started(run):
     """Whether the run's folder holds a run."""
     return os.path.exists(RunDir(run.run_dir).settings)
 
 
-def finished(run):
+def is_complete(run):
     """Whether a run is complete: the evaluation of its best checkpoint is written last."""
     return os.path.exists(metrics_of(run.run_dir))
 
@@ -323,12 +324,11 @@ def result_of(variant, run, val_path, config, console):
                                     device=config.train.device, fallback_model=variant.name), console)
         return Row(variant.label, variant.name, variant.checkpoint, "", found.metrics), None
     run_dir = RunDir(folder)
-    if finished(run):
+    if is_complete(run):
         console.say(f"{folder} is already trained")
     else:
-        resume = begun(run) and os.path.exists(run_dir.last)
-        result = train(dataclasses.replace(run, resume=resume, overwrite=begun(run) and not resume),
-                       console)
+        resume = has_started(run) and os.path.exists(run_dir.last)
+        result = train(dataclasses.replace(run, resume=resume, overwrite=has_started(run) and not resume), console)
         if result.signal:
             return None, result.signal
     checkpoint = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
@@ -373,10 +373,10 @@ def time_and_draw(rows, val_path, labels, path, console):
         dataset.preprocess = segmenter.preprocess
         inputs = [image for _, _, image, _, _ in dataset.examples(numbers)]
         for image in inputs[:1] * WARM_UP + inputs:
-            logits, taken = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
+            logits, elapsed = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
             masks.append(argmax(segmenter.split(logits[0])[0]))
-            seconds.append(taken)
-        row.seconds = typical(seconds)
+            seconds.append(elapsed)
+        row.seconds = median_time(seconds)
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[WARM_UP + number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]

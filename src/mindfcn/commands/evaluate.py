@@ -21,7 +21,7 @@ from mindfcn.metrics import (
 )
 from mindfcn.report.evaluation import EvalResult, save_json, write_evaluation
 from mindfcn.report.page import REPORT, Page, write_page
-from mindfcn.weights.catalogue import located
+from mindfcn.weights.catalogue import with_checkpoint_paths
 
 
 def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     """
     check_bounds(config)
     runtime.set_up(config.device, config.seed, console)
-    config = located(config, console)
+    config = with_checkpoint_paths(config, console)
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
@@ -61,8 +61,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     if config.protocol == "course":
         return _course_protocol(config, segmenter, page, records, out)
     dataset = SegDataset.for_evaluation(records, card, config.limit)
-    evaluation = evaluate_network(segment, dataset, len(card.labels), console, background=card.labels.background,
-                                  excluded=card.labels.excluded_numbers(),
+    evaluation = evaluate_network(segment, dataset, card.labels, console,
                                   geometric=segmenter.geometric if card.geometric else None)
     return write_evaluation(out, evaluation, segment, dataset, page, config.worst, config.best)
 

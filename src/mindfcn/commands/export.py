@@ -21,7 +21,7 @@ from mindfcn.data.image_paths import find_images
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
-from mindfcn.inference.onnx import OnnxSegmenter, sealed
+from mindfcn.inference.onnx import OnnxSegmenter, with_checksum
 from mindfcn.models import layers
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.models.surgery.fold_batch_norm import Folded
@@ -181,4 +181,4 @@ def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> Non
     if card:
         model.metadata_props.add(key=CARD, value=card.to_json())
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(sealed(model.SerializeToString()))
+        file.write(with_checksum(model.SerializeToString()))

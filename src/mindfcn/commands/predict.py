@@ -21,7 +21,7 @@ from mindfcn.report.overlays import overlay_with_legend, write_palette_png, writ
 from mindfcn.storage.files import atomic_path, read_bytes
 from mindfcn.storage.images import decode_photograph
 from mindfcn.weights.card import Card
-from mindfcn.weights.catalogue import located
+from mindfcn.weights.catalogue import with_checkpoint_paths
 
 VOC_FOLDER = os.path.join("results", "VOC2012", "Segmentation", "comp6_test_cls")
 
@@ -54,7 +54,7 @@ def predict(config: PredictConfig, console: Console = SILENT) -> PredictResult:
     Raises:
         UserError: as `open_segmenter` and `segment_images` do.
     """
-    config = located(config, console)
+    config = with_checkpoint_paths(config, console)
     segment, card = open_segmenter(config, console)
     return segment_images(config, segment, card.labels, console, card)
 
@@ -90,15 +90,15 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     segment.check(card)
     images = find_images(config.images)
     targets = [_targets(config, name, second) for name in output_names(images)]
-    _keep_inputs(images, targets)
-    _open_folders(targets)
+    _check_overwriting(images, targets)
+    _create_folders(targets)
     result = PredictResult()
     for path, target in console.track(list(zip(images, targets))):
         try:
             image = decode_photograph(read_bytes(path), path)
-            seen = _with_planes(image, path, planes, config)
-            mask, probabilities = segment(seen, config.probabilities)
-            geometric = segmenter.geometric(seen) if second else None
+            network_image = _with_planes(image, path, planes, config)
+            mask, probabilities = segment(network_image, config.probabilities)
+            geometric = segmenter.geometric(network_image) if second else None
         except UserError as error:
             result.failed.append((path, str(error)))
             console.say(f"left out: {error}")
@@ -136,22 +136,22 @@ def _targets(config, name, second):
     }
 
 
-def _keep_inputs(images, targets):
+def _check_overwriting(images, targets):
     """Raise UserError if a result would overwrite an input, also through another path or link."""
-    inputs = {_identity(path): path for path in images}
+    inputs = {_file_id(path): path for path in images}
     for target in targets:
         for path in filter(None, target.values()):
-            if os.path.exists(path) and _identity(path) in inputs:
-                raise UserError(f"{path} would overwrite the image {inputs[_identity(path)]}; choose another `out`")
+            if os.path.exists(path) and _file_id(path) in inputs:
+                raise UserError(f"{path} would overwrite the image {inputs[_file_id(path)]}; choose another `out`")
 
 
-def _identity(path):
+def _file_id(path):
     """(device, inode) of a file, the same for all its names."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
-def _open_folders(targets):
+def _create_folders(targets):
     """Create the folders and try to write into them, to find a wrong `out` before the first image is segmented."""
     paths = [path for target in targets for path in target.values() if path]
     for folder in sorted({os.path.dirname(path) or "." for path in paths}):

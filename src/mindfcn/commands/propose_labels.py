@@ -110,8 +110,8 @@ def _mask_files(folder):
     paths = list(files_by_name(folder, MASK_SUFFIXES).values())
     if not paths:
         inner = os.path.join(folder, "masks")
-        cure = f"did you mean {inner}?" if os.path.isdir(inner) else "give the folder of the masks"
-        raise UserError(f"no masks in {folder} ({' '.join(MASK_SUFFIXES)}); {cure}")
+        remedy = f"did you mean {inner}?" if os.path.isdir(inner) else "give the folder of the masks"
+        raise UserError(f"no masks in {folder} ({' '.join(MASK_SUFFIXES)}); {remedy}")
     return paths
 
 
@@ -126,8 +126,8 @@ def _scan(paths, encoding, console):
                         f"{found.blur}; save masks without anti-aliasing, as PNG, and scale them by nearest neighbour")
     if len(found.encodings) > 1:
         each = ", ".join(f"{len(files)} {kind} ({_some(files)})" for kind, files in sorted(found.encodings.items()))
-        cure = "palette reads both as numbers" if "rgb" not in found.encodings else "rgb reads all by their colours"
-        raise UserError(f"masks of several encodings: {each}; give them one, or, if it fits, --mask_encoding {cure}")
+        choice = "palette reads both as numbers" if "rgb" not in found.encodings else "rgb reads all by their colours"
+        raise UserError(f"masks of several encodings: {each}; give them one, or, if it fits, --mask_encoding {choice}")
     kind, = found.encodings
     return found, kind
 

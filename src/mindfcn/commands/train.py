@@ -167,7 +167,7 @@ def check_settings(config):
              ("augment.crop_size", augment.crop_size, model.name != DECONVNET or augment.crop_size >= side,
               f"at least --model.side, {side} pixels"),
              ("augment.batch_size", augment.batch_size, model.name != DECONVNET or augment.batch_size > 1,
-              "at least 2: fc6's batch normalisation sees one cell of each image")]
+              "at least 2: fc6 gives batch normalisation only one value per channel and image")]
     for name, value, fits, bound in rules:
         if not fits:
             raise UserError(f"--{name} {value}: must be {bound}")

@@ -226,12 +226,12 @@ class SegDataset:
         Returns:
             image (3, crop, crop) float32, normalised; label (crop, crop) int32.
         """
-        return self._crop((image, label), random) if self.augment.crop_size else self._native(image, label)
+        return self._crop((image, label), random) if self.augment.crop_size else self._complete(image, label)
 
     def get_dataset(self) -> ds.Dataset:
         """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
         if not self.training:
-            return self._evaluation_dataset(self._native).batch(1)
+            return self._evaluation_dataset(self._complete).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
         # The source has no __len__: MindSpore refuses epochs of another length, and a resumed epoch is shorter.
         dataset.dataset_size = self.steps_per_epoch
@@ -268,7 +268,7 @@ class SegDataset:
         """Numbers of the records that this device evaluates."""
         return range(self.rank, self.count, self.rank_size)
 
-    def _native(self, *row):
+    def _complete(self, *row):
         image, label = self._decode(*row)
         label = np.moveaxis(label, -1, 0) if label.ndim == 3 else label
         return transforms.to_input(image, self.preprocess), label.astype(np.int32)
@@ -277,7 +277,7 @@ class SegDataset:
         """Make (data, label) of a batch from rows of (crop number, columns ...)."""
         if self.augment.crop_size == 0:
             (_, *row), = rows
-            return tuple(array[None] for array in self._native(*row))
+            return tuple(array[None] for array in self._complete(*row))
         side = self.augment.crop_size
         data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
         label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)

@@ -76,15 +76,18 @@ def _histogram(values):
 
 
 class MaskReader:
-    """Reads the masks of one data set with `read_mask`, deciding once for all of them what `auto` means.
+    """Reads the masks of one data set; the meaning of `auto` is decided once for all of them.
 
-    Grey values are shades if all colours of the labels are grey and include every value of every mask of 8 or 16 bits;
-    otherwise they are class numbers. Palettes must show a number in one colour.
+    With auto, the mode of a file decides its encoding. Grey values are colours of the labels if all colours of the
+    labels are grey and include every value of every mask of 8 or 16 bits: black and white masks need the classes
+    (0, 0, 0) and (255, 255, 255). Otherwise they are class numbers. Palettes must show a number in one colour.
 
     Args:
         paths: all mask files of the data set.
-        labels: LabelSet.
-        encoding: as `read_mask` takes it.
+        labels: LabelSet; colour masks are decoded by its colours. The ignore label's palette colour and VOC's border
+            colour (224, 224, 192) are read as the ignore label.
+        encoding: palette (numbers of a palette image, whatever its colours), grey (grey values are numbers), rgb
+            (colours), or auto.
     """
 
     def __init__(self, paths, labels, encoding="auto"):
@@ -92,19 +95,35 @@ class MaskReader:
         self._shades, self._colors, self._lock = None, {}, threading.Lock()
 
     def __call__(self, path):
-        """Read a mask: path -> (H, W) uint8 class numbers. Raises UserError as `read_mask`, or the palettes differ."""
-        if self.encoding != "auto":
-            return read_mask(path, self.labels, self.encoding)
-        return read_mask(path, self.labels, "auto", self._are_shades, self._check_same_palette)
+        """Read a mask: path -> (H, W) uint8 class numbers, including the ignore label.
 
-    def _are_shades(self, *_):
+        Raises:
+            UserError: the file is unreadable or not in the given encoding, a colour is unknown, a number is over 255,
+                or, with auto, palettes contradict one another or the labels.
+        """
+        mask, auto = read_mask_image(path), self.encoding == "auto"
+        kind = _kind(mask) if auto else self.encoding
+        if kind == "rgb":
+            return _decode_colors(np.asarray(mask.convert("RGB")), self.labels, path)
+        numbers = _numbers(mask, kind, path)
+        if auto and mask.mode == "P":
+            check_palette(mask.getpalette("RGB"), numbers, self.labels, path)
+            self._check_same_palette(mask.getpalette("RGB"), numbers, path)
+        if auto and kind == "grey" and self._are_shades():
+            # Images of few bits are read as numbers; their shades are spread over 0..255.
+            shades = numbers * (255 // (2 ** mask.info["bits"] - 1)) if "bits" in mask.info else numbers
+            return _decode_colors(np.repeat(shades[..., None], 3, axis=2), self.labels, path)
+        return numbers
+
+    def _are_shades(self):
+        """Whether grey values of this data set are colours of the labels."""
         with self._lock:
             if self._shades is None:
-                self._shades = all(in_threads(self._fits, self.paths)) if _all_grey(self.labels) else False
+                self._shades = _all_grey(self.labels) and all(in_threads(self._fits, self.paths))
             return self._shades
 
     def _fits(self, path):
-        """Whether a mask's grey values are shades of the labels, or it says nothing about that."""
+        """Whether a mask's grey values are colours of the labels; True for other masks and for unreadable files."""
         try:
             mask = read_mask_image(path)
         except UserError:
@@ -135,40 +154,6 @@ def _reader(files, labels, encoding):
     return MaskReader([path for path, *_ in files], labels, encoding)
 
 
-def read_mask(path, labels, encoding="auto", are_shades=None, check_same_palette=None):
-    """Read a mask: path -> (H, W) uint8 class numbers, including the ignore label.
-
-    Args:
-        path: mask file.
-        labels: LabelSet; colour masks are decoded by its colours. The ignore label's palette colour and VOC's border
-            colour (224, 224, 192) are read as the ignore label.
-        encoding: palette (numbers of a palette image, whatever its colours), grey (grey values are numbers), rgb
-            (colours), or auto (by the file's mode). With auto, grey values are read as colours if all colours of the
-            labels are grey and include every value: black and white masks need the classes (0, 0, 0) and
-            (255, 255, 255).
-        are_shades: function (numbers, labels) that decides that for auto instead; see MaskReader.
-        check_same_palette: function (palette, numbers, path) that compares palettes for auto.
-
-    Raises:
-        UserError: the file is unreadable or not in the given encoding, a colour is unknown, a number is over 255, or,
-            with auto, the palette shows a class in the colour of another.
-    """
-    mask = read_mask_image(path)
-    kind = _kind(mask) if encoding == "auto" else encoding
-    if kind == "rgb":
-        return _decode_colors(np.asarray(mask.convert("RGB")), labels, path)
-    numbers = _numbers(mask, kind, path)
-    if encoding == "auto" and mask.mode == "P":
-        check_palette(mask.getpalette("RGB"), numbers, labels, path)
-        if check_same_palette:
-            check_same_palette(mask.getpalette("RGB"), numbers, path)
-    if encoding == "auto" and kind == "grey" and (are_shades or _are_greys)(numbers, labels):
-        # Images of few bits are read as numbers; their shades are spread over 0..255.
-        shades = numbers * (255 // (2 ** mask.info["bits"] - 1)) if "bits" in mask.info else numbers
-        return _decode_colors(np.repeat(shades[..., None], 3, axis=2), labels, path)
-    return numbers
-
-
 def _kind(mask):
     """Encoding of a mask file, by its mode."""
     return "palette" if mask.mode in ("P", "PA") else "grey" if mask.mode in GREY_MODES else "rgb"
@@ -193,11 +178,6 @@ def check_palette(palette, numbers, labels, path):
             raise UserError(f"{path}: its palette shows {number} ({labels.names[number]}) in {color}, the colour of "
                             f"{other} ({labels.names[other]}) in the labels; use --mask_encoding palette if the "
                             "numbers are right, or rgb if the colours are")
-
-
-def _are_greys(numbers, labels):
-    """Whether all colours of the labels are grey and include all numbers."""
-    return _all_grey(labels) and bool(np.isin(numbers, np.array(labels.colors)[:, 0]).all())
 
 
 def _all_grey(labels):

@@ -19,11 +19,11 @@ def scale(image, mask, factor):
     Each side keeps at least one pixel.
     """
     size = tuple(max(1, int(factor * side)) for side in mask.shape[1::-1])
-    return (each(image, lambda plane, name: cv2.resize(plane, size, interpolation=SCALING[name])),
+    return (map_planes(image, lambda plane, name: cv2.resize(plane, size, interpolation=SCALING[name])),
             cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
 
 
-def each(image, function):
+def map_planes(image, function):
     """Apply function(plane, name) to an image, or to each of its planes."""
     if isinstance(image, dict):
         return {name: function(plane, name) for name, plane in image.items()}
@@ -141,15 +141,15 @@ def augment(image, mask, random, config, preprocess, ignore_label, out=None):
         first = window[..., 0] if window.ndim == 3 else window
         if config.max_class_share == 1 or largest_share(first, ignore_label) <= config.max_class_share:
             break
-    image, mask = each(image, lambda plane, _: crop(plane, top, left, crop_size)), window
+    image, mask = map_planes(image, lambda plane, _: crop(plane, top, left, crop_size)), window
     height, width = mask.shape[:2]
     left = 0
     if config.flip and random.uniform(0.0, 1.0) > 0.5:
         # The padding is then at the left.
-        image, mask, left = each(image, lambda plane, _: flip(plane)), flip(mask), crop_size - width
+        image, mask, left = map_planes(image, lambda plane, _: flip(plane)), flip(mask), crop_size - width
     if config.photometric:
-        image = each(image, lambda plane, name: jitter_colors(plane, random, config.photometric) if name == "image"
-                     else plane)
+        image = map_planes(image, lambda plane, name: jitter_colors(plane, random, config.photometric)
+                           if name == "image" else plane)
     data, label = out or (np.empty((preprocess.channels, crop_size, crop_size), np.float32),
                           np.empty((*mask.shape[2:], crop_size, crop_size), np.int32))
     if (height, width) != (crop_size, crop_size):

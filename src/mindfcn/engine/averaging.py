@@ -31,24 +31,24 @@ class WeightAverage(nn.Cell):
                                           if parameter.requires_grad or parameter.name.endswith(MOVING)])
         self.averages = self.weights.clone(prefix="ema", init="same")
 
-    def after(self, updates):
-        """Add the current weights, after this number of updates, to the average."""
+    def update(self, updates):
+        """Move the average towards the current weights, those after `updates` updates."""
         self(ms.Tensor(1 - min(self.decay, (1 + updates) / (10 + updates)), ms.float32))
 
     def construct(self, share):
-        done = ()
+        updated = ()
         for average, weight in zip(self.averages, self.weights):
-            done += (ops.assign_add(average, (weight - average) * share),)
-        return done
+            updated += (ops.assign_add(average, (weight - average) * share),)
+        return updated
 
     @contextlib.contextmanager
-    def in_place(self):
-        """A context in which the averages are the network's weights."""
-        kept = [weight.asnumpy().copy() for weight in self.weights]
+    def applied(self):
+        """A context in which the network has the averages as its weights."""
+        originals = [weight.asnumpy().copy() for weight in self.weights]
         for weight, average in zip(self.weights, self.averages):
             weight.set_data(ms.Tensor(average.asnumpy().copy()))
         try:
             yield
         finally:
-            for weight, value in zip(self.weights, kept):
+            for weight, value in zip(self.weights, originals):
                 weight.set_data(ms.Tensor(value))

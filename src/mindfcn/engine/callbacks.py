@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import signal
 import threading
@@ -16,7 +17,7 @@ from mindfcn import runtime
 from mindfcn.config import TrainConfig
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
-from mindfcn.engine.recalibrate import Recalibration
+from mindfcn.engine.recalibrate import further_images, recalibrate
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import MOVING, TrainStep
 from mindfcn.errors import UserError
@@ -115,7 +116,7 @@ class Run:
 
 
 class RunCallback(Callback):
-    """A callback that knows its Run."""
+    """Base class of the callbacks below: it stores the Run."""
 
     def __init__(self, run):
         super().__init__()
@@ -154,7 +155,7 @@ class NonFiniteGuard(RunCallback):
         found = self.run.step.nonfinite_names()
         if not found:
             return ""
-        many = f", {len(found)} of {len(self.run.step.watched)} in all" if len(found) > 3 else ""
+        many = f", {len(found)} of {len(self.run.step.checked)} in all" if len(found) > 3 else ""
         return f", and {', '.join(found[:3])} overflowed{many}"
 
 
@@ -242,7 +243,7 @@ class CheckpointSaver(RunCallback):
             run.run_dir.make_last(path)
 
     def _average_statistics(self):
-        """Average the moving averages over all processes, since each process has seen other images."""
+        """Average the moving averages over all processes, since each process trains on other images."""
         ranks = runtime.rank_size()
         averages = self.run.step.average.averages if self.run.step.average else ()
         for parameter in [*self.run.segmenter.net.get_parameters(), *averages] if ranks > 1 else ():
@@ -264,12 +265,12 @@ class Evaluator(RunCallback):
             self.evaluate(epoch)
         elif run.step.average and epoch == run.config.optim.epochs and run.writes:
             # Without validation records, the averaged weights of the last epoch are the result.
-            with run.step.average.in_place():
+            with run.step.average.applied():
                 save_checkpoint(run.run_dir.best, run.segmenter.net, run.card)
 
     def evaluate(self, epoch):
         """Evaluate the network, with its averaged weights if there are any."""
-        with self.run.step.average.in_place() if self.run.step.average else contextlib.nullcontext():
+        with self.run.step.average.applied() if self.run.step.average else contextlib.nullcontext():
             self._evaluate(epoch)
         # Training mode makes the segmenter read the weights again.
         self.run.step.set_train()
@@ -298,8 +299,7 @@ class Evaluator(RunCallback):
 
 def evaluate_run(run):
     """Evaluate a run's network on its validation records. Returns Evaluation, or None after a signal."""
-    return evaluate_network(run.segment, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
-                            run.card.labels.background, run.card.labels.excluded_numbers(),
+    return evaluate_network(run.segment, run.val, run.card.labels, run.notes, lambda: run.signals.received,
                             run.segmenter.geometric if run.card.geometric else None)
 
 
@@ -331,15 +331,12 @@ class SignalStopper(RunCallback):
 class Recalibrator(RunCallback):
     """Recalibrate batch normalisation after the last epoch, before its checkpoint is saved.
 
-    Args:
-        run: Run.
+    Each process uses its own records; `CheckpointSaver.save` averages over the processes.
     """
-
-    def __init__(self, run):
-        super().__init__(run)
-        self.recalibration = Recalibration(run.step.net, run.train, run.config.optim.recalibrate)
 
     def on_train_epoch_end(self, run_context):
         """Recalibrate after the last epoch."""
-        if self.run.place == (self.run.config.optim.epochs, 0):
-            self.recalibration(self.run.notes)
+        optim = self.run.config.optim
+        if self.run.place == (optim.epochs, 0):
+            self.run.notes.say(f"averaging the statistics of batch normalisation over {optim.recalibrate} mini-batches")
+            recalibrate(self.run.step.net, itertools.islice(further_images(self.run.train), optim.recalibrate))

@@ -62,8 +62,8 @@ class Momentum(nn.Momentum):
 
     def __init__(self, groups, learning_rate, momentum):
         super().__init__(groups, learning_rate, momentum)
-        self.raise_moment = ops.ApplyGradientDescent()
-        self.keeps = momentum
+        self.add_to_moment = ops.ApplyGradientDescent()
+        self.momentum_factor = momentum
 
     def decay_weight(self, gradients):
         """Gradients; without momentum, gradients plus decay times weights.
@@ -72,8 +72,9 @@ class Momentum(nn.Momentum):
         """
         decayed = ()
         for gradient, weight, moment, decay in zip(gradients, self._parameters, self.moments, self.weight_decay):
-            if self.keeps:
-                decayed += (ops.depend(gradient, self.raise_moment(moment, -decay / self.keeps, weight)),)
+            if self.momentum_factor:
+                added = self.add_to_moment(moment, -decay / self.momentum_factor, weight)
+                decayed += (ops.depend(gradient, added),)
             else:
                 decayed += (gradient + weight * decay,)
         return decayed

@@ -5,7 +5,6 @@ variances of many mini-batches are averaged.
 """
 
 import copy
-import dataclasses
 import itertools
 from collections.abc import Iterable
 
@@ -14,7 +13,6 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn import runtime
-from mindfcn.console import SILENT
 from mindfcn.mindspore_versions import forward_hooks
 
 
@@ -74,29 +72,11 @@ class _Sums:
             parameter.set_data(ms.Tensor((total / self.count).astype(np.float32)))
 
 
-@dataclasses.dataclass
-class Recalibration:
-    """The recalibration pass of a training run.
-
-    Args:
-        net: the network.
-        dataset: SegDataset for training; the crops are those of additional epochs.
-        batches: mini-batches to average over.
-    """
-    net: nn.Cell
-    dataset: object
-    batches: int
-
-    def __call__(self, console=SILENT):
-        """Recalibrate on this process's records; `CheckpointSaver.save` averages over the processes."""
-        console.say(f"averaging the statistics of batch normalisation over {self.batches} mini-batches")
-        recalibrate(self.net, itertools.islice(self._images(), self.batches))
-
-    def _images(self):
-        """Yield batches of training images, starting at an epoch number that no training reaches."""
-        dataset = copy.copy(self.dataset)
-        dataset.skip_batches = 0
-        with runtime.unwrap_user_errors():
-            for dataset.first_epoch in itertools.count(2 ** 20):
-                for image, _ in dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True):
-                    yield image
+def further_images(dataset):
+    """Yield batches of images of a SegDataset for training, from an epoch number that no training reaches."""
+    dataset = copy.copy(dataset)
+    dataset.skip_batches = 0
+    with runtime.unwrap_user_errors():
+        for dataset.first_epoch in itertools.count(2 ** 20):
+            for image, _ in dataset.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True):
+                yield image

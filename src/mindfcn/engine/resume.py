@@ -17,8 +17,6 @@ from mindfcn.weights.load import load_weights
 # Default values of a network's options.
 DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32, "side": 224,
             "decoder_width": 1.0}
-
-
 # Settings that may change when a run is resumed; the console names those that do.
 MAY_CHANGE = ("eval_every", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
               "augment.photometric", "augment.max_class_share", "augment.crop_tries", "optim.epochs", "optim.lr",
@@ -27,8 +25,8 @@ MAY_CHANGE = ("eval_every", "augment.crop_size", "augment.min_scale", "augment.m
 # Settings that do not affect the weights, or that are compared by their effect: the records by their identity.
 UNCHECKED = ("run_dir", "resume", "overwrite", "device", "keep", "tensorboard", "augment.workers", "model.pretrained",
              "model.pretrained_hha", "model.preprocess")
-# Relative difference of a learning rate from the logged one that is more than the log's rounding.
-JUMP = 1e-3
+# Relative difference between two learning rates beyond the rounding of the log.
+RATE_TOLERANCE = 1e-3
 
 
 def resume(run_dir, net, card, step, train_set, config, rates, console):
@@ -47,7 +45,7 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
     weights, saved, state = newest_checkpoint(run_dir, console)
     check_data(saved, card, run_dir)
     changes = changed_settings(saved.training.get("settings", {}), config, run_dir)
-    if network(saved) != network(card):
+    if network_options(saved) != network_options(card):
         raise UserError(f"{run_dir.last} belongs to another network ({saved.model['name']}); resume with the "
                         f"settings in {run_dir.settings}")
     batches = {"steps_per_epoch": train_set.steps_per_epoch, "seed": train_set.seed}
@@ -76,7 +74,7 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
         run_dir.continue_with(config, step.batches, changes)
-        say_jump(run_dir.rates(), rates, step, console)
+        report_rate_jump(run_dir.rates(), rates, step, console)
 
 
 def check_data(saved, card, run_dir):
@@ -98,7 +96,7 @@ def changed_settings(there, config, run_dir):
     Raises:
         UserError: a setting differs that must not change; the message names it.
     """
-    there, here = flat(there), flat(plain(config))
+    there, here = flat(there), flat(plain_values(config))
     compared = [name for name in here if name in there and name not in UNCHECKED and not name.startswith("data.")]
     changes = {name: (there[name], here[name]) for name in compared if there[name] != here[name]}
     for name, (before, now) in changes.items():
@@ -108,16 +106,16 @@ def changed_settings(there, config, run_dir):
     return changes
 
 
-def plain(config):
+def plain_values(config):
     """The settings as dictionaries, lists and numbers, as a checkpoint's card holds them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def say_jump(logged, rates, step, console):
-    """Say if the learning rate of the settings differs from the logged one at the last step, as it does at no other."""
+def report_rate_jump(logged, rates, step, console):
+    """Report a learning rate that jumps: the settings give another one for the last step than the log has."""
     update = min((step.batches - 1) // step.accumulate, len(rates) - 1)
     before = logged.get(step.batches)
-    if before is not None and not np.isclose(rates[update], before, rtol=JUMP, atol=0):
+    if before is not None and not np.isclose(rates[update], before, rtol=RATE_TOLERANCE, atol=0):
         following = rates[min(step.batches // step.accumulate, len(rates) - 1)]
         console.say(f"the learning rate jumps from {before:.3g} at step {step.batches} to {following:.3g} at the next: "
                     "the settings give another schedule than the run had")
@@ -135,7 +133,7 @@ def newest_checkpoint(run_dir, console):
     raise first
 
 
-def network(card):
+def network_options(card):
     """A card's model without default values, which older releases stored."""
     given = {name: value for name, value in card.model.items() if value != DEFAULTS.get(name)}
     return {**given, "skip_scales": card.skip_scales}

@@ -60,8 +60,8 @@ class RunDir:
         self.versions = os.path.join(path, "versions.json")
         self.report = os.path.join(path, REPORT)
         self.tensorboard = os.path.join(path, "tensorboard")
-        self.wants_events, self.events = tensorboard, None
-        self._forgetting = os.path.join(path, PARTIAL + "forgetting")
+        self.writes_events, self.events = tensorboard, None
+        self._deleting = os.path.join(path, PARTIAL + "deleting")
 
     @contextlib.contextmanager
     def hold(self):
@@ -71,8 +71,8 @@ class RunDir:
             UserError: another process trains here, or the folder cannot be written.
         """
         with held(os.path.join(self.path, "run.lock"), f"run directory {self.path}"):
-            if os.path.isdir(self._forgetting):
-                self._forget()
+            if os.path.isdir(self._deleting):
+                self._delete()
             pictures = (os.path.join("evaluation", name) for name in PICTURES)
             yield remove_leftovers(self.path, ("checkpoints", "evaluation", *pictures))
 
@@ -100,7 +100,7 @@ class RunDir:
             if not (config.overwrite or config.resume):
                 raise UserError(f"{self.path} holds an earlier run; continue it with --resume true, "
                                 "start again with --overwrite true, or choose another --run_dir")
-            self._forget()
+            self._delete()
         write_text(self.log, ",".join(LOG) + "\n")
         write_text(self.evaluations, ",".join(EVALUATION) + "\n")
         write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
@@ -147,15 +147,15 @@ class RunDir:
         """{step: logged learning rate}."""
         return {int(row["step"]): float(row["learning_rate"]) for row in table_rows(self.log)}
 
-    def _forget(self):
+    def _delete(self):
         """Delete a run. If this is interrupted, the next process that locks the folder completes it."""
-        os.makedirs(self._forgetting, exist_ok=True)
+        os.makedirs(self._deleting, exist_ok=True)
         for path in (os.path.dirname(self.last), self.evaluation, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.report, self.log, self.evaluations, self.settings):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-        os.rmdir(self._forgetting)
+        os.rmdir(self._deleting)
 
     def rewind(self, step):
         """Delete the rows after a step; the resumed run writes them again."""
@@ -170,12 +170,12 @@ class RunDir:
 
     def begin_events(self):
         """Start the event files with the rows so far, if TensorBoard is enabled."""
-        if self.wants_events:
+        if self.writes_events:
             self.events = Events(self.tensorboard)
-            self._note("train", LOG, [row.values() for row in table_rows(self.log)])
-            self._note("evaluation", EVALUATION, [row.values() for row in table_rows(self.evaluations)])
+            self._add_events("train", LOG, [row.values() for row in table_rows(self.log)])
+            self._add_events("evaluation", EVALUATION, [row.values() for row in table_rows(self.evaluations)])
 
-    def _note(self, group, header, rows):
+    def _add_events(self, group, header, rows):
         """Add rows of a table, whose first two columns are step and epoch, to the event files."""
         if self.events:
             for step, _, *values in rows:
@@ -190,25 +190,26 @@ class RunDir:
     def add_steps(self, rows):
         """Append rows of LOG."""
         _append(self.log, rows)
-        self._note("train", LOG, rows)
+        self._add_events("train", LOG, rows)
 
     def add_evaluation(self, step, epoch, metrics):
         """Append one evaluation."""
         row = [step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]
         _append(self.evaluations, [row])
-        self._note("evaluation", EVALUATION, [row])
+        self._add_events("evaluation", EVALUATION, [row])
 
     def evaluated(self, step):
         """Whether evaluation.csv has a row for this step."""
         return any(int(row["step"]) == step for row in table_rows(self.evaluations))
 
     def draw_curves(self):
-        """Draw both tables into curves.png. Returns the rows, as arguments of `save_curves`."""
+        """Draw both tables into curves.png. Returns its path."""
         train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in table_rows(self.log)]
         evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
                  for row in table_rows(self.evaluations)]
-        save_curves(os.path.join(self.path, "curves.png"), train, evals)
-        return train, evals
+        path = os.path.join(self.path, "curves.png")
+        save_curves(path, train, evals)
+        return path
 
     def checkpoint(self, epoch, step_in_epoch=0):
         """Path of the checkpoint after `epoch` complete epochs and `step_in_epoch` further steps."""

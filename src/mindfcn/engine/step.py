@@ -43,8 +43,9 @@ class TrainStep(nn.Cell):
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         moving = [parameter for parameter in net.get_parameters() if parameter.name.endswith(MOVING)]
-        self.watched = ms.ParameterTuple([*self.weights, *moving])
-        self.gathered = ms.ParameterTuple([*(self.sums or ()), *moving])
+        # Parameters that must stay finite: after an update, and after a batch whose gradients are only accumulated.
+        self.checked = ms.ParameterTuple([*self.weights, *moving])
+        self.checked_between = ms.ParameterTuple([*(self.sums or ()), *moving])
         self.finite = ms.Parameter(ms.Tensor(True), name="finite", requires_grad=False)
         self.gradient = ms.value_and_grad(self.forward, None, self.weights)
         self.ranks = runtime.rank_size()
@@ -56,7 +57,7 @@ class TrainStep(nn.Cell):
         # A constant argument compiles two graphs, with and without the update, instead of one with a branch.
         loss = super().__call__(images, labels, self.batches % self.accumulate == 0)
         if self.average and self.batches % self.accumulate == 0:
-            self.average.after(self.batches // self.accumulate)
+            self.average.update(self.batches // self.accumulate)
         return loss
 
     def set_train(self, mode=True):
@@ -79,11 +80,11 @@ class TrainStep(nn.Cell):
         logits = self.net(images)
         loss = self.loss(logits, labels)
         if self.ranks > 1:
-            loss = loss * self.share(labels, logits.shape[1])
+            loss = loss * self.rank_weight(labels, logits.shape[1])
         return loss if self.scaler is None else self.scaler.scale(loss)
 
-    def share(self, labels, classes):
-        """The weight of this process's loss: weighted losses add up to the loss of the joint batch."""
+    def rank_weight(self, labels, classes):
+        """The weight of this process's loss: the weighted losses add up to the loss of the joint batch."""
         if self.loss.reduction == "sum":
             return 1.0
         counted = self.loss.count(labels, classes)
@@ -96,7 +97,8 @@ class TrainStep(nn.Cell):
         if self.accumulate > 1:
             gradients = self.mean(gradients)
         if not updates:
-            return ops.depend(loss, ops.assign(self.finite, self.all_finite(self.gathered, self.store(gradients))))
+            finite = self.all_finite(self.checked_between, self.store(gradients))
+            return ops.depend(loss, ops.assign(self.finite, finite))
         gradients = self.reduce(gradients)
         if self.scaler is None:
             done = self.update(gradients)
@@ -108,7 +110,7 @@ class TrainStep(nn.Cell):
             done = self.scaler.adjust(finite)
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
-        return ops.depend(loss, ops.assign(self.finite, self.all_finite(self.watched, done)))
+        return ops.depend(loss, ops.assign(self.finite, self.all_finite(self.checked, done)))
 
     def all_finite(self, parameters, done):
         """() bool: whether all parameters are finite after `done` is computed."""
@@ -116,7 +118,7 @@ class TrainStep(nn.Cell):
 
     def nonfinite_names(self):
         """Names of the weights and moving averages that are not finite, in the network's order."""
-        return [parameter.name for parameter in [*self.watched, *(self.sums or ())]
+        return [parameter.name for parameter in [*self.checked, *(self.sums or ())]
                 if not np.isfinite(parameter.asnumpy()).all()]
 
     def unscaled(self, loss):

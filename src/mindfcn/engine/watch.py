@@ -1,4 +1,4 @@
-"""Check now and then that a training step used its own batch and weights: its loss is computed twice."""
+"""Check at some steps that a training step used its own batch and weights: its loss is computed twice."""
 
 import math
 import os
@@ -53,9 +53,9 @@ class LossOnly(nn.Cell):
 class LossWatch(RunCallback):
     """Stop a run whose loss differs from the same loss computed apart from the step.
 
-    Before a step that is checked, the loss of a copy of its batch is computed with the weights as they are, the device
-    being idle before and after. Checked are a process's steps 1, 2, 4, 8, ... and those whose number is a multiple of
-    `every`. What only the backward pass computes wrong is not seen, nor a wrong batch while all scores are zero.
+    Before a checked step, the loss of a copy of its batch is computed with the current weights; the device is idle
+    before and after. The steps 1, 2, 4, 8, ... of a process and the steps whose number is a multiple of `every` are
+    checked. Errors in the backward pass alone are not found, nor a wrong batch as long as all scores are zero.
 
     Args:
         run: Run.
@@ -71,36 +71,36 @@ class LossWatch(RunCallback):
         super().__init__(run)
         self.log, self.every, self.tolerance = log, every, tolerance
         self.loss = LossOnly(run.step)
-        self.first, self.right = run.step.batches, run.step.batches
+        self.first, self.last_equal = run.step.batches, run.step.batches
         self.expected = None
 
     def on_train_step_begin(self, run_context):
         """Compute the loss of the step that follows."""
         number = self.run.step.batches + 1
-        taken = number - self.first
+        count = number - self.first
         # A power of two has one bit.
-        if number % self.every and taken & (taken - 1):
+        if number % self.every and count & (count - 1):
             return
         # The step copies its own tensors to the device, as at every other step.
         batch = [ms.Tensor(tensor.asnumpy()) for tensor in run_context.original_args().train_dataset_element]
-        if taken == 1:
+        if count == 1:
             # Compiles, and places the weights on the device.
             self.loss(*batch)
         self.expected = self.loss(*batch)
 
     def on_train_step_end(self, run_context):
-        """Compare."""
+        """Compare the loss of the step with the one computed before it."""
         expected, self.expected = self.expected, None
         if expected is None:
             return
         number, loss = self.run.step.batches, float(run_context.original_args().net_outputs.asnumpy())
         if not self.differs(loss, expected):
-            self.right = number
+            self.last_equal = number
             return
         self.log.flush()
         raise UserError(f"the loss of step {number} is {loss:.6g}, but {expected:.6g} when it is computed apart from "
                         "the step with the same batch and weights: the device used stale data, perhaps since step "
-                        f"{self.right + 1}; start again with {LAUNCH_BLOCKING}=1 in the environment (it is "
+                        f"{self.last_equal + 1}; start again with {LAUNCH_BLOCKING}=1 in the environment (it is "
                         f"{os.environ.get(LAUNCH_BLOCKING)})")
 
     def differs(self, loss, expected):

@@ -12,7 +12,6 @@ import numpy as np
 from mindfcn.inference.predictor import Predictor
 from mindfcn.logits import softmax
 
-RULES = ("mean", "product")
 # Lower bound of probabilities, so that their logarithms are finite.
 SMALLEST = np.finfo(np.float32).tiny
 
@@ -22,7 +21,7 @@ class Ensemble(Predictor):
 
     Args:
         segmenters: list of Predictors with the same classes; each has its own normalisation.
-        rule: one of RULES.
+        rule: "mean" or "product".
     """
 
     def __init__(self, segmenters: Iterable[Any], rule: str = "mean") -> None:

@@ -14,12 +14,12 @@ from mindfcn.weights.card import CARD, Card
 PROVIDERS = {"Ascend": "CANNExecutionProvider", "GPU": "CUDAExecutionProvider", "CPU": "CPUExecutionProvider"}
 
 # The start of the last entry of ModelProto.metadata_props (field 14): key (1) and value (2), the checksum in 8 digits.
-_SEAL = b"\x72\x17\x0a\x0bmindfcn_crc\x12\x08"
+_CHECKSUM_ENTRY = b"\x72\x17\x0a\x0bmindfcn_crc\x12\x08"
 
 
-def sealed(model):
-    """The bytes of an ONNX file with one more metadata entry at the end: the CRC-32 of all bytes before it."""
-    return model + _SEAL + b"%08x" % zlib.crc32(model)
+def with_checksum(model):
+    """Append a metadata entry with the CRC-32 of all bytes before it to the bytes of an ONNX file."""
+    return model + _CHECKSUM_ENTRY + b"%08x" % zlib.crc32(model)
 
 
 class OnnxSegmenter(Predictor):
@@ -46,7 +46,7 @@ class OnnxSegmenter(Predictor):
                             "pip install onnxruntime") from None
         data = read_bytes(path)
         # Other programs may rewrite the file without the checksum.
-        if data[:-8].endswith(_SEAL) and data != sealed(data[:-8 - len(_SEAL)]):
+        if data[:-8].endswith(_CHECKSUM_ENTRY) and data != with_checksum(data[:-8 - len(_CHECKSUM_ENTRY)]):
             raise UserError(f"{path} is damaged: its checksum does not fit; copy it again, or write it again with "
                             "mindfcn export")
         del data

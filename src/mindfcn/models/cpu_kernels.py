@@ -4,8 +4,8 @@
 set `cpu_kernels.enabled = False` before building it, or the environment variable MINDFCN_CPU_KERNELS=0. Parameters are
 the same either way, and so are checkpoints.
 
-A convolution of single channels with a few fixed kernels cuts a map into tiles and transforms them at once; what is
-left is a matrix product, the operation CPUs are fastest at. The transposed convolution puts the tiles together again.
+A convolution of single channels with a few fixed kernels cuts a map into tiles and transforms them at once; the rest is
+a matrix product, the fastest operation on CPUs. The transposed convolution joins the tiles again.
 """
 
 import os
@@ -32,7 +32,7 @@ POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)
 
 
 def convolution(in_channels, out_channels, kernel, stride, padding, group, dilation):
-    """The cell that computes a convolution better than MindSpore on this device; None where there is none.
+    """The cell that computes a convolution better than MindSpore on this device; None if there is none.
 
     Args:
         kernel: (height, width).
@@ -79,7 +79,7 @@ def both_axes(matrix):
 
 
 @ops.constexpr
-def swapped(first, second, third):
+def reversed_axes_order(first, second, third):
     """(third * second * first,) int32 Tensor: where the rows of `swap` come from."""
     return ms.Tensor(np.arange(first * second * third, dtype=np.int32).reshape(first, second, third).T.flatten())
 
@@ -100,7 +100,7 @@ def swap(rows, first, second, third):
 
     Rows are gathered, because MindSpore's transpose on CPU keeps eight bytes for every number that it has moved.
     """
-    return ops.gather(rows.reshape(first * second * third, -1), swapped(first, second, third), 0)
+    return ops.gather(rows.reshape(first * second * third, -1), reversed_axes_order(first, second, third), 0)
 
 
 class Winograd(nn.Cell):
@@ -230,7 +230,7 @@ class WideConv2d(nn.Cell):
 
 
 @ops.constexpr
-def blockwise(channels, stride):
+def block_weight_order(channels, stride):
     """(channels * stride^2 * channels * 4,) int32 Tensor: where the weights of `Upsampling`'s convolution lie."""
     places = np.arange(channels ** 2 * 4 * stride ** 2, dtype=np.int32)
     places = places.reshape(channels, channels, 2, stride, 2, stride)[:, :, ::-1, :, ::-1]
@@ -261,7 +261,7 @@ class Upsampling(nn.Cell):
 
     def construct(self, x, weight):
         count, channels, height, width = x.shape
-        kernels = ops.gather(weight.reshape(-1), blockwise(self.channels, self.stride), 0)
+        kernels = ops.gather(weight.reshape(-1), block_weight_order(self.channels, self.stride), 0)
         blocks = self.blocks(x, kernels.reshape(-1, channels, 2, 2))
         blocks = blocks.reshape(count * channels, -1, height + 1, width + 1)
         height, width = ((side + 1) * self.stride - 2 * self.padding for side in (height, width))

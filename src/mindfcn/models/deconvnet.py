@@ -1,6 +1,6 @@
 """DeconvNet: VGG16 and its mirror of unpooling and deconvolution (Noh, Hong and Han 2015, table 2).
 
-fc6 and fc7 between the two halves see a complete object at once, so images are windows of one size around objects:
+The receptive field of fc6 is a complete window, so images are windows of one size around objects:
 `mindfcn.inference.instance_wise` segments a photograph from many of them.
 """
 

@@ -74,12 +74,13 @@ class DilatedFCN(nn.Cell):
 
     @property
     def stride(self):
-        """Pixels by which an image must be shifted for its cells to fall on cells again."""
+        """Period of the network in pixels: an image shifted by it gives the same map, shifted by whole cells."""
         return int(self.backbone.receptive_fields()["fc7"].stride)
 
     @property
     def reach(self):
-        """Pixels to each side beyond which nothing changes an output pixel, where both sides are multiples of `stride`.
+        """Largest distance in pixels from an output pixel to an input pixel that affects it, if sides are multiples of
+        `stride`.
 
         Half of the score's receptive field, and less than one cell for the resizing. On other sizes the cells are
         spread over the image by less than a pixel each.

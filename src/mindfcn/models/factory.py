@@ -29,7 +29,7 @@ BACKBONES: dict[str, Callable[..., Any]] = {
     "alexnet": partial(AlexNet, form="torchvision"), "caffenet": partial(AlexNet, form="caffe"),
     "googlenet": GoogLeNet}
 DECONVNET = "deconvnet_vgg16"
-# Networks whose head goes with one backbone: (backbone, network).
+# Networks whose head fits only one backbone: (backbone, network).
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {DECONVNET: (Encoder, DeconvNet)}
 for _depth in (50, 101):
     # torchvision's
@@ -42,7 +42,7 @@ for _depth in (18, 50, 101):
 MODELS = sorted([*PAIRS, *(f"{head}_{backbone}" for head in HEADS for backbone in BACKBONES)])
 LIBRARY = "mindcv_"
 EARLY, LATE = "rgbd", "rgb_hha"
-# Arguments of the networks that their names decide.
+# Arguments of the networks that follow from their names.
 NOT_OPTIONS = ("n_class", "backbone", "options", "num_convs", "concat")
 
 
@@ -75,7 +75,7 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     if modality == EARLY and "in_channels" not in of_backbone:
         raise UserError(f"{name} takes images of three channels; for rgbd choose one of {', '.join(BACKBONES)}")
     if modality == LATE and name in PAIRS:
-        raise UserError(f"{name} sees one stream; for rgb_hha choose one of {', '.join(BACKBONES)}")
+        raise UserError(f"{name} has one stream; for rgb_hha choose one of {', '.join(BACKBONES)}")
     for option in options:
         if option not in (*of_backbone, *of_head):
             raise UserError(f"{name} has no option {option}; it has {', '.join([*of_backbone, *of_head])}")

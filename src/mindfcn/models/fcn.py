@@ -1,8 +1,8 @@
 """FCN-32s, 16s and 8s: coarse scores, upsampled and summed with finer ones (Long et al. 2015, section 4, figure 3).
 
 They take any backbone: a cell that returns maps at strides 8, 16 and 32 under VGG16's names `pool3`, `pool4` and `fc7`.
-It has their `channels`, the `in_channels` of its images, the `multiple` of which image sides must be,
-`has_bias` for the score layers, and `receptive_fields()`: where each map lies on the image.
+It has `channels` of these maps, `in_channels` of its images, `multiple` (image sides must be multiples of it),
+`has_bias` (of the score layers), and `receptive_fields()`, the position of each map on the image.
 """
 
 import math
@@ -25,8 +25,8 @@ class FCNHead(nn.Cell):
         upsampling: the upsampling layers: "bilinear" from the start, then learned; "fixed" bilinear; "final_fixed",
             where only the last one is fixed (the paper's text); "xavier", random (the course's code).
         skip_scales: fixed factors on pool4 and pool3 before their score layers. The paper trains all three streams
-            at once with (0.01, 0.0001): without normalisation, finer maps have larger values, and their scores would
-            outrun the others'.
+            at once with (0.01, 0.0001), because finer maps have larger values without normalisation, and their scores
+            would dominate.
     """
 
     def __init__(self, num_classes, backbone, skips, upsampling="bilinear", skip_scales=(1.0, 1.0)):
@@ -91,12 +91,12 @@ class FCN(nn.Cell):
 
     @property
     def stride(self):
-        """Pixels by which an image must be shifted for its cells to fall on cells again."""
+        """Period of the network in pixels: an image shifted by it gives the same map, shifted by whole cells."""
         return math.lcm(self.backbone.multiple, int(self.backbone.receptive_fields()["fc7"].stride))
 
     @property
     def reach(self):
-        """Pixels to each side beyond which nothing changes an output pixel.
+        """Largest distance in pixels from an output pixel to an input pixel that affects it.
 
         Half of fc7's receptive field, plus less than one coarse cell for each upsampling.
         """

@@ -54,7 +54,7 @@ class CpuConv2d(nn.Conv2d):
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
-        # In a tuple, because as a child it would be a layer of its own to whatever walks through a network.
+        # In a tuple, because as a child cell it would be listed as a layer of the network.
         self.algorithms = (algorithm,)
 
     def use_mindspore_kernels(self):
@@ -154,8 +154,8 @@ def conv_bn_relu(in_channels, out_channels, count, weight_init="xavier_uniform",
     """`count` times [convolution with bias, normalisation, ReLU], as everywhere in DeconvNet.
 
     Its deconvolutions are built here, too: with stride 1, a transposed convolution padded by p is the convolution
-    padded by kernel - 1 - p with its kernels turned round and its channels swapped. What begins at random and learns is
-    the same layer either way, and convolutions have the quicker gradients.
+    padded by kernel - 1 - p with its kernels rotated by 180 degrees and its channels swapped. For weights that are
+    random at first and learned, both are the same layer, and a convolution's gradients are faster.
     """
     cells = []
     for _ in range(count):

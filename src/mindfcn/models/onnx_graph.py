@@ -55,7 +55,7 @@ class Graph:
             raise UserError("exporting needs the package onnx, which is not installed; install it with "
                             "pip install onnx") from None
         self.onnx = onnx
-        self.nodes, self.weights, self.seen = [], [], set()
+        self.nodes, self.weights, self.exported = [], [], set()
 
     def add(self, kind, *inputs, out=None, **attributes):
         """One node; arrays among its inputs become weights."""
@@ -89,7 +89,7 @@ class Graph:
     def run(self, x, *cells):
         """Layers one after another."""
         for cell in cells:
-            self.seen.update(id(part) for _, part in cell.cells_and_names())
+            self.exported.update(id(part) for _, part in cell.cells_and_names())
             if isinstance(cell, nn.SequentialCell):
                 x = self.run(x, *cell.cell_list)
             elif isinstance(cell, Residual):
@@ -186,9 +186,9 @@ class Graph:
         return self.add("Pad", image, self.add("Concat", [0] * 6, missing, axis=0))
 
     def check_complete(self, net):
-        """Raises UserError where a layer of the network was not visited."""
+        """Raise UserError if a layer of the network has not been exported."""
         for name, cell in net.cells_and_names():
-            if not list(cell.cells()) and id(cell) not in self.seen and not isinstance(cell, PASSING):
+            if not list(cell.cells()) and id(cell) not in self.exported and not isinstance(cell, PASSING):
                 raise UserError(f"the backbone's paths leave out its layer {name}, so it cannot be exported to ONNX; "
                                 "take another backbone")
 

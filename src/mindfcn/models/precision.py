@@ -8,7 +8,7 @@ from mindfcn.models.layers import LRN
 TYPES = {"float32": ms.float32, "float32_strict": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 # True of MindSpore 2.8; a test fails as soon as its CPU kernels support bfloat16.
 REFUSED = {
-    ("CPU", "float16"): "a CPU computes it in float32 and converts each map to and fro, which is slower; use float32",
+    ("CPU", "float16"): "a CPU computes it in float32 and converts each map twice, which is slower; use float32",
     ("CPU", "bfloat16"): "MindSpore has no such convolution on CPU; use float32",
     ("GPU", "bfloat16"): "MindSpore has no such layers on GPU; use float16"}
 
@@ -32,9 +32,9 @@ def layer_type(precision, device, option="--precision"):
 
 
 def compute_in(net, dtype, precision="auto"):
-    """Let a network's layers compute in a type, in place; weights keep their float32 values, names and shapes.
+    """Set the type that a network's layers compute in, in place; weights keep their float32 values, names and shapes.
 
-    Normalisation stays float32: a mean over a map, and squares of activations (`LRN`), are beyond what 16 bits hold.
+    Normalisation stays float32: a mean over a map and squares of activations (`LRN`) exceed the range of 16 bits.
 
     Args:
         net: the network.

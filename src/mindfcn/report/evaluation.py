@@ -67,7 +67,8 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
         save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
         save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
         sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
-        save_trimap(os.path.join(out, "trimap.png"), bands, matrix.mean_iou())
+        trimap = os.path.join(out, "trimap.png")
+        save_trimap(trimap, bands, matrix.mean_iou())
         write_text(os.path.join(out, "sizes.csv"), csv_text(
             ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
         write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
@@ -75,7 +76,7 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
         shown = dict(zip(PICTURES, (order[:worst], order[worst:][::-1][:best])))
         page.galleries = {f"{kind.capitalize()} images": write_pictures(
             os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
-        page.matrix, page.sizes, page.trimap = matrix, sizes, bands
+        page.matrix, page.sizes, page.trimap = matrix, sizes, trimap if np.isfinite(bands).any() else ""
         page.facts |= {"images": f"{result.images:,}",
                        "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
         if second:

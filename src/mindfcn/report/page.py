@@ -1,7 +1,7 @@
 """One HTML page about a run or a comparison: figures, bars, confusion matrix, curves and pictures in a single file.
 
-The page loads no other files and needs no network. Photographs and masks are reduced to SIDE pixels; pictures beyond
-MAX_BYTES in all are left out, and the page shows how many.
+The page loads no other files and needs no network. Its plots are those of `report.plots`. Photographs and masks are
+reduced to SIDE pixels; pictures beyond MAX_BYTES in all are left out, and the page shows how many.
 """
 
 import base64
@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import math
 import os
 import time
 from typing import Any, Optional
@@ -19,15 +18,15 @@ import numpy as np
 from PIL import Image
 
 from mindfcn.report.overlays import class_name, display_name, encode_palette_png, found_classes
-from mindfcn.report.plots import MAX_NUMBERED_CLASSES, by_step, row_percent, smooth
-from mindfcn.storage.files import write_text
+from mindfcn.report.plots import MAX_NUMBERED_CLASSES, row_percent
+from mindfcn.storage.files import read_bytes, write_text
 
 REPORT = "report.html"
 # Name of the layer below the masks.
 PHOTOGRAPH = "photograph"
 SIDE, MAX_BYTES = 512, 4 * 2 ** 20
-# Points of a curve, classes listed below a picture, and confusions listed below the matrix.
-MAX_POINTS, MAX_CHIPS, MAX_CONFUSIONS = 800, 12, 5
+# Classes listed below a picture, and confusions listed below the matrix.
+MAX_CHIPS, MAX_CONFUSIONS = 12, 5
 
 
 @dataclasses.dataclass
@@ -58,8 +57,8 @@ class Page:
         notes: sentences below the facts.
         matrix: ConfusionMatrix.
         sizes: {size: {"mean IoU", "mean pixel accuracy", "objects"}}, as ObjectSizes.compute returns it.
-        trimap: mean IoU, 0..1, in bands of 1, 2, ... pixels around boundaries.
-        curves: (training rows, evaluation rows), as `save_curves` takes them.
+        trimap: path of the picture that `save_trimap` wrote.
+        curves: path of the picture that `save_curves` wrote.
         scores: {name: mean IoU, 0..1} of several networks.
         table: (header, [(cells, whether the row is a published one, shown in small grey type)]).
         galleries: {heading: list of Picture}.
@@ -72,8 +71,8 @@ class Page:
     notes: list = dataclasses.field(default_factory=list)
     matrix: Any = None
     sizes: dict = dataclasses.field(default_factory=dict)
-    trimap: Any = ()
-    curves: tuple = ((), ())
+    trimap: str = ""
+    curves: str = ""
     scores: dict = dataclasses.field(default_factory=dict)
     table: Optional[tuple] = None
     galleries: dict = dataclasses.field(default_factory=dict)
@@ -85,8 +84,8 @@ def write_page(page):
     galleries, left_out = _fitting(page.galleries)
     write_text(page.path, _template().render(
         page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
-        confusion=page.matrix and _confusion(page), sizes=_sizes(page), trimap=_trimap(page),
-        panels=_panels(*page.curves), galleries=galleries, left_out=left_out))
+        confusion=page.matrix and _confusion(page), sizes=_sizes(page), trimap=_plot(page.trimap),
+        curves=_plot(page.curves), galleries=galleries, left_out=left_out))
 
 
 def picture(name, image, masks, labels, note="", iou=None):
@@ -123,6 +122,11 @@ def picture(name, image, masks, labels, note="", iou=None):
 def data_uri(kind, encoded):
     """The bytes of a picture as a data URI; `kind` is jpeg or png."""
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
+
+
+def _plot(path):
+    """The data URI of a PNG file, or "" without one."""
+    return path and data_uri("png", read_bytes(path))
 
 
 def _jpeg(image):
@@ -180,86 +184,6 @@ def _sizes(page):
     limits = {"small": "below 32²", "medium": "32² to 96²", "large": "above 96²"}
     return [(size, limits[size], row["objects"], _to_percent(row["mean IoU"]), _to_percent(row["mean pixel accuracy"]))
             for size, row in page.sizes.items()]
-
-
-# ------------------------------------------------------------------------------------------------- curves
-
-def _trimap(page):
-    """The panel of the mean IoU near boundaries and of all pixels, in %; None if there is none."""
-    bands = 100 * np.array(page.trimap, np.float64)
-    if not np.isfinite(bands).any():
-        return None
-    widths = np.arange(1, len(bands) + 1)
-    overall = np.full(len(bands), 100 * page.matrix.mean_iou())
-    return _panel("Mean IoU near boundaries, %", _Axis(1, len(bands), integer=True),
-                  [("all pixels", "faint", widths, overall), ("in the band", "c1 dotted", widths, bands)])
-
-
-def _panels(train, evals):
-    """Panels of curves for the template; rows and order are those of `save_curves`."""
-    train, evals = by_step(train), by_step(evals)
-    if not train and not evals:
-        return []
-    steps = [row[0] for row in (*train, *evals)]
-    across = _Axis(min(steps), max(steps), integer=True)
-    panels = []
-    if train:
-        places, losses, rates = np.array(train, np.float64).T
-        losses[~np.isfinite(losses)] = np.nan
-        lines = [("every step", "faint", places, losses),
-                 ("smoothed", "c1", places, smooth(losses, max(1, len(losses) / 40)))]
-        panels += [_panel("Training loss", across, lines),
-                   _panel("Learning rate", across, [("", "c2", places, rates)], (0,))]
-    if evals:
-        names = list(dict.fromkeys(name for _, metrics in evals for name in metrics))
-        lines = [(name, f"c{1 + number % 4} dotted", *np.array(
-            [(step, metrics[name]) for step, metrics in evals if name in metrics], np.float64).T)
-            for number, name in enumerate(names)]
-        panels.append(_panel("Evaluation", across, lines, (0, 1)))
-    return panels
-
-
-class _Axis:
-    """An axis from the round number below `low` to the one above `high`; places are % of its length."""
-
-    def __init__(self, low, high, integer=False):
-        from matplotlib.ticker import MaxNLocator
-        high = high if high > low else low + (abs(low) or 1)
-        ticks = MaxNLocator(5, steps=(1, 2, 5, 10), integer=integer).tick_values(low, high)
-        # An axis of steps ends at the run's first and last step, not at round numbers.
-        self.low, self.high = (low, high) if integer else (ticks[0], ticks[-1])
-        self.ticks = [(self.place(tick), f"{tick:,.0f}" if integer else f"{tick:.6g}") for tick in ticks
-                      if self.low <= tick <= self.high]
-
-    def place(self, value):
-        """The place of a value, 0..100."""
-        return 100 * (value - self.low) / (self.high - self.low)
-
-
-def _panel(title, across, lines, around=()):
-    """One panel: `lines` are (name, style, steps, values); the vertical axis includes `around` and all values."""
-    values = np.concatenate([line[3] for line in lines] + [around])
-    values = values[np.isfinite(values)]
-    up = _Axis(values.min(), values.max()) if values.size else _Axis(0, 1)
-    drawn = []
-    for name, style, steps, heights in lines:
-        known = heights[np.isfinite(heights)]
-        drawn.append((name, style, f"{known[-1]:.4g}" if known.size else "", *_paths(across, up, steps, heights)))
-    return {"title": title, "lines": drawn, "x": across.ticks, "y": [(100 - place, text) for place, text in up.ticks]}
-
-
-def _paths(across, up, steps, values):
-    """SVG paths of a curve and of its points in a box of 100 by 100; non-finite values leave gaps."""
-    thin = slice(None, None, -(-len(steps) // MAX_POINTS))
-    curve, points, pen_up = [], [], True
-    for step, value in zip(steps[thin], values[thin]):
-        if math.isfinite(value):
-            place = f"{across.place(step):.2f} {100 - up.place(value):.2f}"
-            # A move and a line of zero length draw a dot, so that isolated points are visible.
-            points.append(f"M{place}h0")
-            curve.append(points[-1] if pen_up else f"L{place}")
-        pen_up = not math.isfinite(value)
-    return "".join(curve), "".join(points)
 
 
 # ------------------------------------------------------------------------------------------------- template

@@ -82,14 +82,14 @@ class Problem(BaseModel):
     detail: str
 
 
-def problems(*statuses):
+def error_responses(*statuses):
     """The OpenAPI responses for error statuses: {status: {model, description}}."""
-    words = {400: "The body is not a multipart form",
-             403: "An unknown host name, or a request from another site's page",
-             408: "The upload paused for too long", 413: "The upload is too large",
-             422: "Not a readable photograph, or one with too many pixels",
-             503: "Too many requests wait; the header Retry-After says when to try again"}
-    return {status: {"model": Problem, "description": words[status]} for status in statuses}
+    descriptions = {400: "The body is not a multipart form",
+                    403: "An unknown host name, or a request from another site's page",
+                    408: "The upload paused for too long", 413: "The upload is too large",
+                    422: "Not a readable photograph, or one with too many pixels",
+                    503: "Too many requests wait; the header Retry-After is the time until the next try"}
+    return {status: {"model": Problem, "description": descriptions[status]} for status in statuses}
 
 
 def create_app(segment, card, worker, config):
@@ -115,25 +115,26 @@ def create_app(segment, card, worker, config):
 
     @app.exception_handler(Exception)
     async def failed(request, error):
-        return JSONResponse({"detail": "the network failed on this photograph; the server's terminal says why"}, 500)
+        detail = "the network failed on this photograph; the server's terminal shows the reason"
+        return JSONResponse({"detail": detail}, 500)
 
-    @app.get("/healthz", responses=problems(403))
+    @app.get("/healthz", responses=error_responses(403))
     async def health() -> Health:
         """Report that the server is running."""
         return Health(status="ok")
 
-    @app.get("/api/model", responses=problems(403))
+    @app.get("/api/model", responses=error_responses(403))
     async def model() -> Model:
         """Describe the network, its classes and the limits of an upload."""
         return Model(name=card.model["name"],
-                     classes=[named(number, card.labels) for number in range(len(card.labels))],
+                     classes=[class_color(number, card.labels) for number in range(len(card.labels))],
                      preprocess=card.preprocess.to_dict(), limits=limits,
                      metrics={name: value for name, value in card.metrics.items() if math.isfinite(value)})
 
     @app.post("/api/predict", response_model=Prediction,
               responses={200: {"content": {PNG: {}}, "description": "Classes, areas and mask; with Accept: image/png "
                                                                     "only the mask"},
-                         **problems(400, 403, 408, 413, 422, 503)})
+                         **error_responses(400, 403, 408, 413, 422, 503)})
     async def predict(request: Request,
                       image: UploadFile = File(description="JPEG, PNG, BMP, TIFF or WebP")) -> Any:  # noqa: B008
         """Segment a photograph, rotated upright according to its EXIF tag."""
@@ -145,7 +146,7 @@ def create_app(segment, card, worker, config):
         except Busy:
             raise busy(f"{config.queue} requests wait already") from None
         try:
-            mask, seconds = await answer(future, request, config.patience)
+            mask, seconds = await wait_for_result(future, request, config.patience)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         png = encode_palette_png(mask, card.labels)
@@ -185,7 +186,7 @@ def segment_upload(segment, data, max_pixels):
     return segment(image)[0], time.perf_counter() - started
 
 
-async def answer(future, request, patience):
+async def wait_for_result(future, request, patience):
     """The result of a Future. Raises HTTPException 503 after `patience` seconds or when the client has disconnected."""
     pending = asyncio.wrap_future(future)
     deadline = time.monotonic() + patience
@@ -207,13 +208,13 @@ def describe(mask, png, seconds, labels):
     """The Prediction for a mask (H, W) uint8, its palette PNG and the seconds that it took."""
     counts = np.bincount(mask.ravel(), minlength=len(labels))
     found = [number for number in np.argsort(-counts, kind="stable") if counts[number]]
-    classes = [ClassArea(**named(int(number), labels).model_dump(), pixels=int(counts[number]),
+    classes = [ClassArea(**class_color(int(number), labels).model_dump(), pixels=int(counts[number]),
                          percent=100 * float(counts[number]) / mask.size) for number in found]
     grey = cv2.imencode(".png", mask)[1].tobytes()
     return Prediction(width=mask.shape[1], height=mask.shape[0], seconds=seconds, classes=classes,
                       mask=base64.b64encode(png).decode(), numbers=base64.b64encode(grey).decode())
 
 
-def named(number, labels):
+def class_color(number, labels):
     """The ClassColor of a class number."""
     return ClassColor(number=number, name=labels.names[number], color=labels.colors[number])

@@ -12,7 +12,7 @@ from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
 from mindfcn.inference.pipeline import Inference
-from mindfcn.weights.catalogue import located
+from mindfcn.weights.catalogue import with_checkpoint_paths
 
 # Connections in addition to the queued requests: files of the page, uploads in progress.
 CONNECTIONS = 64
@@ -33,7 +33,7 @@ def serve(config, console=SILENT):
             range, or the checkpoint cannot be opened.
     """
     check_bounds(config)
-    config = located(config, console)
+    config = with_checkpoint_paths(config, console)
     try:
         import python_multipart  # noqa: F401
         import uvicorn

@@ -22,8 +22,9 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, KeyError,
 def unpack(archive, folder, contains=None):
     """Unpack a tar, tgz or zip file into `folder`, merging with what is there; return `folder`.
 
-    Nothing is moved into `folder` before the complete archive has been read. Refused are members with an absolute path
-    or '..', links to such paths, devices, and archives that unpack to more than MAX_EXPANSION times their size.
+    Nothing is moved into `folder` before the complete archive has been read. Archives are refused if a member has an
+    absolute path or '..' in it, links to such a path or is a device, or if they unpack to more than MAX_EXPANSION times
+    their size.
 
     Args:
         archive: the file; its first bytes give its format
@@ -109,7 +110,7 @@ def _first_bytes(archive):
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A tar header that raises where it is broken; tarfile takes it for the end of the archive."""
+    """A tar header that raises if it is broken; tarfile would read a broken header as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile_):
@@ -125,7 +126,7 @@ def _extract_tar(archive, folder, mode):
     with tarfile.open(archive, mode, tarinfo=_StrictHeader) as tar:
         for member in tar:
             _check_member(archive, member)
-            allowance.take(member.size if member.isfile() else 0)
+            allowance.add(member.size if member.isfile() else 0)
             tar.extract(member, folder, set_attrs=False, **safe)
         # A compressed archive ends with a checksum, which is compared when the last byte is read.
         while tar.fileobj.read(CHUNK):
@@ -153,25 +154,25 @@ def _extract_zip(archive, folder):
     with zipfile.ZipFile(archive) as bundle:
         for member in bundle.infolist():
             _check_path(archive, member.filename)
-            allowance.take(member.file_size)
+            allowance.add(member.file_size)
             # zipfile writes a link as a plain file that holds its target, so links need no check.
             bundle.extract(member, folder)
 
 
 class _Allowance:
-    """Counts the bytes that an archive unpacks to. Raises where they exceed its limit or the free disk space."""
+    """Counts the bytes that an archive unpacks to, and raises if they exceed its limit or the free disk space."""
 
     def __init__(self, archive, folder):
         self.archive = archive
         self.free = shutil.disk_usage(folder).free
         self.limit = max(MAX_EXPANSION * os.path.getsize(archive), SMALL)
-        self.taken = 0
+        self.used = 0
 
-    def take(self, size):
-        self.taken += size
-        if self.taken > self.limit:
+    def add(self, size):
+        self.used += size
+        if self.used > self.limit:
             raise DamagedArchive(f"{self.archive} unpacks to more than {self.limit / 1e6:.0f} MB, out of proportion to "
                                  "its size; do not use this archive")
-        if self.taken > self.free:
+        if self.used > self.free:
             raise UserError(f"{self.archive} unpacks to more than the {self.free / 1e9:.1f} GB that are free; "
                             "free some space")

@@ -37,7 +37,7 @@ def atomic_path(path):
         UserError: the file cannot be written, or a folder above it that this process holds no longer exists.
     """
     path = os.fspath(path)
-    _still_there(path)
+    _check_held_folders(path)
     folder, name = os.path.split(path)
     with _writing(path), _held_folder(os.path.join(folder, PARTIAL + name), wait=True) as partial:
         try:
@@ -143,10 +143,10 @@ def _is_leftover(path):
     return LOCK in entries and all(entry == LOCK or entry.startswith(name) for entry in entries)
 
 
-def _still_there(path):
+def _check_held_folders(path):
     """Raise UserError if a held folder above `path` no longer exists: a new folder of that name would be written."""
-    for folder, (what, there) in list(_HELD.items()):
-        if os.path.abspath(path).startswith(folder + os.sep) and not there():
+    for folder, (what, exists) in list(_HELD.items()):
+        if os.path.abspath(path).startswith(folder + os.sep) and not exists():
             raise UserError(f"{what} was unmounted, moved or deleted while it was in use; bring it back and give the "
                             "same command again, train with --resume")
 
@@ -166,11 +166,11 @@ def _writing(path):
 
 def cannot_use(path, error, action="read or write"):
     """One line for an OSError: the file, the reason and the remedy."""
-    cure = {errno.ENOSPC: "free some space or choose another folder",
-            errno.EDQUOT: "free some of your quota or choose another folder",
-            errno.ENAMETOOLONG: "choose a shorter name",
-            errno.EIO: "check the disk"}.get(error.errno, "choose a folder that can be written")
-    return f"cannot {action} {os.fspath(path)}: {error.strerror or error}; {cure}"
+    remedy = {errno.ENOSPC: "free some space or choose another folder",
+              errno.EDQUOT: "free some of your quota or choose another folder",
+              errno.ENAMETOOLONG: "choose a shorter name",
+              errno.EIO: "check the disk"}.get(error.errno, "choose a folder that can be written")
+    return f"cannot {action} {os.fspath(path)}: {error.strerror or error}; {remedy}"
 
 
 @contextlib.contextmanager
@@ -255,7 +255,7 @@ def append_text(path, text):
     Raises:
         UserError: the file cannot be written, or a folder above it that this process holds no longer exists.
     """
-    _still_there(path)
+    _check_held_folders(path)
     with _writing(path), open(path, "ab", buffering=0) as file:
         size, content = file.tell(), text.encode("utf-8")
         try:

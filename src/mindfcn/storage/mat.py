@@ -147,10 +147,6 @@ class Hdf5:
     def __exit__(self, *error):
         self.file.close()
 
-    def shape(self, name):
-        """The shape of a variable, in the order of axes in the file."""
-        return self._variable(name).shape
-
     def item(self, name, index):
         """Item `index` (from 0) along a variable's last MATLAB axis, the other axes in MATLAB's order: (H, W, ...)."""
         try:

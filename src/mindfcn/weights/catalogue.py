@@ -2,7 +2,7 @@
 
     locate("fcn_resnet50_coco")  ->  ckpt/fcn_resnet50_coco-1167a1af.pth, fetched once
 
-Files are kept in the folder `ckpt`, or where the environment variable MINDFCN_HOME says.
+Files are kept in the folder `ckpt`, or in the folder of the environment variable MINDFCN_HOME.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mindfcn.weights.label_sets import ADE20K, CITYSCAPES, CONTEXT59, CONTEXT60
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """One published file.
 
     Attributes:
@@ -51,26 +51,29 @@ def _source(name, url, checksum):
 def _torchvision(name, model, file, megabytes, score, labels=None, preprocess=TORCHVISION, shorter_side=0):
     """A file whose name ends in the first eight digits of its SHA-256."""
     digits = file.removesuffix(".pth").rpartition("-")[2]
-    return Published(name, model, _source(name, f"https://download.pytorch.org/models/{file}", f"sha256:{digits}"),
-                     megabytes, "BSD 3-Clause (torchvision)", score, labels, preprocess, shorter_side)
+    source = _source(name, f"https://download.pytorch.org/models/{file}", f"sha256:{digits}")
+    return PublishedWeights(name, model, source, megabytes, "BSD 3-Clause (torchvision)", score, labels, preprocess,
+                            shorter_side)
 
 
 def _mmsegmentation(stem, date, digits, score, labels, shorter_side):
     folder = "https://download.openmmlab.com/mmsegmentation/v0.5/fcn"
     model = f"{stem.partition('-')[0]}_d8"
     source = _source(stem, f"{folder}/{stem}/{stem}_{date}-{digits}.pth", f"sha256:{digits}")
-    return Published(stem, model, source, None, "Apache 2.0 (mmsegmentation)", score, labels, TORCHVISION, shorter_side)
+    return PublishedWeights(stem, model, source, None, "Apache 2.0 (mmsegmentation)", score, labels, TORCHVISION,
+                            shorter_side)
 
 
 def _caffe(name, model, score, labels=VOC, checksum=None, licence="not stated (fcn.berkeleyvision.org)",
            megabytes=None, url="http://dl.caffe.berkeleyvision.org"):
     source = _source(name, f"{url}/{name}.caffemodel", checksum)
-    return Published(name, model, source, megabytes, licence, score, labels, CAFFE)
+    return PublishedWeights(name, model, source, megabytes, licence, score, labels, CAFFE)
 
 
 def _course(file, model, score, labels, megabytes=None):
     source = dataclasses.replace(SOURCES[file], name=file.removesuffix(".ckpt"))
-    return Published(source.name, model, source, megabytes, "not stated (MindSpore course)", score, labels, COURSE)
+    licence = "not stated (MindSpore course)"
+    return PublishedWeights(source.name, model, source, megabytes, licence, score, labels, COURSE)
 
 
 _COCO = "COCO val2017 with VOC's labels"
@@ -145,12 +148,12 @@ def home() -> str:
     return os.environ.get("MINDFCN_HOME") or "ckpt"
 
 
-def path_of(entry: Published) -> str:
+def path_of(entry: PublishedWeights) -> str:
     """Where a published file is kept."""
     return os.path.join(home(), entry.source.file_name)
 
 
-def entry_of(path: FilePath) -> Optional[Published]:
+def entry_of(path: FilePath) -> Optional[PublishedWeights]:
     """The entry of a file with a published file's name; None for any other file."""
     name = os.path.basename(os.fspath(path))
     return next((entry for entry in CATALOGUE.values() if entry.source.file_name == name), None)
@@ -178,7 +181,7 @@ def locate(checkpoint: FilePath, console: Console = SILENT, network: bool = Fals
     return fetch(entry, console) if entry and checkpoint == entry.name else checkpoint
 
 
-def fetch(entry: Published, console: Console = SILENT) -> str:
+def fetch(entry: PublishedWeights, console: Console = SILENT) -> str:
     """Fetch a published file, or verify it where it is here already. Returns its path. Raises UserError."""
     path = path_of(entry)
     if not os.path.exists(path):
@@ -192,7 +195,7 @@ def fetch(entry: Published, console: Console = SILENT) -> str:
     return path
 
 
-def located(config: Any, console: Console = SILENT) -> Any:
+def with_checkpoint_paths(config: Any, console: Console = SILENT) -> Any:
     """A config whose `checkpoint`, and `ensemble` where it has one, are paths. Raises UserError as `locate` does."""
     paths = {name: locate(getattr(config, name), console, network=True)
              for name in ("checkpoint", "ensemble") if getattr(config, name, "")}

@@ -74,11 +74,12 @@ def load_checkpoint(path: FilePath,
                                  shorter_side=entry.shorter_side if entry else 0), state
     default_model = default_model or (entry.model if entry and entry.labels else None)
     if default_model is None:
-        raise UserError(f"{path} was not written by mindfcn train: it has no card; name its network with --model")
-    return weights, _guess(weights, default_model), state
+        raise UserError(f"{path} was not written by mindfcn train: it has no card; name its network with "
+                        "--fallback_model")
+    return weights, _card_from_shapes(weights, default_model), state
 
 
-def _guess(weights, model):
+def _card_from_shapes(weights, model):
     """The card of an official checkpoint: the course's normalisation, and classes and width from the shapes."""
     dense = weights.get("conv7.0.weight")
     options = {} if dense is None else {"width": 1.0, "fc_width": dense.shape[0]}

@@ -34,7 +34,7 @@ class LoadReport:
         unexpected: names in the file that the network lacks.
         shape_mismatches: (name in the network, its shape, the file's shape); they keep their initial values.
         reinitialized: names in the network that the file has for other classes; they keep their initial values.
-        preprocess: normalisation of the network's images, if the weights decide it; else None.
+        preprocess: normalisation that the weights require for the network's images; None if they require none.
     """
     source: str
     loaded: list = dataclasses.field(default_factory=list)
@@ -49,18 +49,18 @@ class LoadReport:
         """A list of (name, its result in words) for every weight."""
         converted = dict(self.converted)
         return ([(name, f"loaded, {converted[name]}" if name in converted else "loaded") for name in self.loaded]
-                + [(name, f"shape clash: {shape} here, {file_shape} in the file; initial numbers kept")
+                + [(name, f"shape mismatch: {shape} here, {file_shape} in the file; initial values kept")
                    for name, shape, file_shape in self.shape_mismatches]
-                + [(name, "begun anew: the file's is for other classes") for name in self.reinitialized]
-                + [(name, "missing in the file; initial numbers kept") for name in self.missing]
+                + [(name, "reinitialised: the file's is for other classes") for name in self.reinitialized]
+                + [(name, "missing in the file; initial values kept") for name in self.missing]
                 + [(name, "unexpected: only in the file, left out") for name in self.unexpected])
 
     def __str__(self):
         width = max((len(name) for name, _ in self.rows()), default=0)
         summary = (f"{self.source}: {len(self.loaded)} loaded ({len(self.converted)} converted), "
                    f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
-                   f"{len(self.shape_mismatches)} shape clashes"
-                   + (f", {len(self.reinitialized)} begun anew for other classes" if self.reinitialized else ""))
+                   f"{len(self.shape_mismatches)} shape mismatches"
+                   + (f", {len(self.reinitialized)} reinitialised for other classes" if self.reinitialized else ""))
         return "\n".join([summary] + [f"  {name:{width}}  {what}" for name, what in self.rows()])
 
     def add_prefix(self, stream):
@@ -128,8 +128,8 @@ def _fill_backbone(parameters, weights, convention, where, stream):
     if isinstance(convention, Preprocess):
         preprocess, convention = convention, "auto"
     report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
-    taken = {source for source, _ in pairs}
-    report.unexpected = [name for name in weights if name not in taken]
+    used = {source for source, _ in pairs}
+    report.unexpected = [name for name in weights if name not in used]
     report.converted = [(target, f"{source} {weights[source].shape}") for source, target in pairs
                         if weights[source].shape != renamed[target].shape]
     if preprocess.order == "RGB" and convention not in ("caffe", "nyud", "siftflow"):
@@ -263,7 +263,7 @@ def load_weights(net: nn.Cell, source: Weights, where: Optional[FilePath] = None
                    else f"it has {report.unexpected[0]}, which the network lacks")
         raise UserError(f"{where} is of another architecture: {example} ({len(report.missing)} missing, "
                         f"{len(report.unexpected)} unexpected); "
-                        "name its network with --model (train: --model.name)")
+                        "name its network with --fallback_model (train: --model.name)")
     mismatches = [name for name in weights if parameters[name].shape != weights[name].shape]
     if mismatches:
         first = mismatches[0]

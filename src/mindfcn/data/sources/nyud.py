@@ -35,7 +35,6 @@ TOP, LEFT, HEIGHT, WIDTH = 45, 40, 425, 560
 FULL = (480, 640)
 # Gupta et al. number the images from here.
 FIRST_ID = 5001
-OFFICIAL = {"trainval": 795, "test": 654}
 # Size of two PNGs of three channels, the depth and the mask if none of them can be compressed.
 RECORD = 10 * HEIGHT * WIDTH
 
@@ -76,7 +75,7 @@ def nyud_names(root, split):
         numbers = read_mat(matlab, "testNdxs" if split == "test" else "trainNdxs")
         names = [str(FIRST_ID - 1 + int(number)) for number in numbers.ravel()]
     else:
-        raise UserError(f"no split {split!r} of NYUDv2 in {root}: neither {lists[0]}.txt nor splits.mat tells it; "
+        raise UserError(f"no split {split!r} of NYUDv2 in {root}: neither {lists[0]}.txt nor splits.mat has it; "
                         "see docs/modalities.md")
     check_names(names, f"NYUDv2 split {split!r} in {root}")
     for name in names:

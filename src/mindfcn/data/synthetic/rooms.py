@@ -1,8 +1,8 @@
 """Drawn rooms with true depth, in NYUDv2's files: some classes differ only in depth, not in colour.
 
 Walls, floors, ceilings, tables, beds, cabinets and boxes are painted from the same colours and patterns, unshaded, and
-the camera looks up, down and askew; only their shape tells them apart. Pictures and windows lie flat on walls; only
-their colours tell them.
+the camera is tilted and rolled; these classes differ only in shape. Pictures and windows lie flat on walls and differ
+only in colour.
 """
 
 import os
@@ -93,7 +93,7 @@ class _Scene:
         self.color = np.zeros(rays.shape)
 
     def walls(self, room):
-        """Draw the six sides of the room from inside, and what hangs on the walls."""
+        """Draw the six sides of the room from inside, and the pictures and windows on its walls."""
         for axis in range(3):
             for side in (0, room[axis]):
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -174,10 +174,10 @@ class _Scene:
 def _turn(rng, x, z):
     """Rotation (3, 3): heading near (x, z), pitch from 40 degrees down to 20 up, roll up to 10 degrees."""
     heading = np.arctan2(x, z) + np.radians(rng.normal(0, 30))
-    tilt, askew = np.radians([rng.uniform(-40, 20), rng.uniform(-10, 10)])
+    pitch, roll = np.radians([rng.uniform(-40, 20), rng.uniform(-10, 10)])
     about_y = np.array([[np.cos(heading), 0, np.sin(heading)], [0, 1, 0], [-np.sin(heading), 0, np.cos(heading)]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
-    about_z = np.array([[np.cos(askew), -np.sin(askew), 0], [np.sin(askew), np.cos(askew), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
+    about_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
     return about_y @ about_x @ about_z
 
 

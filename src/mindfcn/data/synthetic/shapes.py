@@ -1,6 +1,6 @@
 """The sample set: drawn photographs of six shapes with exact masks, in VOC's layout, drawn in seconds.
 
-A class shows itself by shape, by texture and a little by colour; none of the three alone gives it away.
+Classes differ in shape, in texture and a little in colour; none of the three alone identifies a class.
 """
 
 import os
@@ -18,7 +18,8 @@ SAMPLE = LabelSet(
              (240, 130, 190)))
 HUES = {"disc": 5, "square": 110, "triangle": 28, "star": 140, "ring": 62, "cross": 168}
 FORMAT = 1
-HABIT = 0.85
+# Share of the objects that have the usual texture of their class.
+USUAL_TEXTURE = 0.85
 SMALLEST, LARGEST = 32, 2048
 
 
@@ -111,8 +112,8 @@ def _draw_object(rng, image, mask, number, radius):
 
 def _surface(rng, number, height, width, radius):
     """(H, W, 3) float32 BGR 0..255: the object's texture in two tones, shaded."""
-    habit = number - 1 if rng.random() < HABIT else rng.integers(len(TEXTURES))
-    pattern = TEXTURES[habit](rng, height, width, np.clip(radius * rng.uniform(0.22, 0.4), 4, 40))[..., None]
+    texture = number - 1 if rng.random() < USUAL_TEXTURE else rng.integers(len(TEXTURES))
+    pattern = TEXTURES[texture](rng, height, width, np.clip(radius * rng.uniform(0.22, 0.4), 4, 40))[..., None]
     hue = HUES[SAMPLE.names[number]] + rng.normal(0, 13)
     value = rng.uniform(140, 250)
     light = _color(hue, rng.uniform(70, 220), value)

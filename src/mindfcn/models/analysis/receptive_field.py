@@ -1,7 +1,6 @@
-"""Where the cells of a map lie on the image: stride, receptive field and position, computed from the layers.
+"""Stride, receptive field and position of a map's cells on the image, computed from the layers.
 
-The paper's nets crop maps to align them ("crop at 5, 9, 31"); these numbers follow from kernels,
-strides and paddings.
+The paper's nets crop maps to align them ("crop at 5, 9, 31"); these numbers follow from kernels, strides and paddings.
 """
 
 import collections
@@ -21,8 +20,8 @@ class ReceptiveField:
 
     Attributes:
         stride: pixels from one cell to the next.
-        centre: the pixel in the middle of what cell 0 sees; below 0 before the image.
-        field: pixels that a cell sees, its receptive field.
+        centre: the pixel in the middle of cell 0's receptive field; below 0 before the image.
+        field: side of a cell's receptive field, pixels.
     """
     stride: Fraction = Fraction(1)
     centre: Fraction = Fraction(0)
@@ -94,21 +93,6 @@ def padding_of(cell):
     if isinstance(cell, nn.AvgPool2d):
         return tuple(cell.avg_pool.pad[2:])
     return cell.padding if isinstance(cell.padding, tuple) else (cell.padding,) * 4
-
-
-def size_after(size, *cells):
-    """Cells along one side of the map after some layers, from those of the map before (see `ReceptiveField.after`)."""
-    for cell in cells:
-        if isinstance(cell, nn.SequentialCell):
-            size = size_after(size, *cell.cell_list)
-        elif hasattr(cell, "branches"):
-            size = size_after(size, *cell.branches[0])
-        elif isinstance(cell, nn.Conv2dTranspose):
-            size = (size - 1) * _side(cell.stride) + _side(cell.kernel_size) - 2 * _side(cell.padding)
-        elif win := window(cell, size):
-            steps = Fraction(size + win.before + win.after - win.kernel, win.stride)
-            size = (math.ceil if getattr(cell, "ceil_mode", False) else math.floor)(steps) + 1
-    return size
 
 
 def alignment(coarse, fine):

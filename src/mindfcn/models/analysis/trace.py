@@ -1,4 +1,4 @@
-"""What each layer of a network does to one image: sizes, receptive fields, parameters, multiply-adds."""
+"""Sizes, receptive field, parameters and multiply-adds of each layer of a network on one image."""
 
 import contextlib
 import dataclasses
@@ -85,7 +85,7 @@ class _Record:
         self.places, self.maps = {}, []
 
     def add(self, name, cell, inputs, output):
-        """A forward hook: note a layer from map to map; of several results the first is the map."""
+        """A forward hook: record a layer with its input and output map; of several results the first is the map."""
         output = output[0] if isinstance(output, tuple) else output
         if not isinstance(output, ms.Tensor) or output.ndim != 4 or inputs[0].ndim != 4:
             return
@@ -98,12 +98,12 @@ class _Record:
         self.keep(output, after)
 
     def keep(self, image, place):
-        """Note the ReceptiveField of a map. Returns it."""
+        """Record the ReceptiveField of a map. Returns it."""
         self.maps.append(image)
         return self.places.setdefault(id(image), place)
 
     def place(self, image):
-        """ReceptiveField of a map: as noted, or the widest among those of its size so far; the image's own; None."""
+        """ReceptiveField of a map: as recorded, else the widest among maps of its size, else the image's; or None."""
         if id(image) in self.places:
             return self.places[id(image)]
         alike = [layer.after for layer in self.layers if layer.outputs[1:] == image.shape[2:]]

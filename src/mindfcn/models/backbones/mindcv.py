@@ -48,8 +48,8 @@ class MindCV(nn.Cell):
             raise UserError(f"mindcv's {name} cannot carry a head at output stride {output_stride}: {error}; "
                             "take another backbone, such as resnet50") from None
         layers, maps = trace(self.network, TRACED)
-        self.at = {pool: max((layer.after for layer in layers if layer.outputs == feature.shape[1:]),
-                             key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
+        self.fields = {pool: max((layer.after for layer in layers if layer.outputs == feature.shape[1:]),
+                                 key=lambda place: place.field) for pool, feature in zip(STRIDES, maps)}
         self.channels = {pool: feature.shape[1] for pool, feature in zip(STRIDES, maps)}
         self.blocks = tuple(dict.fromkeys(parameter.name.split(".")[0] for parameter in self.get_parameters()))
 
@@ -59,7 +59,7 @@ class MindCV(nn.Cell):
 
     def receptive_fields(self):
         """{map: ReceptiveField} of its maps."""
-        return self.at
+        return self.fields
 
 
 class Stages(nn.Cell):

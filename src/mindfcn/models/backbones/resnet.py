@@ -101,7 +101,7 @@ class ResNet(StagedBackbone):
         channels, before = c64, 1
         for number, (count, (stride, dilation)) in enumerate(zip(counts, STAGES[output_stride]), 1):
             base = 2 ** (number - 1) * c64
-            # The first block of a dilated stage sees the resolution of the stage before, and its dilation.
+            # The first block of a dilated stage has the resolution and the dilation of the stage before.
             windows = [(stride, before)] + [(1, dilation)] * (count - 1)
             blocks = []
             for window in windows:

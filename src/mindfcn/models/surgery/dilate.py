@@ -86,14 +86,6 @@ class DilatedAvgPool(DilatedPool):
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, DilatedPool)
 
 
-def rarefied_kernel(weight, stride):
-    """The paper's filter f' of a filter (O, I, h, w): (O, I, (h - 1) stride + 1, (w - 1) stride + 1), zeros between."""
-    out, inputs, height, width = weight.shape
-    rare = np.zeros((out, inputs, (height - 1) * stride + 1, (width - 1) * stride + 1), weight.dtype)
-    rare[:, :, ::stride, ::stride] = weight
-    return rare
-
-
 def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Cell:
     """Give a network a finer output stride: larger strides become dilations of the layers after them.
 
@@ -120,7 +112,7 @@ def dilate(net: nn.Cell, output_stride: int = 1, image_size: int = 256) -> nn.Ce
     for name, cell, size, before in input_strides(net, image_size):
         own = as_pair(cell.stride)
         steps = [_step(*axis, output_stride, name) for axis in zip(before, own)]
-        change = None if steps == [(own[0], 1), (own[1], 1)] else _rarer(_window(cell, size, name), steps)
+        change = None if steps == [(own[0], 1), (own[1], 1)] else _dilated_window(_window(cell, size, name), steps)
         if changes.setdefault(cell, change) != change:
             raise ValueError(f"{name} is used at several strides; give each use a cell of its own")
     for parent in [cell for _, cell in net.cells_and_names()]:
@@ -193,9 +185,9 @@ def _step(before, own, target, name):
     return then // now, before // now
 
 
-def _rarer(old, steps):
-    return old._replace(stride=tuple(step for step, _ in steps),
-                        dilation=tuple(own * rarer for own, (_, rarer) in zip(old.dilation, steps)),
+def _dilated_window(old, steps):
+    return old._replace(stride=tuple(stride for stride, _ in steps),
+                        dilation=tuple(own * factor for own, (_, factor) in zip(old.dilation, steps)),
                         padding=tuple(side * steps[at // 2][1] for at, side in enumerate(old.padding)))
 
 
@@ -204,7 +196,7 @@ def _window(cell, size, name):
     kernel, stride, dilation = as_pair(cell.kernel_size), as_pair(cell.stride), as_pair(getattr(cell, "dilation", 1))
     ceil = getattr(cell, "ceil_mode", False)
     if cell.pad_mode.lower() == "same":
-        padding = sum((_same(*side) for side in zip(size, kernel, stride, dilation)), ())
+        padding = sum((_same_padding(*side) for side in zip(size, kernel, stride, dilation)), ())
     else:
         padding = padding_of(cell)
     if isinstance(cell, nn.MaxPool2d) and cell.use_pad:
@@ -216,19 +208,19 @@ def _window(cell, size, name):
         if cell.avg_pool.divisor_override:
             raise ValueError(f"{name} has a divisor of its own; leave it out")
     if ceil:
-        padding = _reach_over(padding, kernel, stride, dilation, cell, name)
+        padding = _ceil_mode_padding(padding, kernel, stride, dilation, cell, name)
     return Window(kernel, stride, dilation, padding)
 
 
-def _same(size, kernel, stride, dilation):
+def _same_padding(size, kernel, stride, dilation):
     """Padding of the mode "same" before the map, and after it as much as stride 1 needs to keep the size."""
     reach = (kernel - 1) * dilation
     before = max(0, (-(-size // stride) - 1) * stride + reach + 1 - size) // 2
     return before, reach - before
 
 
-def _reach_over(padding, kernel, stride, dilation, cell, name):
-    """Padding at whose end the last window lies that reaches over the edge (`ceil_mode`)."""
+def _ceil_mode_padding(padding, kernel, stride, dilation, cell, name):
+    """Padding that replaces `ceil_mode`: it ends where the last window ends that reaches over the edge."""
     above, below, left, right = padding
     if isinstance(cell, nn.AvgPool2d) or any(start + own > high for start, own, high
                                              in zip((above, left), stride, kernel)) or dilation != (1, 1):

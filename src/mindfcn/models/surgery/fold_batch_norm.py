@@ -35,7 +35,7 @@ class Folded:
     """
 
     def __init__(self, net, largest=math.inf):
-        # A deep copy shares what its memo holds: the parameters, and the record of compiled graphs.
+        # A deep copy shares the entries of its memo: the parameters, and an empty record of compiled graphs.
         memory = {id(parameter): parameter for parameter in net.get_parameters()}
         self.net = copy.deepcopy(net, {**memory, id(net.compile_cache): set()})
         self.net.set_train(False)
@@ -48,7 +48,7 @@ class Folded:
             conv.has_bias = True
             conv.weight = ms.Parameter(weight, name=conv.weight.name, requires_grad=False)
             conv.bias = ms.Parameter(bias, name=conv.weight.name.replace("weight", "bias"), requires_grad=False)
-            _leave_out(self.net, norm)
+            _remove(self.net, norm)
         if not self.pairs:
             return
         after = _logits(self.net)
@@ -82,7 +82,7 @@ def normalised(net):
     """([(convolution, the normalisation that takes its result)], logits on a small random image)."""
     results, found, kept = {}, [], []
 
-    def note(cell, inputs, output):
+    def record(cell, inputs, output):
         if isinstance(cell, nn.BatchNorm2d):
             if id(inputs[0]) in results:
                 found.append((results[id(inputs[0])], cell))
@@ -91,7 +91,7 @@ def normalised(net):
             kept.append(output)
             results[id(output)] = cell
 
-    with forward_hooks((cell, note) for _, cell in net.cells_and_names()
+    with forward_hooks((cell, record) for _, cell in net.cells_and_names()
                        if isinstance(cell, (nn.Conv2d, nn.BatchNorm2d))):
         logits = _logits(net)
     # A layer that is used twice has no single partner.
@@ -111,7 +111,7 @@ def _logits(net):
         ms.set_context(mode=mode)
 
 
-def _leave_out(net, cell):
+def _remove(net, cell):
     """Replace a cell by nn.Identity."""
     for _, parent in list(net.cells_and_names()):
         for name, child in list(parent._cells.items()):

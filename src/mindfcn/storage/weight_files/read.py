@@ -11,7 +11,8 @@ from mindfcn.storage.weight_files.npz import read_npz
 from mindfcn.storage.weight_files.safetensors_file import read_safetensors
 from mindfcn.storage.weight_files.torch_pickle import read_torch
 
-# What wrappers put before every name: DataParallel, a compiled model, Lightning, MindSpore's training cell, a detector.
+# Prefixes that wrappers add to every name: DataParallel, a compiled model, Lightning, MindSpore's training cell, a
+# detector.
 _PREFIXES = ("module.", "_orig_mod.", "state_dict.", "model.", "network.", "backbone.")
 # suffix -> function (bytes of the file) -> (weights, extras)
 _READERS = {".ckpt": read_ckpt, ".safetensors": read_safetensors, ".npz": read_npz, ".pth": read_torch,
