@@ -24,7 +24,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Tell MindFCN the device, in this process and in those that tests start, before a test file imports MindSpore."""
+    """Set the device, in this process and in those that tests start, before a test file imports MindSpore."""
     os.environ["DEVICE_TARGET"] = config.getoption("--device")
 
 

@@ -1,4 +1,4 @@
-"""CUDA's libraries are found in the system or in wheels, MindSpore's questions are answered, and what lacks is named.
+"""CUDA's libraries are found in the system or in wheels, MindSpore's checks pass, and missing ones are named.
 
 A driver and libraries of a few functions, compiled here, take the place of NVIDIA's.
 """

@@ -54,7 +54,7 @@ def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
             if issubclass(warning.category, RuntimeWarning)] == [True] * slow
 
 
-def test_launches_block_on_gpu_unless_the_user_says_otherwise():
+def test_launches_block_on_gpu_unless_the_environment_has_another_value():
     code = "import os, mindfcn, mindspore; print(os.environ['CUDA_LAUNCH_BLOCKING'])"
     for own, expected in (({}, "1"), ({"CUDA_LAUNCH_BLOCKING": "0"}, "0")):
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_LAUNCH_BLOCKING"}
@@ -64,12 +64,12 @@ def test_launches_block_on_gpu_unless_the_user_says_otherwise():
 
 
 @pytest.mark.parametrize("own, words", [("1", "launches block"), ("0", "do not block")])
-def test_a_run_on_gpu_says_whether_launches_block(monkeypatch, own, words):
+def test_a_run_on_gpu_reports_whether_launches_block(monkeypatch, own, words):
     from mindfcn import runtime
     from mindfcn.console import Console
     lines = []
     monkeypatch.setitem(os.environ, versions.LAUNCH_BLOCKING, own)
-    # A machine with a GPU, as far as set_up can tell.
+    # For set_up, this machine has a GPU.
     monkeypatch.setattr(runtime, "_usable", lambda target: True)
     monkeypatch.setattr(runtime.cuda_libraries, "compile_note", lambda: "")
     monkeypatch.setattr(runtime.ms, "set_device", lambda target: None)

@@ -350,7 +350,7 @@ def test_runs_of_other_settings_stay_unchanged(whole, out, sample_records):
     assert "--out" in str(caught.value) and "\n" not in str(caught.value) and files(out) == before
 
 
-def test_a_run_begun_from_one_that_is_gone_is_refused(whole, out, sample_records, tmp_path):
+def test_a_run_started_from_one_that_is_gone_is_refused(whole, out, sample_records, tmp_path):
     """Its successor would be listed with weights that it did not start from."""
     shutil.copytree(out, tmp_path / "out")
     config = settings(sample_records, tmp_path / "out", *whole[0].variants)

@@ -181,7 +181,7 @@ def test_mistakes_of_explain_are_reported(run, tmp_path):
         explain(ExplainConfig(run.checkpoint, image=str(tmp_path / "x.jpg"), out_file="maps.jpg"))
 
 
-def test_it_exports_to_mindir_and_says_that_it_does_not_to_onnx(run, tmp_path, capsys):
+def test_it_exports_to_mindir_and_not_to_onnx(run, tmp_path, capsys):
     path = str(tmp_path / "net.mindir")
     assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", path, "--format", "mindir", "--size",
                      "[32, 32]"]) == 0

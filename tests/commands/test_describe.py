@@ -45,7 +45,7 @@ def test_multiply_adds_of_vgg16_are_those_counted_by_hand():
     assert described("fcn32s_vgg16").multiply_adds == convolutions + rest
 
 
-def test_torchvisions_alexnet_says_that_the_published_figures_are_caffes():
+def test_the_published_figures_of_torchvisions_alexnet_are_marked_as_caffes():
     found = described("fcn32s_alexnet"), described("fcn32s_caffenet")
     assert [any("(Caffe's AlexNet)" in note for note in one.notes) for one in found] == [True, False]
 

@@ -71,7 +71,7 @@ def random_checkpoint(path, modality="rgb", labels=NYUD, name="fcn32s_vgg16", se
     return net
 
 
-def test_training_evaluation_and_prediction_see_the_same_input(rooms, tmp_path):
+def test_training_evaluation_and_prediction_get_the_same_input(rooms, tmp_path):
     result = train(settings(rooms, tmp_path / "run", modality="rgb_hha", preprocess="nyud"))
     weights, card, _ = load_checkpoint(result.checkpoint)
     assert card.model["modality"] == "rgb_hha" and card.preprocess.mean[0] == 116.190

@@ -25,7 +25,7 @@ def checkpoint(sample_records, tmp_path_factory, scramble):
     return str(path)
 
 
-def test_the_best_set_is_written_and_scores_what_eval_says(checkpoint, tmp_path):
+def test_the_best_set_is_written_and_scores_as_in_eval(checkpoint, tmp_path):
     config = TuneCrfConfig(checkpoint, out_file=str(tmp_path / "crf.yaml"), limit=2, device="CPU",
                           bilateral_weight=[1.0, 10.0],
                            bilateral_sxy=[5.0, 40.0], bilateral_srgb=[10.0])

@@ -186,7 +186,7 @@ class Step(nn.Cell):
         return image.sum() * 0 + label.sum() * 0
 
 
-def test_model_train_resumed_within_an_epoch_sees_the_same_batches(path):
+def test_model_train_resumed_within_an_epoch_gets_the_same_batches(path):
     fed = []
     for first_epoch, skip_batches in ((0, 0), (1, 2)):
         pipeline = training(path, first_epoch=first_epoch, skip_batches=skip_batches).get_dataset()

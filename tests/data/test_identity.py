@@ -230,7 +230,7 @@ def test_inspect_names_the_records_and_what_has_changed(made, tmp_path):
         inspect(dataclasses.replace(config, labels=str(tmp_path / "labels.yaml")))
 
 
-def test_a_checkpoint_knows_its_validation_records(made):
+def test_a_checkpoint_names_its_validation_records(made):
     records = use(made)[0]
     data = {"identity": records.identity, "source": records.source}
     card = Card({"name": "fcn8s_vgg16"}, LABELS, records=records.val, data=data)

@@ -261,7 +261,7 @@ def test_folders_that_cannot_be_written_are_named(samples, tmp_path):
         write_records(samples, tmp_path / "a:b?", SAMPLE)
 
 
-def test_progress_sees_every_sample(samples, tmp_path):
+def test_progress_counts_every_sample(samples, tmp_path):
     seen = []
     write_records(samples, tmp_path / "a", SAMPLE, progress=lambda items: (seen.append(item) or item for item in items))
     assert seen == samples

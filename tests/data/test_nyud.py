@@ -164,7 +164,7 @@ def test_mistakes_are_reported_in_one_line(labelled, tmp_path):
         sample.read_label(sample.label)
 
 
-def test_records_without_depth_say_so(sample_records):
+def test_records_without_depth_are_refused(sample_records):
     with pytest.raises(UserError, match="no column 'depth', which rgbd"):
         SegDataset(data_file=str(sample_records / "records" / "val.mindrecord"), training=False,
                    preprocess=COURSE.to("rgbd"))

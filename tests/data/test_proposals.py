@@ -47,7 +47,7 @@ def test_a_picture_without_edges_has_no_edge_boxes():
     assert propose(np.full((150, 150, 3), 80, np.uint8)).shape == (0, 4)
 
 
-def test_without_contrib_one_line_says_what_to_install(monkeypatch):
+def test_without_contrib_one_line_names_the_package_to_install(monkeypatch):
     monkeypatch.delattr(cv2, "ximgproc", raising=False)
     with pytest.raises(UserError) as error:
         propose(rectangle((10, 10, 100, 100)))

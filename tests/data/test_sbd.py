@@ -74,7 +74,7 @@ def test_voc_2007_names_are_recognised_in_sbd(tmp_path):
     assert sample_names(samples) == ["000032", "2008_000001"]
 
 
-@pytest.mark.skipif(not LISTS.is_dir(), reason="the official lists are not beside the repository")
+@pytest.mark.skipif(not LISTS.is_dir(), reason="the official lists are not next to the repository")
 def test_official_lists_give_10582(tmp_path):
     train, val, aug = ((LISTS / f"voc2012_{name}.txt").read_text().split() for name in ("train", "val", "trainaug"))
     only_sbd = sorted(set(aug) - set(train))

@@ -110,7 +110,7 @@ def test_sums_are_exact_signals_reach_all_ranks_and_masks_differ(tmp_path):
 def test_a_failure_of_one_rank_is_an_error_on_all(tmp_path):
     on_two("failures", tmp_path)
     assert [str(one["message"]) for one in saved(tmp_path, "failures", 2)] == [
-        "process 1 failed; its own log says why", "no such thing"]
+        "process 1 failed; its own log has the reason", "no such thing"]
 
 
 @long

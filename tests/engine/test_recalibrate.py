@@ -40,7 +40,7 @@ def test_means_and_unbiased_variances_are_averaged(batches):
     mean, variance = statistics(batches)
     np.testing.assert_allclose(net.first.moving_mean.asnumpy(), mean, rtol=1e-5)
     np.testing.assert_allclose(net.first.moving_variance.asnumpy(), variance, rtol=1e-5)
-    # The second layer has seen maps that were normalised by their own batch.
+    # The inputs of the second layer were normalised by the statistics of their own batch.
     normalised = [(batch - batch.mean((0, 2, 3), keepdims=True)) ** 2 / (batch.var((0, 2, 3), keepdims=True) + 1e-5)
                   for batch in map(np.float64, batches)]
     mean, variance = statistics(normalised)

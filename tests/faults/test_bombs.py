@@ -200,7 +200,7 @@ def test_an_upload_of_gigapixels(color_net):
 
 
 def test_a_card_of_a_network_of_any_size():
-    """What a checkpoint's card says is built before its weights are compared with it."""
+    """The network of a checkpoint's card is built before its weights are compared with it."""
     from mindfcn.errors import UserError
     from mindfcn.weights.card import Card
     for model in ({"width": 1e6}, {"fc_width": 2 ** 40}, {"width": "wide"}, {"pretrained": "/etc/passwd"},

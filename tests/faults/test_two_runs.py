@@ -19,7 +19,7 @@ from mindfcn.errors import UserError
 from mindfcn.storage.files import append_text, atomic_path, held, remove_leftovers, write_text
 from mindfcn.weights.checkpoint import load_checkpoint
 
-# Holds a lock, says so, and waits to be killed.
+# Holds a lock, prints a line, and waits to be killed.
 HOLDER = """
 import sys, time
 from mindfcn.storage.files import {name}
@@ -86,7 +86,7 @@ def test_nothing_is_written_below_the_name_of_a_held_folder_that_is_gone(tmp_pat
                 with pytest.raises(UserError, match="folder x was unmounted, moved or deleted while it was in use"):
                     write(path, "2")
         assert not run.exists()
-        write_text(tmp_path / "run.txt", "beside it")
+        write_text(tmp_path / "run.txt", "next to it")
         os.rename(moved, run)
         write_text(run / "deep" / "second.txt", "2")
     write_text(run / "third.txt", "3")

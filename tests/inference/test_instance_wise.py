@@ -93,7 +93,7 @@ def test_pixels_of_no_window_are_background(segmenter):
     np.testing.assert_allclose(probabilities[:, 45:], 0.25)
 
 
-def test_a_network_without_a_side_of_its_own_sees_windows_of_224(scramble, monkeypatch):
+def test_a_network_without_a_side_of_its_own_gets_windows_of_224(scramble, monkeypatch):
     net = scramble(create_model("fcn32s_vgg16", 3, width=0.125, fc_width=8))
     segmenter, shapes = Segmenter(net, COURSE), []
     logits = segmenter.logits

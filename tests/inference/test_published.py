@@ -150,7 +150,7 @@ def test_the_side_travels_with_the_card(tmp_path, tiny):
             Card.from_json(dataclasses.replace(card, shorter_side=wrong).to_json(), "x.ckpt")
 
 
-def test_the_classes_in_the_file_count_where_the_catalogue_does_not_know_it(publish, file_server, tmp_path):
+def test_a_file_that_is_not_in_the_catalogue_has_its_own_classes(publish, file_server, tmp_path):
     publish("fcn_r18-d8_512x1024_80k_cityscapes")
     path = tmp_path / "my_streets.pth"
     path.write_bytes(next(iter(file_server.files.values())))

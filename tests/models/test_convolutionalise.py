@@ -205,12 +205,12 @@ def test_the_whole_vgg16_gives_1x1_and_6x6_scores():
     (nn.SequentialCell(dense(8, 2)), "Dense on a map"),
     (dense(192, 2), "only a SequentialCell"),
 ])
-def test_what_cannot_be_convolutionalised_is_said(net, words):
+def test_what_cannot_be_convolutionalised_is_reported(net, words):
     with pytest.raises(ValueError, match=words):
         convolutionalise(net, 8)
 
 
-def test_layers_without_an_equal_are_said():
+def test_layers_without_a_convolutional_form_are_reported():
     with pytest.raises(ValueError, match="100 numbers does not follow a map of 7x7"):
         dense_to_conv(dense(100, 2), 7, 7)
     for options in ({"pad_mode": "same"}, {"pad_mode": "pad", "padding": 1}, {"pad_mode": "valid", "dilation": 2},

@@ -1,4 +1,4 @@
-"""DeconvNet: switches, unpooling, deconvolution against their definitions; its numbers; its way through the house."""
+"""DeconvNet: switches, unpooling, deconvolution against their definitions; its numbers; its use in the package."""
 
 import math
 
@@ -108,7 +108,7 @@ def test_odd_and_larger_sizes(scramble, height, width):
     np.testing.assert_allclose(net(ms.Tensor(image[1:])).asnumpy(), logits[1:], rtol=1e-3, atol=1e-5)
 
 
-def test_images_that_fc6_cannot_see_are_refused():
+def test_images_smaller_than_the_window_of_fc6_are_refused():
     with pytest.raises(ValueError, match="224x224"):
         create_model("deconvnet_vgg16", 3, width=0.05, fc_width=4)(ms.Tensor(picture(200)))
     with pytest.raises(UserError, match="multiple of 32"):

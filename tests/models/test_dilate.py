@@ -100,7 +100,7 @@ def test_a_rarefied_filter_is_a_dilation(stride):
 @pytest.mark.parametrize("make,stride,size,target", [
     (Residual, 16, 64, 1), (Residual, 16, 64, 2), (Residual, 16, 64, 4), (Residual, 16, 64, 8), (Residual, 16, 64, 16),
     (Stack, 24, 96, 1), (Stack, 24, 96, 2), (Stack, 24, 96, 4), (Stack, 24, 96, 12)])
-def test_every_so_manyth_cell_of_the_rarefied_map_is_the_old_map(make, stride, size, target):
+def test_every_nth_cell_of_the_dilated_map_is_the_old_map(make, stride, size, target):
     net, image = make(), picture(size, 2 * size)
     before, old = {p.name: p.asnumpy() for p in net.get_parameters()}, run(net, image)
     new = run(dilate(net, target, size), image)
@@ -122,7 +122,7 @@ def test_strides_of_a_residual_network():
         ((1, 1), (1, 1)), ((1, 1), (2, 2)), ((1, 1), (2, 2)), ((1, 1), (1, 1))]
 
 
-def test_rarefying_twice_equals_rarefying_once():
+def test_dilating_twice_equals_dilating_once():
     net, image = Stack(), picture(96, 100)
     once = Stack()
     ms.load_param_into_net(once, {p.name: p for p in net.get_parameters()})
@@ -131,7 +131,7 @@ def test_rarefying_twice_equals_rarefying_once():
 
 
 @pytest.mark.parametrize("kernel, limit", [(5, "NARROW"), (3, "WINOGRAD")])
-def test_a_convolution_by_another_algorithm_is_rarefied_too(monkeypatch, kernel, limit):
+def test_a_convolution_by_another_algorithm_is_dilated_too(monkeypatch, kernel, limit):
     monkeypatch.setattr(cpu_kernels, limit, 2)
     monkeypatch.setattr(cpu_kernels, "WINOGRAD_BACKWARD", 2)
     net = nn.SequentialCell(nn.MaxPool2d(2, 2), layers.conv(3, 6, kernel, bias=True))
@@ -194,6 +194,6 @@ class Hidden(nn.Cell):
     (lambda: nn.SequentialCell(nn.AvgPool2d(2, 2, "pad", divisor_override=3)), 1, 16, "divisor"),
     (lambda: nn.SequentialCell(nn.AvgPool2d(2, 2, "pad", ceil_mode=True)), 1, 16, "ceil_mode"),
 ])
-def test_what_cannot_be_rarefied_is_said(net, target, size, words):
+def test_what_cannot_be_dilated_is_reported(net, target, size, words):
     with pytest.raises(ValueError, match=words):
         dilate(net(), target, size)

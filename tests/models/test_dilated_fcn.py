@@ -283,7 +283,7 @@ def test_output_strides(stride):
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "fcn_r18_d8"])
-def test_a_pixel_sees_as_far_as_the_network_says(scramble, name):
+def test_no_pixel_beyond_the_reach_changes_a_pixel(scramble, name):
     net = tiny(scramble, name)
     field = net.backbone.receptive_fields()["fc7"]
     assert field.stride == net.stride == 8 and field.centre == 0

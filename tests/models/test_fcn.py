@@ -257,7 +257,7 @@ def test_the_paper_form_has_vgg16s_numbers():
         *(f"{layer}.weight" for layer in HEAD), "score_fr.bias", "score_pool4.bias", "score_pool3.bias"}
 
 
-def test_unknown_names_are_told_in_one_line():
+def test_unknown_names_are_reported_in_one_line():
     with pytest.raises(UserError) as error:
         create_model("fcn9s")
     assert "\n" not in str(error.value) and "'fcn9s'" in str(error.value)

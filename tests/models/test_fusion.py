@@ -147,7 +147,7 @@ def test_the_joint_loss_is_the_sum_of_both(scramble):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_wrong_modalities_are_told():
+def test_wrong_modalities_are_reported():
     with pytest.raises(UserError, match="no modality 'depth'; choose one of rgb, rgbd, hha, rgb_hha"):
         create_model("fcn32s_vgg16", 3, modality="depth", **TINY)
     with pytest.raises(UserError, match="three channels; for rgbd choose"):

@@ -105,6 +105,6 @@ def test_the_librarys_own_weights_fit(name):
     np.testing.assert_array_equal(backbone[first], weights[first][:, ::-1])
 
 
-def test_options_that_the_name_has_settled_are_refused():
+def test_options_that_follow_from_the_name_are_refused():
     with pytest.raises(UserError, match="fcn8s_vgg16 has no option batch_norm"):
         create_model("fcn8s_vgg16", batch_norm=True)

@@ -73,7 +73,7 @@ def test_the_papers_receptive_fields(backbone, field):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("backbone", NARROW)
-def test_a_cell_sees_exactly_the_pixels_of_its_receptive_field(backbone, padding):
+def test_a_cell_depends_on_exactly_the_pixels_of_its_receptive_field(backbone, padding):
     """A single bright pixel in the dark, with positive weights and no biases, shows in every cell that sees it."""
     cells = narrow(backbone, padding).backbone
     for parameter in cells.get_parameters():

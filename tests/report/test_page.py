@@ -130,7 +130,7 @@ def test_a_page_asks_for_nothing_from_outside(tmp_path, plot):
     assert policy.startswith("default-src 'none'") and "img-src data:" in policy
 
 
-def test_what_is_told_is_escaped(tmp_path):
+def test_text_is_escaped(tmp_path):
     labels = labels_of(3, EVIL)
     shown = picture(EVIL, image_of(9, 9), {EVIL: mask_of(9, 9, 3)}, labels, EVIL)
     page = full_page(tmp_path / "report.html", labels, facts={EVIL: EVIL}, notes=[EVIL], scores={EVIL: 0.5},
@@ -168,7 +168,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
     (WEAK, set()), ({"curves": "", **WEAK}, {"curves"}),
     ({"galleries": {"Worst images": []}, **WEAK}, {None}), ({"details": {}, **WEAK}, {"details"}),
     ({}, {"weaknesses"})])
-def test_what_is_not_known_has_no_section(tmp_path, plot, options, gone):
+def test_missing_parts_have_no_section(tmp_path, plot, options, gone):
     found = read(full_page(tmp_path / "report.html", labels_of(3), **{"curves": plot, **options}))
     sections = {attributes.get("id") for attributes in found.named("section")}
     assert sections == {"metrics", "classes", "weaknesses", "confusion", "curves", "details", None} - gone
@@ -285,7 +285,7 @@ def test_classes_carry_the_iou_of_the_image(tmp_path):
     assert re.search(r"background\s+50.0\s+class 1\s+class 2\s+12.5\s+class 3\s+0.0", found.text)
 
 
-def test_pictures_beyond_the_limit_are_left_out_and_said(tmp_path, monkeypatch):
+def test_pictures_beyond_the_limit_are_left_out_and_counted(tmp_path, monkeypatch):
     labels = labels_of(3)
     worst, best = pictures_of(5, labels), pictures_of(5, labels)
     size = max(sum(map(len, shown.layers.values())) for shown in worst + best)

@@ -89,13 +89,13 @@ def test_panels_without_rows_are_left_out(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_losses_that_are_not_finite_are_survived(tmp_path):
+def test_losses_that_are_not_finite_leave_gaps(tmp_path):
     train = [(step, math.nan if step % 2 else math.inf, 0.1) for step in range(9)]
     drawn(save_curves, tmp_path / "a.png", train, [(3, {"mIoU": math.nan})])
     drawn(save_curves, tmp_path / "a.png", steps(1), [])
 
 
-def test_nothing_to_draw_is_said(tmp_path):
+def test_nothing_to_draw_is_reported(tmp_path):
     with pytest.raises(UserError, match="a.png"):
         save_curves(tmp_path / "a.png", [], [])
     assert os.listdir(tmp_path) == []

@@ -222,3 +222,17 @@ def test_the_reference_page_has_every_public_name(tmp_path):
     page = (tmp_path / "mindfcn.html").read_text(encoding="utf-8")
     assert not [name for name in mindfcn.__all__ if f'id="{name}"' not in page and not name.startswith("__")]
     assert "This method must be overridden" not in page
+
+
+def test_the_files_and_names_of_contributing_exist():
+    """Sections of numbered steps: paths exist, and other names in code style occur in the section's files."""
+    sections = [text for text in text_of("CONTRIBUTING.md").split("\n## ")[1:] if "\n1. " in text]
+    assert len(sections) >= 7
+    for section in sections:
+        quoted = re.findall(r"`([^`\n]+)`", section[section.index("\n1. "):])
+        paths = [path for path in quoted if "/" in path and "NAME" not in path]
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+        sources = "".join((ROOT / path).read_text(encoding="utf-8") for path in paths if path.endswith((".py", ".pyi")))
+        names = [part for name in quoted if re.fullmatch(r"[\w.]+(\(\))?", name) and "NAME" not in name
+                 for part in re.findall(r"\w+", name)]
+        assert [name for name in names if name not in sources] == [], section.splitlines()[0]

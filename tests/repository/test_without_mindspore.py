@@ -69,7 +69,7 @@ def test_predict_needs_no_mindspore_and_no_package_that_the_page_does_not_name(c
 
 
 @pytest.mark.parametrize("words", ["predict --checkpoint a.ckpt photo.png", "train", "describe fcn8s_vgg16"])
-def test_a_verb_that_needs_it_says_so_in_one_line(words, tmp_path):
+def test_a_verb_that_needs_it_is_refused_in_one_line(words, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
     done = run(["mindspore"], *words.split(), cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1

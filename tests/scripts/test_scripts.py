@@ -111,7 +111,7 @@ def test_without_a_suitable_python_uv_makes_one(checkout):
     assert any(call.startswith("uv venv") and "--python 3.12" in call for call in calls) and len(installs(calls)) == 1
 
 
-def test_without_python_and_uv_one_line_says_what_to_type(checkout):
+def test_without_python_and_uv_one_line_names_the_command_to_type(checkout):
     status, output, calls = run(checkout)
     assert status == 1 and "no Python 3.9 to 3.12 found" in output and "curl -LsSf" in output and calls == []
     add(checkout, "apt-get", "#!/bin/sh\n")

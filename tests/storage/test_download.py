@@ -177,7 +177,7 @@ def test_wrong_checksum(server, tmp_path):
     assert files_under(tmp_path) == [] and len(server.requests) == 1
 
 
-def test_wrong_size_is_seen_before_the_body(server, tmp_path):
+def test_wrong_size_is_noticed_before_the_body(server, tmp_path):
     server.files["voc.tar"] = VOC + b"more"
     text = error_of(fetch, tmp_path, table(server.url("voc.tar")))
     assert f"{len(VOC) + 4} bytes, expected {len(VOC)}" in text

@@ -94,7 +94,7 @@ def test_without_card_a_network_must_be_named(tmp_path):
     one_line(error, "a.ckpt", "--fallback_model")
 
 
-def test_damaged_files_are_told_in_one_line(tmp_path):
+def test_damaged_files_are_reported_in_one_line(tmp_path):
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, create_model(PAPER, 3, **TINY), full_card())
     data = path.read_bytes()
@@ -153,7 +153,7 @@ def test_a_card_that_is_no_json_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.ckpt"]
 
 
-def test_the_file_is_readable_by_others_as_far_as_the_umask_says(tmp_path):
+def test_the_file_has_the_permissions_of_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
         save_checkpoint(tmp_path / "a.ckpt", create_model(PAPER, 3, **TINY), full_card())

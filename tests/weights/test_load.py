@@ -186,7 +186,7 @@ def test_fc6_and_fc7_on_a_7x7_map_are_the_dense_layers():
     np.testing.assert_allclose(fc7[:, :, 3, 3], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_narrow_dense_layers_keep_their_initial_numbers():
+def test_narrow_dense_layers_keep_their_initial_values():
     net = network(PAPER, fc_width=10)
     before = parameters(net)
     report = load_vgg16(net, torchvision())
@@ -198,7 +198,7 @@ def test_narrow_dense_layers_keep_their_initial_numbers():
         np.testing.assert_array_equal(parameters(net)[name], before[name])
 
 
-def test_what_is_no_fitting_vgg16_is_told_in_one_line(tmp_path):
+def test_weights_that_do_not_fit_vgg16_are_reported_in_one_line(tmp_path):
     net = network(PAPER)
     with pytest.raises(UserError) as error:
         load_vgg16(net, {"layer1.0.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, where="resnet.pth")
@@ -237,7 +237,7 @@ def test_a_whole_network_is_loaded_to_the_last_number(name):
         np.testing.assert_array_equal(parameters(other)[entry], value)
 
 
-def test_counters_of_dropout_are_neither_asked_for_nor_taken():
+def test_counters_of_dropout_are_neither_required_nor_loaded():
     net = network(PAPER)
     weights = parameters(net)
     assert {name for name in weights if name.endswith(".step")} == {"drop6.step", "drop7.step"}
@@ -247,7 +247,7 @@ def test_counters_of_dropout_are_neither_asked_for_nor_taken():
     load_weights(net, {name: value for name, value in weights.items() if not name.startswith("drop")})
 
 
-def test_other_networks_are_told_in_one_line():
+def test_other_networks_are_reported_in_one_line():
     net = network(COURSE)
     weights = parameters(net)
     with pytest.raises(UserError) as error:

@@ -250,7 +250,7 @@ def test_the_net_at_once_brings_its_scales(suffix, caffe, tmp_path):
     assert np.abs(expected - torch_fcn("fcn8s", weights, image)).max() > 0.1 * np.abs(expected).max()
 
 
-def test_a_conversion_at_once_under_any_name_is_told_by_the_user(caffe, tmp_path):
+def test_a_conversion_at_once_under_any_file_name_is_named_by_the_user(caffe, tmp_path):
     path = save(tmp_path / "net.pth", fcn("fcn8s", 4), caffe)
     assert "skip_scales" not in load_checkpoint(path, "fcn8s_vgg16_bn")[1].model
     model = load_checkpoint(path, "fcn8s_atonce_vgg16")[1].model
@@ -368,7 +368,7 @@ def features(net, image):
 
 
 @pytest.mark.skipif(not ALEXNET.exists(), reason="no ../shared/weights/alexnet_imagenet_features.npz")
-def test_the_real_alexnet_sees_in_a_photograph_what_pytorch_sees():
+def test_the_real_alexnet_has_the_maps_of_pytorch_on_a_photograph():
     cv2 = pytest.importorskip("cv2")
     photograph = next(iter(sorted((SHARED / "data" / "VOCdevkit" / "VOC2012" / "JPEGImages").glob("*.jpg"))), None)
     if photograph is None:
@@ -428,7 +428,7 @@ def test_conventions_equal_the_normalisations_of_their_sources():
     ("fcn32s_googlenet", lambda: torchvision_alexnet(), ("AlexNet", "GoogLeNet")),
     ("fcn32s_caffenet", lambda: torchvision_alexnet(), ("conv1.0.weight", "(8, 3, 11, 11)", "(12, 3, 11, 11)")),
     ("fcn32s_vgg16", lambda: googlenet(), ("GoogLeNet", "VGG16"))])
-def test_weights_of_another_backbone_are_told_in_one_line(name, weights, words):
+def test_weights_of_another_backbone_are_reported_in_one_line(name, weights, words):
     options = {"width": 0.125} if "googlenet" in name else TINY
     with pytest.raises(UserError) as error:
         load_backbone(create_model(name, 3, **options), weights(), where="some.pth")

@@ -99,7 +99,7 @@ def test_two_trained_networks_fuse_to_the_mean_of_their_logits(scramble, name):
     np.testing.assert_allclose(both(ms.Tensor(image)).asnumpy(), mean, atol=1e-5 * np.abs(mean).max())
 
 
-def test_other_classes_begin_the_heads_anew(scramble):
+def test_for_other_classes_the_heads_keep_their_initial_values(scramble):
     color, hha = (scramble(create_model("fcn32s_vgg16", 4, modality=kind, **TINY)) for kind in ("rgb", "hha"))
     both = create_model("fcn32s_vgg16", 4, modality="rgb_hha", **TINY)
     report = load_streams(both, values(color), values(hha), ("a", "b"), same_classes=False)
@@ -108,7 +108,7 @@ def test_other_classes_begin_the_heads_anew(scramble):
     assert (values(both)["score_fr.hha.weight"] == 0).all()
 
 
-def test_a_network_of_colors_begins_one_that_sees_depth(scramble):
+def test_a_network_of_colors_initialises_one_with_depth(scramble):
     color = scramble(create_model("fcn32s_vgg16", 4, **TINY))
     net = create_model("fcn32s_vgg16", 4, modality="rgbd", **TINY)
     report = load_stage(net, values(color), "rgb.ckpt")

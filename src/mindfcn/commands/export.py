@@ -121,7 +121,7 @@ def _random_image(channels, height, width):
 def _window_of(batch, size):
     """The upper left (H, W) of a photograph, padded with zeros, the mean colour, if it is smaller."""
     batch = batch[:, :, :size[0], :size[1]]
-    return np.pad(batch, ((0, 0), (0, 0), *((0, most - side) for most, side in zip(size, batch.shape[2:]))))
+    return np.pad(batch, ((0, 0), (0, 0), *((0, wanted - side) for wanted, side in zip(size, batch.shape[2:]))))
 
 
 def _difference(path, net, logits, batches):

@@ -272,8 +272,8 @@ class _Selection:
         if found.findings and len(self.odd) < self.count // 3:
             self.odd.append((*entry[:3], f"{text}: {', '.join(finding.kind for finding in found.findings)}"))
         for number in np.flatnonzero(found.counts[:len(self.best)]):
-            _keep(self.best[number], (int(found.counts[number]) / int(found.counts.sum()), *entry), 2)
-        _keep(self.others, entry, self.count)
+            _push(self.best[number], (int(found.counts[number]) / int(found.counts.sum()), *entry), 2)
+        _push(self.others, entry, self.count)
 
     def pairs(self):
         """[(Pair, text)]; among the examples of classes, rare classes come first."""
@@ -285,11 +285,11 @@ class _Selection:
         return list(order.values())[:self.count]
 
 
-def _keep(heap, entry, most):
-    """Add an entry to a heap that keeps the `most` largest ones."""
-    if len(heap) < most:
+def _push(heap, entry, limit):
+    """Add an entry to a heap of at most `limit` entries, the largest ones."""
+    if len(heap) < limit:
         heapq.heappush(heap, entry)
-    elif most:
+    elif limit:
         heapq.heappushpop(heap, entry)
 
 

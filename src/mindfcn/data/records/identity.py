@@ -26,10 +26,10 @@ _DRAWN, _LISTS = ("samples", "size", "seed"), ("train_split", "val_split")
 _WINDOWS = ("instance_size", "per_image", "duplicate_rare")
 # Settings that can change a pixel or a class even if all files are the same.
 _CHOICES = {"sample": _DRAWN, "rooms": _DRAWN, "folder": ("mask_encoding",), "context": ("classes",)}
-# Settings that say where files and lists are. Their values may differ if the files are the same.
-_PLACES = {"sample": (), "rooms": _LISTS, "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS),
-           "folder": ("val_fraction", "labels", *_LISTS), "nyud": _LISTS, "siftflow": _LISTS,
-           "context": ("voc", *_LISTS)}
+# Settings that name files and lists, besides `root`; _LISTS for sources that are not here. Their values may differ if
+# the files are the same.
+_PLACES = {"sample": (), "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS),
+           "folder": ("val_fraction", "labels", *_LISTS), "context": ("voc", *_LISTS)}
 # Names of a sample's first two files in messages; the others are its extras.
 _PARTS = ("photograph", "mask")
 PIECE = 1 << 24
@@ -56,7 +56,7 @@ class Origin:
 def source_settings(config: PrepareConfig) -> dict[str, Any]:
     """{name: value} of the settings that decide what the records of a source hold."""
     source = str(config.source)
-    names = ["root", *_PLACES[source], *_choices(source), "instances"]
+    names = ["root", *_PLACES.get(source, _LISTS), *_choices(source), "instances"]
     return {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
 
 

@@ -21,9 +21,9 @@ def draw_set(root, what, marker, draw_files, settings, limits):
     Raises:
         UserError: a setting out of range, `root` holds something else, or it cannot be written.
     """
-    most, smallest, largest = limits
-    for name, value, low, high in (("samples", settings["count"], 5, most),
-                                   ("size", settings["size"], smallest, largest),
+    max_count, min_size, max_size = limits
+    for name, value, low, high in (("samples", settings["count"], 5, max_count),
+                                   ("size", settings["size"], min_size, max_size),
                                    ("seed", settings["seed"], 0, 2 ** 63)):
         if type(value) is not int or not low <= value <= high:
             raise UserError(f"{name} {value!r} of the {what} must be a whole number from {low} to {high}")

@@ -127,8 +127,8 @@ class _Scene:
 
     def furniture(self, room):
         """Draw one piece of furniture on the floor, turned at random."""
-        number, least, largest, slab = FURNITURE[self.rng.integers(len(FURNITURE))]
-        sides = self.rng.uniform(least, largest)
+        number, min_sides, max_sides, slab = FURNITURE[self.rng.integers(len(FURNITURE))]
+        sides = self.rng.uniform(min_sides, max_sides)
         angle = self.rng.uniform(0, np.pi)
         centre = np.array([self.rng.uniform(0.3, room[0] - 0.3), 0, self.rng.uniform(0.3, room[2] - 0.3)])
         if np.hypot(*(centre - self.eye)[[0, 2]]) < 0.8 + np.hypot(sides[0], sides[2]) / 2:
