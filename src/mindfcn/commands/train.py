@@ -37,6 +37,7 @@ from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
+from mindfcn.inference.sliding_window import AutomaticWindows
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
@@ -128,8 +129,9 @@ def train_in(run_dir, config, resuming, device, console):
               f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)
-        run = Run(run_dir, config, step, Segmenter(net, card.preprocess), train_set, val_set, card, signals, page,
-                  console, notes, writes)
+        segmenter = Segmenter(net, card.preprocess)
+        run = Run(run_dir, config, step, segmenter, AutomaticWindows(segmenter, notes), train_set, val_set, card,
+                  signals, page, console, notes, writes)
         fit(run, rates, TOLERANCE[dtype])
         # Agree before returning: msrun stops all processes once one has ended, and the first one may still be saving.
         if signal := signals.agreed():
@@ -226,4 +228,4 @@ def final_evaluation(run, best):
     if evaluation is None or not run.writes:
         return None
     page = dataclasses.replace(run.page, curves=run.run_dir.draw_curves())
-    return write_evaluation(run.run_dir.evaluation, evaluation, run.segmenter, run.val, page)
+    return write_evaluation(run.run_dir.evaluation, evaluation, run.segment, run.val, page)

@@ -6,7 +6,8 @@ import math
 import signal
 import threading
 import time
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 import mindspore as ms
 import numpy as np
@@ -78,6 +79,7 @@ class Run:
         config: its settings.
         step: TrainStep; it counts the batches.
         segmenter: Segmenter of the network being trained.
+        segment: function from a photograph to (mask, anything) that bounds the segmenter's memory.
         train, val: SegDatasets of training and of validation; `val` may be None.
         card: Card of the checkpoints; its `training` is kept up to date.
         signals: Signals.
@@ -90,7 +92,8 @@ class Run:
     run_dir: RunDir
     config: TrainConfig
     step: TrainStep
-    segmenter: object
+    segmenter: Any
+    segment: Callable
     train: SegDataset
     val: Optional[SegDataset]
     card: Card
@@ -296,7 +299,7 @@ class Evaluator(RunCallback):
 
 def evaluate_run(run):
     """Evaluate a run's network on its validation records. Returns Evaluation, or None after a signal."""
-    return evaluate_network(run.segmenter, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
+    return evaluate_network(run.segment, run.val, len(run.card.labels), run.notes, lambda: run.signals.received,
                             run.card.labels.background, run.card.labels.excluded_numbers(),
                             run.segmenter.geometric if run.card.geometric else None)
 

@@ -51,7 +51,7 @@ def serve(config, console=SILENT):
             raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
                             "photographs; use mindfcn predict with --depth")
         segment = Inference(segment, PredictConfig(config.checkpoint, shorter_side=config.shorter_side),
-                            card.shorter_side)
+                            card.shorter_side, console)
         options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
                                  limit_concurrency=config.queue + CONNECTIONS,
                                  timeout_graceful_shutdown=SHUTDOWN_TIMEOUT)
