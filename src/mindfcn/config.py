@@ -535,9 +535,9 @@ class ServeConfig(CheckpointConfig):
     port: int = between(8000, 0, 65535)
     hostnames: list[str] = field(default_factory=list)
     max_megabytes: float = above_zero(20.0, 1000)
-    max_megapixels: float = above_zero(4.0, 128)
+    max_megapixels: float = above_zero(50.0, 128)
     queue: int = between(16, 0, 1000)
-    patience: float = above_zero(60.0, 3600)
+    patience: float = above_zero(300.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     shorter_side: Optional[int] = between(None, 0, 8192)
 

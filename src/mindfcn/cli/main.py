@@ -11,6 +11,7 @@ from mindfcn.cli.verbs import VERBS
 from mindfcn.console import printable
 from mindfcn.errors import UserError
 from mindfcn.memory import is_out_of_memory
+from mindfcn.serve.stop import blocked_signals
 from mindfcn.storage.files import FAULTS, cannot_use
 
 
@@ -25,7 +26,9 @@ def main(arguments=None):
         print(printable(f"mindfcn: {error}"), file=sys.stderr)
         return 2
     try:
-        with contextlib.closing(Terminal()) as console:
+        # Before the libraries that start threads, which would take the signals of a server.
+        quiet = blocked_signals() if verb == "serve" else contextlib.nullcontext()
+        with contextlib.closing(Terminal()) as console, quiet:
             return VERBS[verb].run(config, console)
     except UserError as error:
         print(printable(f"mindfcn {verb}: {error}"), file=sys.stderr)

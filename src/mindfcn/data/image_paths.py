@@ -91,7 +91,8 @@ def _passed_over(paths):
     """A line that counts files by suffix, and says what would read them."""
     count = collections.Counter(os.path.splitext(path)[1].lower() or "without suffix" for path in paths)
     kinds = ", ".join(f"{number} {suffix}" for suffix, number in count.items())
-    return f"{len(paths)} other files passed over ({kinds})" + (f"; {HEIF_CURE}" if count.keys() & set(HEIF_SUFFIXES) else "")
+    cure = f"; {HEIF_CURE}" if count.keys() & set(HEIF_SUFFIXES) else ""
+    return f"{len(paths)} other files passed over ({kinds}){cure}"
 
 
 def _expand(pattern):
