@@ -89,6 +89,8 @@ class PrepareConfig:
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
         mask_encoding: how masks of your own folder encode classes; voc: palette does not compare the masks' palettes
             with the classes' colours
+        bits: folder: bits that photographs of 16 bits use, such as 12; they are recorded with 8 bits, 2^bits - 1 as
+            255; 0 takes 16
         instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
             box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels
@@ -117,6 +119,7 @@ class PrepareConfig:
     val_fraction: float = 0.2
     labels: str = ""
     mask_encoding: MaskEncoding = "auto"
+    bits: int = bounded(0, "in 9..16, or 0", lambda value: value == 0 or 9 <= value <= 16)
     instances: Literal["none", "boxes", "proposals"] = "none"
     instance_size: int = at_least(250, 16)
     per_image: int = at_least(0, 0)
@@ -485,6 +488,7 @@ class PredictConfig(InferenceConfig):
         depth: networks with depth or HHA input: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
         camera: the depth camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's,
             cropped for 425x560 pixels, if not given
+        bits: bits that photographs of 16 bits use, as in training (`data.bits`); 0 takes 16
         runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
     """
     images: list[str] = field(default_factory=list)
@@ -494,6 +498,7 @@ class PredictConfig(InferenceConfig):
     voc_names: bool = False
     depth: str = ""
     camera: Optional[tuple[float, float, float, float]] = None
+    bits: int = bounded(0, "in 9..16, or 0", lambda value: value == 0 or 9 <= value <= 16)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
 
 
@@ -537,9 +542,9 @@ class ServeConfig(CheckpointConfig):
     port: int = between(8000, 0, 65535)
     hostnames: list[str] = field(default_factory=list)
     max_megabytes: float = above_zero(20.0, 1000)
-    max_megapixels: float = above_zero(4.0, 128)
+    max_megapixels: float = above_zero(50.0, 128)
     queue: int = between(16, 0, 1000)
-    patience: float = above_zero(60.0, 3600)
+    patience: float = above_zero(300.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     shorter_side: Optional[int] = between(None, 0, 8192)
 

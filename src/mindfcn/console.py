@@ -7,6 +7,11 @@ from typing import Any, Optional, Union
 FilePath = Union[str, "os.PathLike[str]"]
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, and bytes of file names that are no UTF-8, as escapes."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+
+
 class Console:
     """Receives the messages and the progress of a verb. This class shows nothing except, with `say`, the messages.
 

@@ -103,7 +103,7 @@ def test_every_fault_is_found_once_where_it_is(folder):
     expected = damage(folder)
     result = inspected(folder)
     assert kinds(result) == sorted(expected)
-    assert {kind for kind, _, _ in expected} | {"absent", "stale", "void"} == set(KINDS)
+    assert {kind for kind, _, _ in expected} | {"absent", "stale", "void", "turned", "dark"} == set(KINDS)
     assert sorted({finding.kind for finding in result.broken}) == ["classes", "leak", "missing", "size", "unreadable"]
     messages = {finding.kind: finding.message for finding in result.findings}
     assert "9 at row 0, column 0" in messages["classes"] and "t7" in messages["leak"] and "v1" in messages["twice"]
@@ -172,3 +172,46 @@ def test_mistakes_are_reported_in_one_line(folder, tmp_path):
         with pytest.raises(UserError, match=words) as error:
             inspected(data, **options)
         assert "\n" not in str(error.value)
+
+
+def save_turned(path, image, tag):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(image).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("tag, size, kind", [(3, (20, 30), "turned"), (2, (20, 30), "turned"), (6, (24, 24), "turned"),
+                                             (6, (30, 20), ""), (6, (20, 30), "size"), (1, (20, 30), "")])
+def test_masks_without_the_tag_of_their_photograph_are_named_where_they_fit_both_ways(folder, tag, size, kind):
+    """`size` is that of the mask. Tag 6 turns a photograph by a quarter, 3 by a half, 2 mirrors it."""
+    stored = size[::-1] if tag == 6 and kind != "size" else size
+    save_turned(folder / "images" / "t0.png", photograph(0)[:1].repeat(30, 0)[:stored[0], :stored[1]], tag)
+    Image.fromarray(mask(0)[:1].repeat(30, 0)[:size[0], :size[1]]).save(folder / "masks" / "t0.png")
+    found = [one for one in inspected(folder).findings if one.name == "t0" and one.kind in ("turned", "size")]
+    assert [one.kind for one in found] == ([kind] if kind else [])
+    assert all("EXIF" in one.message for one in found)
+    save_turned(folder / "masks" / "t0.png", mask(0)[:1].repeat(30, 0)[:stored[0], :stored[1]], tag)
+    assert not [one for one in inspected(folder).findings if one.kind in ("turned", "size")]
+
+
+def test_dark_photographs_and_ignored_regions_are_named(folder):
+    deep = np.full((20, 30), 4095, np.uint16)
+    Image.fromarray(deep).save(folder / "images" / "t0.png")
+    for number, name in enumerate(TRAIN):
+        covered = mask(number)
+        covered[:, :20] = 255
+        Image.fromarray(covered).save(folder / "masks" / f"{name}.png")
+    found = {(one.kind, one.split): one.message for one in inspected(folder).findings}
+    assert "--bits 12" in found["dark", "train"] and "in whole regions" in found["void", "train"]
+    assert ("void", "val") not in found and ("dark", "val") not in found
+
+
+def test_outlines_of_the_ignore_label_are_no_region():
+    from mindfcn.data.class_counts import count_inner
+    outline = np.zeros((60, 60), np.uint8)
+    outline[20:34], outline[:, 40:56] = 255, 255
+    assert count_inner(outline, 255) == 0
+    outline[10:50, 10:50] = 255
+    # 40 - 16 on a side, in the middle of a square; what the stripes add lies within 8 pixels of another number.
+    assert 24 * 24 <= count_inner(outline, 255) <= 40 * 40
+    assert count_inner(np.full((3, 4), 255, np.uint8), 255) == 0

@@ -225,3 +225,120 @@ def test_an_impossible_way_is_reported_before_anything_is_written(tmp_path):
         with pytest.raises(UserError, match=words):
             run(tmp_path, [tmp_path / "a.png"], **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_photograph_too_large_for_the_memory_is_named_and_the_others_are_predicted(tmp_path):
+    """Each library has its own words for it; any other error of theirs is a fault of the program and is raised."""
+    for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
+        paint(tmp_path / name, size=(30 + number, 20))
+    errors = {31: MemoryError(), 32: RuntimeError("Memory not enough: alloc failed\n - C++ Call Stack")}
+
+    def narrow(image, probabilities):
+        if image.shape[1] in errors:
+            raise errors[image.shape[1]]
+        return segment(image, probabilities)
+
+    said = []
+    config = PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out"))
+    result = segment_images(config, narrow, LABELS, Console(said.append))
+    assert [os.path.basename(entry["image"]) for entry in result.written] == ["a.png", "d.png"]
+    for (path, reason), name in zip(result.failed, ("b.png", "c.png")):
+        assert path == str(tmp_path / name) and path in reason and "--window" in reason and "\n" not in reason
+    assert len(said) == 2
+    errors[33] = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        segment_images(config, narrow, LABELS)
+
+
+def test_a_result_that_cannot_be_written_does_not_end_the_batch(tmp_path):
+    """A name that is long enough for the photograph, but not for its overlay."""
+    paint(tmp_path / ("n" * 250 + ".png"))
+    paint(tmp_path / "z.png")
+    result = run(tmp_path, [tmp_path])
+    assert [os.path.basename(entry["image"]) for entry in result.written] == ["z.png"]
+    assert len(result.failed) == 1 and "shorter name" in result.failed[0][1]
+
+
+def test_results_are_not_taken_for_photographs(tmp_path):
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "deep" / "b.png") if (tmp_path / "deep").mkdir() is None else None
+    with pytest.raises(UserError, match="--out .* is the folder of the photographs"):
+        segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path)), segment, LABELS)
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "deep"]
+    said = []
+    for _ in range(2):
+        result = segment_images(PredictConfig("x.ckpt", images=[str(tmp_path / "**" / "*.png")],
+                                              out=str(tmp_path / "out")), segment, LABELS, Console(said.append))
+        assert sorted(os.path.basename(entry["image"]) for entry in result.written) == ["a.png", "b.png"]
+    assert len(said) == 1 and "2 files of" in said[0] and "out left out" in said[0]
+
+
+def test_files_that_are_passed_over_are_counted(tmp_path):
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "b.jfif", mode="RGB", format="JPEG")
+    for name in ("c.gif", "d.gif", "e.heic", "notes"):
+        (tmp_path / name).write_bytes(b"")
+    said = []
+    found = find_images([str(tmp_path)], console=Console(said.append))
+    assert [os.path.basename(path) for path in found][:2] == ["a.png", "b.jfif"]
+    if len(found) == 2:
+        assert "4 other files passed over (2 .gif, 1 .heic, 1 without suffix)" in said[0] and "pillow-heif" in said[0]
+    else:
+        assert "3 other files" in said[0]
+
+
+def test_images_of_phones(tmp_path):
+    """AVIF where this Pillow has it; a HEIC file where its plugin is missing says what to install."""
+    from PIL import features
+    if not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = paint(tmp_path / "a.avif", mode="RGB", quality=100, exif=exif)
+    turned = mask_of(run(tmp_path, [tmp_path]).written[0])
+    assert turned.shape == (30, 20) and (turned != np.rot90(stored, -1)).mean() < 0.05
+
+
+def test_a_heic_image_names_the_plugin_that_reads_it(tmp_path, monkeypatch):
+    from mindfcn.storage import images
+    monkeypatch.setattr(images, "_heif_formats", lambda: ())
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (path, reason), = run(tmp_path, [tmp_path / "a.heic"]).failed
+    assert "pip install pillow-heif" in reason and path in reason
+
+
+def test_links_in_circles_are_not_followed(tmp_path):
+    """Two links to the folder above give 2^40 paths to whoever follows them."""
+    paint(tmp_path / "a.png")
+    (tmp_path / "deep").mkdir()
+    paint(tmp_path / "deep" / "b.png")
+    for name in ("x", "y"):
+        os.symlink(tmp_path, tmp_path / "deep" / name)
+    names = [os.path.relpath(path, tmp_path) for path in find_images([str(tmp_path / "**" / "*.png")])]
+    assert names == ["a.png", os.path.join("deep", "b.png")]
+    assert len(find_images([str(tmp_path / "**")])) == 2
+
+
+def test_names_in_two_normal_forms_have_two_results(tmp_path):
+    import unicodedata
+    names = [unicodedata.normalize(form, "\u00e9.png") for form in ("NFC", "NFD")]
+    assert len({unicodedata.normalize("NFC", name) for name in output_names([f"/p/{name}" for name in names])}) == 2
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="these file systems hold text alone")
+def test_names_that_are_not_utf8_are_predicted_and_printed(tmp_path, capfd):
+    from mindfcn.cli.console import Terminal
+    path = os.fsencode(tmp_path) + b"/caf\xe9\x1b[31m.png"
+    paint(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", path)
+    entry = run(tmp_path, [tmp_path]).written[0]
+    assert os.path.exists(entry["mask"])
+    Terminal().say(entry["image"])
+    assert capfd.readouterr().out.endswith("/caf\\udce9\\x1b[31m.png\n")
+
+
+def test_a_file_of_depth_belongs_to_one_image(tmp_path):
+    from mindfcn.commands.predict import _check_depth_names
+    _check_depth_names(["a/x.jpg", "a/y.jpg"])
+    with pytest.raises(UserError, match="x.png would be the depth of both a/x.jpg and b/x.png"):
+        _check_depth_names(["a/x.jpg", "b/x.png"])

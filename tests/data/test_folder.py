@@ -1,5 +1,7 @@
 """Your own folder: names, splits and the encodings of masks."""
 
+import os
+
 import numpy as np
 import pytest
 from helpers import read_mask, sample_names
@@ -114,3 +116,32 @@ def test_mistakes_are_named(tmp_path):
     make_folder(tmp_path, ["a.png"])
     with pytest.raises(UserError, match="both a.jpg and a.png"):
         list_folder(tmp_path, "train", LABELS)
+
+
+def test_names_pair_in_every_normal_form_and_with_dots(tmp_path):
+    """macOS stores names decomposed, other systems as they were typed; a name may hold dots, and a suffix in them."""
+    import unicodedata
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for stem, mask in ((decomposed, composed), ("a..b", "a..b"), ("x.tif", "x.tif"), ("y", "y")):
+        (tmp_path / "images" / f"{stem}.png").write_bytes(b"1")
+        (tmp_path / "masks" / f"{mask}.png").write_bytes(b"1")
+    (tmp_path / "train.txt").write_text(f"{composed}.png\na..b\nx.tif\ny.png\n", encoding="utf-8")
+    (tmp_path / "val.txt").write_text("y\n")
+    labels = LabelSet(("a", "b"), ((0, 0, 0), (9, 9, 9)))
+    found = list_folder(tmp_path, "train", labels)
+    assert [sample.name for sample in found] == [composed, "a..b", "x.tif", "y"]
+    assert all(os.path.exists(path) for sample in found for path in sample.paths)
+    (tmp_path / "images" / f"{composed}.png").write_bytes(b"1")
+    with pytest.raises(UserError, match="holds both"):
+        list_folder(tmp_path, "train", labels)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="these file systems hold text alone")
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    open(os.fsencode(tmp_path / "images") + b"/caf\xe9.png", "w").close()
+    with pytest.raises(UserError, match="not UTF-8; rename it"):
+        list_folder(tmp_path, "train", LabelSet(("a",), ((0, 0, 0),)))

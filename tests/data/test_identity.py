@@ -270,3 +270,20 @@ def test_classes_are_compared_by_order_colours_and_ignore_label(made, names, col
     with pytest.raises(UserError) as caught:
         check_classes(path, LabelSet(names, colors, ignore), "a.ckpt")
     one_line(caught, "a.ckpt", "other classes")
+
+
+def test_photographs_of_12_bits_are_recorded_with_8_on_request(made, tmp_path):
+    """The same files give other records: they are not complete for the other setting."""
+    from mindfcn.data.records.mindrecord import read_records
+    from mindfcn.storage.images import decode_image
+    photographs = tmp_path / "mine" / "images"
+    for path in sorted(photographs.iterdir()):
+        size = Image.open(path).size
+        path.unlink()
+        Image.fromarray(np.full(size[::-1], 2048, np.uint16)).save(path.with_suffix(".png"))
+    use(made, overwrite=True)
+    with pytest.raises(UserError, match="bits is 0 there and 12 here.*--data.overwrite true"):
+        use(made, bits=12)
+    records, _ = use(made, bits=12, overwrite=True)
+    assert {int(decode_image(data, name).max()) for name, data, _ in read_records(records.train)} == {128}
+    assert use(made, bits=12)[0] == records

@@ -3,12 +3,20 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
+from helpers import one_line
+from mindcv.models.layers.squeeze_excite import SqueezeExcite
+from mindspore import nn
 
+from mindfcn.console import Console
 from mindfcn.errors import UserError
+from mindfcn.inference.ensemble import Ensemble
+from mindfcn.inference.instance_wise import InstanceWise
 from mindfcn.inference.network import Segmenter
-from mindfcn.inference.sliding_window import SlidingWindow, spans
+from mindfcn.inference.predictor import Predictor
+from mindfcn.inference.sliding_window import AutomaticWindows, SlidingWindow, spans
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
@@ -122,3 +130,69 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     # MB: the photograph is 36, its mask 12; whole, the probabilities alone are 1,008.
     assert float(run.stdout.split()[-1]) < 500
+
+
+class Blur(Predictor):
+    """Two classes: the mean brightness of 5x5 pixels, and a constant; it notes the sizes that it sees."""
+    preprocess, reach = COURSE, 2
+
+    def __init__(self):
+        self.seen = []
+
+    def logits(self, batch):
+        self.seen.append(batch.shape[2:])
+        blurred = cv2.blur(batch[0].mean(0), (5, 5), borderType=cv2.BORDER_CONSTANT)
+        return np.stack([blurred, np.zeros_like(blurred)])[None]
+
+
+def test_photographs_too_large_for_the_memory_are_cut_by_themselves():
+    image, said = photograph(200, 150), []
+    segmenter = Blur()
+    expected, whole = segmenter(image, True)
+    automatic = AutomaticWindows(segmenter, Console(said.append))
+    assert automatic.largest >= 2 ** 20
+    automatic.largest = 96 * 96
+    segmenter.seen.clear()
+    for _ in range(2):
+        mask, probabilities = automatic(image, True)
+        np.testing.assert_array_equal(mask, expected)
+        np.testing.assert_allclose(probabilities, whole, atol=1e-6)
+    assert len(segmenter.seen) > 8 and max(height * width for height, width in segmenter.seen) <= 96 * 96
+    assert len(said) == 1 and "150x200 pixels" in said[0] and "windows of 96" in said[0]
+    segmenter.seen.clear()
+    automatic(photograph(96, 96))
+    assert segmenter.seen == [(96, 96)]
+
+
+@pytest.mark.parametrize("changes", [{"reach": None}, {"window_problem": "it averages"}, {"reach": 48}])
+def test_windows_that_would_change_the_result_are_never_chosen(changes):
+    segmenter = Blur()
+    vars(segmenter).update(changes)
+    automatic = AutomaticWindows(segmenter)
+    automatic.largest = 96 * 96
+    automatic(photograph(200, 150))
+    assert segmenter.seen == [(200, 150)]
+
+
+def test_networks_that_see_more_than_a_window_refuse_windows(tiny):
+    """Squeeze-and-excitation averages over the image, DeconvNet resizes it, proposals are windows themselves."""
+    segmenter = Segmenter(tiny("deconvnet_vgg16", side=32, decoder_width=0.125), COURSE)
+    plain = Segmenter(nn.SequentialCell(nn.Conv2d(3, 3, 1)), COURSE)
+    excited = Segmenter(nn.SequentialCell(nn.Conv2d(3, 8, 1), SqueezeExcite(8)), COURSE)
+    for refused, word in ((segmenter, "square"), (excited, "squeeze"), (InstanceWise(plain, None), "proposals"),
+                          (Ensemble([plain, excited]), "squeeze")):
+        with pytest.raises(UserError) as caught:
+            SlidingWindow(refused, 512, 64)
+        one_line(caught, "--window", word)
+    assert SlidingWindow(plain, 512, 64).overlap == 64
+
+
+def test_an_ensemble_has_the_largest_reach_and_a_common_stride():
+    first, second = Blur(), Blur()
+    second.reach, second.stride, first.stride = 40, 8, 12
+    for order in ([first, second], [second, first]):
+        both = Ensemble(order)
+        assert (both.reach, both.stride) == (40, 24)
+        assert SlidingWindow(both, 256).overlap == 96
+    second.reach = None
+    assert Ensemble([first, second]).reach is None

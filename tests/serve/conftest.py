@@ -7,6 +7,7 @@ import time
 import pytest
 
 from mindfcn.config import ServeConfig
+from mindfcn.console import SILENT
 from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.serve.server import address, listen
 from mindfcn.serve.worker import Worker
@@ -14,16 +15,16 @@ from mindfcn.serve.worker import Worker
 
 @pytest.fixture
 def app_of(color_net):
-    """Function (settings, segment=the network of colours) -> (application, its Worker)."""
+    """Function (settings, segment=the network of colours, console) -> (application, its Worker)."""
     for package in ("fastapi", "uvicorn", "python_multipart"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mindfcn[serve]'")
     from mindfcn.serve.app import create_app
     segmenter = OnnxSegmenter(color_net)
     with contextlib.ExitStack() as stack:
-        def make(segment=segmenter, **settings):
+        def make(segment=segmenter, console=SILENT, **settings):
             config = ServeConfig(str(color_net), **settings)
             worker = stack.enter_context(contextlib.closing(Worker(config.queue)))
-            return create_app(segment, segmenter.card, worker, config), worker
+            return create_app(segment, segmenter.card, worker, config, console=console), worker
         yield make
 
 

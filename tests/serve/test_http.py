@@ -2,12 +2,14 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import io
 import json
 import pathlib
 import re
 import shlex
 import shutil
+import socket
 import struct
 import subprocess
 import threading
@@ -18,6 +20,8 @@ import numpy as np
 import pytest
 from drawn import photograph
 from PIL import Image
+
+from mindfcn.console import Console
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install httpx")
 
@@ -241,3 +245,125 @@ def test_a_client_that_disconnects_frees_its_place(live):
         assert time.monotonic() < ends
         time.sleep(0.05)
     go.set()
+
+
+# ------------------------------------------------------------------------------------------------- methods, log, time
+
+@pytest.mark.parametrize("path, allowed", [("/healthz", "GET"), ("/api/model", "GET"), ("/api/predict", "POST")])
+def test_another_method_is_not_allowed(client, path, allowed):
+    for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {allowed}:
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed), method
+        assert method == "HEAD" or allowed in answer.json()["detail"]
+    assert client.get("/nowhere").status_code == 404
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "//[x]:y", "http://a]b", "\u00e9".encode("latin-1")])
+def test_a_malformed_origin_is_refused(client, origin):
+    assert client.get("/healthz", headers={"origin": origin}).status_code == 403
+
+
+def test_each_request_is_a_line_in_the_terminal(live):
+    said = []
+    client = asking(live(console=Console(said.append))[0])
+    client.get("/healthz")
+    client.get("/a%0Ab%1b[31m")
+    client.get("/healthz", headers={"origin": "null"})
+    post(client, photograph()[0])
+    assert [line.split("  ", 2)[2].rpartition("  ")[0] for line in said] == [
+        "GET /healthz  200", "GET /a%0Ab%1b[31m  404", "GET /healthz  403", "POST /api/predict  200"]
+    assert all(re.match(r"\d\d:\d\d:\d\d  127.0.0.1  .*  \d+\.\d\d s$", line) for line in said)
+
+
+def test_a_request_under_way_ends_some_time_after_the_server_is_stopped(app_of, monkeypatch):
+    """Without an error in the server's log: uvicorn would cancel it later, with a traceback."""
+    import asyncio
+
+    from mindfcn.serve import app as module
+    monkeypatch.setattr(module, "FINISH", 0.1)
+    future, started = concurrent.futures.Future(), time.monotonic()
+
+    class Request:
+        async def is_disconnected(self):
+            return False
+
+    with pytest.raises(module.HTTPException) as caught:
+        asyncio.run(module.answer(future, Request(), 60, lambda: time.monotonic() - started))
+    assert caught.value.status_code == 503 and future.cancelled() and time.monotonic() - started < 5
+
+
+def test_memory_that_does_not_suffice_is_an_answer(live):
+    def segment(image):
+        raise MemoryError
+
+    answer = post(asking(live(segment=segment)[0]), photograph()[0])
+    assert answer.status_code == 422 and "40x30 pixels are too many" in answer.json()["detail"]
+
+
+def test_a_photograph_of_12_megapixels_is_answered_at_its_size(live):
+    data = Image.new("RGB", (4000, 3000), (250, 0, 0))
+    encoded = io.BytesIO()
+    data.save(encoded, "JPEG")
+    found = post(asking(live()[0]), encoded.getvalue()).json()
+    assert (found["width"], found["height"]) == (4000, 3000)
+    assert [one["pixels"] for one in found["classes"]] == [12_000_000]
+
+
+# ------------------------------------------------------------------------------------------------- slow clients
+
+@contextlib.contextmanager
+def deadlines(app, monkeypatch, seconds):
+    """Port of a server that closes idle connections after so many seconds."""
+    import uvicorn
+
+    from mindfcn.serve import connections
+    from mindfcn.serve.server import listen
+    monkeypatch.setattr(connections, "HEAD_SECONDS", seconds)
+    options = uvicorn.Config(app, log_level="critical")
+    options.load()
+    options.http_protocol_class = connections.with_deadline(options.http_protocol_class)
+    server = uvicorn.Server(options)
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_connections_that_send_no_request_are_closed(app_of, monkeypatch, sent):
+    """Never a byte, half a head, or nothing after an answer; a request under way may take longer."""
+    go = threading.Event()
+
+    def slow(image):
+        go.wait(60)
+        return np.zeros(image.shape[:2], np.uint8), None
+
+    with deadlines(app_of(segment=slow)[0], monkeypatch, 0.3) as port:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(post, asking(f"http://127.0.0.1:{port}"), photograph()[0])
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as idle:
+                idle.sendall(sent)
+                received = b""
+                while part := idle.recv(4096):
+                    received += part
+            assert received.startswith(b"HTTP/1.1 200") if sent.endswith(b"\r\n\r\n") else received == b""
+            go.set()
+            assert answer.result().status_code == 200
+
+
+def test_an_upload_that_never_ends_is_refused(live, monkeypatch):
+    """It sends a byte now and then, and so never pauses for long."""
+    from mindfcn.serve import guard
+    monkeypatch.setattr(guard, "COMPLETE", 0.5)
+
+    def drops():
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(600):
+            time.sleep(0.1)
+            yield b"."
+
+    answer = asking(live()[0]).post("/api/predict", content=drops(),
+                                    headers={"content-type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == 408

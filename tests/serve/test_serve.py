@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import mindspore as ms
 import numpy as np
@@ -69,6 +71,30 @@ def test_the_served_mask_is_mindspores_and_ctrl_c_stops_the_server(checkpoint):
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
     assert running.returncode == 0 and err == "" and out.splitlines()[-1] == "stopped"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="this system cannot block signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("state", ["idle", "after a request", "during a request", "twice"])
+def test_a_signal_stops_the_server_in_every_state(color_net, number, state):
+    """With an ONNX file, which needs no MindSpore."""
+    with process("--checkpoint", str(color_net)) as (running, url):
+        encoded = io.BytesIO()
+        Image.new("RGB", (6000, 4000) if state == "during a request" else (40, 30)).save(encoded, "PNG")
+        if state == "after a request":
+            assert httpx.post(f"{url}/api/predict", files={"image": encoded.getvalue()}, timeout=60).status_code == 200
+        elif state == "during a request":
+            asking = threading.Thread(target=httpx.post, args=(f"{url}/api/predict",),
+                                      kwargs={"files": {"image": encoded.getvalue()}, "timeout": 60})
+            asking.start()
+            time.sleep(0.5)
+        running.send_signal(number)
+        if state == "twice":
+            running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+        if state == "during a request":
+            asking.join()
+    assert (running.returncode, err) == (0, "") and out.splitlines()[-1] == "stopped"
 
 
 def test_a_port_in_use_is_reported_before_the_checkpoint_is_read():

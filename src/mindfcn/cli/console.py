@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from mindfcn.console import Console
+from mindfcn.console import Console, printable
 
 
 class Terminal(Console):
@@ -17,7 +17,7 @@ class Terminal(Console):
 
     def say(self, line):
         """Write one line above the progress bars."""
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(printable(line), file=sys.stdout)
         sys.stdout.flush()
 
     def track(self, iterable=None, total=None, **options):

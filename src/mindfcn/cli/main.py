@@ -8,7 +8,10 @@ import sys
 from mindfcn.cli.console import Terminal
 from mindfcn.cli.parser import parse
 from mindfcn.cli.verbs import VERBS
+from mindfcn.console import printable
 from mindfcn.errors import UserError
+from mindfcn.memory import is_out_of_memory
+from mindfcn.serve.stop import blocked_signals
 from mindfcn.storage.files import FAULTS, cannot_use
 
 
@@ -20,13 +23,15 @@ def main(arguments=None):
     try:
         verb, config = parse(arguments)
     except UserError as error:
-        print(f"mindfcn: {error}", file=sys.stderr)
+        print(printable(f"mindfcn: {error}"), file=sys.stderr)
         return 2
     try:
-        with contextlib.closing(Terminal()) as console:
+        # Before the libraries that start threads, which would take the signals of a server.
+        quiet = blocked_signals() if verb == "serve" else contextlib.nullcontext()
+        with contextlib.closing(Terminal()) as console, quiet:
             return VERBS[verb].run(config, console)
     except UserError as error:
-        print(f"mindfcn {verb}: {error}", file=sys.stderr)
+        print(printable(f"mindfcn {verb}: {error}"), file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if error.name != "mindspore":
@@ -34,9 +39,9 @@ def main(arguments=None):
         print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
               "'mindspore>=2.7.1,<2.11'; without it, predict and serve take .onnx files", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        # The text of MindSpore's message; any other RuntimeError is a bug and keeps its traceback.
-        if "Memory not enough" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        # Any other RuntimeError is a bug and keeps its traceback.
+        if not is_out_of_memory(error):
             raise
         print(f"mindfcn {verb}: the memory of the device is used up; compute less at a time (train: "
               "--augment.batch_size or --augment.crop_size; eval and predict: --window), or end other programs on it",

@@ -151,7 +151,7 @@ def _show_predictions(result, config, console):
     for written in result.written:
         console.say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")
     if result.failed:
-        raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images could not be read; "
+        raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images were left out; "
                         "they are listed above")
 
 

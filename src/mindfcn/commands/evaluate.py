@@ -43,7 +43,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
-    segment = Inference(segmenter, config, card.shorter_side)
+    segment = Inference(segmenter, config, card.shorter_side, console)
     segment.check(card)
     if config.protocol == "course" and (not segment.plain or config.window or config.limit
                                          or config.proposals != "none" or config.ensemble):

@@ -15,7 +15,7 @@ import numpy as np
 from mindfcn.commands.prepare import changed_since, list_samples
 from mindfcn.config import InspectConfig, PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
-from mindfcn.data.class_counts import ClassCounts, histogram
+from mindfcn.data.class_counts import ClassCounts, count_inner, histogram
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
 from mindfcn.data.records.records import describe_file, hidden_class
@@ -26,7 +26,8 @@ from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.evaluation import save_json
 from mindfcn.report.overlays import contact_sheet, write_picture
 from mindfcn.report.tables import text_table
-from mindfcn.storage.images import check_complete, decode_image, image_size
+from mindfcn.storage.files import read_bytes
+from mindfcn.storage.images import check_complete, dark_note, decode_image, image_size, orientation
 
 SPLITS = ("train", "val")
 # Title of each kind of finding, and whether it breaks training or distorts the metrics.
@@ -40,6 +41,8 @@ KINDS = {"missing": ("a photograph or its mask is missing", True),
          "ignored": ("masks without a labelled pixel", False),
          "one class": ("masks with a single class", False),
          "void": ("an ignore label that may hide a class", False),
+         "turned": ("masks that may lie on their side: the photograph has an EXIF tag, the mask has none", False),
+         "dark": ("photographs of 16 bits that use few of them", False),
          "absent": ("classes missing from a split", False)}
 NAMED = 3
 
@@ -83,24 +86,29 @@ class Finding:
 
 @dataclasses.dataclass
 class PairCheck:
-    """Results for one pair: findings, (height, width), pixels of each number, digest of the photograph.
+    """Results for one pair: findings, (height, width), pixels of each number, digest of the photograph, pixels of the
+    ignore label away from outlines.
 
-    The last three are empty if the pair cannot be read; the counts are also None if the two differ in size.
+    The last four are empty if the pair cannot be read; the counts are also None if the two differ in size.
     """
     pair: Pair
     findings: list
     size: tuple = ()
     counts: Optional[np.ndarray] = None
     digest: bytes = b""
+    inner: int = 0
 
 
 @dataclasses.dataclass
 class Split:
-    """Totals of a split: ClassCounts, number of photographs of each (height, width), pairs, ignored pixels."""
+    """Totals of a split: ClassCounts, number of photographs of each (height, width), pairs, ignored pixels, and ignored
+    pixels away from outlines.
+    """
     classes: ClassCounts
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     pairs: int = 0
     ignored: int = 0
+    inner: int = 0
 
     @property
     def ignored_share(self):
@@ -203,11 +211,12 @@ def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
         split.classes.add(found.counts)
         split.sizes[found.size] += 1
         split.ignored += int(found.counts[labels.ignore_label])
+        split.inner += found.inner
         findings += _duplicate(digests, found)
         chosen.offer(found)
     findings += _absent(splits, labels)
     for name, split in splits.items():
-        if line := hidden_class(labels, split.classes.pixels.tolist(), split.ignored):
+        if line := hidden_class(labels, split.classes.pixels.tolist(), split.ignored, split.inner):
             findings.append(Finding("void", name, "", f"{name}: {line}"))
     result = Inspection(config.data, source, labels, splits, findings, os.path.join(config.out, "inspection.json"))
     shown = chosen.pairs()
@@ -242,8 +251,15 @@ def check_pair(pair, labels):
         check_mask(mask, labels, where)
     except UserError as error:
         note("classes", error)
+    turn = orientation(data, pair.name) if pair.files[1] and orientation(read_bytes(where), where) == 1 else 1
     if mask.shape != (height, width):
-        note("size", f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph is {width}x{height}")
+        note("size", f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph is {width}x{height}"
+             + (", turned by its EXIF tag, which the mask lacks" if turn > 1 else ""))
+    elif 1 < turn < 5 or turn > 1 and height == width:
+        note("turned", f"mask {where} has no EXIF tag, but its photograph is turned by one; if the mask was drawn "
+             "on the stored picture, turn it too")
+    if dark := dark_note(data, pair.files[0] or f"photograph {pair.name}"):
+        note("dark", dark)
     kinds = np.flatnonzero(counts[:len(labels)])
     if not kinds.size and not wrong:
         note("ignored", f"mask {where} has no labelled pixel")
@@ -252,7 +268,8 @@ def check_pair(pair, labels):
     # The pixels of a JPEG are not decoded here, so hash its bytes.
     content = data if picture.format == "JPEG" else repr(picture.size).encode() + picture.tobytes()
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return PairCheck(pair, wrong, (height, width), counts if mask.shape == (height, width) else None, digest)
+    return PairCheck(pair, wrong, (height, width), counts if mask.shape == (height, width) else None, digest,
+                     count_inner(mask, labels.ignore_label))
 
 
 class _Selection:

@@ -17,9 +17,10 @@ from mindfcn.errors import UserError
 from mindfcn.inference.open import Segment, open_segmenter
 from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import LabelSet
+from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
 from mindfcn.storage.files import atomic_path, read_bytes
-from mindfcn.storage.images import decode_photograph
+from mindfcn.storage.images import dark_note, decode_photograph
 from mindfcn.weights.card import Card
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
@@ -63,7 +64,8 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
                    card: Optional[Card] = None) -> PredictResult:
     """Segment the images of `predict` with a network that is already open.
 
-    An image that cannot be read is recorded as failed; the other images are still segmented.
+    An image that cannot be read, is too large for the memory, or whose results cannot be written is recorded as failed;
+    the other images are still segmented.
 
     Args:
         config: PredictConfig; its windows, scales, mirroring and CRF are applied to `segment`
@@ -86,28 +88,52 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
             "leave it out" if config.depth else "give the folder of the images' depth"))
     second = card.geometric if card else None
     segmenter: Any = segment
-    segment = Inference(segment, config, card.shorter_side if card else 0)
+    segment = Inference(segment, config, card.shorter_side if card else 0, console)
     segment.check(card)
-    images = find_images(config.images)
+    images = find_images(config.images, config.out, console)
+    if config.depth:
+        _check_depth_names(images)
     targets = [_targets(config, name, second) for name in output_names(images)]
     _check_overwriting(images, targets)
     _create_folders(targets)
     result = PredictResult()
     for path, target in console.track(list(zip(images, targets))):
         try:
-            image = decode_photograph(read_bytes(path), path)
+            image = decode_photograph(data := read_bytes(path), path, config.bits)
+            if not config.bits and (dark := dark_note(data, path)):
+                console.say(dark)
             network_image = _with_planes(image, path, planes, config)
             mask, probabilities = segment(network_image, config.probabilities)
             geometric = segmenter.geometric(network_image) if second else None
-        except UserError as error:
-            result.failed.append((path, str(error)))
-            console.say(f"left out: {error}")
-        else:
             _write(target, image, mask, probabilities, labels)
             if second:
                 write_palette_png(target["geometric"], geometric, second)
+        except (UserError, RuntimeError, MemoryError) as error:
+            reason = _reason(error, path)
+            result.failed.append((path, reason))
+            console.say(f"left out: {reason}")
+        else:
             result.written.append({"image": path, **target})
     return result
+
+
+def _reason(error, path):
+    """Why an image was left out, one line that names it. Raises the error if it is a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error) if path in str(error) else f"{path}: {error}"
+    if is_out_of_memory(error):
+        return f"{path} is too large for the memory: segment it in windows, such as --window 1024, or make it smaller"
+    raise error
+
+
+def _check_depth_names(images):
+    """Raise UserError if two images share a name, and so a file of depth."""
+    found = {}
+    for path in images:
+        other = found.setdefault(_stem(path), path)
+        if other != path:
+            raise UserError(f"--depth: {_stem(path)}.png would be the depth of both {other} and {path}; segment them "
+                            "in two calls")
 
 
 def _with_planes(image, path, planes, config):

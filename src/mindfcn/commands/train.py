@@ -131,7 +131,7 @@ def train_in(run_dir, config, resuming, device, console):
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)
         segmenter = Segmenter(net, card.preprocess)
-        segment = Inference(segmenter, EvalConfig(""), card.shorter_side)
+        segment = Inference(segmenter, EvalConfig(""), card.shorter_side, notes)
         run = Run(run_dir, config, step, segmenter, segment, train_set, val_set, card, signals, page, console, notes,
                   writes)
         fit(run, rates, TOLERANCE[dtype])

@@ -1,6 +1,10 @@
 """Counts of each class in a data set, and the class weights and repetitions that balance them."""
 
+import cv2
 import numpy as np
+
+# Pixels of the ignore label this far from any other are part of a region, not of an outline.
+OUTLINE = 8
 
 
 class ClassCounts:
@@ -41,6 +45,15 @@ class ClassCounts:
         weights = np.ones(len(self.pixels))
         weights[found] = np.median(frequencies) / frequencies if found.any() else 1
         return weights
+
+
+def count_inner(mask, number):
+    """Number of a mask's pixels of this number that are more than OUTLINE pixels from any other: (H, W) uint8 -> int.
+
+    The edge of the mask is not another number. A mask of this number alone counts 0: it has no region to learn.
+    """
+    found, side = mask == number, 2 * OUTLINE + 1
+    return 0 if found.all() else int(cv2.erode(found.astype(np.uint8), np.ones((side, side))).sum())
 
 
 def histogram(mask):

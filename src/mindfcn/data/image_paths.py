@@ -3,27 +3,36 @@
 import collections
 import glob
 import os
+import unicodedata
 
+from mindfcn.console import SILENT
 from mindfcn.data.sources.folder import IMAGE_SUFFIXES
 from mindfcn.errors import UserError
+from mindfcn.storage.images import HEIF_CURE, HEIF_SUFFIXES, extra_suffixes
 
 
-def find_images(patterns):
+def find_images(patterns, out="", console=SILENT):
     """List the images that files, folders and glob patterns match, each once, in the order of the patterns.
 
-    A folder gives the images directly in it; `**` in a pattern matches any depth of folders. Matches of folders and
-    patterns are filtered by suffix and sorted; a file given by its own path is taken with any suffix.
+    A folder gives the images directly in it; `**` in a pattern matches any depth of folders, links to folders excepted.
+    Matches of folders and patterns are filtered by suffix and sorted; a file given by its own path is taken with any
+    suffix.
+
+    Args:
+        patterns: files, folders and patterns.
+        out: folder of the results; matches of patterns in it are results of earlier calls and are left out.
+        console: Console that shows which files are left out.
 
     Returns:
         list of paths.
 
     Raises:
-        UserError: a pattern matches no image, or there is no pattern.
+        UserError: a pattern matches no image, there is no pattern, or `out` is one of the folders.
     """
     patterns = [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
     found = {}
     for pattern in map(os.fspath, patterns):
-        for path in _matches(pattern):
+        for path in _matches(pattern, out, console):
             found.setdefault(os.path.abspath(path), path)
     if not found:
         raise UserError("no images named; give image files, folders or patterns such as 'photos/*.jpg'")
@@ -33,37 +42,77 @@ def find_images(patterns):
 def output_names(paths):
     """A name for the results of each image: its stem, or a longer name where two images share a stem.
 
-    Images whose stems differ at most in case are distinguished by suffix (`x_jpg`), then by folder (`a_x`), then by
-    both, and finally by a number. The same paths always give the same names.
+    Images whose stems differ at most in case or in Unicode's normal form are distinguished by suffix (`x_jpg`), then by
+    folder (`a_x`), then by both, and finally by a number. The same paths always give the same names.
     """
     names, taken = {}, set()
     for scheme in (_stem, _stem_suffix, _folder_stem, _folder_stem_suffix):
         candidates = {path: scheme(path) for path in paths if path not in names}
-        count = collections.Counter(name.casefold() for name in candidates.values())
+        count = collections.Counter(_folded(name) for name in candidates.values())
         unique = {path: name for path, name in candidates.items()
-                  if count[name.casefold()] == 1 and name.casefold() not in taken}
+                  if count[_folded(name)] == 1 and _folded(name) not in taken}
         names.update(unique)
-        taken.update(name.casefold() for name in unique.values())
+        taken.update(_folded(name) for name in unique.values())
     for path in sorted(set(paths) - set(names)):
         names[path] = _numbered(_folder_stem_suffix(path), taken)
-        taken.add(names[path].casefold())
+        taken.add(_folded(names[path]))
     return [names[path] for path in paths]
 
 
-def _matches(pattern):
+def _matches(pattern, out, console):
     """The images of one pattern. An existing path is never read as a pattern, even if it has brackets."""
     if os.path.isfile(pattern):
         return [pattern]
     if os.path.isdir(pattern):
         found, kind = glob.glob(os.path.join(glob.escape(pattern), "*")), "folder"
+        if out and os.path.realpath(out) == os.path.realpath(pattern):
+            raise UserError(f"--out {out} is the folder of the photographs: the results would be taken for photographs "
+                            "the next time; choose another, such as " + os.path.join(pattern, "masks"))
     elif glob.has_magic(pattern):
-        found, kind = glob.glob(pattern, recursive=True), "pattern"
+        found, kind = _expand(pattern), "pattern"
     else:
         raise UserError(f"images: there is no file or folder {pattern}; check the path")
-    images = sorted(path for path in found if path.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(path))
+    found = sorted(filter(os.path.isfile, found))
+    inside = os.path.realpath(out) + os.sep if out else "\0"
+    results = [path for path in found if os.path.realpath(path).startswith(inside)]
+    suffixes = IMAGE_SUFFIXES + extra_suffixes()
+    images = [path for path in found if path.lower().endswith(suffixes) and path not in results]
+    others = [path for path in found if not path.lower().endswith(suffixes) and path not in results]
+    if results:
+        console.say(f"{pattern}: {len(results)} files of {out} left out, the folder of the results")
+    if others:
+        console.say(f"{pattern}: {_passed_over(others)}")
     if not images:
-        raise UserError(f"images: the {kind} {pattern} holds no image ({' '.join(IMAGE_SUFFIXES)}); check the path")
+        raise UserError(f"images: the {kind} {pattern} holds no image ({' '.join(suffixes)}); check the path")
     return images
+
+
+def _passed_over(paths):
+    """A line that counts files by suffix, and says what would read them."""
+    count = collections.Counter(os.path.splitext(path)[1].lower() or "without suffix" for path in paths)
+    kinds = ", ".join(f"{number} {suffix}" for suffix, number in count.items())
+    cure = f"; {HEIF_CURE}" if count.keys() & set(HEIF_SUFFIXES) else ""
+    return f"{len(paths)} other files passed over ({kinds}){cure}"
+
+
+def _expand(pattern):
+    """The paths that a glob pattern matches; `**` does not follow links to folders, which may lead in circles."""
+    head, stars, tail = pattern.partition("**" + os.sep)
+    if not stars or head and not head.endswith(os.sep):
+        return glob.glob(pattern) if not pattern.endswith("**") else _expand(pattern + os.sep + "*")
+    found = {}
+    for start in glob.glob(head) if glob.has_magic(head) else [head]:
+        for folder, inner, _ in os.walk(start or "."):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            folder = folder if start else os.path.relpath(folder)
+            for path in _expand(os.path.join(glob.escape("" if folder == "." else folder), tail)):
+                found[path] = None
+    return list(found)
+
+
+def _folded(name):
+    """A name as file systems compare it that ignore case and Unicode's normal forms."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _stem(path):
@@ -84,6 +133,6 @@ def _folder_stem_suffix(path):
 
 def _numbered(name, taken):
     number = 1
-    while f"{name}_{number}".casefold() in taken:
+    while _folded(f"{name}_{number}") in taken:
         number += 1
     return f"{name}_{number}"

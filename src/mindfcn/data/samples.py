@@ -110,11 +110,20 @@ def check_names(names, where):
         raise UserError(f"{where} names no image; check the list")
     seen = set()
     for name in names:
-        if "/" in name or "\\" in name or ".." in name or "\0" in name:
+        if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
             raise UserError(f"{where}: {name!r} is not an image name; give names without folders")
         if name in seen:
             raise UserError(f"{where}: {name!r} is listed twice; remove one")
         seen.add(name)
+
+
+def is_utf8(name):
+    """Whether a file name is text that records can hold."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_present(samples, where):

@@ -7,7 +7,8 @@ import math
 import signal
 import threading
 import time
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 import mindspore as ms
 import numpy as np
@@ -79,7 +80,7 @@ class Run:
         config: its settings.
         step: TrainStep; it counts the batches.
         segmenter: Segmenter of the network being trained.
-        segment: `segmenter` on photographs resized to the card's shorter side, for evaluation.
+        segment: `segmenter` on photographs resized to the card's shorter side, in bounded memory, for evaluation.
         train, val: SegDatasets of training and of validation; `val` may be None.
         card: Card of the checkpoints; its `training` is kept up to date.
         signals: Signals.
@@ -92,8 +93,8 @@ class Run:
     run_dir: RunDir
     config: TrainConfig
     step: TrainStep
-    segmenter: object
-    segment: object
+    segmenter: Any
+    segment: Callable
     train: SegDataset
     val: Optional[SegDataset]
     card: Card

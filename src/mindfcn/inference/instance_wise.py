@@ -31,6 +31,7 @@ class InstanceWise(Predictor):
     def __init__(self, segmenter: Any, propose: Callable[[np.ndarray], Any], rule: str = "max") -> None:
         self.segmenter, self.propose, self.rule = segmenter, propose, rule
         self.preprocess = segmenter.preprocess
+        self.window_problem = "proposals are windows already"
 
     @property
     def net(self) -> Any:

@@ -72,7 +72,8 @@ def combined(segmenter, card, config):
         Segmenter, InstanceWise or Ensemble.
 
     Raises:
-        UserError: OpenCV cannot make proposals, a setting is out of bounds, or the other checkpoint has other classes.
+        UserError: OpenCV cannot make proposals, a setting is out of bounds, or the other checkpoint has other
+            classes or another input.
     """
     if config.proposals != "none":
         check_bounds(config)
@@ -82,6 +83,10 @@ def combined(segmenter, card, config):
             min_side=config.min_side), config.aggregate)
     if config.ensemble:
         other, other_card = load_segmenter(config.ensemble, config.fallback_model, config.precision)
+        modality, other_modality = card.preprocess.modality, other_card.preprocess.modality
+        if modality != other_modality:
+            raise UserError(f"--ensemble {config.ensemble} takes {other_modality} input, but {config.checkpoint} takes "
+                            f"{modality}; give networks of the same input")
         found = other_card.labels.difference(card.labels)
         if found:
             raise UserError(f"--ensemble {config.ensemble} has other classes than {config.checkpoint}: {found}, in the "

@@ -39,6 +39,8 @@ class Segmenter(Predictor):
         self.preprocess = preprocess
         # Networks of other packages have one head.
         self.classes = None if getattr(net, "geometric", None) is None else net.n_class
+        self.reach, self.stride = getattr(net, "reach", None), getattr(net, "stride", 32)
+        self.window_problem = window_problem(net)
         self.folded: Optional[Folded] = None
         self.sizes: set[tuple[int, ...]] = set()
 
@@ -82,6 +84,15 @@ class Segmenter(Predictor):
             return ms.PYNATIVE_MODE
         self.sizes.add(shape)
         return ms.GRAPH_MODE
+
+
+def window_problem(net):
+    """Why windows of a photograph give another result than the whole, or ""."""
+    if hasattr(net, "side"):
+        return "DeconvNet resizes each photograph, and so each window, to its own square"
+    if any("SqueezeExcite" in type(cell).__name__ for _, cell in net.cells_and_names()):
+        return "its squeeze-and-excitation layers average over the photograph, and so over each window"
+    return ""
 
 
 def resized(maps, height, width):

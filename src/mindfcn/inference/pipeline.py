@@ -5,10 +5,11 @@ from typing import Any, Optional
 
 import numpy as np
 
+from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import crf_of, permutohedral
 from mindfcn.inference.multi_scale import average_views
-from mindfcn.inference.sliding_window import SlidingWindow
+from mindfcn.inference.sliding_window import AutomaticWindows, SlidingWindow
 from mindfcn.logits import argmax
 from mindfcn.weights.card import Card
 
@@ -26,23 +27,25 @@ class Inference:
             `shorter_side`, if it has one and it is not None, replaces the argument.
         shorter_side: side that photographs are resized to before `scales`, pixels, by at most as much as makes the
             longer side LONGEST times as long; 0 keeps their size.
+        console: Console that shows when photographs are too large for the memory and are cut into windows.
 
     Attributes:
         plain: whether photographs keep their size, and there is one scale, no mirroring and no CRF.
-        whole: whether images are segmented whole, without windows.
+        whole: whether no windows are asked for.
 
     Raises:
         UserError: invalid settings, or the CRF's package is missing.
     """
 
     def __init__(self, segmenter: Callable[..., tuple[np.ndarray, Optional[np.ndarray]]], config: Any,
-                 shorter_side: int = 0) -> None:
+                 shorter_side: int = 0, console: Console = SILENT) -> None:
         if not config.scales or min(config.scales) <= 0 or max(config.scales) > 8:
             raise UserError(f"--scales {' '.join(map(str, config.scales))}: give factors above 0 and at most 8, such "
                             "as --scales 0.75 1 1.25")
         if config.window < 0 or config.overlap is not None and not config.window:
             raise UserError("--overlap: give --window, the side of the windows in pixels, too")
-        self.segmenter = SlidingWindow(segmenter, config.window, config.overlap) if config.window else segmenter
+        self.segmenter: Any = (SlidingWindow(segmenter, config.window, config.overlap) if config.window
+                               else AutomaticWindows(segmenter, console))
         self.whole = not config.window
         self.scales, self.flip = tuple(config.scales), config.flip
         self.crf = crf_of(config.crf) if config.crf else None

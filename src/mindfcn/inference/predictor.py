@@ -15,10 +15,16 @@ class Predictor:
     Attributes:
         preprocess: how its input is normalised.
         classes: number of classes of the first head if the network has a second one, else None.
+        reach: pixels to each side beyond which nothing changes an output pixel; None if it is not known.
+        stride: multiple of pixels by which a photograph may be cut without moving the network's cells.
+        window_problem: why windows of a photograph give another result than the whole; "" if they do not.
     """
 
     preprocess: Preprocess
     classes: Optional[int] = None
+    reach: Optional[int] = None
+    stride = 32
+    window_problem = ""
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""

@@ -12,9 +12,15 @@ import math
 
 import numpy as np
 
+from mindfcn.console import SILENT
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.logits import argmax, softmax
+from mindfcn.memory import available_memory
+
+# Bytes for a pixel of a whole photograph: VGG16, the widest network, takes 850 as a compiled graph, measured, and more
+# in PyNative mode. Share of the free memory for them. Photographs up to the last number of pixels are never cut.
+BYTES, SHARE, SMALLEST = 1500, 0.6, 2 ** 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +41,21 @@ class SlidingWindow:
         overlap: pixels that neighbouring windows share, rounded up likewise; None: as many as avoid seams.
 
     Raises:
-        UserError: the windows are not larger than their overlap, or the reach of the network is not known.
+        UserError: the windows are not larger than their overlap, the reach of the network is not known, or windows give
+            another result.
     """
 
     def __init__(self, segmenter, window, overlap=None):
         self.segmenter = segmenter
-        known = hasattr(getattr(segmenter, "net", None), "reach")
-        if overlap is None and not known:
+        if problem := getattr(segmenter, "window_problem", ""):
+            raise UserError(f"--window: windows give another result with this network: {problem}; leave it out")
+        reach = getattr(segmenter, "reach", None)
+        if overlap is None and reach is None:
             raise UserError("--window: the receptive field of this network is not known here; give --overlap, at "
                             "least the receptive field (mindfcn describe NAME prints it)")
-        self.stride = segmenter.net.stride if known else 32
+        self.stride = getattr(segmenter, "stride", 32)
         self.window = up_to_multiple(window, self.stride)
-        self.overlap = up_to_multiple(2 * segmenter.net.reach if overlap is None else overlap, self.stride)
+        self.overlap = up_to_multiple(2 * reach if overlap is None else overlap, self.stride)
         if overlap is not None and overlap < 0 or self.window <= self.overlap:
             raise UserError(f"--window {window}: must be larger than the overlap, {self.overlap} pixels; take "
                             f"--window {up_to_multiple(2 * self.overlap or 512, 256)}, or a smaller --overlap, which "
@@ -78,6 +87,44 @@ class SlidingWindow:
                 logits = self.segmenter.logits(to_input(crop, self.segmenter.preprocess)[None])[0]
                 yield rows, columns, logits[:, rows.first - rows.start:rows.last - rows.start,
                                             columns.first - columns.start:columns.last - columns.start]
+
+
+class AutomaticWindows:
+    """A segmenter that processes photographs too large for the memory window by window.
+
+    Args:
+        segmenter: function as `SlidingWindow` is; a Predictor whose reach is known is needed for windows.
+        console: Console that shows the first time that windows are used.
+
+    Attributes:
+        largest: pixels of the largest photograph that is segmented whole.
+    """
+
+    def __init__(self, segmenter, console=SILENT):
+        self.segmenter, self.console, self.noted = segmenter, console, False
+        self.largest = max(SMALLEST, int(SHARE * available_memory() / BYTES))
+
+    def __call__(self, image, probabilities=False):
+        """Segment one photograph. Same values as those of the segmenter."""
+        tiled = self.windows(image)
+        if tiled is None:
+            return self.segmenter(image, probabilities)
+        if not self.noted:
+            self.noted = True
+            self.console.say(f"{image.shape[1]}x{image.shape[0]} pixels may exceed the memory: photographs of more "
+                             f"than {self.largest / 1e6:.1f} million pixels are segmented in windows of {tiled.window} "
+                             "(--window), with the same result")
+        return tiled(image, probabilities)
+
+    def windows(self, image):
+        """The SlidingWindow for a photograph; None if it fits whole, or windows give another result or do not fit."""
+        reach = getattr(self.segmenter, "reach", None)
+        # A photograph of another modality is a dictionary of planes.
+        if reach is None or self.segmenter.window_problem or isinstance(image, dict):
+            return None
+        side = math.isqrt(self.largest) // self.segmenter.stride * self.segmenter.stride
+        fits = image.shape[0] * image.shape[1] <= self.largest or side <= 2 * (reach + self.segmenter.stride)
+        return None if fits else SlidingWindow(self.segmenter, side)
 
 
 def spans(size, window, overlap, stride):

@@ -18,7 +18,9 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import mindfcn
+from mindfcn.console import SILENT
 from mindfcn.errors import UserError
+from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import encode_palette_png
 from mindfcn.serve.guard import Guard, too_large
 from mindfcn.serve.worker import Busy
@@ -30,6 +32,11 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 PNG = "image/png"
 # Seconds after which a refused request may be sent again.
 RETRY = 5
+# Seconds to finish requests under way once the server stops.
+FINISH = 10
+# The path and the method of each function, and the methods that none of them has.
+METHODS = {"/healthz": "GET", "/api/model": "GET", "/api/predict": "POST"}
+OTHERS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class ClassColor(BaseModel):
@@ -92,7 +99,7 @@ def error_responses(*statuses):
     return {status: {"model": Problem, "description": descriptions[status]} for status in statuses}
 
 
-def create_app(segment, card, worker, config):
+def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT):
     """The ASGI application.
 
     Args:
@@ -100,6 +107,8 @@ def create_app(segment, card, worker, config):
         card: Card of its network.
         worker: Worker that runs it.
         config: ServeConfig with names, limits and times.
+        stopping: function -> seconds since the server was told to stop, or 0.
+        console: Console that shows a line for each request.
 
     Returns:
         FastAPI.
@@ -146,7 +155,7 @@ def create_app(segment, card, worker, config):
         except Busy:
             raise busy(f"{config.queue} requests wait already") from None
         try:
-            mask, seconds = await wait_for_result(future, request, config.patience)
+            mask, seconds = await wait_for_result(future, request, config.patience, stopping)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         png = encode_palette_png(mask, card.labels)
@@ -154,9 +163,18 @@ def create_app(segment, card, worker, config):
             return Response(png, media_type=PNG)
         return describe(mask, png, seconds, card.labels)
 
+    for path, method in METHODS.items():
+        app.add_api_route(path, wrong_method(method), methods=sorted(OTHERS - {method}), include_in_schema=False)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    app.add_middleware(Guard, names=(config.host, *config.hostnames), max_bytes=limits.bytes)
+    app.add_middleware(Guard, names=(config.host, *config.hostnames), max_bytes=limits.bytes, console=console)
     return app
+
+
+def wrong_method(method):
+    """A function that answers requests of all methods but this one."""
+    async def refuse() -> None:
+        raise HTTPException(405, f"this address takes {method} requests only", {"Allow": method})
+    return refuse
 
 
 def segment_upload(segment, data, max_pixels):
@@ -168,7 +186,7 @@ def segment_upload(segment, data, max_pixels):
         max_pixels: limit of height times width.
 
     Raises:
-        UserError: not an image, damaged, incomplete, or larger than the limit.
+        UserError: not an image, damaged, incomplete, larger than the limit, or too large for the memory.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
@@ -183,11 +201,20 @@ def segment_upload(segment, data, max_pixels):
                         "server with a larger --max_megapixels")
     image = decode_photograph(data, "the upload")
     started = time.perf_counter()
-    return segment(image)[0], time.perf_counter() - started
+    try:
+        return segment(image)[0], time.perf_counter() - started
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"the photograph's {width}x{height} pixels are too many for the memory; reduce it") from None
 
 
-async def wait_for_result(future, request, patience):
-    """The result of a Future. Raises HTTPException 503 after `patience` seconds or when the client has disconnected."""
+async def wait_for_result(future, request, patience, stopping):
+    """The result of a Future.
+
+    Raises HTTPException 503 after `patience` seconds, FINISH seconds after the server was told to stop, or when the
+    client has disconnected.
+    """
     pending = asyncio.wrap_future(future)
     deadline = time.monotonic() + patience
     while not pending.done():
@@ -195,6 +222,9 @@ async def wait_for_result(future, request, patience):
         if not pending.done() and (time.monotonic() >= deadline or await request.is_disconnected()):
             pending.cancel()
             raise busy(f"no answer within {patience:g} s")
+        if not pending.done() and stopping() > FINISH:
+            pending.cancel()
+            raise busy("it stops")
     return pending.result()
 
 

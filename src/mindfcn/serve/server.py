@@ -1,24 +1,26 @@
 """The command `serve`: a web page and an HTTP interface for one checkpoint."""
 
+import concurrent.futures
 import contextlib
 import errno
 import ipaddress
-import signal
+import os
 import socket
-import threading
+import sys
 
 from mindfcn.config import PredictConfig, check_bounds
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.inference.open import open_segmenter
 from mindfcn.inference.pipeline import Inference
+from mindfcn.serve.stop import Stop, blocked_signals
+from mindfcn.serve.worker import Worker
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
-# Connections in addition to the queued requests: files of the page, uploads in progress.
-CONNECTIONS = 64
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds to finish running requests when the server stops.
-SHUTDOWN_TIMEOUT = 10
+# Open connections: many more than the queue, so that idle ones and slow uploads keep no one out until they are closed.
+CONNECTIONS = 1024
+# Seconds after which uvicorn ends what requests are left; `app.FINISH` answers them before.
+SHUTDOWN_SECONDS = 15
 
 
 def serve(config, console=SILENT):
@@ -35,58 +37,62 @@ def serve(config, console=SILENT):
     check_bounds(config)
     config = with_checkpoint_paths(config, console)
     try:
+        import fastapi  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
-
-        from mindfcn.serve.app import create_app
-        from mindfcn.serve.worker import Worker
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs the package {error.name}, which is not installed; install all with "
                         "pip install 'mindfcn[serve]'") from None
-    with contextlib.closing(listen(config.host, config.port)) as listener, blocked_signals(), \
-            contextlib.closing(Worker(config.queue)) as worker:
+    with contextlib.closing(listen(config.host, config.port)) as listener, blocked_signals(), Stop() as stop:
+        worker = Worker(config.queue)
         # MindSpore is set up in the thread that uses it.
-        segment, card = worker.submit(open_segmenter, config, console).result()
-        if card.preprocess.modality != "rgb":
-            raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
-                            "photographs; use mindfcn predict with --depth")
-        segment = Inference(segment, PredictConfig(config.checkpoint, shorter_side=config.shorter_side),
-                            card.shorter_side)
-        options = uvicorn.Config(create_app(segment, card, worker, config), log_level="warning", server_header=False,
-                                 limit_concurrency=config.queue + CONNECTIONS,
-                                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT)
-        if not is_loopback(config.host):
-            console.say(f"{config.host} may be reached from other machines; there is no password")
-        console.say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
-        server = uvicorn.Server(options)
-        threading.Thread(target=stop_at_signal, args=(server,), daemon=True).start()
-        server.run(sockets=[listener])
+        opened = worker.submit(open_segmenter, config, console)
+        while not stop.seconds() and not opened.done():
+            concurrent.futures.wait([opened], 0.2)
+        if opened.done():
+            run(opened.result(), listener, worker, stop, config, console)
+        idle = worker.close(1)
     console.say("stopped")
+    if not idle:
+        # A computation cannot be interrupted, and MindSpore aborts a process that ends during one.
+        sys.stdout.flush()
+        os._exit(0)
 
 
-@contextlib.contextmanager
-def blocked_signals():
-    """Block SIGINT and SIGTERM until `stop_at_signal` waits for them.
+def run(opened, listener, worker, stop, config, console):
+    """Answer requests until `stop` notes a signal. Raises UserError for a network without colour input.
 
-    While MindSpore compiles a graph it installs signal handlers that kill the process. Windows cannot block signals;
-    there, uvicorn's own handler stops the server.
+    Args:
+        opened: (segmenter, Card) as `open_segmenter` returns them.
+        listener: listening socket.
+        worker: Worker that opened them.
+        stop: Stop.
+        config: ServeConfig.
+        console: Console that shows the address and a line for each request.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    import uvicorn
 
-
-def stop_at_signal(server):
-    """Wait for a signal, then let the server finish running requests and stop."""
-    if not hasattr(signal, "sigwait"):
-        return
-    signal.sigwait(STOP_SIGNALS)
-    server.should_exit = True
+    from mindfcn.serve.app import create_app
+    from mindfcn.serve.connections import with_deadline
+    segment, card = opened
+    if card.preprocess.modality != "rgb":
+        raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
+                        "photographs; use mindfcn predict with --depth")
+    segment = Inference(segment, PredictConfig(config.checkpoint, shorter_side=config.shorter_side),
+                        card.shorter_side, console)
+    app = create_app(segment, card, worker, config, stop.seconds, console)
+    options = uvicorn.Config(app, log_level="critical", server_header=False, limit_concurrency=CONNECTIONS,
+                             timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    options.load()
+    options.http_protocol_class = with_deadline(options.http_protocol_class)
+    server = stop.server = uvicorn.Server(options)
+    # uvicorn would raise the signals again at its end.
+    server.capture_signals = contextlib.nullcontext
+    server.should_exit = bool(stop.seconds())
+    if not is_loopback(config.host):
+        console.say(f"{config.host} may be reached from other machines; there is no password")
+    console.say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
+    server.run(sockets=[listener])
 
 
 def listen(host, port):

@@ -1,39 +1,153 @@
 """Read untrusted image files: incomplete ones and those above a size limit are refused."""
 
+import functools
+import importlib.util
 import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 from mindfcn.errors import UserError
+from mindfcn.memory import is_out_of_memory
 from mindfcn.storage.files import read_bytes
 
 MAX_PIXELS = 2 ** 27
 # Pillow reads many more formats, some of which start other programs (EPS) or have a history of vulnerabilities.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+# Formats of phones, which Pillow reads by itself (AVIF, in newer releases) or with its plugin pillow-heif.
+HEIF_SUFFIXES = (".heic", ".heif", ".avif")
+HEIF_CURE = "pip install pillow-heif, to read HEIC and AVIF"
+# TIFF's tags: bits of a band, number of bands, meaning of bands after the colours (1 and 2 are alpha). EXIF's tag.
+BITS, BANDS, EXTRA, ORIENTATION = 258, 277, 338, 274
 
 
-def decode_image(data, where):
+@functools.cache
+def _heif_formats():
+    """Pillow's names of the formats of phones that can be read here."""
+    Image.init()
+    # Older releases of Pillow do not know the feature.
+    found = ["AVIF"] if "AVIF" in Image.OPEN and features.check("avif") else []
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+        found.append("HEIF")
+    return tuple(found)
+
+
+def extra_suffixes():
+    """Suffixes of the formats of phones that can be read here."""
+    formats = _heif_formats()
+    return tuple(suffix for suffix in HEIF_SUFFIXES if ("AVIF" if suffix == ".avif" else "HEIF") in formats)
+
+
+def decode_image(data, where, bits=0):
     """Decode a photograph: encoded bytes -> (H, W, 3) uint8 BGR, rotated upright according to its EXIF tag.
 
-    Grey, alpha and 16-bit images are converted to 8-bit BGR too. `where` names the file in messages.
+    Grey, alpha and 16-bit images are converted to 8-bit BGR too.
+
+    Args:
+        data: the bytes.
+        where: names the file in messages.
+        bits: bits that a 16-bit image uses, such as 12: 2^bits - 1 becomes 255, as does everything above; 0 is 16.
 
     Raises:
-        UserError: not an image, or its header announces more than MAX_PIXELS.
+        UserError: not an image, one of other bands than grey or three colours and alpha or of other numbers than whole
+            ones of 8 or 16 bits, or its header announces more than MAX_PIXELS.
     """
-    image = _decode(data, cv2.IMREAD_COLOR, where)
+    deep = bits and _has_16_bits(_open(data, where), data)
+    if _is_heif(data):
+        upright = ImageOps.exif_transpose(_loaded(data, where))
+        return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
+    image = _decode(data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if deep else 0), where)
     if image is None:
         raise UserError(f"cannot decode {where}; give a JPEG, PNG, BMP, TIFF or WebP image")
+    if deep:
+        image = np.rint(np.minimum(image / np.float32(2 ** bits - 1), 1) * 255).astype(np.uint8)
     return image
+
+
+def _is_heif(data):
+    """Whether encoded bytes are of one of the formats of phones."""
+    return data[4:8] == b"ftyp"
+
+
+def _loaded(data, where):
+    image = _open(data, where)
+    _load(image, data, where)
+    return image
+
+
+def used_bits(data, where):
+    """Bits that the largest value of an image of 16 bits needs; 8 for other images. Raises UserError."""
+    if not _has_16_bits(_open(data, where), data):
+        return 8
+    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, where)
+    return 8 if image is None else int(image.max()).bit_length()
+
+
+def with_8_bits(data, where, bits):
+    """An image of 16 bits as a PNG of 8, scaled as by `decode_image`; other bytes as they are. Raises UserError."""
+    if not _has_16_bits(_open(data, where), data):
+        return data
+    check_complete(data, where)
+    return cv2.imencode(".png", decode_image(data, where, bits))[1].tobytes()
+
+
+def dark_note(data, where):
+    """A line if an image of 16 bits uses so few of them that it is nearly black; else "". Raises UserError."""
+    bits = used_bits(data, where)
+    if not 8 < bits < 15:
+        return ""
+    return (f"{where} uses {bits} of its 16 bits, so it is nearly black; scale such photographs with --bits {bits}, in "
+            "training and in prediction alike")
+
+
+def orientation(data, where):
+    """The EXIF tag of an image: 1 is upright, 2 to 4 keep width and height, 5 to 8 swap them. Raises UserError."""
+    return _orientation(_open(data, where))
+
+
+def _orientation(image):
+    """The EXIF tag of an opened image, 1 to 8; 1 is upright, also without a tag."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    # Pillow fails with many kinds of exceptions on damaged tags.
+    except Exception:  # noqa: BLE001
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _has_16_bits(image, data):
+    """Whether an opened image stores whole numbers of 16 bits."""
+    if image.format == "PNG":
+        return data[24] == 16
+    return image.format == "TIFF" and set(image.tag_v2.get(BITS, (8,))) == {16}
+
+
+def _check_bands(image, where):
+    """Raise UserError if an opened image has bands that OpenCV would drop, or numbers that it would cut."""
+    if image.mode in ("F", "I"):
+        raise UserError(f"{where} holds {'floating point' if image.mode == 'F' else '32-bit'} numbers; save it as "
+                        "whole numbers of 8 or 16 bits")
+    if image.format != "TIFF":
+        return
+    bands = image.tag_v2.get(BANDS, 1)
+    if bands > 4 or bands == 4 and image.mode != "CMYK" and image.tag_v2.get(EXTRA, (0,))[0] not in (1, 2):
+        raise UserError(f"{where} has {bands} bands; networks take the three of colours: save those as a file of their "
+                        "own")
 
 
 def _decode(data, kind, where):
     """The array that OpenCV decodes from encoded bytes; None if it cannot. Raises UserError as `_open` does."""
-    announced = _open(data, where).size
+    opened = _open(data, where)
+    _check_bands(opened, where)
+    announced = opened.size
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
-    except cv2.error:
+    except cv2.error as error:
+        if is_out_of_memory(error):
+            raise UserError(f"the memory does not suffice for {where}, {announced[0]}x{announced[1]} pixels; make it "
+                            "smaller") from None
         return None
     # EXIF may rotate it; any other difference means that Pillow and OpenCV read the file differently.
     return image if image is not None and sorted(image.shape[:2]) == sorted(announced) else None
@@ -62,7 +176,7 @@ def image_size(data, where):
 
 
 def read_mask_image(path):
-    """Read a mask file with Pillow, grey values as they are stored: path -> PIL.Image, loaded.
+    """Read a mask file with Pillow, grey values as they are stored, upright by its EXIF tag: path -> PIL.Image, loaded.
 
     Raises:
         UserError: unreadable, damaged, or its header announces more than MAX_PIXELS.
@@ -73,11 +187,15 @@ def read_mask_image(path):
     if mask.mode == "F":
         raise UserError(f"{path} is a mask of floating point numbers; save it as whole numbers of 8 or 16 bits")
     depth = data[24] if mask.format == "PNG" else 8
+    kind = mask.format
+    if _orientation(mask) != 1:
+        mask = ImageOps.exif_transpose(mask)
     if mask.mode == "1":
-        return _few_bits(np.asarray(mask).astype(np.uint8), 1)
-    if mask.mode == "L" and depth < 8:
+        mask = _few_bits(np.asarray(mask).astype(np.uint8), 1)
+    elif mask.mode == "L" and depth < 8:
         # Pillow scales 2 and 4 bit grey to 0..255, but a mask holds class numbers, not brightness.
-        return _few_bits(np.asarray(mask) // (255 // (2 ** depth - 1)), depth)
+        mask = _few_bits(np.asarray(mask) // (255 // (2 ** depth - 1)), depth)
+    mask.format = kind
     return mask
 
 
@@ -104,11 +222,17 @@ def read_palette_mask(path):
 def _open(data, where):
     """Open encoded image bytes without decoding their pixels. Raises UserError: not an image, or too large."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_heif_formats() if _is_heif(data) else FORMATS)
         width, height = image.size
     except Image.DecompressionBombError:
         width = height = MAX_PIXELS
     except Exception:
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            raise UserError(f"{where} is a TIFF of bands or numbers that are not read; save it with the three bands of "
+                            "colours, as whole numbers of 8 or 16 bits") from None
+        if _is_heif(data):
+            raise UserError(f"{where} is a HEIC or AVIF image, which is not read here; {HEIF_CURE}, or save it as JPEG"
+                            ) from None
         raise UserError(f"{where} is not an image; remove or replace it") from None
     if width * height > MAX_PIXELS:
         raise UserError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")
@@ -122,11 +246,14 @@ def _load(image, data, where):
             # Pillow decodes the pixels without checking their checksums.
             Image.open(io.BytesIO(data), formats=("PNG",)).verify()
         image.load()
+    except MemoryError:
+        raise UserError(f"the memory does not suffice for {where}, {image.width}x{image.height} pixels; make it smaller"
+                        ) from None
     except Exception:
         raise UserError(f"{where} is damaged or incomplete; fetch it again") from None
 
 
-def decode_photograph(data, where):
-    """Encoded bytes -> (H, W, 3) uint8 BGR. Raises UserError if they are not an image or are cut short."""
+def decode_photograph(data, where, bits=0):
+    """As `decode_image`. Raises UserError also if the bytes are cut short."""
     check_complete(data, where)
-    return decode_image(data, where)
+    return decode_image(data, where, bits)

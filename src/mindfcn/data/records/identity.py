@@ -25,7 +25,7 @@ from mindfcn.storage.files import size_and_times
 _DRAWN, _LISTS = ("samples", "size", "seed"), ("train_split", "val_split")
 _WINDOWS = ("instance_size", "per_image", "duplicate_rare")
 # Settings that can change a pixel or a class even if all files are the same.
-_CHOICES = {"sample": _DRAWN, "rooms": _DRAWN, "folder": ("mask_encoding",), "context": ("classes",)}
+_CHOICES = {"sample": _DRAWN, "rooms": _DRAWN, "folder": ("mask_encoding", "bits"), "context": ("classes",)}
 # Settings that name files and lists, besides `root`; _LISTS for sources that are not here. Their values may differ if
 # the files are the same.
 _PLACES = {"sample": (), "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS),
@@ -33,6 +33,8 @@ _PLACES = {"sample": (), "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS)
 # Names of a sample's first two files in messages; the others are its extras.
 _PARTS = ("photograph", "mask")
 PIECE = 1 << 24
+# Values of settings that a release did not have.
+_DEFAULTS = PrepareConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,7 @@ def settings_difference(entry: dict[str, Any], source: str, settings: dict[str, 
     if entry["source"] != source:
         return f"source is {entry['source']} there and {source} here"
     for name in (*_choices(source), "instances", *_WINDOWS):
-        there, here = entry["settings"].get(name), settings.get(name)
+        there, here = (found.get(name, getattr(_DEFAULTS, name)) for found in (entry["settings"], settings))
         if there != here:
             return f"{name} is {there} there and {here} here"
     return ""

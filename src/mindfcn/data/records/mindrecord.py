@@ -15,7 +15,7 @@ from mindspore.dataset import MindDataset
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
-from mindfcn.data.class_counts import histogram
+from mindfcn.data.class_counts import count_inner, histogram
 from mindfcn.data.records.identity import Digest, Origin, check_unchanged, difference, fingerprints
 from mindfcn.data.records.integrity import find_shards, load_manifest, record_files, signed_manifest
 from mindfcn.data.samples import check_mask, encode_plane
@@ -133,8 +133,8 @@ def read_manifest(path):
     """Manifest that `write_records` wrote to PATH.json; None if missing or if the files have other sizes than listed.
 
     Keys: count, labels (LabelSet.to_dict), shards, skipped, files {name: bytes}, and, except in older releases,
-    identity (see `identity`), pixels (number of pixels of each mask value 0..255), checksums {name: CRC-32} and
-    checksum, that of the manifest itself.
+    identity (see `identity`), pixels (number of pixels of each mask value 0..255), inner (number of those of the ignore
+    label away from outlines), checksums {name: CRC-32} and checksum, that of the manifest itself.
     """
     manifest = load_manifest(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -154,7 +154,7 @@ class _Rows:
         self.progress = progress or iter
         self.page_size = _page_size(samples)
         self.skipped, self.written, self.checksum = [], 0, 0
-        self.pixels = np.zeros(256, np.int64)
+        self.pixels, self.inner = np.zeros(256, np.int64), 0
 
     def __iter__(self):
         for sample in self.progress(self.samples):
@@ -169,6 +169,7 @@ class _Rows:
             self.checksum += _checksum(*row.values())
             self.digest.add(row["file_name"], row["data"], planes)
             self.pixels += histogram(planes[0])
+            self.inner += count_inner(planes[0], self.labels.ignore_label)
             yield row
 
 
@@ -262,6 +263,7 @@ def _write_manifest(rows, files, shards, identity, path):
     parts = [part for file in files for part in (file, file + ".db")]
     manifest = signed_manifest({"count": rows.written, "labels": rows.labels.to_dict(), "shards": shards,
                                 "identity": identity, "skipped": rows.skipped, "pixels": rows.pixels.tolist(),
+                                "inner": rows.inner,
                                 **({"geometric": rows.geometric.to_dict()} if rows.geometric else {})}, parts)
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)

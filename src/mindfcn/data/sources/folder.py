@@ -2,17 +2,20 @@
 
 import hashlib
 import os
+import unicodedata
+from functools import partial
 
 from mindfcn.data.masks import mask_reader
-from mindfcn.data.samples import Sample, check_names, check_present
+from mindfcn.data.samples import Sample, check_names, check_present, is_utf8
 from mindfcn.errors import UserError
-from mindfcn.storage.files import read_lines
+from mindfcn.storage.files import read_bytes, read_lines
+from mindfcn.storage.images import with_8_bits
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 
 
-def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=True):
+def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=True, bits=0):
     """List the samples of a split of your own folder, sorted by name or in the order of its list.
 
     With lists `train.txt` and `val.txt` (names with or without suffix) they decide. Without, an image is held out
@@ -25,6 +28,7 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
         encoding: auto, palette, grey or rgb, see `masks.MaskReader`.
         val_fraction: share of the images held out, 0..1; with two images or more, both splits get at least one.
         check: whether every mask must exist.
+        bits: see `with_8_bits`; 0 leaves the photographs as they are.
 
     Returns:
         list of Sample.
@@ -38,10 +42,15 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
     samples = []
     for name in _split_names(root, split, sorted(images), val_fraction):
         image = images.get(name, os.path.join(root, "images", f"{name}.jpg"))
-        samples.append(Sample(name, image, masks.get(name, os.path.join(root, "masks", f"{name}.png")), read))
+        samples.append(Sample(name, image, masks.get(name, os.path.join(root, "masks", f"{name}.png")), read,
+                              partial(_with_8_bits, bits=bits) if bits else read_bytes))
     if check:
         check_present(samples, f"split {split!r}")
     return samples
+
+
+def _with_8_bits(path, bits):
+    return with_8_bits(read_bytes(path), path, bits)
 
 
 def hold_out(names, val_fraction):
@@ -64,10 +73,14 @@ def files_by_name(folder, suffixes):
     files = {}
     for file in sorted(os.listdir(folder)):
         name, suffix = os.path.splitext(file)
+        # The same name may be stored in two of Unicode's normal forms.
+        name = unicodedata.normalize("NFC", name)
         if suffix.lower() not in suffixes or file.startswith("."):
             continue
         if name in files:
             raise UserError(f"{folder} holds both {os.path.basename(files[name])} and {file}; keep one per name")
+        if not is_utf8(name):
+            raise UserError(f"{folder} holds {file!r}, whose name is not UTF-8; rename it")
         files[name] = os.path.join(folder, file)
     return files
 
@@ -75,8 +88,10 @@ def files_by_name(folder, suffixes):
 def _split_names(root, split, names, val_fraction):
     path = os.path.join(root, f"{split}.txt")
     if os.path.isfile(path):
-        listed = [line[:-len(suffix)] if (suffix := os.path.splitext(line)[1]).lower() in IMAGE_SUFFIXES else line
-                  for line in read_lines(path)]
+        known = set(names)
+        listed = [line if line in known or os.path.splitext(line)[1].lower() not in IMAGE_SUFFIXES
+                  else os.path.splitext(line)[0]
+                  for line in (unicodedata.normalize("NFC", line) for line in read_lines(path))]
         check_names(listed, path)
         return listed
     if split not in ("train", "val"):
