@@ -10,21 +10,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from mindfcn.config import (
-    CompareConfig,
-    DescribeConfig,
-    EvalConfig,
-    ExplainConfig,
-    ExportConfig,
-    InspectConfig,
-    LabelsConfig,
-    PredictConfig,
-    PrepareConfig,
-    ServeConfig,
-    TrainConfig,
-    TuneCrfConfig,
-    WeightsConfig,
-)
+from mindfcn import config as settings
 from mindfcn.errors import UserError
 
 
@@ -203,61 +189,65 @@ SCALES = _argument("scales", "--scales", nargs="+", type=float, default=[1.0], m
                    help="scale factors at which each photograph is segmented; probabilities are averaged")
 VERBS = {
     "labels": Verb(
-        LabelsConfig, "mindfcn.commands.propose_labels:propose_labels",
+        settings.LabelsConfig, "mindfcn.commands.propose_labels:propose_labels",
         "a folder of masks -> a labels file with their classes", _show_labels, usage="--from FOLDER ",
         arguments=(_argument("masks", "--masks", "--from", type=str, required=True, metavar="FOLDER",
                              help="folder of the masks"),
                    _argument("names", "--names", nargs="+", help="class names in order, or a text file with one "
                              "name per line; numbered if not given"))),
     "inspect": Verb(
-        InspectConfig, "mindfcn.commands.inspect_data:inspect",
+        settings.InspectConfig, "mindfcn.commands.inspect_data:inspect",
         "a data set -> its contents, its problems, and a contact sheet", _show_inspection,
         usage="data ",
         arguments=(_argument("data", type=str, help="your folder (images/, masks/, labels.yaml), a VOC folder, a "
                              "folder of records or a MindRecord file"),)),
     "prepare": Verb(
-        PrepareConfig, "mindfcn.commands.prepare:prepare", "photographs and masks -> MindRecord", _show_records,
+        settings.PrepareConfig, "mindfcn.commands.prepare:prepare",
+        "photographs and masks -> MindRecord", _show_records,
         arguments=(_argument("download", "--download", nargs="+", choices=["voc2012", "sbd", "course"],
                              help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
                              "into records"),)),
-    "train": Verb(TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training),
+    "train": Verb(
+        settings.TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training),
     "eval": Verb(
-        EvalConfig, "mindfcn.commands.evaluate:evaluate",
+        settings.EvalConfig, "mindfcn.commands.evaluate:evaluate",
         "a checkpoint -> metrics, tables and pictures of a complete split", _show_evaluation, (SCALES,),
         "--checkpoint FILE "),
     "tune_crf": Verb(
-        TuneCrfConfig, "mindfcn.commands.tune_crf:tune_crf",
+        settings.TuneCrfConfig, "mindfcn.commands.tune_crf:tune_crf",
         "a checkpoint -> parameters of a fully connected CRF, tuned on validation records", _show_crf,
         usage="--checkpoint FILE "),
     "predict": Verb(
-        PredictConfig, "mindfcn.commands.predict:predict", "a checkpoint and photographs -> masks", _show_predictions,
+        settings.PredictConfig, "mindfcn.commands.predict:predict",
+        "a checkpoint and photographs -> masks", _show_predictions,
         (_argument("images", nargs="+", type=str, help="image files, folders or glob patterns"), SCALES),
         "--checkpoint FILE images [images ...] "),
     "export": Verb(
-        ExportConfig, "mindfcn.commands.export:export", "a checkpoint -> an ONNX or MindIR file for other runtimes",
-        _show_export, usage="--checkpoint FILE --out_file FILE ",
+        settings.ExportConfig, "mindfcn.commands.export:export",
+        "a checkpoint -> an ONNX or MindIR file for other runtimes", _show_export,
+        usage="--checkpoint FILE --out_file FILE ",
         arguments=(_argument("photos", "--photos", nargs="+", type=str, default=[],
                              help="files, folders or glob patterns to compare on; default: a random image"),)),
     "serve": Verb(
-        ServeConfig, "mindfcn.serve.server:serve", "a checkpoint -> a page and an HTTP interface to try it",
+        settings.ServeConfig, "mindfcn.serve.server:serve", "a checkpoint -> a page and an HTTP interface to try it",
         lambda result, config, console: 0, usage="--checkpoint FILE "),
     "compare": Verb(
-        CompareConfig, "mindfcn.commands.compare:compare",
+        settings.CompareConfig, "mindfcn.commands.compare:compare",
         "several networks on one data set -> one table, with published figures", _show_comparison),
     "explain": Verb(
-        ExplainConfig, "mindfcn.commands.explain:explain",
+        settings.ExplainConfig, "mindfcn.commands.explain:explain",
         "a checkpoint and a photograph -> the feature maps of the network, layer by layer", _show_explanation,
         usage="--checkpoint FILE --image FILE ",
         arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
     "weights": Verb(
-        WeightsConfig, "mindfcn.commands.weights:published_weights",
+        settings.WeightsConfig, "mindfcn.commands.weights:published_weights",
         "published weights by name: list them, or fetch some", _show_weights, usage="[fetch NAME [NAME ...]] ",
         arguments=(_argument("action", nargs="?", choices=["list", "fetch"], default="list",
                              help="list the files, or fetch those named"),
                    _argument("names", nargs="*", type=str, default=[],
                              help="names; all, for a list, if none is given"))),
     "describe": Verb(
-        DescribeConfig, "mindfcn.commands.describe:describe",
+        settings.DescribeConfig, "mindfcn.commands.describe:describe",
         "a network's name -> its layers: output sizes, receptive fields, parameters, multiply-adds", _show_description,
         (_argument("name", type=str, help="name of the network, such as fcn32s_vgg16"),), "name "),
 }

@@ -15,10 +15,7 @@ from mindfcn.evaluation import evaluate_network
 from mindfcn.inference.load import combined, load_segmenter, network_text
 from mindfcn.inference.pipeline import Inference
 from mindfcn.losses import CrossEntropy
-from mindfcn.metrics import (
-    PIXEL_ACCURACY,
-    segmentation_metrics,
-)
+from mindfcn.metrics import PIXEL_ACCURACY, segmentation_metrics
 from mindfcn.report.evaluation import EvalResult, save_json, write_evaluation
 from mindfcn.report.page import REPORT, Page, write_page
 from mindfcn.weights.catalogue import with_checkpoint_paths

@@ -230,7 +230,8 @@ def _request(url, source, part, progress):
         raise _HostFailed(f"{url}: {_reason(error)}") from None
     with response:
         total = _accept(response, url, source, part)
-        _append(response, url, part, total, _bar(progress, source, total, part.size()))
+        bar = progress and progress(total=total, desc=source.name, unit="B", unit_scale=True, initial=part.size())
+        _append(response, url, part, total, bar)
 
 
 def _range(url, source, part):
@@ -305,12 +306,6 @@ def _check_space(source, part, total):
     if needed > free:
         raise UserError(f"{source.name} needs {needed / 1e9:.1f} GB, but {os.path.dirname(part.path)} has only "
                         f"{free / 1e9:.1f} GB free; free some space or choose another folder")
-
-
-def _bar(progress, source, total, initial):
-    if progress is None:
-        return None
-    return progress(total=total, desc=source.name, unit="B", unit_scale=True, initial=initial)
 
 
 def _append(response, url, part, total, bar):

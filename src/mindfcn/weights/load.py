@@ -63,25 +63,9 @@ class LoadReport:
                    + (f", {len(self.reinitialized)} reinitialised for other classes" if self.reinitialized else ""))
         return "\n".join([summary] + [f"  {name:{width}}  {what}" for name, what in self.rows()])
 
-    def add_prefix(self, stream):
-        """Prefix the network's names with their stream."""
-        for kind in ("loaded", "missing", "reinitialized"):
-            setattr(self, kind, [stream + name for name in getattr(self, kind)])
-        for kind in ("converted", "shape_mismatches"):
-            setattr(self, kind, [(stream + name, *rest) for name, *rest in getattr(self, kind)])
-
     def summary(self):
         """The first line of the report."""
         return str(self).splitlines()[0]
-
-
-def merge_reports(reports):
-    """Merge the LoadReports of a network's streams, loaded from the same file, into the first."""
-    first, *others = reports
-    for report in others:
-        for kind in ("loaded", "converted", "missing", "shape_mismatches", "reinitialized"):
-            setattr(first, kind, getattr(first, kind) + getattr(report, kind))
-    return first
 
 
 def load_backbone(net: nn.Cell, source: Weights, convention: Union[str, Preprocess] = "auto",
@@ -113,40 +97,41 @@ def load_backbone(net: nn.Cell, source: Weights, convention: Union[str, Preproce
     weights = source if isinstance(source, dict) else read_weights(source)
     streams: dict[str, dict] = {}
     for name, parameter in backbone_parameters(net).items():
-        streams.setdefault(stream_of(name), {})[name.removeprefix(stream_of(name))] = parameter
-    reports = [_fill_backbone(parameters, weights, convention, where, stream)
-               for stream, parameters in streams.items()]
-    return merge_reports(reports)
+        streams.setdefault(stream_of(name), {})[name] = parameter
+    report = LoadReport(where)
+    for stream, parameters in streams.items():
+        _fill_backbone(parameters, weights, convention, stream, report)
+    return report
 
 
-def _fill_backbone(parameters, weights, convention, where, stream):
-    """Load one backbone, {name without stream: Parameter}. Returns a LoadReport."""
+def _fill_backbone(parameters, weights, convention, stream, report):
+    """Load one backbone, {name: Parameter}, whose names begin with `stream`, and report its weights."""
+    where = report.source
     try:
-        renamed, pairs, preprocess = backbone_names(weights, parameters)
+        renamed, pairs, preprocess = backbone_names(weights, [name.removeprefix(stream) for name in parameters])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    renamed = {stream + name: weight for name, weight in renamed.items()}
     if isinstance(convention, Preprocess):
         preprocess, convention = convention, "auto"
-    report = LoadReport(where, preprocess=_bgr(preprocess) if convention == "auto" else CONVENTIONS[convention])
+    report.preprocess = _bgr(preprocess) if convention == "auto" else CONVENTIONS[convention]
     used = {source for source, _ in pairs}
     report.unexpected = [name for name in weights if name not in used]
-    report.converted = [(target, f"{source} {weights[source].shape}") for source, target in pairs
-                        if weights[source].shape != renamed[target].shape]
+    report.converted += [(stream + target, f"{source} {weights[source].shape}") for source, target in pairs
+                         if weights[source].shape != renamed[stream + target].shape]
     if preprocess.order == "RGB" and convention not in ("caffe", "nyud", "siftflow"):
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
     _add_depth(renamed, parameters, report)
-    if "conv1.1.gamma" in parameters and "conv1.0.bias" not in parameters:
+    if f"{stream}conv1.1.gamma" in parameters and f"{stream}conv1.0.bias" not in parameters:
         renamed = _biases_to_means(renamed, report)
-    wrong = next((name for name, parameter in parameters.items() if name in renamed and not name.startswith(DENSE)
-                  and parameter.shape != renamed[name].shape), None)
+    wrong = next((name for name, parameter in parameters.items() if name in renamed
+                  and not name.removeprefix(stream).startswith(DENSE) and parameter.shape != renamed[name].shape), None)
     if wrong:
         raise UserError(f"{where}: {wrong} is {renamed[wrong].shape}, the network's is {parameters[wrong].shape}; "
                         "give weights of the same architecture and width")
     _assign(parameters, renamed, report)
-    report.add_prefix(stream)
-    return report
 
 
 def _add_depth(weights, parameters, report):
