@@ -16,6 +16,7 @@ from mindfcn.commands.export import export
 from mindfcn.commands.predict import segment_images
 from mindfcn.commands.prepare import find_records, prepare
 from mindfcn.commands.train import check_settings, train
+from mindfcn.commands.tune_crf import tune_crf
 from mindfcn.config import (
     AugmentConfig,
     EvalConfig,
@@ -25,6 +26,7 @@ from mindfcn.config import (
     PredictConfig,
     PrepareConfig,
     TrainConfig,
+    TuneCrfConfig,
 )
 from mindfcn.console import Console
 from mindfcn.data.hha import encode_hha
@@ -229,6 +231,13 @@ def test_checkpoints_of_depth_are_refused_by_the_page(tmp_path, scramble):
     random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
     with pytest.raises(UserError, match="takes hha input, but the page only sends photographs"):
         serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), Console(print))
+
+
+def test_checkpoints_of_depth_have_no_crf(tmp_path, scramble):
+    pytest.importorskip("pydensecrf")
+    random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
+    with pytest.raises(UserError, match="a.ckpt: the CRF is for networks of photographs"):
+        tune_crf(TuneCrfConfig(str(tmp_path / "a.ckpt"), device="CPU"))
 
 
 def test_settings_from_the_command_line():

@@ -65,20 +65,20 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
+    if card.preprocess.modality != "rgb" or card.geometric:
+        raise UserError(f"{config.checkpoint}: the CRF is for networks of photographs with one head")
     records = evaluation_records(config.records, card, config.checkpoint)
-    dataset = SegDataset(data_file=records, training=False, limit=config.limit)
+    dataset = SegDataset.for_evaluation(records, card, config.limit)
     console.say(f"using records {describe_file(records)}")
     console.say(f"{len(grid)} combinations on {dataset.count} images of them")
     excluded = card.labels.excluded_numbers()
     matrices = {crf: ConfusionMatrix(len(card.labels), excluded) for crf in grid}
     plain = ConfusionMatrix(len(card.labels), excluded)
-    with runtime.unwrap_user_errors():
-        pairs = dataset.photographs()
-        for image, truth in console.track(pairs, dataset.count):
-            mask, probabilities = segmenter(image, True)
-            plain.update(mask, truth)
-            for crf, matrix in matrices.items():
-                matrix.update(permutohedral(image, probabilities, crf).argmax(0), truth)
+    for image, truth in console.track(dataset.photographs(), dataset.count):
+        mask, probabilities = segmenter(image, True)
+        plain.update(mask, truth)
+        for crf, matrix in matrices.items():
+            matrix.update(permutohedral(image, probabilities, crf).argmax(0), truth)
     scores = {crf: matrix.mean_iou() for crf, matrix in matrices.items()}
     ranked = sorted(grid, key=lambda crf: -np.nan_to_num(scores[crf]))
     base = plain.mean_iou()

@@ -142,6 +142,21 @@ def check_present(samples, where):
                         "complete the data set or use --skip-bad")
 
 
+def find_folder(root, below, holds, message):
+    """The first folder, among `root` and the paths `below` it, that holds certain folders.
+
+    Args:
+        root: path.
+        below: relative paths to try after `root` itself.
+        holds: relative paths of the folders that it must hold.
+        message: of the UserError if there is none.
+    """
+    for folder in (os.fspath(root), *(os.path.join(root, inner) for inner in below)):
+        if all(os.path.isdir(os.path.join(folder, name)) for name in holds):
+            return folder
+    raise UserError(message)
+
+
 def in_threads(function, items, threads=None):
     """Yield function(item) of every item, in order; reads only a few items ahead, so that `items` may be endless.
 

@@ -57,7 +57,8 @@ def optimiser(net, config, steps_per_epoch):
 class Momentum(nn.Momentum):
     """Momentum SGD with weight decay that needs no additional memory.
 
-    nn.Momentum computes decay * weight for all parameters at the start of a step and keeps these copies until its end.
+    nn.Momentum computes decay * weight for all parameters at the start of a step and keeps these copies until its end:
+    0.5 GB for fcn8s_vgg16.
     """
 
     def __init__(self, groups, learning_rate, momentum):

@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from mindfcn.data.samples import Sample, check_names, check_present
+from mindfcn.data.samples import Sample, check_names, check_present, find_folder
+from mindfcn.data.sources.voc import below_voc
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet, voc_palette
 from mindfcn.storage.files import read_lines
@@ -115,8 +116,5 @@ def _names(root, folder, split):
 
 
 def _voc_folder(root):
-    for inner in ("", "VOC2010", os.path.join("VOCdevkit", "VOC2010")):
-        folder = os.path.join(root, inner) if inner else os.fspath(root)
-        if os.path.isdir(os.path.join(folder, "JPEGImages")):
-            return folder
-    raise UserError(f"no VOC2010 in {root}: JPEGImages not found; give the folder that holds VOCdevkit")
+    return find_folder(root, below_voc(2010), ["JPEGImages"],
+                       f"no VOC2010 in {root}: JPEGImages not found; give the folder that holds VOCdevkit")

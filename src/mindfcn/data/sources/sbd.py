@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from mindfcn.data.samples import Sample, check_names, check_present
+from mindfcn.data.samples import Sample, check_names, check_present, find_folder
 from mindfcn.data.sources.voc import list_voc, voc_names
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_lines
@@ -81,12 +81,9 @@ def read_sbd_mask(path):
 
 
 def _sbd_folder(root):
-    for inner in ("", "dataset", os.path.join("benchmark_RELEASE", "dataset")):
-        folder = os.path.join(root, inner) if inner else os.fspath(root)
-        if os.path.isdir(os.path.join(folder, "img")) and os.path.isdir(os.path.join(folder, "cls")):
-            return folder
-    raise UserError(f"no SBD in {root}: img/ and cls/ not found; "
-                    "give the folder benchmark_RELEASE, or prepare with --download sbd")
+    return find_folder(root, ("dataset", os.path.join("benchmark_RELEASE", "dataset")), ("img", "cls"),
+                       f"no SBD in {root}: img/ and cls/ not found; give the folder benchmark_RELEASE, or prepare with "
+                       "--download sbd")
 
 
 def _sbd_names(folder, splits):

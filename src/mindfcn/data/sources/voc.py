@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from mindfcn.data.masks import check_palette
-from mindfcn.data.samples import Sample, check_names, check_present
+from mindfcn.data.samples import Sample, check_names, check_present, find_folder
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_lines
 from mindfcn.storage.images import read_mask_image, read_palette_mask
@@ -61,9 +61,11 @@ def voc_names(root, split, year=2012):
 
 def voc_folder(root, year=2012):
     """The folder below `root` that holds ImageSets/Segmentation. Raises UserError if there is none."""
-    for inner in ("", f"VOC{year}", os.path.join("VOCdevkit", f"VOC{year}")):
-        folder = os.path.join(root, inner) if inner else os.fspath(root)
-        if os.path.isdir(os.path.join(folder, "ImageSets", "Segmentation")):
-            return folder
-    raise UserError(f"no VOC{year} in {root}: ImageSets/Segmentation not found; "
-                    f"give the folder that holds VOCdevkit, or prepare with --download voc{year}")
+    return find_folder(root, below_voc(year), [os.path.join("ImageSets", "Segmentation")],
+                       f"no VOC{year} in {root}: ImageSets/Segmentation not found; give the folder that holds "
+                       f"VOCdevkit, or prepare with --download voc{year}")
+
+
+def below_voc(year):
+    """Relative paths of the folder of a VOC year in the folders that may be given for it."""
+    return f"VOC{year}", os.path.join("VOCdevkit", f"VOC{year}")

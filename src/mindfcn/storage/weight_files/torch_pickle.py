@@ -163,9 +163,9 @@ class _Unpickled:
     def _from_mark(self):
         start = self.marks.pop()
         check(start <= len(self.stack))
-        taken = self.stack[start:]
+        popped = self.stack[start:]
         del self.stack[start:]
-        return taken
+        return popped
 
     def _empty_dict(self, _):
         self.stack.append({})
