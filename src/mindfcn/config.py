@@ -537,6 +537,8 @@ class ServeConfig(CheckpointConfig):
         runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
         shorter_side: resize photographs so that their shorter side has this many pixels, and masks back; 0 keeps their
             size; if not given, as the network was published
+        images: image files, folders or glob patterns; the page offers the first 8 to try, and anyone who reaches it can
+            see them; if not given, drawn ones for a network of the sample set
     """
     host: str = "127.0.0.1"
     port: int = between(8000, 0, 65535)
@@ -547,6 +549,7 @@ class ServeConfig(CheckpointConfig):
     patience: float = above_zero(300.0, 3600)
     runtime: Literal["auto", "mindspore", "onnx"] = "auto"
     shorter_side: Optional[int] = between(None, 0, 8192)
+    images: list[str] = field(default_factory=list)
 
 
 @dataclasses.dataclass

@@ -4,13 +4,14 @@ import os
 import cv2
 import numpy as np
 import pytest
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.report.canvas import font_file
+from mindfcn.report.canvas import _cjk_fonts, font_file
 from mindfcn.report.overlays import (
     contact_sheet,
     encode_palette_png,
@@ -131,6 +132,48 @@ def test_a_font_has_the_characters_or_is_the_default(text):
         return
     assert set(map(ord, text)) <= set(TTFont(font_file(text), fontNumber=0).getBestCmap())
     assert text not in ("person", "фон é")
+
+
+@pytest.fixture
+def cjk_fonts(monkeypatch, tmp_path):
+    """Function ({file name: (weight, characters)}): installs only these CJK fonts, after matplotlib made its list."""
+    from fontTools.fontBuilder import FontBuilder
+
+    def install(fonts):
+        for name, (weight, characters) in fonts.items():
+            builder = FontBuilder(1000)
+            builder.setupGlyphOrder([".notdef", *(f"g{number}" for number in range(len(characters)))])
+            builder.setupCharacterMap({ord(one): f"g{number}" for number, one in enumerate(characters)})
+            builder.setupGlyf({glyph: TTGlyphPen(None).glyph() for glyph in builder.font.getGlyphOrder()})
+            builder.setupHorizontalMetrics(dict.fromkeys(builder.font.getGlyphOrder(), (500, 0)))
+            builder.setupHorizontalHeader()
+            builder.setupNameTable({"familyName": "Test CJK", "styleName": "Regular"})
+            builder.setupOS2(usWeightClass=weight)
+            builder.setupPost()
+            builder.save(tmp_path / name)
+        default = font_manager.findfont("DejaVu Sans")
+        monkeypatch.setattr(font_manager.fontManager, "ttflist", [
+            font for font in font_manager.fontManager.ttflist if font.fname == default])
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / name) for name in fonts])
+        for cached in (_cjk_fonts, font_file):
+            cached.cache_clear()
+    yield install
+    for cached in (_cjk_fonts, font_file):
+        cached.cache_clear()
+
+
+def test_a_cjk_font_of_regular_weight_is_found_without_matplotlibs_list(cjk_fonts):
+    cjk_fonts({"a_bold.ttf": (700, "背景"), "b_regular.ttf": (400, "背景"), "c_light.ttf": (300, "背景"),
+               "d_black.ttf": (900, "鸟")})
+    assert os.path.basename(font_file("背景")) == "b_regular.ttf"
+    assert os.path.basename(font_file("鸟")) == "d_black.ttf"
+    assert font_file("person") == font_manager.findfont("DejaVu Sans")
+
+
+def test_a_line_says_which_package_brings_a_font(cjk_fonts):
+    cjk_fonts({})
+    with pytest.warns(UserWarning, match="apt-get install fonts-wqy-microhei"):
+        assert font_file("背景") == font_manager.findfont("DejaVu Sans")
 
 
 def test_all_classes_at_once_fit_below_a_narrow_picture():

@@ -225,6 +225,18 @@ def test_cells_are_the_shares_and_the_counts_of_the_matrix(tmp_path):
     assert most in found.text
 
 
+def test_class_ious_of_two_networks_are_compared(tmp_path):
+    """The largest differences first, the better one bold, classes that never occur left out."""
+    scores = {"a": [0.5, 0.25, np.nan, np.nan], "b": [0.75, 0.125, np.nan, 0.5]}
+    found = read(Page(str(tmp_path / "a.html"), "T", labels_of(4), class_scores=scores))
+    assert found.rows["compared"] == [["class", "a", "b", "difference"], ["background", "50.00", "75.00", "+25.00"],
+                                      ["class 1", "25.00", "12.50", "-12.50"], ["class 3", "–", "50.00", "–"]]
+    assert [attributes.get("class") for attributes in found.named("td")] == [
+        None, "best", None, "best", None, None, None, "best", None]
+    found = read(Page(str(tmp_path / "b.html"), "T", labels_of(4), class_scores={**scores, "c": 4 * [0.1]}))
+    assert found.rows["compared"][0] == ["class", "a", "b", "c"]
+
+
 def test_a_matrix_without_a_pixel(tmp_path):
     found = read(full_page(tmp_path / "report.html", labels_of(3), matrix=ConfusionMatrix(3)))
     assert found.text.count("–") > 4 and "nan" not in found.text and "Confused most" not in found.text
@@ -329,6 +341,7 @@ def pages(tmp_path_factory, plot):
                            curves=plot, trimap=plot, **WEAK)
     networks = [f"fcn{number}s_vgg16_bn" for number in (32, 16, 8)]
     comparison = Page(str(folder / "comparison.html"), "Comparison", SHADES, scores=dict.fromkeys(networks, 0.5),
+                      class_scores=dict.fromkeys(networks, 4 * [0.5]),
                       table=(("network", *"abcdefgh"), [((name, *8 * ["1000.00"]), False) for name in networks]),
                       galleries={"Masks": [flat_picture("a.jpg", 50, 70, ("truth", *networks))]})
     largest = full_page(folder / "classes.html", labels_of(30), galleries={}, curves=plot)
@@ -377,32 +390,43 @@ def test_a_browser_shows_the_whole_page(opened, pages, name, width):
     assert chromium.execute_script(outside) == []
 
 
+def mixed(mask, strength):
+    """The colour of a mask over the green photograph; `strength` of the slider, 0..100."""
+    return np.add(np.multiply(GREEN, 1 - strength / 100), np.multiply(mask, strength / 100))
+
+
+def assert_colors(elements, expected):
+    for element, color in zip(elements, expected):
+        assert np.abs(np.subtract(color_of(element), color)).max() <= 4
+
+
+def test_cards_open_on_the_overlay_and_buttons_choose_the_mask(opened, pages):
+    chromium = opened(pages["evaluation"], 1280)
+    figures = chromium.find_elements("css selector", ".shown")
+    layers = [figure.find_element("css selector", ".layers") for figure in figures]
+    assert_colors(layers, 3 * [mixed(RED, 60)])
+    buttons = figures[0].find_elements("css selector", "button")
+    assert [button.text for button in buttons] == ["photograph", "truth", "prediction"]
+    buttons[1].click()
+    assert_colors(layers, (mixed(BLUE, 60), mixed(RED, 60), mixed(RED, 60)))
+    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false"]
+    chromium.find_elements("css selector", ".all button")[0].click()
+    assert_colors(layers, (GREEN, GREEN, mixed(RED, 60)))
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_slider_goes_from_photograph_to_truth_to_prediction(opened, pages, width):
+def test_the_slider_goes_from_photograph_to_mask(opened, pages, width):
+    """With the keyboard, and with a pointer or a finger."""
     from selenium.webdriver.common.keys import Keys
     chromium = opened(pages["evaluation"], width)
-    figure = chromium.find_elements("css selector", ".shown")[0]
-    slider, layers = figure.find_element("css selector", "input"), figure.find_element("css selector", ".layers")
-    seen = [(0, color_of(layers))]
+    slider, layers = (chromium.find_elements("css selector", selector)[0] for selector in (".all input", ".layers"))
     slider.send_keys(Keys.HOME)
-    for _ in range(4):
-        slider.send_keys(*5 * [Keys.ARROW_RIGHT])
-        seen.append((float(slider.get_attribute("value")), color_of(layers)))
-    between = [np.mean(pair, axis=0) for pair in ((GREEN, BLUE), (BLUE, RED))]
-    for (place, color), (expected_place, expected) in zip(seen, (
-            (0, GREEN), (0.5, between[0]), (1, BLUE), (1.5, between[1]), (2, RED))):
-        assert place == expected_place and np.abs(np.subtract(color, expected)).max() <= 4, seen
-    assert slider.get_attribute("aria-valuetext") == "prediction" and chromium.get_log("browser") == []
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_pointer_or_finger_moves_the_slider(opened, pages, width):
-    chromium = opened(pages["evaluation"], width)
-    figure = chromium.find_elements("css selector", ".shown")[1]
-    slider, layers = figure.find_element("css selector", "input"), figure.find_element("css selector", ".layers")
+    assert_colors([layers], [GREEN])
+    slider.send_keys(*25 * [Keys.ARROW_RIGHT])
+    assert_colors([layers], [mixed(RED, 25)])
     chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
     box = chromium.execute_script("return arguments[0].getBoundingClientRect().toJSON()", slider)
-    middle, reach = box["top"] + box["height"] / 2, (box["left"] + 8, box["right"] - 8)
+    middle, reach = box["top"] + box["height"] / 2, (box["left"] + 8 + (box["width"] - 16) / 4, box["right"] - 1)
     if width < 800:
         for kind, across in (("touchStart", reach[0]), ("touchMove", np.mean(reach)), ("touchMove", reach[1])):
             chromium.execute_cdp_cmd("Input.dispatchTouchEvent", {
@@ -412,25 +436,50 @@ def test_a_pointer_or_finger_moves_the_slider(opened, pages, width):
         for kind, across in (("mousePressed", reach[0]), ("mouseMoved", reach[1]), ("mouseReleased", reach[1])):
             chromium.execute_cdp_cmd("Input.dispatchMouseEvent", {
                 "type": kind, "x": float(across), "y": middle, "button": "left", "buttons": 1, "clickCount": 1})
-    assert slider.get_attribute("value") == "2" and np.abs(np.subtract(color_of(layers), RED)).max() <= 4
+    assert_colors([layers], [RED])
+    assert chromium.get_log("browser") == []
 
 
-def test_buttons_show_one_layer_of_one_picture_or_of_all(opened, pages):
+def test_class_0_hides_the_photograph_only_at_full_strength(opened, tmp_path):
+    labels = LabelSet(("background", "red"), (BLUE, RED))
+    image, mask = np.full((40, 60, 3), GREEN, np.uint8), np.zeros((40, 60), np.uint8)
+    shown = picture("a.jpg", image, {"prediction": mask}, labels)
+    write_page(Page(str(tmp_path / "a.html"), "T", labels, galleries={"Masks": [shown]}))
+    chromium = opened((tmp_path / "a.html").as_uri(), 1280)
+    layers = chromium.find_element("css selector", ".layers")
+    assert_colors([layers], [GREEN])
+    chromium.execute_script("""const slider = document.querySelector(".all input");
+        slider.value = 100; slider.dispatchEvent(new Event("input"));""")
+    assert_colors([layers], [BLUE])
+
+
+def test_photograph_truth_and_prediction_are_printed_side_by_side(opened, pages):
     chromium = opened(pages["evaluation"], 1280)
-    figures = chromium.find_elements("css selector", ".shown")
-    buttons = figures[0].find_elements("css selector", "button")
-    assert [button.text for button in buttons] == ["photograph", "truth", "prediction"]
-    buttons[1].click()
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    images = chromium.find_element("css selector", ".layers").find_elements("css selector", "img")
+    assert_colors(images, (GREEN, BLUE, RED))
+    boxes = [image.rect for image in images]
+    assert len({box["y"] for box in boxes}) == 1 and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
-    def shown():
-        return [color_of(figure.find_element("css selector", ".layers")) for figure in figures]
 
-    for color, expected in zip(shown(), (BLUE, GREEN, GREEN)):
-        assert np.abs(np.subtract(color, expected)).max() <= 4
-    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false"]
-    chromium.find_elements("css selector", ".all button")[2].click()
-    for color, expected in zip(shown(), (RED, RED, GREEN)):
-        assert np.abs(np.subtract(color, expected)).max() <= 4
+@pytest.mark.parametrize("name", ["evaluation", "comparison", "classes"])
+def test_no_word_is_broken_on_a_telephone(opened, pages, name):
+    """Words of up to 14 letters; longer ones are file names."""
+    chromium = opened(pages[name], 390)
+    broken = chromium.execute_script(r"""
+        const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), broken = [];
+        const range = document.createRange();
+        for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+          if (!node.parentElement.checkVisibility()) continue;
+          for (const word of node.data.matchAll(/[^\s\/_.-]{2,14}(?![^\s\/_.-])/g)) {
+            range.setStart(node, word.index);
+            range.setEnd(node, word.index + word[0].length);
+            if (new Set([...range.getClientRects()].map((one) => one.top)).size > 1) broken.push(word[0]);
+          }
+        }
+        return broken;""")
+    assert [word for word in broken if "wide" not in word and "long" not in word] == []
 
 
 def luminance(color):

@@ -22,6 +22,10 @@ from drawn import photograph
 from PIL import Image
 
 from mindfcn.console import Console
+from mindfcn.data.synthetic.shapes import SAMPLE
+from mindfcn.errors import UserError
+from mindfcn.inference.onnx import OnnxSegmenter
+from mindfcn.serve.examples import examples
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install httpx")
 
@@ -98,6 +102,23 @@ def test_the_card_has_classes_and_limits_but_no_paths(client):
     assert answer.json()["preprocess"] == {"order": "RGB", "mean": [0, 0, 0], "std": [255, 255, 255]}
     assert "someone" not in answer.text
     assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_pictures_to_try_are_those_named_in_their_order(live, tmp_path):
+    for name in "cab":
+        (tmp_path / f"{name}.png").write_bytes(photograph(ord(name), 100)[0])
+    client = asking(live(images=[str(tmp_path / "c.png"), str(tmp_path)])[0])
+    assert client.get("/api/model").json()["examples"] == ["c.png", "a.png", "b.png"]
+    assert [pixels(client.get(f"/api/examples/{number}").content).shape[0] for number in range(3)] == [99, 97, 98]
+    assert client.get("/api/examples/3").status_code == client.get("/api/examples/-1").status_code == 404
+    assert "whole number" in client.get("/api/examples/a").json()["detail"]
+
+
+def test_drawn_pictures_are_offered_for_the_sample_set_only(color_net):
+    assert len({one.jpeg for one in examples([], SAMPLE)}) == 4
+    assert examples([], OnnxSegmenter(color_net).card.labels) == []
+    with pytest.raises(UserError, match="nowhere"):
+        examples(["nowhere"], SAMPLE)
 
 
 # ------------------------------------------------------------------------------------------------- refusals

@@ -26,7 +26,7 @@ from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, median_time, timed
 from mindfcn.inference.load import load_segmenter
 from mindfcn.logits import argmax
-from mindfcn.metrics import MEAN_IOU
+from mindfcn.metrics import MEAN_IOU, ConfusionMatrix
 from mindfcn.models.factory import split_name
 from mindfcn.report.canvas import vstack
 from mindfcn.report.overlays import masks_in_a_row, write_picture
@@ -61,6 +61,7 @@ class Row:
         checkpoint: the evaluated file.
         start: initial weights of its training: a weights file, another row's label, or "".
         metrics: the four metrics by name, 0..1, on all validation records at native size.
+        class_ious: IoU of each class, 0..1, NaN where it does not occur.
         parameters: number of weights and biases.
         seconds: median time of the network for one image, measured the same way for all rows.
         minutes: time in training steps, without evaluation; None for a loaded checkpoint.
@@ -75,6 +76,7 @@ class Row:
     parameters: int = 0
     seconds: float = 0.0
     minutes: typing.Optional[float] = None
+    class_ious: list = dataclasses.field(default_factory=list)
     classes: int = 0
     modality: str = "rgb"
     failure: str = ""
@@ -320,9 +322,10 @@ def result_of(variant, run, val_path, config, console):
     """(Row, None) of a variant, trained or loaded; (None, signal) if its training was stopped."""
     folder = os.path.join(config.out, variant.label)
     if run is None:
-        found = evaluate(EvalConfig(variant.checkpoint, records=val_path, out=RunDir(folder).evaluation,
-                                    device=config.train.device, fallback_model=variant.name), console)
-        return Row(variant.label, variant.name, variant.checkpoint, "", found.metrics), None
+        evaluate(EvalConfig(variant.checkpoint, records=val_path, out=RunDir(folder).evaluation,
+                            device=config.train.device, fallback_model=variant.name), console)
+        metrics, class_ious = metrics_in(metrics_of(folder))
+        return Row(variant.label, variant.name, variant.checkpoint, "", metrics, class_ious=class_ious), None
     run_dir = RunDir(folder)
     if is_complete(run):
         console.say(f"{folder} is already trained")
@@ -332,17 +335,18 @@ def result_of(variant, run, val_path, config, console):
         if result.signal:
             return None, result.signal
     checkpoint = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
-    metrics = metrics_in(metrics_of(folder))
+    metrics, class_ious = metrics_in(metrics_of(folder))
     start = os.path.basename(variant.pretrained or run.model.pretrained)
     return Row(variant.label, variant.name, checkpoint, start, metrics,
-               minutes=minutes_of(run_dir.log, run.augment.batch_size)), None
+               minutes=minutes_of(run_dir.log, run.augment.batch_size), class_ious=class_ious), None
 
 
 def metrics_in(path):
-    """Read the metrics of an evaluation. Raises UserError if the file is damaged."""
+    """Read an evaluation's ({metric: value}, [class IoUs]), 0..1 or NaN. Raises UserError if the file is damaged."""
     try:
-        metrics = json.loads(read_bytes(path))["metrics"]
-        return {name: float("nan" if value is None else value) for name, value in metrics.items()}
+        found = json.loads(read_bytes(path))
+        return ({name: float("nan" if value is None else value) for name, value in found["metrics"].items()},
+                [float("nan" if value is None else value) for value in found["class IoU"]])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged; delete it to evaluate again") from None
 
@@ -380,9 +384,21 @@ def time_and_draw(rows, val_path, labels, path, console):
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[WARM_UP + number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
+    notes = [scores_text(masks, len(labels)) for masks in shown]
     write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, max_side=320)
                                 for (name, image), masks in zip(photographs, shown)]))
-    return [picture(name, image, masks, labels) for (name, image), masks in zip(photographs, shown)]
+    return [picture(name, image, masks, labels, note) for (name, image), masks, note in zip(photographs, shown, notes)]
+
+
+def scores_text(masks, classes):
+    """Mean IoU of each network's mask of one image: {TRUTH: mask, label: mask} -> text."""
+    scores = []
+    for label, mask in masks.items():
+        if label != TRUTH:
+            matrix = ConfusionMatrix(classes)
+            matrix.update(mask, masks[TRUTH])
+            scores.append(f"{label} {100 * matrix.mean_iou():.1f} %")
+    return "mean IoU: " + ", ".join(scores)
 
 
 def count_parameters(net):
@@ -414,6 +430,7 @@ def page_of(rows, runs, config, labels, notes, pictures):
     """The Page of a comparison."""
     return Page(os.path.join(config.out, REPORT), f"Comparison of {len(rows)} networks", labels, notes=notes,
                 scores={row.label: row.metrics[MEAN_IOU] for row in rows if not row.failure},
+                class_scores={row.label: row.class_ious for row in rows if not row.failure},
                 table=(HEADER, [(line, place > 0) for row in rows for place, line in enumerate(cells([row], 1))]),
                 galleries={"Masks": pictures},
                 details={"Networks": flat({variant.label: dataclasses.asdict(variant) for variant, _ in runs}),

@@ -1,8 +1,11 @@
 """Layout of pictures made of smaller ones: rows, stacks, headings, legends, and a font for every script."""
 
+import contextlib
 import functools
 import math
+import os
 import re
+import warnings
 
 import cv2
 import numpy as np
@@ -10,6 +13,8 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+# The first code point of the CJK blocks.
+FIRST_CJK = 0x2E80
 INK, PAPER, FRAME = (30, 30, 30), (255, 255, 255), (120, 120, 120)
 CJK_FAMILIES = re.compile(
     r"CJK|Source Han|WenQuanYi|YaHei|SimHei|SimSun|PingFang|Hiragino|Heiti|Songti|Fallback|Arial Unicode")
@@ -17,10 +22,19 @@ CJK_FAMILIES = re.compile(
 
 @functools.lru_cache(maxsize=1024)
 def font_file(text):
-    """Path of a font that has every character of `text`: DejaVu Sans, else an installed CJK font, else DejaVu Sans."""
+    """Path of a font that has every character of `text`: DejaVu Sans, else an installed CJK font, else DejaVu Sans.
+
+    Warns where a CJK character will be drawn as a box.
+    """
     dejavu = font_manager.findfont("DejaVu Sans")
     needed = {ord(character) for character in text if not character.isspace()}
-    return next((path for path in (dejavu, *_cjk_fonts()) if needed <= _characters(path)), dejavu)
+    if needed <= _characters(dejavu):
+        return dejavu
+    found = next((path for path in _cjk_fonts() if needed <= _characters(path)), None)
+    if found is None and max(needed) >= FIRST_CJK:
+        warnings.warn("no installed font has these Chinese, Japanese or Korean characters, so pictures show boxes; "
+                      "on Debian and Ubuntu: apt-get install fonts-wqy-microhei", stacklevel=2)
+    return found or dejavu
 
 
 def font_size(picture):
@@ -107,8 +121,22 @@ def _font(path, size):
 
 @functools.lru_cache(maxsize=1)
 def _cjk_fonts():
-    """Paths of the installed fonts with Chinese, Japanese or Korean characters."""
-    return tuple(sorted(font.fname for font in font_manager.fontManager.ttflist if CJK_FAMILIES.search(font.name)))
+    """Paths of the installed fonts with Chinese, Japanese or Korean characters, the regular weights first."""
+    fonts = font_manager.fontManager
+    known = {os.path.realpath(font.fname) for font in fonts.ttflist}
+    # matplotlib keeps its list of fonts in a file; those installed later are not in it.
+    for path in font_manager.findSystemFonts():
+        if os.path.realpath(path) not in known:
+            with contextlib.suppress(OSError, RuntimeError):
+                fonts.addfont(path)
+    found = [font for font in fonts.ttflist if CJK_FAMILIES.search(font.name) and os.path.exists(font.fname)]
+    return tuple(font.fname for font in sorted(found, key=lambda font: (_distance_from_regular(font), font.fname)))
+
+
+def _distance_from_regular(font):
+    """How far a FontEntry is from an upright font of weight 400."""
+    weight = font_manager.weight_dict.get(font.weight, font.weight)
+    return (font.style != "normal") * 1000 + abs(int(weight) - 400)
 
 
 @functools.lru_cache(maxsize=16)

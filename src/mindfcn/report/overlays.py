@@ -28,8 +28,10 @@ LONGEST_NAME = 40
 LONGEST_JPEG_SIDE = 65500
 
 
-def encode_palette_png(mask, labels):
+def encode_palette_png(mask, labels, transparency=None):
     """(H, W) uint8 class numbers -> the bytes of a palette PNG: pixels hold the numbers, the palette the colours.
+
+    `transparency` is the number of a class that viewers leave out.
 
     Raises:
         UserError: the mask is not (H, W) uint8.
@@ -38,7 +40,7 @@ def encode_palette_png(mask, labels):
     picture = Image.fromarray(mask)
     picture.putpalette(labels.palette().tobytes())
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", **({} if transparency is None else {"transparency": transparency}))
     return buffer.getvalue()
 
 

@@ -10,6 +10,7 @@ import functools
 import io
 import itertools
 import os
+import re
 import time
 from typing import Any, Optional
 
@@ -36,13 +37,15 @@ class Picture:
     Attributes:
         name: file name.
         note: a short text shown next to the name.
-        layers: {heading: data URI}, the photograph first.
+        layers: {heading: data URI}, the photograph first; in masks, pixels of class 0 are transparent.
+        behind: (R, G, B) of class 0.
         classes: [(name, (R, G, B), IoU or None)] of the classes in its masks.
     """
     name: str
     note: str
     layers: dict
     classes: list
+    behind: tuple
 
 
 @dataclasses.dataclass
@@ -60,6 +63,7 @@ class Page:
         trimap: path of the picture that `save_trimap` wrote.
         curves: path of the picture that `save_curves` wrote.
         scores: {name: mean IoU, 0..1} of several networks.
+        class_scores: {name: (n,) class IoUs, 0..1 or NaN} of several networks with the classes of `labels`.
         table: (header, [(cells, whether the row is a published one, shown in small grey type)]).
         galleries: {heading: list of Picture}.
         details: {heading: {name: value}}, collapsed at first.
@@ -74,6 +78,7 @@ class Page:
     trimap: str = ""
     curves: str = ""
     scores: dict = dataclasses.field(default_factory=dict)
+    class_scores: dict = dataclasses.field(default_factory=dict)
     table: Optional[tuple] = None
     galleries: dict = dataclasses.field(default_factory=dict)
     details: dict = dataclasses.field(default_factory=dict)
@@ -84,8 +89,8 @@ def write_page(page):
     galleries, left_out = _fitting(page.galleries)
     write_text(page.path, _template().render(
         page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
-        confusion=page.matrix and _confusion(page), sizes=_sizes(page), trimap=_plot(page.trimap),
-        curves=_plot(page.curves), galleries=galleries, left_out=left_out))
+        compared=_compared(page), confusion=page.matrix and _confusion(page), sizes=_sizes(page),
+        trimap=_plot(page.trimap), curves=_plot(page.curves), galleries=galleries, left_out=left_out))
 
 
 def picture(name, image, masks, labels, note="", iou=None):
@@ -111,12 +116,12 @@ def picture(name, image, masks, labels, note="", iou=None):
     layers = {PHOTOGRAPH: data_uri("jpeg", _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA)))}
     for heading, mask in masks.items():
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-        layers[heading] = data_uri("png", encode_palette_png(mask, labels))
+        layers[heading] = data_uri("png", encode_palette_png(mask, labels, transparency=0))
     found = found_classes(masks.values(), labels)
     classes = [(class_name(number, labels), labels.palette()[number].tolist(),
                 None if iou is None or number >= len(iou) or np.isnan(iou[number]) else float(iou[number]))
                for number in found]
-    return Picture(name, note, layers, classes)
+    return Picture(name, note, layers, classes, tuple(labels.palette()[0].tolist()))
 
 
 def data_uri(kind, encoded):
@@ -155,6 +160,21 @@ def _class_rows(page):
              *(_to_percent(values[number]) for values in figures)) for number in order]
 
 
+def _compared(page):
+    """Class IoUs of several networks: [(name, colour, [IoU %], second minus first)], the largest differences first.
+
+    The difference is None unless there are two networks; NaN is None. Classes that never occur are left out.
+    """
+    if not page.class_scores:
+        return []
+    scores = np.array(list(page.class_scores.values()), np.float64)
+    spread = scores.max(0) - scores.min(0)
+    change = scores[1] - scores[0] if len(scores) == 2 else np.full(len(spread), np.nan)
+    return [(class_name(number, page.labels), page.labels.palette()[number].tolist(),
+             [_to_percent(value) for value in scores[:, number]], _to_percent(change[number]))
+            for number in np.argsort(-spread, kind="stable") if not np.isnan(scores[:, number]).all()]
+
+
 def _confusion(page):
     """The matrix for the template, as rows of cells, or as a picture if there are many, and the largest confusions."""
     counts, names = page.matrix.counts, [display_name(name) for name in page.labels.names]
@@ -188,6 +208,12 @@ def _sizes(page):
 
 # ------------------------------------------------------------------------------------------------- template
 
+def _breakable(text):
+    """Escaped text that lines may break after the punctuation of paths and of networks' names."""
+    from markupsafe import Markup, escape
+    return Markup(re.sub(r"([/_.=])(?=\w)", r"\1<wbr>", str(escape(text))))
+
+
 def _to_percent(share):
     """A share, 0..1, in %; None for NaN, for the template."""
     return None if np.isnan(share) else 100 * float(share)
@@ -201,4 +227,5 @@ def _template():
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"MAX_CHIPS": MAX_CHIPS}
+    environment.filters["breakable"] = _breakable
     return environment.get_template("page.html")

@@ -22,6 +22,7 @@ from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import encode_palette_png
+from mindfcn.serve.examples import examples
 from mindfcn.serve.guard import Guard, too_large
 from mindfcn.serve.worker import Busy
 from mindfcn.storage.images import decode_photograph
@@ -29,13 +30,13 @@ from mindfcn.storage.images import decode_photograph
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
 # Pillow reads many more formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-PNG = "image/png"
+PNG, JPEG = "image/png", "image/jpeg"
 # Seconds after which a refused request may be sent again.
 RETRY = 5
 # Seconds to finish requests under way once the server stops.
 FINISH = 10
 # The path and the method of each function, and the methods that none of them has.
-METHODS = {"/healthz": "GET", "/api/model": "GET", "/api/predict": "POST"}
+METHODS = {"/healthz": "GET", "/api/model": "GET", "/api/examples/{number}": "GET", "/api/predict": "POST"}
 OTHERS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -76,6 +77,7 @@ class Model(BaseModel):
     preprocess: dict[str, object] = Field(description="order of the channels; mean and standard deviation of "
                                                            "values in 0..255")
     metrics: dict[str, float] = Field(description="on its validation images; empty if not evaluated")
+    examples: list[str] = Field(description="names of the pictures at /api/examples/0, /api/examples/1, ...")
     limits: Limits
 
 
@@ -92,7 +94,7 @@ class Problem(BaseModel):
 def error_responses(*statuses):
     """The OpenAPI responses for error statuses: {status: {model, description}}."""
     descriptions = {400: "The body is not a multipart form",
-                    403: "An unknown host name, or a request from another site's page",
+                    403: "An unknown host name, or a request from another site's page", 404: "There is no such picture",
                     408: "The upload paused for too long", 413: "The upload is too large",
                     422: "Not a readable photograph, or one with too many pixels",
                     503: "Too many requests wait; the header Retry-After is the time until the next try"}
@@ -112,7 +114,11 @@ def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT
 
     Returns:
         FastAPI.
+
+    Raises:
+        UserError: an image to try is missing or damaged.
     """
+    offered = examples(config.images, card.labels)
     limits = Limits(bytes=int(1e6 * config.max_megabytes), pixels=int(1e6 * config.max_megapixels))
     # The documentation pages of FastAPI are off, because they load scripts from other sites.
     app = FastAPI(title="MindFCN", version=mindfcn.__version__, docs_url=None, redoc_url=None,
@@ -120,6 +126,8 @@ def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT
 
     @app.exception_handler(RequestValidationError)
     async def no_photograph(request, error):
+        if request.method == "GET":
+            return JSONResponse({"detail": "the number of a picture is a whole number from 0"}, 422)
         return JSONResponse({"detail": "no photograph: send one file as the field `image` of a multipart form"}, 422)
 
     @app.exception_handler(Exception)
@@ -138,7 +146,16 @@ def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT
         return Model(name=card.model["name"],
                      classes=[class_color(number, card.labels) for number in range(len(card.labels))],
                      preprocess=card.preprocess.to_dict(), limits=limits,
-                     metrics={name: value for name, value in card.metrics.items() if math.isfinite(value)})
+                     metrics={name: value for name, value in card.metrics.items() if math.isfinite(value)},
+                     examples=[one.name for one in offered])
+
+    @app.get("/api/examples/{number}", response_class=Response,
+             responses={200: {"content": {JPEG: {}}, "description": "The picture"}, **error_responses(403, 404, 422)})
+    async def example(number: int) -> Response:
+        """Send a picture to try the network on."""
+        if not 0 <= number < len(offered):
+            raise HTTPException(404, f"there are {len(offered)} pictures, numbered from 0")
+        return Response(offered[number].jpeg, media_type=JPEG)
 
     @app.post("/api/predict", response_model=Prediction,
               responses={200: {"content": {PNG: {}}, "description": "Classes, areas and mask; with Accept: image/png "
