@@ -1,5 +1,6 @@
 # The public names and where they are defined, for type checkers and for __init__.py.
 from .commands.compare import compare as compare
+from .commands.convert import convert as convert
 from .commands.describe import describe as describe
 from .commands.evaluate import evaluate as evaluate
 from .commands.explain import explain as explain
@@ -15,6 +16,7 @@ from .commands.tune_crf import tune_crf as tune_crf
 from .commands.weights import published_weights as published_weights
 from .config import AugmentConfig as AugmentConfig
 from .config import CompareConfig as CompareConfig
+from .config import ConvertConfig as ConvertConfig
 from .config import DescribeConfig as DescribeConfig
 from .config import EvalConfig as EvalConfig
 from .config import ExplainConfig as ExplainConfig

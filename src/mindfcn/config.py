@@ -135,6 +135,34 @@ class PrepareConfig:
 
 
 @dataclasses.dataclass
+class ConvertConfig:
+    """An annotation tool's export -> your own folder: images/, masks/, labels.yaml, and lists if it has splits.
+
+    Args:
+        source: file or folder that the tool exported
+        out: folder to write, which must not exist yet
+        format: labelme, JSON files, one a photograph; coco, JSON files of a whole split; labelmap, "segmentation mask"
+            of CVAT and Datumaro; yolo, polygons with data.yaml; roboflow, masks with _classes.csv; cityscapes; auto
+            recognises it from the files
+        images: labelme, coco, labelmap: folder of the photographs, if they are not with the annotations
+        names: labelme, yolo: class names in their order, or a text file with one per line; those in the files if not
+            given
+        rest: pixels in no shape: background, a class of its own, number 0; ignore, they do not count
+        overlap: pixels in several shapes: order, later shapes cover earlier ones; area, smaller shapes cover larger
+            ones; ignore, pixels of several classes do not count; auto, order for labelme, area for coco and yolo
+        overwrite: replace a folder that was converted before
+    """
+    source: str
+    out: str = "mydata"
+    format: Literal["auto", "labelme", "coco", "labelmap", "yolo", "roboflow", "cityscapes"] = "auto"
+    images: str = ""
+    names: Optional[list[str]] = None
+    rest: Literal["background", "ignore"] = "background"
+    overlap: Literal["auto", "order", "area", "ignore"] = "auto"
+    overwrite: bool = False
+
+
+@dataclasses.dataclass
 class LabelsConfig:
     """Masks -> a labels file: the classes that they hold, found by their numbers or colours.
 

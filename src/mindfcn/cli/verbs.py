@@ -59,6 +59,14 @@ class Verb:
         return self.show(result, config, console) or 0
 
 
+def _show_conversion(result, config, console):
+    console.say(result.table)
+    console.say(f"{result.photographs} photographs of {result.format}, {len(result.labels)} classes; written to "
+                f"{result.out}")
+    for note in result.notes:
+        console.say(note)
+
+
 def _show_labels(result, config, console):
     console.say(result.table)
     console.say(f"{result.masks} masks, {result.encoding}, {len(result.labels)} classes; written to {result.out}")
@@ -188,6 +196,12 @@ def _show_description(result, config, console):
 SCALES = _argument("scales", "--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
                    help="scale factors at which each photograph is segmented; probabilities are averaged")
 VERBS = {
+    "convert": Verb(
+        settings.ConvertConfig, "mindfcn.commands.convert:convert",
+        "an annotation tool's export -> a folder of images, masks and labels", _show_conversion, usage="source ",
+        arguments=(_argument("source", type=str, help="file or folder that the tool exported"),
+                   _argument("names", "--names", nargs="+", help="labelme, yolo: class names in order, or a text file "
+                             "with one per line; those in the files if not given"))),
     "labels": Verb(
         settings.LabelsConfig, "mindfcn.commands.propose_labels:propose_labels",
         "a folder of masks -> a labels file with their classes", _show_labels, usage="--from FOLDER ",

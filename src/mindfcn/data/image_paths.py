@@ -3,6 +3,7 @@
 import collections
 import glob
 import os
+import re
 import unicodedata
 
 from mindfcn.console import SILENT
@@ -37,6 +38,73 @@ def find_images(patterns, out="", console=SILENT):
     if not found:
         raise UserError("no images named; give image files, folders or patterns such as 'photos/*.jpg'")
     return list(found.values())
+
+
+class ImageIndex:
+    """The photographs below some folders, found by the paths that annotations name.
+
+    Args:
+        folders: folders, searched at any depth; hidden files and folders are left out.
+        skip: names of folders that are left out, too, such as those of masks.
+        relative: whether a path relative to the annotation's own file is tried first.
+    """
+
+    def __init__(self, folders, skip=(), relative=True):
+        self._files, self._relative = {}, relative
+        for folder in dict.fromkeys(os.path.normpath(folder or ".") for folder in folders):
+            for parent, inner, files in os.walk(folder):
+                inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in skip)
+                for name in sorted(files):
+                    stem, suffix = os.path.splitext(name)
+                    if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                        for key in (name, (stem,)):
+                            self._files.setdefault(key, {})[os.path.join(parent, name)] = None
+
+    def paths(self):
+        """All paths, sorted."""
+        return sorted({path for found in self._files.values() for path in found})
+
+    def find(self, name, near="", suffix=True):
+        """Path of the photograph that an annotation calls `name`, with folders or without, of Windows or not.
+
+        Of several files of its name, the one is taken whose folders agree best with those of `name`, and then have
+        most words in common with `near`.
+
+        Args:
+            name: path in the annotation.
+            near: path of the annotation, or name of its split.
+            suffix: whether `name` has its suffix.
+
+        Raises:
+            UserError: there is none, or several fit equally well.
+        """
+        name = name.replace("\\", "/")
+        beside = os.path.normpath(os.path.join(os.path.dirname(near), name))
+        if self._relative and suffix and beside.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(beside):
+            return beside
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        last = parts[-1] if parts else ""
+        found = list(self._files.get(last if suffix else (last,), ()))
+        if not found:
+            raise UserError(f"there is no photograph {name}; give the photographs' folder with --images")
+        fits = {path: (_same_end(os.path.abspath(path).split(os.sep)[:-1], parts[:-1]),
+                       len(_words(os.path.dirname(path)) & _words(near))) for path in found}
+        found = [path for path in found if fits[path] == max(fits.values())]
+        if len(found) > 1:
+            raise UserError(f"{name} is several files, such as {found[0]} and {found[1]}; give the folder with "
+                            "--images")
+        return found[0]
+
+
+def _same_end(one, two):
+    """Number of equal entries at the ends of two lists."""
+    return next((place for place, (a, b) in enumerate(zip(reversed(one), reversed(two))) if a != b),
+                min(len(one), len(two)))
+
+
+def _words(path):
+    """The words of a path: train and images of images/train2017."""
+    return set(re.findall(r"[^\W\d_]+", path.lower()))
 
 
 def output_names(paths):
