@@ -283,17 +283,23 @@ class ModelConfig:
 
 @dataclasses.dataclass
 class OptimConfig:
-    """Momentum SGD and its learning-rate schedule.
+    """The optimiser, the loss and the learning-rate schedule.
 
     Args:
+        name: optimiser: sgd, momentum SGD, as published; adam (Kingma and Ba 2015), with L2 decay; or adamw, with
+            decoupled decay (Loshchilov and Hutter 2019). The Adams keep a second array of each weight, and biases and
+            normalisation parameters do not decay in them
         epochs: passes over the training records
-        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels
+        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels; the Adams take 0.01 at most,
+            0.0001 to 0.001 as a rule
         min_lr: learning rate at the end
         schedule: shape of the decay, per step
         power: exponent of the polynomial decay
         warmup_epochs: epochs of linear growth from 0 to `lr`
-        momentum: momentum
-        weight_decay: L2 weight decay
+        momentum: momentum; for the Adams, decay of the mean of the gradients (beta1)
+        beta2: Adams: decay of the mean of the squared gradients
+        weight_decay: L2 weight decay; for adamw, share of a weight taken off per step and unit of learning rate
+        clip_norm: scale the gradients down where their norm, over all parameters together, exceeds this; 0 never does
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
@@ -302,6 +308,8 @@ class OptimConfig:
             over the classes of each image
         hard_pixels: bootstrapped loss: number of pixels kept in each image
         focal_gamma: focal loss: exponent of 1 - p, which reduces the loss of pixels that are already right
+        label_smoothing: share of a pixel's label spread evenly over all classes (Szegedy et al. 2016), for the losses
+            mean, sum and bootstrapped
         class_weights: weight of a pixel by its class: none, all alike; median_frequency, the median frequency of the
             classes divided by its own class's, counted in the training records (Eigen and Fergus 2015), for rare
             classes
@@ -317,6 +325,7 @@ class OptimConfig:
             rounds the factors of convolutions to TF32 (10 bits instead of 23), and float32_strict does not
         loss_scale: float16: fixed factor on the loss, or 0 for a dynamic one that skips steps with overflows
     """
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     epochs: int = at_least(1, 1)
     lr: float = above_zero(0.05)
     min_lr: float = at_least(0.0005, 0)
@@ -324,12 +333,15 @@ class OptimConfig:
     power: float = above_zero(0.9)
     warmup_epochs: float = at_least(0.0, 0)
     momentum: float = share(0.9, zero=True)
+    beta2: float = share(0.999, zero=True)
     weight_decay: float = at_least(0.0001, 0)
+    clip_norm: float = at_least(0.0, 0)
     paper_biases: bool = False
     head_lr: float = above_zero(1.0)
     loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
     hard_pixels: int = at_least(512, 1)
     focal_gamma: float = bounded(2.0, "at least 1, or 0", lambda value: value == 0 or 1 <= value < math.inf)
+    label_smoothing: float = share(0.0, zero=True)
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = share(1.0, one=True)
     accumulate: int = at_least(1, 1)
@@ -351,6 +363,9 @@ class TrainConfig:
         device: device to compute on; auto takes the one that MindSpore was built for
         seed: seed of weights, augmentation and dropout
         eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
+        best_by: what best.ckpt is best by: pixel accuracy, mean pixel accuracy, mean IoU, frequency weighted IoU, or
+            the name of a class, for its IoU
+        patience: end the run after an evaluation that comes this many epochs after the best one; 0 trains all epochs
         keep: number of newest checkpoints kept besides the best
         watch_every: steps between two checks of the loss, which is computed a second time, apart from the step; a run
             whose losses differ is stopped. 0 checks none; 50 on GPU and 0 on other devices if not given
@@ -366,6 +381,8 @@ class TrainConfig:
     device: Device = "auto"
     seed: int = 1
     eval_every: int = at_least(1, 0)
+    best_by: str = "mean IoU"
+    patience: int = at_least(0, 0)
     keep: int = at_least(2, 1)
     watch_every: Optional[int] = at_least(None, 0)
     tensorboard: bool = False

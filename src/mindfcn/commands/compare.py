@@ -206,7 +206,7 @@ def with_setting(run, dotted, value, where):
         raise UserError(f"{where}: settings: {dotted} cannot differ between networks; those of optim (but for epochs), "
                         "model and augment (but for the sizes of crops and batches) can, as in `optim.lr: 0.01`")
     if not fits(value, hints[name]):
-        raise UserError(f"{where}: settings: {dotted} cannot be {value!r}; see mindfcn train --help")
+        raise UserError(f"{where}: settings: {dotted} cannot be {value!r}; see mindfcn train --help_all")
     return dataclasses.replace(run, **{group: dataclasses.replace(getattr(run, group), **{name: value})})
 
 
@@ -251,7 +251,7 @@ def check_variants(runs, device, records, console):
         pending = source and not is_complete(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
-        net, card = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT)
+        net, card, _ = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT)
         training_set(run, records.train, records.labels, card.preprocess)
         freeze(net, run.optim.freeze)
 

@@ -61,7 +61,10 @@ def offset_seeds_by_rank(net, loss):
 
 
 def build(config, labels, val_path, console=SILENT, resuming=False):
-    """(network with its initial weights, Card); pretrained weights are not loaded when `resuming`."""
+    """(network with its initial weights, Card, LoadReport of its pretrained weights or None).
+
+    They are not loaded when `resuming`.
+    """
     model = config.model
     options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
@@ -78,6 +81,7 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
     card = Card(Card.model_entry(config.model.name, options), labels,
                 CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
+    report = None
     if config.model.pretrained and not resuming:
         # Fetched and verified once, here, where the console shows the progress.
         path = locate(model.pretrained, console)
@@ -85,8 +89,7 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
             report, card.preprocess = start_streams(net, path, model.pretrained_hha, card, model.preprocess)
         else:
             report, card.preprocess = start_from(net, path, card, model.preprocess, console)
-        console.say(str(report))
-    return net, card
+    return net, card, report
 
 
 def second_labels(path):

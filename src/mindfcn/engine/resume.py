@@ -18,10 +18,11 @@ from mindfcn.weights.load import load_weights
 DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32, "side": 224,
             "decoder_width": 1.0}
 # Settings that may change when a run is resumed; the console names those that do.
-MAY_CHANGE = ("eval_every", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
+MAY_CHANGE = ("eval_every", "patience", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
               "augment.photometric", "augment.max_class_share", "augment.crop_tries", "optim.epochs", "optim.lr",
-              "optim.min_lr", "optim.schedule", "optim.power", "optim.warmup_epochs", "optim.momentum",
-              "optim.weight_decay", "optim.head_lr", "optim.recalibrate", "optim.precision", "optim.loss_scale")
+              "optim.min_lr", "optim.schedule", "optim.power", "optim.warmup_epochs", "optim.momentum", "optim.beta2",
+              "optim.weight_decay", "optim.clip_norm", "optim.label_smoothing", "optim.head_lr",
+              "optim.recalibrate", "optim.precision", "optim.loss_scale")
 # Settings that do not affect the weights, or that are compared by their effect: the records by their identity.
 UNCHECKED = ("run_dir", "resume", "overwrite", "device", "keep", "tensorboard", "augment.workers", "model.pretrained",
              "model.pretrained_hha", "model.preprocess")
@@ -68,8 +69,8 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
     console.say(f"continuing after step {step.batches} of {run_dir.path}")
     for name, (before, now) in changes.items():
         console.say(f"{name} changes from {before} to {now}")
-    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, console),
-                     "settings": dataclasses.asdict(config)}
+    card.training = {**saved.training, **card.training,
+                     "best": best_so_far(run_dir.best, step.batches, console), "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)
