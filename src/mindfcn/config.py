@@ -194,7 +194,7 @@ class WeightsConfig:
 
 @dataclasses.dataclass
 class AugmentConfig:
-    """Training crops, in the course's order: scale, crop, flip.
+    """Training crops, in the course's order: scale, crop, flip; a rotation comes before the crop.
 
     Args:
         crop_size: side of the square crops, pixels; 0 takes one complete photograph a step, neither scaled nor flipped
@@ -203,6 +203,10 @@ class AugmentConfig:
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
+        vertical_flip: turn half of the crops upside down, for photographs from above
+        rotate: largest angle that photographs are rotated by, degrees to either side; pixels from outside are ignored
+        rare_crops: share of the crops that are placed around a random pixel of a class drawn from those of the
+            photograph, each as likely as the others, as in nnU-Net (Isensee et al. 2021; 0.33 there)
         photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
             (Liu et al. 2016); masks do not change
         max_class_share: draw a crop again if one class has a larger share of its labelled pixels, 0..1; 1 accepts any
@@ -210,6 +214,8 @@ class AugmentConfig:
         repeat_rare: repeat photographs of rare classes in each epoch: one whose rarest class is in a share f of the
             photographs is taken sqrt(repeat_rare / f) times, at least once (repeat factor sampling, Gupta et al. 2019);
             0 takes each once
+        pipeline: YAML file of an albumentations pipeline, as A.save(..., data_format="yaml") writes it, applied to each
+            crop before photometric; masks keep whole numbers, and pixels from outside the crop are ignored
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
@@ -218,10 +224,14 @@ class AugmentConfig:
     min_scale: float = above_zero(0.5)
     max_scale: float = above_zero(2.0, 16)
     flip: bool = True
+    vertical_flip: bool = False
+    rotate: float = between(0.0, 0, 180)
+    rare_crops: float = share(0.0, zero=True, one=True)
     photometric: float = between(0.0, 0, 1)
     max_class_share: float = share(1.0, one=True)
     crop_tries: int = at_least(10, 1)
     repeat_rare: float = share(0.0, zero=True, one=True)
+    pipeline: str = ""
     batch_size: int = at_least(4, 1)
     workers: int = at_least(2, 1)
 

@@ -116,6 +116,8 @@ def train_in(run_dir, config, resuming, device, console):
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
     card.shorter_side = config.augment.shorter_side
     train_set = training_set(config, records.train, records.labels, card.preprocess)
+    if train_set.pipeline:
+        card.training["pipeline"] = train_set.pipeline.digest
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     precision = compute_in(net, dtype, config.optim.precision)
@@ -178,6 +180,8 @@ def check_settings(config):
               "0 with --augment.crop_size 0, for other images than photographs and with --model.geometric"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which also averages the statistics"),
+             ("augment.pipeline", augment.pipeline, not augment.pipeline or augment.crop_size > 0
+              and model.modality != "hha", "left out with --augment.crop_size 0 and with --model.modality hha"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
               and model.pretrained, "left out except for --model.modality rgb_hha with --model.pretrained"),
              ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,

@@ -19,6 +19,7 @@ DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride
             "decoder_width": 1.0}
 # Settings that may change when a run is resumed; the console names those that do.
 MAY_CHANGE = ("eval_every", "patience", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
+              "augment.vertical_flip", "augment.rotate", "augment.rare_crops", "augment.pipeline",
               "augment.photometric", "augment.max_class_share", "augment.crop_tries", "optim.epochs", "optim.lr",
               "optim.min_lr", "optim.schedule", "optim.power", "optim.warmup_epochs", "optim.momentum", "optim.beta2",
               "optim.weight_decay", "optim.clip_norm", "optim.label_smoothing", "optim.head_lr",
@@ -65,6 +66,9 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
             raise UserError(f"{run_dir.last}: the state of {name} does not fit these settings; "
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
+    before, now = saved.training.pop("pipeline", None), card.training.get("pipeline")
+    if before != now:
+        changes["contents of augment.pipeline"] = before, now
     step.batches = saved.training["step"]
     console.say(f"continuing after step {step.batches} of {run_dir.path}")
     for name, (before, now) in changes.items():
