@@ -19,6 +19,9 @@ ELSEWHERE = {"learning_rate": "optim.lr", "wd": "optim.weight_decay", "optimizer
              "img_size": "augment.crop_size", "imgsz": "augment.crop_size", "arch": "model.name",
              "backbone": "model.name", "weights": "model.pretrained", "early_stopping": "patience"}
 
+# Similarity, 0..1, from which a setting of another group may be meant.
+SIMILAR = 0.75
+
 
 class Parser(jsonargparse.ArgumentParser):
     """A parser that raises exceptions and accepts no abbreviated options.
@@ -148,9 +151,10 @@ def _suggestion(name, here, known=(), prefix=""):
     last = name.lstrip("-").split(".")[-1]
     elsewhere = "." + ELSEWHERE.get(last, last)
     same = [other for other in known if ("." + other.lstrip("-")).endswith(elsewhere)]
-    by_last = {other.lstrip("-").split(".")[-1]: other for other in known}
-    meant = (same or [prefix + near for near in difflib.get_close_matches(name, here, 1)]
-             or [by_last[near] for near in difflib.get_close_matches(last, by_last, 1)])
+    # Of two settings of one name, the one in fewer groups.
+    by_last = {other.lstrip("-").split(".")[-1]: other for other in sorted(known, key=lambda one: -one.count("."))}
+    meant = (same or [by_last[near] for near in difflib.get_close_matches(last, by_last, 1, SIMILAR)]
+             or [prefix + near for near in difflib.get_close_matches(name, here, 1)])
     return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
@@ -216,7 +220,8 @@ def _type_in_words(kind):
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return f"{len(typing.get_args(kind))} numbers, such as [0.01, 0.0001]"
+        count = len(typing.get_args(kind))
+        return f"{count} numbers, such as {[0.01, 0.0001] if count == 2 else list(range(count, 0, -1))}"
     if _entry_type(kind):
         return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:
