@@ -91,6 +91,8 @@ class PrepareConfig:
             with the classes' colours
         bits: folder: bits that photographs of 16 bits use, such as 12; they are recorded with 8 bits, 2^bits - 1 as
             255; 0 takes 16
+        bands: folder: images/ holds multispectral TIFFs; numbers from 1 of the bands that pictures show as red, green
+            and blue, such as [4, 3, 2] for Sentinel-2
         instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
             box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels
@@ -120,6 +122,7 @@ class PrepareConfig:
     labels: str = ""
     mask_encoding: MaskEncoding = "auto"
     bits: int = bounded(0, "in 9..16, or 0", lambda value: value == 0 or 9 <= value <= 16)
+    bands: Optional[tuple[int, int, int]] = bounded(None, "three numbers from 1", lambda value: min(value) >= 1)
     instances: Literal["none", "boxes", "proposals"] = "none"
     instance_size: int = at_least(250, 16)
     per_image: int = at_least(0, 0)
@@ -269,7 +272,8 @@ class ModelConfig:
         preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
             siftflow subtract those data sets' mean colours, as the released nets do
         modality: input of the network: rgb, colours; rgbd, colours and depth in one backbone (early fusion); hha, made
-            from depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
+            from depth; rgb_hha, a backbone for each, their scores averaged (late fusion); bands, those of multispectral
+            TIFFs (data.bands), normalised by their means and deviations in the training records
         pretrained_hha: rgb_hha: weights or checkpoint that the HHA stream starts from; those of `pretrained` if empty
         geometric: a second head for the records' geometric classes (siftflow); the losses are added
     """
@@ -286,7 +290,7 @@ class ModelConfig:
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
     preprocess: Literal["auto", "course", "caffe", "nyud", "siftflow"] = "auto"
-    modality: Literal["rgb", "rgbd", "hha", "rgb_hha"] = "rgb"
+    modality: Literal["rgb", "rgbd", "hha", "rgb_hha", "bands"] = "rgb"
     pretrained_hha: str = ""
     geometric: bool = False
 

@@ -19,7 +19,7 @@ from mindfcn.data.dataset import SegDataset, evenly_spaced
 from mindfcn.data.records.mindrecord import first_line
 from mindfcn.data.records.records import check_classes, describe_file
 from mindfcn.data.transforms import to_input
-from mindfcn.engine.build import build, training_set
+from mindfcn.engine.build import band_preprocess, build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler
 from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.errors import UserError
@@ -251,7 +251,8 @@ def check_variants(runs, device, records, console):
         pending = source and not is_complete(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
-        net, card, _ = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT)
+        bands = band_preprocess(run, records.train, records.labels, SILENT)
+        net, card, _ = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT, bands=bands)
         training_set(run, records.train, records.labels, card.preprocess)
         freeze(net, run.optim.freeze)
 

@@ -16,7 +16,7 @@ from mindfcn.config import EvalConfig, TrainConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
-from mindfcn.engine.build import build, offset_seeds_by_rank, training_loss, training_set
+from mindfcn.engine.build import band_preprocess, build, offset_seeds_by_rank, training_loss, training_set
 from mindfcn.engine.callbacks import (
     CheckpointSaver,
     Evaluator,
@@ -112,7 +112,8 @@ def train_in(run_dir, config, resuming, device, console):
     config = dataclasses.replace(config, data=data)
     dtype, scaler = loss_scaler(config.optim, device)
     check_best_by(config, records.labels)
-    net, card, report = build(config, records.labels, records.val, notes, resuming)
+    bands = band_preprocess(config, records.train, records.labels, notes)
+    net, card, report = build(config, records.labels, records.val, notes, resuming, bands)
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
     card.shorter_side = config.augment.shorter_side
     train_set = training_set(config, records.train, records.labels, card.preprocess)
@@ -181,7 +182,8 @@ def check_settings(config):
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which also averages the statistics"),
              ("augment.pipeline", augment.pipeline, not augment.pipeline or augment.crop_size > 0
-              and model.modality != "hha", "left out with --augment.crop_size 0 and with --model.modality hha"),
+              and model.modality not in ("hha", "bands"), "left out with --augment.crop_size 0, and with "
+              "--model.modality hha or bands"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
               and model.pretrained, "left out except for --model.modality rgb_hha with --model.pretrained"),
              ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,

@@ -200,6 +200,17 @@ class SegDataset:
             seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
             yield str(name), photograph, seen, mask, *(second or [None])
 
+    def bands(self) -> Iterator[np.ndarray]:
+        """Yield the bands, (H, W, N), of all records. Raises UserError if two have different numbers of them."""
+        first = None
+        for name, data in self._read(["file_name", "bands"]):
+            array = decode_plane("bands", data.tobytes(), f"{name}'s bands in {self.files[0]}")
+            first = first or array.shape[2]
+            if array.shape[2] != first:
+                raise UserError(f"{name} has {array.shape[2]} bands and those before it {first}; give images of the "
+                                "same bands")
+            yield array
+
     def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, including those of other devices."""
         counts = ClassCounts(self.num_classes)
@@ -312,6 +323,9 @@ class SegDataset:
             if array.shape[:2] != (height, width):
                 raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "
                                 f"{width}x{height}; prepare the records again")
+        if "bands" in image and image["bands"].shape[2] != self.preprocess.channels:
+            raise UserError(f"an image in {source} has {image['bands'].shape[2]} bands, the network takes "
+                            f"{self.preprocess.channels}; give images of its bands")
         if not self.validated:
             check_numbers(masks[0], self.num_classes, self.ignore_label, f"in {source}")
         if self.preprocess.modality == "rgb":

@@ -1,8 +1,8 @@
 """Operations on a photograph and its mask, as pure functions of NumPy arrays.
 
 Images are (H, W, 3) uint8 BGR, as OpenCV reads them, or, for networks that take more than colours, the planes of
-`preprocess.MODALITIES` by name: {"image": ..., "depth": (H, W) uint16 mm, "hha": (H, W, 3) uint8}. Masks are (H, W)
-uint8 class numbers, or (H, W, tasks) for several label sets.
+`preprocess.MODALITIES` by name: {"image": ..., "depth": (H, W) uint16 mm, "hha": (H, W, 3) uint8, "bands": (H, W, N)}.
+Masks are (H, W) uint8 class numbers, or (H, W, tasks) for several label sets.
 """
 
 import cv2
@@ -12,7 +12,7 @@ from mindfcn.preprocess import CHANNELS
 
 # Interpolation of each plane. HHA's angles must not overshoot; depth must not be averaged across edges or with 0,
 # which means unknown.
-SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST}
+SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST, "bands": cv2.INTER_LINEAR}
 
 
 def scale(image, mask, factor):
@@ -52,6 +52,10 @@ def rotate(image, mask, degrees, preprocess, ignore_label):
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
 
     def turn(array, interpolation, outside):
+        # OpenCV turns up to four channels at a time.
+        if array.ndim == 3 and array.shape[2] > 4:
+            return np.dstack([turn(array[..., first:first + 4], interpolation, outside[first:first + 4])
+                              for first in range(0, array.shape[2], 4)])
         return cv2.warpAffine(array, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_CONSTANT,
                               borderValue=outside)
 
@@ -63,6 +67,8 @@ def outside_of(name, preprocess):
     """The values of a plane beyond the photograph: its mean, rounded, one number per channel; 0 for depth."""
     if name == "depth":
         return (0,)
+    if name == "bands":
+        return preprocess.mean
     first = sum(CHANNELS[plane] for plane in preprocess.planes[:preprocess.planes.index(name)])
     mean = np.rint(preprocess.mean[first:first + CHANNELS[name]]).tolist()
     return mean[::-1] if name == "image" and preprocess.order == "RGB" else mean
