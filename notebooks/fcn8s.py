@@ -789,7 +789,7 @@ for written in predicted.written:
 # |---|---|
 # | the full sample run | `bash run_train.sh` |
 # | PASCAL VOC | `DATA = "voc"` here, or `bash run_train.sh configs/voc_cpu.yaml` |
-# | all settings, with their meaning | `mindfcn train --help` |
+# | all settings, with their meaning | `mindfcn train --help_all` |
 
 # %%
 print(f"mean IoU {evaluated.metrics['mean IoU']:.3f} on {evaluated.images} validation photographs; epochs: {epochs}; "

@@ -771,7 +771,7 @@ for written in predicted.written:
 # |---|---|
 # | 完整的样例训练 | `bash run_train.sh` |
 # | PASCAL VOC | 在这里设置 `DATA = "voc"`，或运行 `bash run_train.sh configs/voc_cpu.yaml` |
-# | 所有设置及其含义 | `mindfcn train --help` |
+# | 所有设置及其含义 | `mindfcn train --help_all` |
 
 # %%
 print(f"平均 IoU {evaluated.metrics['mean IoU']:.3f}（{evaluated.images} 幅验证图像，{epochs} 个 epoch），"

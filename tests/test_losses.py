@@ -69,6 +69,20 @@ def test_value_and_gradient_equal_pytorchs(scale, reduction):
     np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("reduction, weights", [("sum", None), ("mean", [0.5, 2.0, 0.0, 1.0, 3.0])])
+def test_smoothed_labels_equal_pytorchs(mode, reduction, weights):
+    torch = pytest.importorskip("torch")
+    logits, labels = batch(8, classes=5)
+    value, gradient = step(CrossEntropy(255, reduction, class_weights=weights, smoothing=0.2), logits, labels)
+    theirs = torch.tensor(logits, requires_grad=True)
+    loss = torch.nn.CrossEntropyLoss(weights and torch.tensor(weights), ignore_index=255, reduction=reduction,
+                                     label_smoothing=0.2)(theirs, torch.tensor(labels, dtype=torch.long))
+    loss.backward()
+    assert value == pytest.approx(loss.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-4, atol=1e-5)
+    assert abs(value - step(CrossEntropy(255, reduction, class_weights=weights), logits, labels)[0]) > 0.01
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_loss_and_gradient_are_zero_without_counted_pixels(mode, reduction):
     logits, labels = batch(5)
@@ -98,7 +112,8 @@ def test_half_precision_logits(mode):
 
 
 @pytest.mark.parametrize("options, words", [({"reduction": "none"}, "mean or sum"), ({"keep": 0.0}, "keep 0.0"),
-                                            ({"keep": 1.5}, "keep 1.5")])
+                                            ({"keep": 1.5}, "keep 1.5"),
+                                            ({"smoothing": 1.0}, "smoothing 1.0")])
 def test_impossible_settings_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         CrossEntropy(**options)

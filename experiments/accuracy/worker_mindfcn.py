@@ -42,7 +42,7 @@ def begin(folder, random_scores, every, *words):
     runtime.set_up("CPU", config.seed)
     records = find_records(config.data, Console(print))
     train_path, val_path, labels = records.train, records.val, records.labels
-    net, card = build(config, labels, val_path, Console(print))
+    net, card, _ = build(config, labels, val_path, Console(print))
     if int(random_scores):
         # Score layers that start at zero would make all logits equal.
         for parameter in net.get_parameters():

@@ -91,6 +91,8 @@ class PrepareConfig:
             with the classes' colours
         bits: folder: bits that photographs of 16 bits use, such as 12; they are recorded with 8 bits, 2^bits - 1 as
             255; 0 takes 16
+        bands: folder: images/ holds multispectral TIFFs; numbers from 1 of the bands that pictures show as red, green
+            and blue, such as [4, 3, 2] for Sentinel-2
         instances: record windows instead of photographs for training, for DeconvNet: boxes (stage 1: each object in its
             box, everything else background) or proposals (stage 2: Edge Boxes that overlap an object, with all labels)
         instance_size: side that windows are warped to, pixels
@@ -120,6 +122,7 @@ class PrepareConfig:
     labels: str = ""
     mask_encoding: MaskEncoding = "auto"
     bits: int = bounded(0, "in 9..16, or 0", lambda value: value == 0 or 9 <= value <= 16)
+    bands: Optional[tuple[int, int, int]] = bounded(None, "three numbers from 1", lambda value: min(value) >= 1)
     instances: Literal["none", "boxes", "proposals"] = "none"
     instance_size: int = at_least(250, 16)
     per_image: int = at_least(0, 0)
@@ -222,7 +225,7 @@ class WeightsConfig:
 
 @dataclasses.dataclass
 class AugmentConfig:
-    """Training crops, in the course's order: scale, crop, flip.
+    """Training crops, in the course's order: scale, crop, flip; a rotation comes before the crop.
 
     Args:
         crop_size: side of the square crops, pixels; 0 takes one complete photograph a step, neither scaled nor flipped
@@ -231,6 +234,10 @@ class AugmentConfig:
         min_scale: smallest random scale
         max_scale: largest random scale
         flip: mirror half of the crops
+        vertical_flip: turn half of the crops upside down, for photographs from above
+        rotate: largest angle that photographs are rotated by, degrees to either side; pixels from outside are ignored
+        rare_crops: share of the crops that are placed around a random pixel of a class drawn from those of the
+            photograph, each as likely as the others, as in nnU-Net (Isensee et al. 2021; 0.33 there)
         photometric: strength of random changes of brightness, contrast, saturation and hue; 0 is none, 1 is SSD's
             (Liu et al. 2016); masks do not change
         max_class_share: draw a crop again if one class has a larger share of its labelled pixels, 0..1; 1 accepts any
@@ -238,6 +245,8 @@ class AugmentConfig:
         repeat_rare: repeat photographs of rare classes in each epoch: one whose rarest class is in a share f of the
             photographs is taken sqrt(repeat_rare / f) times, at least once (repeat factor sampling, Gupta et al. 2019);
             0 takes each once
+        pipeline: YAML file of an albumentations pipeline, as A.save(..., data_format="yaml") writes it, applied to each
+            crop before photometric; masks keep whole numbers, and pixels from outside the crop are ignored
         batch_size: crops per device and step
         workers: threads that decode and augment
     """
@@ -246,10 +255,14 @@ class AugmentConfig:
     min_scale: float = above_zero(0.5)
     max_scale: float = above_zero(2.0, 16)
     flip: bool = True
+    vertical_flip: bool = False
+    rotate: float = between(0.0, 0, 180)
+    rare_crops: float = share(0.0, zero=True, one=True)
     photometric: float = between(0.0, 0, 1)
     max_class_share: float = share(1.0, one=True)
     crop_tries: int = at_least(10, 1)
     repeat_rare: float = share(0.0, zero=True, one=True)
+    pipeline: str = ""
     batch_size: int = at_least(4, 1)
     workers: int = at_least(2, 1)
 
@@ -287,7 +300,8 @@ class ModelConfig:
         preprocess: normalisation of the images; auto follows from the names of the pretrained weights; nyud and
             siftflow subtract those data sets' mean colours, as the released nets do
         modality: input of the network: rgb, colours; rgbd, colours and depth in one backbone (early fusion); hha, made
-            from depth; rgb_hha, a backbone for each, their scores averaged (late fusion)
+            from depth; rgb_hha, a backbone for each, their scores averaged (late fusion); bands, those of multispectral
+            TIFFs (data.bands), normalised by their means and deviations in the training records
         pretrained_hha: rgb_hha: weights or checkpoint that the HHA stream starts from; those of `pretrained` if empty
         geometric: a second head for the records' geometric classes (siftflow); the losses are added
     """
@@ -304,24 +318,30 @@ class ModelConfig:
     output_stride: Optional[Literal[8, 16, 32]] = None
     pretrained: str = ""
     preprocess: Literal["auto", "course", "caffe", "nyud", "siftflow"] = "auto"
-    modality: Literal["rgb", "rgbd", "hha", "rgb_hha"] = "rgb"
+    modality: Literal["rgb", "rgbd", "hha", "rgb_hha", "bands"] = "rgb"
     pretrained_hha: str = ""
     geometric: bool = False
 
 
 @dataclasses.dataclass
 class OptimConfig:
-    """Momentum SGD and its learning-rate schedule.
+    """The optimiser, the loss and the learning-rate schedule.
 
     Args:
+        name: optimiser: sgd, momentum SGD, as published; adam (Kingma and Ba 2015), with L2 decay; or adamw, with
+            decoupled decay (Loshchilov and Hutter 2019). The Adams keep a second array of each weight, and biases and
+            normalisation parameters do not decay in them
         epochs: passes over the training records
-        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels
+        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels; the Adams take 0.01 at most,
+            0.0001 to 0.001 as a rule
         min_lr: learning rate at the end
         schedule: shape of the decay, per step
         power: exponent of the polynomial decay
         warmup_epochs: epochs of linear growth from 0 to `lr`
-        momentum: momentum
-        weight_decay: L2 weight decay
+        momentum: momentum; for the Adams, decay of the mean of the gradients (beta1)
+        beta2: Adams: decay of the mean of the squared gradients
+        weight_decay: L2 weight decay; for adamw, share of a weight taken off per step and unit of learning rate
+        clip_norm: scale the gradients down where their norm, over all parameters together, exceeds this; 0 never does
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
         head_lr: factor on the learning rate of fc6, fc7, the score layers and the upsampling layers, whatever weights
             they start from
@@ -330,6 +350,8 @@ class OptimConfig:
             over the classes of each image
         hard_pixels: bootstrapped loss: number of pixels kept in each image
         focal_gamma: focal loss: exponent of 1 - p, which reduces the loss of pixels that are already right
+        label_smoothing: share of a pixel's label spread evenly over all classes (Szegedy et al. 2016), for the losses
+            mean, sum and bootstrapped
         class_weights: weight of a pixel by its class: none, all alike; median_frequency, the median frequency of the
             classes divided by its own class's, counted in the training records (Eigen and Fergus 2015), for rare
             classes
@@ -345,6 +367,7 @@ class OptimConfig:
             rounds the factors of convolutions to TF32 (10 bits instead of 23), and float32_strict does not
         loss_scale: float16: fixed factor on the loss, or 0 for a dynamic one that skips steps with overflows
     """
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     epochs: int = at_least(1, 1)
     lr: float = above_zero(0.05)
     min_lr: float = at_least(0.0005, 0)
@@ -352,12 +375,15 @@ class OptimConfig:
     power: float = above_zero(0.9)
     warmup_epochs: float = at_least(0.0, 0)
     momentum: float = share(0.9, zero=True)
+    beta2: float = share(0.999, zero=True)
     weight_decay: float = at_least(0.0001, 0)
+    clip_norm: float = at_least(0.0, 0)
     paper_biases: bool = False
     head_lr: float = above_zero(1.0)
     loss: Literal["mean", "sum", "bootstrapped", "focal", "dice"] = "mean"
     hard_pixels: int = at_least(512, 1)
     focal_gamma: float = bounded(2.0, "at least 1, or 0", lambda value: value == 0 or 1 <= value < math.inf)
+    label_smoothing: float = share(0.0, zero=True)
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = share(1.0, one=True)
     accumulate: int = at_least(1, 1)
@@ -379,6 +405,9 @@ class TrainConfig:
         device: device to compute on; auto takes the one that MindSpore was built for
         seed: seed of weights, augmentation and dropout
         eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
+        best_by: what best.ckpt is best by: pixel accuracy, mean pixel accuracy, mean IoU, frequency weighted IoU, or
+            the name of a class, for its IoU
+        patience: end the run after an evaluation that comes this many epochs after the best one; 0 trains all epochs
         keep: number of newest checkpoints kept besides the best
         watch_every: steps between two checks of the loss, which is computed a second time, apart from the step; a run
             whose losses differ is stopped. 0 checks none; 50 on GPU and 0 on other devices if not given
@@ -394,6 +423,8 @@ class TrainConfig:
     device: Device = "auto"
     seed: int = 1
     eval_every: int = at_least(1, 0)
+    best_by: str = "mean IoU"
+    patience: int = at_least(0, 0)
     keep: int = at_least(2, 1)
     watch_every: Optional[int] = at_least(None, 0)
     tensorboard: bool = False

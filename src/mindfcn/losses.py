@@ -23,6 +23,8 @@ class CrossEntropy(nn.Cell):
         seed: the random draws depend on it and on `step` only.
         class_weights: (C,) numbers from 0, or None: each pixel is weighted by its class; the mean is divided by the
             sum of the weights of its pixels.
+        smoothing: label smoothing (Szegedy et al. 2016, section 7): the label is 1 - smoothing for the true class plus
+            smoothing / C for every class. Each class's term has its own class's weight, as in PyTorch.
 
     Inputs: logits (N, C, H, W) float, labels (N, H, W) int32 of 0..C-1 or the ignore label.
     Outputs: () float32; 0 with zero gradients where no pixel counts, or none has weight.
@@ -31,21 +33,25 @@ class CrossEntropy(nn.Cell):
         step: where `keep` < 1, a state parameter: (1,) int32, not trained, increased by one in each training pass.
 
     Raises:
-        ValueError: another reduction, `keep` outside 0..1 (0 excluded), or weights below 0 or not finite.
+        ValueError: another reduction, `keep` outside 0..1 (0 excluded), `smoothing` outside 0..1 (1 excluded), or
+            weights below 0 or not finite.
     """
 
     def __init__(self, ignore_label: int = 255, reduction: str = "mean", keep: float = 1.0, cell: int = 32,
-                 seed: int = 1, class_weights: Optional[Sequence[float]] = None) -> None:
+                 seed: int = 1, class_weights: Optional[Sequence[float]] = None, smoothing: float = 0.0) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction {reduction!r}: must be mean or sum")
         if not 0 < keep <= 1:
             raise ValueError(f"keep {keep}: must be in 0..1 (0 excluded)")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing {smoothing}: must be in 0..1 (1 excluded)")
         self.ignore_label = ignore_label
         self.reduction = reduction
         self.keep = keep
         self.cell = cell
         self.seed = seed
+        self.smoothing = smoothing
         self.class_weights = None
         if class_weights is not None:
             weights = np.asarray(class_weights, np.float32)
@@ -58,9 +64,13 @@ class CrossEntropy(nn.Cell):
     def construct(self, logits, labels):
         valid = self.valid(labels)
         picked = ops.where(valid, labels, ops.zeros_like(labels)).reshape(-1, 1)
-        losses = self.penalty(ops.gather_d(log_probabilities(logits), 1, picked)).reshape(labels.shape)
+        scores = log_probabilities(logits)
         counts = self.weigh(valid, labels)
-        return self.reduce(losses * counts, valid, counts)
+        losses = self.penalty(ops.gather_d(scores, 1, picked)).reshape(labels.shape) * counts
+        if self.smoothing:
+            spread = self.of_all_classes(scores).reshape(labels.shape) * valid.astype(ms.float32)
+            losses = (1 - self.smoothing) * losses + self.smoothing * spread
+        return self.reduce(losses, valid, counts)
 
     def valid(self, labels):
         """(N, H, W) bool: the pixels that count in this pass."""
@@ -72,6 +82,11 @@ class CrossEntropy(nn.Cell):
     def penalty(self, log_probability):
         """The loss of a pixel from the log probability of its true class, float32 of any shape."""
         return -log_probability
+
+    def of_all_classes(self, log_probabilities):
+        """The weighted loss of a pixel whose label is spread over all classes: (pixels, C) float32 -> (pixels,)."""
+        weighted = log_probabilities if self.class_weights is None else log_probabilities * self.class_weights
+        return -weighted.mean(1)
 
     def reduce(self, losses, valid, counts):
         """Reduce the pixels' weighted losses to one number; all arguments are (N, H, W)."""

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-# Planes of each kind of input, in the order of its channels; number of channels of each plane.
-MODALITIES = {"rgb": ("image",), "rgbd": ("image", "depth"), "hha": ("hha",), "rgb_hha": ("image", "hha")}
+# Planes of each kind of input, in the order of its channels; number of channels of each plane. Multispectral images
+# have one for each mean.
+MODALITIES = {"rgb": ("image",), "rgbd": ("image", "depth"), "hha": ("hha",), "rgb_hha": ("image", "hha"),
+              "bands": ("bands",)}
 CHANNELS = {"image": 3, "depth": 1, "hha": 3}
 COUNTS = {3: "three", 4: "four", 6: "six"}
 # NYUDv2's means, those of the released nets: HHA in its channel order, and ln(depth in mm).
@@ -22,7 +24,8 @@ class Preprocess:
 
     Attributes:
         order: "BGR" or "RGB", the order of the colour channels; HHA always has the order disparity, height, angle.
-        mean, std: one number per channel; for colours and HHA on the 0..255 scale, for depth of ln(mm).
+        mean, std: one number per channel; for colours and HHA on the 0..255 scale, for depth of ln(mm), for bands on
+            their own scale.
         modality: one of MODALITIES.
     """
     order: str = "BGR"
@@ -51,7 +54,7 @@ class Preprocess:
     @property
     def channels(self) -> int:
         """Number of channels of the normalised input."""
-        return sum(CHANNELS[plane] for plane in self.planes)
+        return len(self.mean) if self.modality == "bands" else sum(CHANNELS[plane] for plane in self.planes)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values, as written into checkpoints; "rgb" is left out, as in earlier checkpoints."""

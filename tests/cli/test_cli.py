@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import mindfcn
 from mindfcn import runtime
 from mindfcn.cli.console import Terminal
 from mindfcn.cli.main import main
@@ -67,6 +68,19 @@ def test_help_of_a_verb_shows_defaults(capfd, verb, words):
     output = out_of(capfd, verb, "--help")
     assert output.startswith(f"usage: mindfcn {verb} ") and "[options]" not in output
     assert all(word in output for word in words)
+
+
+def test_the_help_of_train_begins_with_what_one_needs(capfd):
+    short, complete = out_of(capfd, "train", "--help"), out_of(capfd, "train", "--help_all")
+    settings = [line.split()[0] for line in short.splitlines() if line.startswith("  --")]
+    assert len(settings) == 12 and settings[:2] == ["--help_all", "--config"]
+    assert len([line for line in short.splitlines() if line.startswith("  mindfcn train ")]) == 3
+    hidden = ("--optim.momentum", "--seed", "--model.padding")
+    assert not any(word in short for word in hidden) and all(word in complete for word in (*hidden, *settings))
+
+
+def test_the_version_is_that_of_the_package(capfd):
+    assert out_of(capfd, "--version") == f"mindfcn {mindfcn.__version__}\n"
 
 
 @pytest.mark.parametrize("verb, needed", [("prepare", []), ("train", []), ("eval", ["--checkpoint", "a.ckpt"]),
@@ -133,7 +147,7 @@ def test_prepare_predict_and_eval_as_typed(tmp_path):
 def write_checkpoint(path, labels=SAMPLE, model="fcn8s_vgg16_bn", records="", fc_width=8):
     """A network of random weights with the card that a run of these settings writes."""
     settings = TrainConfig(model=ModelConfig(name=model, width=0.125, fc_width=fc_width))
-    net, card = build(settings, labels, records)
+    net, card, _ = build(settings, labels, records)
     card.training["step"] = 3
     save_checkpoint(path, net, card)
 
@@ -165,7 +179,7 @@ def bench(sample_records, tmp_path_factory):
     (folder / "lost" / "log.csv").write_text("step,epoch\n" + "".join(f"{n},{n // 3}\n" for n in range(3, 9)))
     for name, text in {
             "broken.yaml": "optim: {lr: [1\n", "key.yaml": "optim:\n  lrr: 3\n", "top.yaml": "learning: 3\n",
-            "text.onnx": "no ONNX\n",
+            "text.onnx": "no ONNX\n", "lr.yaml": "lr: 3\n", "group.yaml": "optim:\n  batch_size: 3\n",
             "type.yaml": "optim:\n  lr: fast\n", "words.yaml": "hello\n", "list.yaml": "- a\n- b\n", "void.yaml": "",
             "section.yaml": "optim: 3\n", "null.yaml": "optim:\n", "text.jpg": "not a photograph\n",
             "nam.yaml": "variants:\n- nam: x\n", "variants.yaml": "variants:\n  name: x\n",
@@ -186,6 +200,14 @@ MISTAKES = [
     ("tain", ["'tain'", "labels, inspect, prepare, train, eval"]),
     ("train --optim.lrr 3", ["--optim.lrr", "did you mean --optim.lr?"]),
     ("train --see 2", ["--see", "did you mean --seed?"]),
+    ("train --lr 3", ["there is no option --lr; did you mean --optim.lr?"]),
+    ("train --epochs=3", ["--epochs; did you mean --optim.epochs?"]),
+    ("train --batch-size 3", ["--batch_size; did you mean --augment.batch_size?"]),
+    ("train --learning_rate 3", ["did you mean --optim.lr?"]),
+    ("train --optim.cropsize 3", ["did you mean --augment.crop_size?"]),
+    ("compare --lr 3", ["did you mean --train.optim.lr?"]),
+    ("train --config lr.yaml", ["lr.yaml", "there is no setting lr; did you mean optim.lr?"]),
+    ("train --config group.yaml", ["there is no setting optim.batch_size; did you mean augment.batch_size?"]),
     ("train quickly", ["quickly", "mindfcn train --help"]),
     ("train --optim.lr", ["--optim.lr", "expected one argument"]),
     ("train --optim.lr fast", ["--optim.lr: expected a number, got 'fast'"]),
@@ -234,6 +256,21 @@ MISTAKES = [
     (f"{TRAIN} --optim.ema 0.9 --optim.recalibrate 5", ["--optim.recalibrate 5", "0 with --optim.ema"]),
     (f"{TRAIN} --optim.hard_pixels 0", ["--optim.hard_pixels 0", "at least 1"]),
     (f"{TRAIN} --optim.focal_gamma 0.5", ["--optim.focal_gamma 0.5", "at least 1, or 0"]),
+    (f"{TRAIN} --optim.label_smoothing 1", ["--optim.label_smoothing 1.0", "1 excluded"]),
+    (f"{TRAIN} --optim.label_smoothing 0.1 --optim.loss dice", ["--optim.label_smoothing 0.1", "0 with", "dice"]),
+    (f"{TRAIN} --optim.name adam", ["--optim.lr 0.05", "at most 0.01 with --optim.name adam"]),
+    (f"{TRAIN} --optim.beta2 1", ["--optim.beta2 1.0", "1 excluded"]),
+    (f"{TRAIN} --optim.clip_norm -1", ["--optim.clip_norm -1.0", "at least 0"]),
+    (f"{TRAIN} --optim.freeze conv2", ["--optim.freeze conv2", "stay random", "--model.pretrained"]),
+    (f"{TRAIN} --model.name fcn32s_fixed_vgg16", ["fcn32s_fixed_vgg16", "stay random", "give weights"]),
+    (f"{TRAIN} --patience -1", ["--patience -1", "at least 0"]),
+    (f"{TRAIN} --patience 2 --eval_every 0", ["--patience 2", "0 with --eval_every 0"]),
+    (f"{TRAIN} --best_by circles", ["--best_by circles", "mean IoU", "disc"]),
+    (f"{TRAIN} --augment.rotate 181", ["--augment.rotate 181.0", "0..180"]),
+    (f"{TRAIN} --augment.rare_crops 1.1", ["--augment.rare_crops 1.1", "0..1"]),
+    (f"{TRAIN} --augment.pipeline missing.yaml", ["missing.yaml", "check the path"]),
+    (f"{TRAIN} --augment.pipeline a.yaml --augment.crop_size 0 --augment.batch_size 1",
+     ["--augment.pipeline a.yaml", "left out with --augment.crop_size 0"]),
     (f"{TRAIN} --augment.photometric 2", ["--augment.photometric 2.0", "0..1"]),
     (f"{TRAIN} --augment.max_class_share 0", ["--augment.max_class_share 0.0", "0 excluded"]),
     (f"{TRAIN} --optim.loss max", ["--optim.loss: expected one of mean, sum,", "got 'max'"]),

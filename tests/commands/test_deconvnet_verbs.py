@@ -21,7 +21,6 @@ from mindfcn.config import (
     PrepareConfig,
     TrainConfig,
 )
-from mindfcn.console import Console
 from mindfcn.engine.build import build
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
@@ -86,9 +85,8 @@ def test_a_run_leaves_averaged_statistics_and_an_evaluation(run):
 def test_stage_2_begins_where_stage_1_ended(settings, run):
     second = dataclasses.replace(settings, model=dataclasses.replace(settings.model, pretrained=run.checkpoint))
     weights, card, _ = load_checkpoint(run.checkpoint)
-    lines = []
-    net, _ = build(second, card.labels, None, Console(lines.append))
-    assert any("0 missing, 0 unexpected, 0 shape mismatches" in line for line in lines)
+    net, _, report = build(second, card.labels, None)
+    assert "0 missing, 0 unexpected, 0 shape mismatches" in report.summary()
     for parameter in net.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
 

@@ -117,20 +117,19 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
     records = find_records(rooms, Console(print))
     config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=color, pretrained_hha=hha)
     check_settings(config)
-    messages = []
-    net, card = build(config, records.labels, records.val, Console(messages.append))
+    net, card, report = build(config, records.labels, records.val)
     both = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
     for path, stream in ((color, "color"), (hha, "hha")):
         weights, _, _ = load_checkpoint(path)
         np.testing.assert_array_equal(both[f"{stream}.conv3.2.weight"], weights["conv3.2.weight"])
         np.testing.assert_array_equal(both[f"score_fr.{stream}.weight"], weights["score_fr.weight"])
     assert card.preprocess == COURSE.to("rgb_hha")
-    assert "color.ckpt" in messages[0] and "score_fr.hha.weight" in messages[0]
+    assert "color.ckpt" in str(report) and "score_fr.hha.weight" in str(report)
     for swapped, message in (((hha, color), "not a checkpoint of a network for rgb"),
                              ((color, color), "not a checkpoint of a network for hha")):
         config = settings(rooms, tmp_path, modality="rgb_hha", pretrained=swapped[0], pretrained_hha=swapped[1])
         with pytest.raises(UserError, match=message):
-            build(config, records.labels, records.val, Console(messages.append))
+            build(config, records.labels, records.val)
     with pytest.raises(UserError, match="--model.pretrained_hha"):
         check_settings(settings(rooms, tmp_path, modality="hha", pretrained=color, pretrained_hha=hha))
 
@@ -138,8 +137,8 @@ def test_late_fusion_starts_from_two_checkpoints(rooms, tmp_path, scramble):
 def test_early_fusion_starts_from_a_color_checkpoint(rooms, tmp_path, scramble):
     random_checkpoint(tmp_path / "color.ckpt", scramble=scramble)
     records = find_records(rooms, Console(print))
-    net, card = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")),
-                      records.labels, records.val)
+    net, card, _ = build(settings(rooms, tmp_path, modality="rgbd", pretrained=str(tmp_path / "color.ckpt")),
+                         records.labels, records.val)
     first = next(p for p in net.get_parameters() if p.name == "conv1.0.weight").asnumpy()
     np.testing.assert_allclose(first[:, 3], first[:, :3].mean(1), rtol=1e-6)
     assert card.preprocess == COURSE.to("rgbd")

@@ -452,12 +452,12 @@ def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tm
     """Of another number of classes, of as many others, and of the same ones."""
     options, folder = whole
     labels = SAMPLE if names is SAMPLE.names else LabelSet(names, [(0, 0, number) for number in range(len(names))])
-    path, messages = str(folder / "checkpoints" / "last.ckpt"), []
+    path = str(folder / "checkpoints" / "last.ckpt")
     config = TrainConfig(model=ModelConfig(width=0.125, fc_width=8, pretrained=path, **options["model"]))
     ms.set_seed(4)
-    net, _ = build(config, labels, None, Console(messages.append))
+    net, _, report = build(config, labels, None)
     ms.set_seed(4)
-    fresh, _ = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None)
+    fresh = build(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="")), labels, None)[0]
     theirs, same = load_checkpoint(path)[0], labels is SAMPLE
     initial = {parameter.name: parameter.asnumpy() for parameter in fresh.get_parameters()}
     for parameter in net.get_parameters():
@@ -465,10 +465,10 @@ def test_a_checkpoint_of_other_classes_gives_all_but_its_scores(whole, names, tm
             reinitialised = parameter.name.startswith(HEADS) and not same
             source = initial if reinitialised else theirs
             np.testing.assert_array_equal(parameter.asnumpy(), source[parameter.name], parameter.name)
-            line = next(line for line in messages[0].splitlines() if line.split()[0] == parameter.name)
+            line = next(line for line in str(report).splitlines() if line.split()[0] == parameter.name)
             assert ("reinitialised: the file's is for other classes" in line) == reinitialised
             assert ("loaded" in line) != reinitialised
-    assert ("reinitialised for other classes" in messages[0].splitlines()[0]) != same
+    assert ("reinitialised for other classes" in report.summary()) != same
 
 
 def as_older(path, written):
@@ -515,8 +515,37 @@ def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, t
     assert (tmp_path / "checkpoints" / "best.ckpt").read_bytes() == kept
 
 
+def test_a_run_ends_when_it_has_not_improved_and_keeps_the_best_by_a_class(sample_records, tmp_path):
+    """At this learning rate nothing changes after the first epochs; a stopped run ends at the same epoch."""
+    config = settings(sample_records, tmp_path / "whole", **QUICK, patience=2, best_by="disc",
+                      optim={"epochs": 40, "lr": 1e-9, "min_lr": 0, "warmup_epochs": 0})
+    said = []
+    result = train(config, Console(said.append))
+    assert sum(line.startswith("stopping after epoch") for line in said) == 1
+    assert result.best_epoch + 2 == result.epoch < 40
+    assert len(read_table(tmp_path / "whole" / "evaluation.csv")) == result.epoch
+    best = load_checkpoint(result.checkpoint)[1].training["best"]
+    assert best["epoch"] == result.best_epoch
+    table = json.loads((tmp_path / "whole" / "evaluation" / "metrics.json").read_text())
+    assert best["disc"] == pytest.approx(table["class IoU"][table["classes"].index("disc")])
+    halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
+    train(halves, StopAt(STEPS + 1))
+    assert train(dataclasses.replace(halves, resume=True)).epoch == result.epoch
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert train(dataclasses.replace(halves, resume=True)).epoch == result.epoch
+
+
 def test_frozen_layers_stay_as_they_are(sample_records, tmp_path):
-    train(settings(sample_records, tmp_path, **COURSE, optim={"epochs": 2, "freeze": "conv2"}))
+    config = settings(sample_records, tmp_path, **COURSE, optim={"epochs": 2, "freeze": "conv2"})
+    config.model.pretrained = str(tmp_path / "start.ckpt")
+    save_checkpoint(config.model.pretrained, *build(dataclasses.replace(config, model=ModelConfig(
+        width=0.125, fc_width=8, **COURSE["model"])), SAMPLE, "")[:2])
+    said = []
+    train(config, Console(said.append))
+    listed = (tmp_path / "weights.txt").read_text().splitlines()
+    assert said.count(f"{listed[0]}; listed in {tmp_path / 'weights.txt'}") == 1
+    assert any(line.split() == ["conv1.0.weight", "loaded"] for line in listed)
+    assert not any("conv1.0.weight" in line for line in said)
     one, other = (load_checkpoint(tmp_path / "checkpoints" / f"epoch-000{epoch}.ckpt")[0] for epoch in (1, 2))
     frozen = [name for name in one if name.startswith(("conv1.", "conv2."))]
     assert any(name.endswith("moving_mean") for name in frozen)

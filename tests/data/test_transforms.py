@@ -6,6 +6,7 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindfcn.config import AugmentConfig
 from mindfcn.data import transforms
@@ -277,3 +278,80 @@ def test_drawing_ends_where_no_crop_is_acceptable():
     assert (label == 3).all()
     assert transforms.largest_share(np.full((4, 4), 255, np.uint8), 255) == 1
     assert transforms.largest_share(np.array([[0, 1, 1, 1], [255, 255, 255, 255]], np.uint8), 255) == 0.75
+
+
+# ------------------------------------------------------------------------------------------------- rotation, placement
+
+def whole_crop(image, mask, seed=1, preprocess=COURSE, ignore_label=255, **settings):
+    """(mask of a crop that takes all of a square photograph, its normalised image)."""
+    config = AugmentConfig(crop_size=mask.shape[0], **{"min_scale": 1, "max_scale": 1, "flip": False, **settings})
+    data, label = transforms.augment(image, mask, np.random.RandomState(seed), config, preprocess, ignore_label)
+    return label, data
+
+
+def test_a_vertical_flip_moves_image_mask_and_padding():
+    image, mask = photograph(10, 12)
+    config = AugmentConfig(crop_size=24, min_scale=1, max_scale=1, flip=False, vertical_flip=True)
+    flipped = 0
+    for seed in range(20):
+        data, label = transforms.augment(image, mask, np.random.RandomState(seed), config, COURSE, 255)
+        turned = (label[:14] == 255).all()
+        flipped += turned
+        rows = slice(14, 24) if turned else slice(0, 10)
+        np.testing.assert_array_equal(label[rows, :12], mask[::-1] if turned else mask)
+        expected = transforms.to_input(image[::-1] if turned else image, COURSE)
+        np.testing.assert_array_equal(data[:, rows, :12], expected)
+        data[:, rows, :12] = 0
+        assert not data.any()
+    assert 4 < flipped < 16
+
+
+def test_a_quarter_turn_is_numpys():
+    image, mask = photograph(21, 21)
+    turned, labels = transforms.rotate(image, mask, 90, COURSE, 255)
+    np.testing.assert_array_equal(labels, np.rot90(mask))
+    assert np.abs(turned.astype(int) - np.rot90(image)).max() <= 1
+
+
+@pytest.mark.parametrize("degrees", [-30, 12.5, 170])
+def test_a_rotation_equals_pillows(degrees):
+    """Masks to the nearest pixel, where it is unambiguous; from outside the ignore label, and the mean colour."""
+    image, mask = photograph(45, 61)
+    mask[mask == 255] = 3
+    turned, labels = transforms.rotate(image, mask, degrees, Preprocess("RGB", (10, 20, 30), (2, 2, 2)), 77)
+    theirs = np.array(Image.fromarray(mask).rotate(degrees, Image.Resampling.NEAREST, fillcolor=77))
+    assert (labels == theirs).mean() > 0.98 and (labels == 77).mean() > 0.02
+    smooth = np.array(Image.fromarray(image).rotate(degrees, Image.Resampling.BICUBIC))
+    inner = cv2.erode((theirs != 77).astype(np.uint8), np.ones((5, 5))) == 1
+    assert np.abs(turned.astype(int) - smooth)[inner].mean() < 2
+    outside = cv2.dilate((theirs != 77).astype(np.uint8), np.ones((5, 5))) == 0
+    assert (turned[outside] == (30, 20, 10)).all()
+
+
+def test_rotation_keeps_depth_and_second_masks_aligned():
+    image, mask = photograph(40, 40)
+    preprocess = COURSE.to("rgbd")
+    planes = {"image": image, "depth": 1000 + mask.astype(np.uint16)}
+    labels, data = whole_crop(planes, np.stack([mask, mask], -1), 4, preprocess, rotate=40)
+    np.testing.assert_array_equal(labels[0], labels[1])
+    known = data[3] != 0
+    assert 0.02 < (~known).mean() < 0.3 and (labels[0][~known] == 255).all()
+    depth = np.exp(data[3] * preprocess.std[3] + preprocess.mean[3])
+    np.testing.assert_allclose(depth[known], 1000 + labels[0][known], atol=0.1)
+
+
+def test_crops_around_a_class_choose_the_class_first_and_lie_anywhere_around_its_pixel():
+    mask = np.zeros((80, 100), np.uint8)
+    mask[70, 20], mask[:5] = 4, 255
+    config = AugmentConfig(crop_size=16, rare_crops=0.8)
+    random = np.random.RandomState(1)
+    corners = [transforms.place(mask, random, config, 255) for _ in range(2000)]
+    assert all(0 <= top <= 64 and 0 <= left <= 84 for top, left in corners)
+    around = np.array([(top, left) for top, left in corners if 54 < top <= 70 and 4 < left <= 20])
+    # 0.8 / 2 of the crops for class 4; of the others 16 x 10 of the 65 x 85 places, more near the edge.
+    assert len(around) / 2000 == pytest.approx(0.4 + 0.6 * 0.03, abs=0.045)
+    assert set(around[:, 0]) == set(range(55, 65)) and set(around[:, 1]) == set(range(5, 21))
+    plain = [transforms.place(mask, random, AugmentConfig(crop_size=16), 255) for _ in range(500)]
+    assert sum(54 < top <= 70 and 4 < left <= 20 for top, left in plain) < 40
+    nothing = transforms.place(np.full((8, 9), 255, np.uint8), random, config, 255)
+    assert nothing == [0, 0]

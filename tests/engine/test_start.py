@@ -14,7 +14,6 @@ from mindfcn.cli.main import main
 from mindfcn.commands.evaluate import evaluate, load_segmenter
 from mindfcn.commands.train import train
 from mindfcn.config import EvalConfig, ModelConfig, OptimConfig, TrainConfig
-from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.build import build, start_from
 from mindfcn.errors import UserError
@@ -59,7 +58,7 @@ def settings(records, run_dir, epochs=1, resume=False, **model):
 def first_card(name="fcn8s_vgg16", pretrained="", **model):
     """(network, card) at the start of a run."""
     config = TrainConfig(model=ModelConfig(**{"name": name, **TINY, **model}, pretrained=pretrained))
-    return build(config, VOC, "")
+    return build(config, VOC, "")[:2]
 
 
 @pytest.mark.parametrize("setting, expected", [("auto", COURSE), ("course", COURSE), ("caffe", CAFFE)])
@@ -125,11 +124,10 @@ def test_the_normalisation_passes_from_stage_to_stage(tmp_path):
 
 
 def test_every_weight_of_a_stage_is_reported(tmp_path):
-    reported = []
     path = saved(tmp_path / "a.ckpt", "fcn32s_vgg16")
     config = TrainConfig(model=ModelConfig("fcn16s_vgg16", **TINY, pretrained=path))
-    net, _ = build(config, VOC, "", Console(reported.append))
-    lines = {line.split()[0]: line for line in "\n".join(reported).splitlines()[1:]}
+    net, _, report = build(config, VOC, "")
+    lines = {line.split()[0]: line for line in str(report).splitlines()[1:]}
     names = {parameter.name for parameter in net.get_parameters() if not parameter.name.endswith(".step")}
     assert lines.keys() == names | {"upscore.weight"}
     assert "left out" in lines["upscore.weight"] and "initial" in lines["score_pool4.weight"]

@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory):
     """A tiny network of random weights that finds several classes."""
     path = tmp_path_factory.mktemp("serve") / "tiny.ckpt"
     runtime.set_up(seed=3)
-    net, card = build(TrainConfig(model=ModelConfig(width=0.125, fc_width=8)), SAMPLE, "")
+    net, card, _ = build(TrainConfig(model=ModelConfig(width=0.125, fc_width=8)), SAMPLE, "")
     random = np.random.default_rng(1)
     for parameter in net.get_parameters():
         if parameter.name.endswith("weight"):

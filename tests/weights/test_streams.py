@@ -53,8 +53,8 @@ def test_depth_filters_begin_as_the_mean_of_the_colors(vgg, form):
     np.testing.assert_allclose(first[:, 3], (vgg["conv1_1.weight"][:, 0] + vgg["conv1_1.weight"][:, 1]
                                              + vgg["conv1_1.weight"][:, 2]) / 3, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(values(net)["conv1.0.bias"], vgg["conv1_1.bias"])
-    assert ("conv1.0.weight", "depth: the mean of the filters for colours") in report.converted
-    assert "depth: the mean of the filters for colours" in str(report)
+    assert ("conv1.0.weight", "fourth channel: the mean of the filters for colours") in report.converted
+    assert "fourth channel: the mean of the filters for colours" in str(report)
     assert len(report.loaded) == 26 and not report.shape_mismatches
     assert report.preprocess.to("rgbd").channels == 4
 

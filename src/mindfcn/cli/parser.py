@@ -1,5 +1,6 @@
 """Command line and YAML files -> the settings of a verb, with error messages in the terms of this command."""
 
+import argparse
 import dataclasses
 import difflib
 import re
@@ -7,25 +8,69 @@ import typing
 
 import jsonargparse
 
+import mindfcn
 from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
 from mindfcn.cli.verbs import VERBS
 from mindfcn.errors import UserError
 
+# What other training tools call a setting.
+ELSEWHERE = {"learning_rate": "optim.lr", "wd": "optim.weight_decay", "optimizer": "optim.name",
+             "optimiser": "optim.name", "batch": "augment.batch_size", "bs": "augment.batch_size",
+             "img_size": "augment.crop_size", "imgsz": "augment.crop_size", "arch": "model.name",
+             "backbone": "model.name", "weights": "model.pretrained", "early_stopping": "patience"}
+
+# Similarity, 0..1, from which a setting of another group may be meant.
+SIMILAR = 0.75
+
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser that raises exceptions and accepts no abbreviated options."""
+    """A parser that raises exceptions and accepts no abbreviated options.
 
-    def __init__(self, *arguments, **options):
+    Args:
+        essentials: names of the options that --help shows; empty shows all.
+        examples: lines shown below them.
+    """
+
+    def __init__(self, *arguments, essentials=(), examples=(), **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
+        self.essentials, self.examples = essentials, examples
+        if essentials:
+            self.add_argument("--help_all", action=HelpAll, help="show every setting and exit")
+
+    def format_help(self, *arguments, **options):
+        """The help of the essential options, with examples; or of all options."""
+        if not self.essentials:
+            return super().format_help(*arguments, **options)
+        shown = {"help", "help_all", "config", *self.essentials}
+        hidden = {action: action.help for action in self._actions if action.dest not in shown}
+        for action in hidden:
+            action.help = argparse.SUPPRESS
+        try:
+            text = super().format_help(*arguments, **options)
+        finally:
+            for action, words in hidden.items():
+                action.help = words
+        return "\n".join([text, "examples:", *(f"  {line}" for line in self.examples), ""])
 
     def error(self, message, ex=None):
         """Raise UserError with the library's message on one line."""
         raise UserError(": ".join(line.strip(" -") for line in str(message).splitlines() if line.strip()))
 
 
+class HelpAll(argparse._HelpAction):
+    """The option --help_all."""
+
+    def __call__(self, parser, *_):
+        """Show the help of all options and exit."""
+        parser.essentials = ()
+        parser.print_help()
+        parser.exit()
+
+
 def parse(arguments):
     """(verb, its settings dataclass) from the arguments after `mindfcn`. Raises UserError."""
     parser = Parser(prog="mindfcn", description="Fully convolutional semantic segmentation on MindSpore.")
+    parser.add_argument("--version", action="version", version=f"mindfcn {mindfcn.__version__}")
     verbs = parser.add_subcommands(required=True, dest="verb")
     for name, known in VERBS.items():
         added = _verb_parser(name, known.config)
@@ -46,7 +91,8 @@ def parse(arguments):
 
 def _verb_parser(name, config):
     parser = Parser(description=(config.__doc__ or "").split("\n")[0],
-                    usage=f"mindfcn {name} {VERBS[name].usage}[--config FILE] [--SETTING VALUE ...]")
+                    usage=f"mindfcn {name} {VERBS[name].usage}[--config FILE] [--SETTING VALUE ...]",
+                    essentials=VERBS[name].essentials, examples=VERBS[name].examples)
     parser.add_argument("--config", action=ActionRecipeFile, metavar="FILE",
                         help="YAML file of settings; options after it win")
     arguments = VERBS[name].arguments
@@ -68,18 +114,19 @@ def _config_files(arguments):
 def check_config_file(path, config):
     """Raise UserError if a file is not YAML, holds no settings, or names an unknown setting."""
     for file, settings in read_recipe(path):
-        _check_names(file, settings, config)
+        _check_names(file, settings, config, known=_types(config))
 
 
-def _check_names(path, content, config, prefix=""):
+def _check_names(path, content, config, prefix="", known=()):
+    """Raise UserError for an unknown setting; `known` are the dotted names of the complete file's settings."""
     hints = typing.get_type_hints(config)
     for name, value in content.items():
         if name not in hints:
-            raise UserError(f"{path}: there is no setting {prefix}{name}{_suggestion(str(name), hints, prefix)}")
+            raise UserError(f"{path}: there is no setting {prefix}{name}{_suggestion(str(name), hints, known, prefix)}")
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {prefix}{name} must hold settings, indented on lines below it, not {value!r}")
-            _check_names(path, value, hints[name], f"{prefix}{name}.")
+            _check_names(path, value, hints[name], f"{prefix}{name}.", known)
         elif entry := _entry_type(hints[name]):
             if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
                 raise UserError(f"{path}: {prefix}{name} must be a list of settings, such as `- name: fcn8s_vgg16`")
@@ -93,9 +140,22 @@ def _entry_type(kind):
     return entries[0] if entries and dataclasses.is_dataclass(entries[0]) else None
 
 
-def _suggestion(name, known, prefix=""):
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
+def _suggestion(name, here, known=(), prefix=""):
+    """The question whether another setting was meant, or "".
+
+    Args:
+        name: a name that is no setting, or an option that is none.
+        here: names of the settings of the same group, without the group's `prefix`, or options.
+        known: dotted names of all settings, or options.
+    """
+    last = name.lstrip("-").split(".")[-1]
+    elsewhere = "." + ELSEWHERE.get(last, last)
+    same = [other for other in known if ("." + other.lstrip("-")).endswith(elsewhere)]
+    # Of two settings of one name, the one in fewer groups.
+    by_last = {other.lstrip("-").split(".")[-1]: other for other in sorted(known, key=lambda one: -one.count("."))}
+    meant = (same or [by_last[near] for near in difflib.get_close_matches(last, by_last, 1, SIMILAR)]
+             or [prefix + near for near in difflib.get_close_matches(name, here, 1)])
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _rewritten(message, verb, arguments):
@@ -123,7 +183,8 @@ def _rewritten(message, verb, arguments):
     if unknown:
         name = unknown[1].split("=")[0]
         options = [f"--{known}" for known in types if known not in _argument_names(verb)]
-        return f"there is no option {name}" + _suggestion(name, options)
+        question = _suggestion(name, options, options)
+        return f"there is no option {name}" + question
     if not verb:
         wrong = re.match(r"argument verb: invalid choice: (\S+)", message)
         return (f"there is no verb {wrong[1]}" if wrong else "no verb") + f"; begin with one of {', '.join(VERBS)}"
@@ -159,7 +220,8 @@ def _type_in_words(kind):
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return f"{len(typing.get_args(kind))} numbers, such as [0.01, 0.0001]"
+        count = len(typing.get_args(kind))
+        return f"{count} numbers, such as {[0.01, 0.0001] if count == 2 else list(range(count, 0, -1))}"
     if _entry_type(kind):
         return "a list such as [{name: fcn32s_vgg16}, {name: fcn8s_vgg16}]"
     if typing.get_origin(kind) is list:

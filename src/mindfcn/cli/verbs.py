@@ -43,6 +43,8 @@ class Verb:
         show: function (result, config, console) that prints the result and returns the exit status, None for 0.
         arguments: settings with their own command line form.
         usage: required arguments, for the usage line of its help.
+        essentials: settings that --help shows; --help_all shows the others as well. Empty shows all.
+        examples: commands shown below them.
     """
     config: type
     function: str
@@ -50,6 +52,8 @@ class Verb:
     show: Callable[[Any, Any, Any], Any]
     arguments: tuple[Argument, ...] = ()
     usage: str = ""
+    essentials: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
     def run(self, config, console):
         """Run the verb and print its result. Returns the exit status."""
@@ -111,8 +115,19 @@ def _show_training(result, config, console):
             console.say(f"curves      {os.path.join(result.run_dir, 'curves.png')}")
             console.say(f"report      {os.path.join(result.run_dir, 'report.html')}")
             console.say(f"checkpoint  {result.checkpoint}")
+            console.say(_advice(result, config))
             _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} PHOTO", console)
     return 128 + result.signal if result.signal else 0
+
+
+def _advice(result, config):
+    """A sentence about what to do after a run."""
+    if not result.evaluation:
+        return "There were no validation records, so look at masks of photographs that the network has not seen:"
+    if result.epoch == result.best_epoch and config.optim.epochs > 1:
+        return (f"The last epoch was the best one; --resume --optim.epochs {2 * result.epoch} trains longer. Open the "
+                "report for the worst images, then segment photographs of your own:")
+    return "Open the report for the worst images, then segment photographs of your own:"
 
 
 def _show_evaluation(result, config, console):
@@ -222,7 +237,12 @@ VERBS = {
                              help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
                              "into records"),)),
     "train": Verb(
-        settings.TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training),
+        settings.TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training,
+        essentials=("run_dir", "resume", "data.source", "data.root", "augment.crop_size", "augment.batch_size",
+                    "model.name", "model.pretrained", "optim.epochs", "optim.lr"),
+        examples=("mindfcn train --config configs/sample.yaml                            a drawn set, in minutes",
+                  "mindfcn train --config configs/own_data.yaml --data.root mydata       your own folder",
+                  "mindfcn train --config runs/own_data/settings.yaml --resume           continue a stopped run")),
     "eval": Verb(
         settings.EvalConfig, "mindfcn.commands.evaluate:evaluate",
         "a checkpoint -> metrics, tables and pictures of a complete split", _show_evaluation, (SCALES,),

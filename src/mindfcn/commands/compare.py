@@ -19,7 +19,7 @@ from mindfcn.data.dataset import SegDataset, evenly_spaced
 from mindfcn.data.records.mindrecord import first_line
 from mindfcn.data.records.records import check_classes, describe_file
 from mindfcn.data.transforms import to_input
-from mindfcn.engine.build import build, training_set
+from mindfcn.engine.build import band_preprocess, build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler
 from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.errors import UserError
@@ -208,7 +208,7 @@ def with_setting(run, dotted, value, where):
         raise UserError(f"{where}: settings: {dotted} cannot differ between networks; those of optim (but for epochs), "
                         "model and augment (but for the sizes of crops and batches) can, as in `optim.lr: 0.01`")
     if not fits(value, hints[name]):
-        raise UserError(f"{where}: settings: {dotted} cannot be {value!r}; see mindfcn train --help")
+        raise UserError(f"{where}: settings: {dotted} cannot be {value!r}; see mindfcn train --help_all")
     return dataclasses.replace(run, **{group: dataclasses.replace(getattr(run, group), **{name: value})})
 
 
@@ -253,7 +253,8 @@ def check_variants(runs, device, records, console):
         pending = source and not is_complete(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
-        net, card = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT)
+        bands = band_preprocess(run, records.train, records.labels, SILENT)
+        net, card, _ = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT, bands=bands)
         training_set(run, records.train, records.labels, card.preprocess)
         freeze(net, run.optim.freeze)
 

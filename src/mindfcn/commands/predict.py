@@ -12,6 +12,7 @@ import numpy as np
 
 from mindfcn.config import PredictConfig
 from mindfcn.console import SILENT, Console
+from mindfcn.data.bands import picture, read_bands
 from mindfcn.data.image_paths import _stem, find_images, output_names
 from mindfcn.errors import UserError
 from mindfcn.inference.open import Segment, open_segmenter
@@ -20,7 +21,7 @@ from mindfcn.labels import LabelSet
 from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
 from mindfcn.storage.files import atomic_path, read_bytes
-from mindfcn.storage.images import dark_note, decode_photograph
+from mindfcn.storage.images import dark_note, decode_image, decode_photograph
 from mindfcn.weights.card import Card
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
@@ -83,7 +84,7 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
             the folder cannot be written, a result would overwrite an input image, or a setting is invalid.
     """
     planes = card.preprocess.planes if card else ("image",)
-    if bool(config.depth) != (planes != ("image",)):
+    if bool(config.depth) != bool({"depth", "hha"} & set(planes)):
         raise UserError(f"--depth: this network takes {' and '.join(planes)}; " + (
             "leave it out" if config.depth else "give the folder of the images' depth"))
     second = card.geometric if card else None
@@ -99,12 +100,9 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     result = PredictResult()
     for path, target in console.track(list(zip(images, targets))):
         try:
-            image = decode_photograph(data := read_bytes(path), path, config.bits)
-            if not config.bits and (dark := dark_note(data, path)):
-                console.say(dark)
-            network_image = _with_planes(image, path, planes, config)
-            mask, probabilities = segment(network_image, config.probabilities)
-            geometric = segmenter.geometric(network_image) if second else None
+            image, seen = _read(path, planes, config, card, console)
+            mask, probabilities = segment(seen, config.probabilities)
+            geometric = segmenter.geometric(seen) if second else None
             _write(target, image, mask, probabilities, labels)
             if second:
                 write_palette_png(target["geometric"], geometric, second)
@@ -136,10 +134,25 @@ def _check_depth_names(images):
                             "in two calls")
 
 
+def _read(path, planes, config, card, console):
+    """(picture (H, W, 3) uint8 BGR, what the network sees: the picture itself, or planes as for `to_input`).
+
+    Raises UserError if the file cannot be read, has other bands than the network takes, or depth is missing.
+    """
+    if planes != ("bands",):
+        image = decode_photograph(data := read_bytes(path), path, config.bits)
+        if not config.bits and (dark := dark_note(data, path)):
+            console.say(dark)
+        return image, image if planes == ("image",) else _with_planes(image, path, planes, config)
+    bands = read_bands(path)
+    if bands.shape[2] != card.preprocess.channels:
+        raise UserError(f"{path} has {bands.shape[2]} bands, the network takes {card.preprocess.channels}")
+    shown = card.training.get("settings", {}).get("data", {}).get("bands") or (3, 2, 1)
+    return decode_image(picture(path, shown), path), {"bands": bands}
+
+
 def _with_planes(image, path, planes, config):
-    """A photograph, or its planes as for `to_input`. Raises UserError if depth is missing or of another size."""
-    if planes == ("image",):
-        return image
+    """The planes of a photograph as for `to_input`. Raises UserError if depth is missing or of another size."""
     # Imported here because it needs SciPy.
     from mindfcn.data.sources.nyud import hha_of_file, read_depth
     source = os.path.join(config.depth, _stem(path) + ".png")

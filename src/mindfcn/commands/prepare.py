@@ -200,7 +200,8 @@ def _folder(config):
         raise UserError(f"no labels file {path}; make one with mindfcn labels --from {masks}")
     labels = LabelSet.load(path)
     train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
-                              not config.skip_bad, config.bits) for split in (config.train_split, config.val_split))
+                              not config.skip_bad, config.bits, config.bands)
+                  for split in (config.train_split, config.val_split))
     return labels, train, val
 
 
@@ -221,8 +222,8 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
 DRAWN = {"sample": "data/sample", "rooms": "data/rooms"}
 # Settings that mean nothing without a source.
 SOURCE_SETTINGS = ("root", "voc", "classes", "year", "sbd", "sbd_splits", "train_split", "val_split", "val_fraction",
-                   "mask_encoding", "bits", "instances", "instance_size", "per_image", "duplicate_rare", "samples",
-                   "size", "seed")
+                   "mask_encoding", "bits", "bands", "instances", "instance_size", "per_image", "duplicate_rare",
+                   "samples", "size", "seed")
 
 
 # ------------------------------------------------------------------------------------------------ records at each use

@@ -16,7 +16,7 @@ from mindfcn.config import EvalConfig, TrainConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
-from mindfcn.engine.build import build, offset_seeds_by_rank, training_loss, training_set
+from mindfcn.engine.build import band_preprocess, build, offset_seeds_by_rank, training_loss, training_set
 from mindfcn.engine.callbacks import (
     CheckpointSaver,
     Evaluator,
@@ -38,10 +38,12 @@ from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
 from mindfcn.inference.pipeline import Inference
+from mindfcn.metrics import ConfusionMatrix
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
 from mindfcn.report.page import Page
+from mindfcn.storage.files import write_text
 from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import load_weights
 
@@ -55,13 +57,15 @@ class TrainResult:
         checkpoint: the best checkpoint, or the last one if nothing was evaluated.
         evaluation: EvalResult of the best checkpoint; None without validation records or after a signal.
         signal: number of the signal that stopped the run early, or None.
-        epoch: number of completed epochs.
+        epoch: number of completed epochs; fewer than the settings' after a signal or with `patience`.
+        best_epoch: epoch of the best checkpoint; None if nothing was evaluated.
     """
     run_dir: str
     checkpoint: str
     evaluation: Optional[EvalResult]
     signal: Optional[int]
     epoch: int
+    best_epoch: Optional[int] = None
 
 
 def train(config: TrainConfig, console: Console = SILENT) -> TrainResult:
@@ -107,22 +111,29 @@ def train_in(run_dir, config, resuming, device, console):
     data = dataclasses.replace(config.data, identity=records.identity, overwrite=False)
     config = dataclasses.replace(config, data=data)
     dtype, scaler = loss_scaler(config.optim, device)
-    net, card = build(config, records.labels, records.val, notes, resuming)
+    check_best_by(config, records.labels)
+    bands = band_preprocess(config, records.train, records.labels, notes)
+    net, card, report = build(config, records.labels, records.val, notes, resuming, bands)
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
     card.shorter_side = config.augment.shorter_side
     train_set = training_set(config, records.train, records.labels, card.preprocess)
+    if train_set.pipeline:
+        card.training["pipeline"] = train_set.pipeline.digest
     frozen = freeze(net, config.optim.freeze)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     precision = compute_in(net, dtype, config.optim.precision)
     loss = training_loss(config, train_set, card, notes, net)
     offset_seeds_by_rank(net, loss)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
-    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average)
+    step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average, config.optim.clip_norm)
     with runtime.fail_on_all_ranks():
         if resuming:
             resume(run_dir, net, card, step, train_set, config, rates, notes)
         elif writes:
             run_dir.begin(config)
+            if report:
+                write_text(run_dir.weights, f"{report}\n")
+                notes.say(f"{report.summary()}; listed in {run_dir.weights}")
     card.training["precision"] = precision
     val_set = SegDataset.for_evaluation(records.val, card) if records.val else None
     trained = sum(parameter.size for parameter in update.parameters)
@@ -141,7 +152,8 @@ def train_in(run_dir, config, resuming, device, console):
         best = run_dir.best if os.path.exists(run_dir.best) else run_dir.last
         with runtime.fail_on_all_ranks():
             result = final_evaluation(run, best) if val_set else None
-        return TrainResult(run_dir.path, best, result, signals.agreed(), config.optim.epochs)
+        return TrainResult(run_dir.path, best, result, signals.agreed(), run.place[0],
+                           card.training.get("best", {}).get("epoch"))
 
 
 def check_settings(config):
@@ -149,8 +161,17 @@ def check_settings(config):
     augment, optim, model = config.augment, config.optim, config.model
     split_name(model.name)
     check_bounds(config)
+    check_start(model, optim)
+    adam = optim.name != "sgd"
     side = model.side or 224
     rules = [("optim.min_lr", optim.min_lr, optim.min_lr <= optim.lr, "between 0 and optim.lr"),
+             ("optim.lr", optim.lr, not adam or optim.lr <= 0.01, f"at most 0.01 with --optim.name {optim.name}"),
+             ("optim.label_smoothing", optim.label_smoothing, not optim.label_smoothing
+              or optim.loss in ("mean", "sum", "bootstrapped"), f"0 with --optim.loss {optim.loss}"),
+             ("patience", config.patience, not config.patience or config.eval_every,
+              "0 with --eval_every 0, which evaluates only at the end"),
+             ("patience", config.patience, not (config.patience and optim.recalibrate),
+              "0 with --optim.recalibrate, which follows the last epoch"),
              ("augment.min_scale", augment.min_scale, augment.min_scale <= augment.max_scale,
               "above 0 and at most augment.max_scale"),
              ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
@@ -160,6 +181,9 @@ def check_settings(config):
               "0 with --augment.crop_size 0, for other images than photographs and with --model.geometric"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which also averages the statistics"),
+             ("augment.pipeline", augment.pipeline, not augment.pipeline or augment.crop_size > 0
+              and model.modality not in ("hha", "bands"), "left out with --augment.crop_size 0, and with "
+              "--model.modality hha or bands"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
               and model.pretrained, "left out except for --model.modality rgb_hha with --model.pretrained"),
              ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
@@ -174,6 +198,25 @@ def check_settings(config):
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "
                         "or leave it out")
+
+
+def check_start(model, optim):
+    """Raise UserError if layers that keep their initial weights would keep random ones."""
+    if model.pretrained:
+        return
+    if optim.freeze:
+        raise UserError(f"--optim.freeze {optim.freeze}: without --model.pretrained these layers would stay random; "
+                        "give weights, or --optim.freeze ''")
+    if model.name.startswith("fcn32s_fixed_"):
+        raise UserError(f"--model.name {model.name} trains only the score layer, and without --model.pretrained all "
+                        "others would stay random; give weights")
+
+
+def check_best_by(config, labels):
+    """Raise UserError if the best checkpoint is to be best by something that is not measured."""
+    known = [*ConfusionMatrix().compute(), *labels.names]
+    if config.best_by not in known:
+        raise UserError(f"--best_by {config.best_by}: must be one of {', '.join(known)}")
 
 
 def run_page(run_dir, config, device, card, train_set, val_set):
@@ -194,7 +237,7 @@ def fit(run, rates, tolerance):
     if run.step.batches and not run.train.skip_batches and run.evaluation_due(first) \
             and not run.run_dir.evaluated(run.step.batches):
         evaluator.evaluate(first)
-    if first < epochs and not run.signals.agreed():
+    if first < epochs and not run.exhausted(first) and not run.signals.agreed():
         if run.config.augment.crop_size:
             runtime.graph_mode()
         else:

@@ -17,6 +17,7 @@ from mindfcn.config import AugmentConfig
 from mindfcn.console import FilePath
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram, repeats
+from mindfcn.data.pipeline import Pipeline
 from mindfcn.data.records.integrity import count_records, record_columns, record_files
 from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
 from mindfcn.data.samples import check_numbers, decode_mask, decode_plane, in_threads
@@ -43,6 +44,9 @@ class SegDataset:
         training: True for random crops, shuffled, without the last incomplete batch; False for complete images at
             native size, in the records' order.
         flip: mirror half of the training crops.
+        vertical_flip: turn half of the training crops upside down.
+        rotate, rare_crops: rotation and placement of training crops; see `AugmentConfig`.
+        pipeline: YAML file of an albumentations pipeline for training crops; "" is none.
         photometric: strength of random colour changes of training crops, 0..1; see `transforms.jitter_colors`.
         max_class_share, crop_tries: bound on one class's share of a crop; see `AugmentConfig`.
         shorter_side, repeat_rare: size of the photographs and repetition of rare classes; see `AugmentConfig`.
@@ -61,7 +65,8 @@ class SegDataset:
     def __init__(self, image_mean: Sequence[float] = COURSE.mean, image_std: Sequence[float] = COURSE.std,
                  data_file: FilePath = "", batch_size: int = 32, crop_size: int = 512, max_scale: float = 2.0,
                  min_scale: float = 0.5, ignore_label: int = 255, num_classes: int = 21, num_readers: int = 2,
-                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, photometric: float = 0.0,
+                 num_parallel_calls: int = 4, *, training: bool = True, flip: bool = True, vertical_flip: bool = False,
+                 rotate: float = 0.0, rare_crops: float = 0.0, pipeline: str = "", photometric: float = 0.0,
                  max_class_share: float = 1.0, crop_tries: int = 10, shorter_side: int = 0, repeat_rare: float = 0.0,
                  seed: Optional[int] = None, preprocess: Optional[Preprocess] = None, first_epoch: int = 0,
                  skip_batches: int = 0, rank: int = 0, rank_size: int = 1, limit: int = 0,
@@ -88,9 +93,14 @@ class SegDataset:
         self.count = len(self.selected)
         self.batch_size = batch_size
         self.augment = AugmentConfig(crop_size=crop_size, min_scale=min_scale, max_scale=max_scale, flip=flip,
+                                     vertical_flip=vertical_flip, rotate=rotate, rare_crops=rare_crops,
+                                     pipeline=pipeline,
                                      photometric=photometric, max_class_share=max_class_share, crop_tries=crop_tries,
                                      shorter_side=shorter_side, repeat_rare=repeat_rare, batch_size=batch_size,
                                      workers=num_parallel_calls)
+        self.pipeline = None
+        if training and pipeline:
+            self.pipeline = Pipeline(pipeline, ignore_label, self.preprocess, crop_size)
         self.ignore_label = ignore_label
         self.num_classes = num_classes
         self.num_readers = _threads(num_readers)
@@ -190,6 +200,17 @@ class SegDataset:
             seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
             yield str(name), photograph, seen, mask, *(second or [None])
 
+    def bands(self) -> Iterator[np.ndarray]:
+        """Yield the bands, (H, W, N), of all records. Raises UserError if two have different numbers of them."""
+        first = None
+        for name, data in self._read(["file_name", "bands"]):
+            array = decode_plane("bands", data.tobytes(), f"{name}'s bands in {self.files[0]}")
+            first = first or array.shape[2]
+            if array.shape[2] != first:
+                raise UserError(f"{name} has {array.shape[2]} bands and those before it {first}; give images of the "
+                                "same bands")
+            yield array
+
     def class_counts(self) -> ClassCounts:
         """ClassCounts of the masks of all records, including those of other devices."""
         counts = ClassCounts(self.num_classes)
@@ -288,7 +309,8 @@ class SegDataset:
 
     def _crop(self, row, random, out=None):
         image, label = self._decode(*row)
-        return transforms.augment(image, label, random, self.augment, self.preprocess, self.ignore_label, out)
+        return transforms.augment(image, label, random, self.augment, self.preprocess, self.ignore_label, out,
+                                  self.pipeline)
 
     def _decode(self, *row):
         """Decode the columns to (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
@@ -301,6 +323,9 @@ class SegDataset:
             if array.shape[:2] != (height, width):
                 raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "
                                 f"{width}x{height}; prepare the records again")
+        if "bands" in image and image["bands"].shape[2] != self.preprocess.channels:
+            raise UserError(f"an image in {source} has {image['bands'].shape[2]} bands, the network takes "
+                            f"{self.preprocess.channels}; give images of its bands")
         if not self.validated:
             check_numbers(masks[0], self.num_classes, self.ignore_label, f"in {source}")
         if self.preprocess.modality == "rgb":

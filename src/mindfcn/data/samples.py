@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import io
 import itertools
 import os
 from collections.abc import Mapping
@@ -50,19 +51,24 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
-    """A plane of the same size as its photograph: `depth`, `hha`, or a second mask, `geometric`.
+    """A plane of the same size as its photograph: `depth`, `hha`, `bands`, or a second mask, `geometric`.
 
     Attributes:
         path: file that the plane is read from.
-        read: function path -> (H, W) uint16 depth in mm, 0 where unknown; (H, W, 3) uint8 HHA; or (H, W) uint8 class
-            numbers.
+        read: function path -> (H, W) uint16 depth in mm, 0 where unknown; (H, W, 3) uint8 HHA; (H, W, N) bands; or
+            (H, W) uint8 class numbers.
     """
     path: str
     read: Callable[[str], np.ndarray]
 
 
 def encode_plane(column, plane):
-    """Encode a plane as `Extra.read` returns it to PNG bytes; HHA is stored as (R, G, B), as in published files."""
+    """Encode a plane as `Extra.read` returns it: PNG bytes, HHA as (R, G, B), as in published files; bands as NumPy's.
+    """
+    if column == "bands":
+        file = io.BytesIO()
+        np.save(file, plane, allow_pickle=False)
+        return file.getvalue()
     plane = np.ascontiguousarray(plane[..., ::-1]) if column == "hha" else plane
     return cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
@@ -71,6 +77,14 @@ def decode_plane(column, data, where):
     """Decode what `encode_plane` wrote; `where` names the record in messages. Raises UserError."""
     if column == "image":
         return decode_image(data, where)
+    if column == "bands":
+        try:
+            plane = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(f"{where} is no array: {str(error)[:100]}; prepare it again") from None
+        if plane.ndim != 3:
+            raise UserError(f"{where} is no array of bands; prepare it again")
+        return plane
     plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     expected = {"depth": (2, np.uint16), "hha": (3, np.uint8)}.get(column, (2, np.uint8))
     if plane is None or (plane.ndim, plane.dtype) != expected:

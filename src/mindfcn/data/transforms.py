@@ -1,16 +1,18 @@
 """Operations on a photograph and its mask, as pure functions of NumPy arrays.
 
 Images are (H, W, 3) uint8 BGR, as OpenCV reads them, or, for networks that take more than colours, the planes of
-`preprocess.MODALITIES` by name: {"image": ..., "depth": (H, W) uint16 mm, "hha": (H, W, 3) uint8}. Masks are (H, W)
-uint8 class numbers, or (H, W, tasks) for several label sets.
+`preprocess.MODALITIES` by name: {"image": ..., "depth": (H, W) uint16 mm, "hha": (H, W, 3) uint8, "bands": (H, W, N)}.
+Masks are (H, W) uint8 class numbers, or (H, W, tasks) for several label sets.
 """
 
 import cv2
 import numpy as np
 
+from mindfcn.preprocess import CHANNELS
+
 # Interpolation of each plane. HHA's angles must not overshoot; depth must not be averaged across edges or with 0,
 # which means unknown.
-SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST}
+SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST, "bands": cv2.INTER_LINEAR}
 
 
 def scale(image, mask, factor):
@@ -35,9 +37,41 @@ def crop(array, top, left, size):
     return array[top:top + size, left:left + size]
 
 
-def flip(array):
-    """Mirror left and right."""
-    return cv2.flip(array, 1)
+def flip(array, vertical=False):
+    """Mirror left and right, or above and below."""
+    return cv2.flip(array, 0 if vertical else 1)
+
+
+def rotate(image, mask, degrees, preprocess, ignore_label):
+    """Rotate image and mask counterclockwise about their centre; sizes stay.
+
+    The mask is rotated to the nearest pixel and the image by SCALING. From outside come the ignore label, and in the
+    image the mean of `preprocess`, rounded, or unknown depth.
+    """
+    height, width = mask.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+
+    def turn(array, interpolation, outside):
+        # OpenCV turns up to four channels at a time.
+        if array.ndim == 3 and array.shape[2] > 4:
+            return np.dstack([turn(array[..., first:first + 4], interpolation, outside[first:first + 4])
+                              for first in range(0, array.shape[2], 4)])
+        return cv2.warpAffine(array, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_CONSTANT,
+                              borderValue=outside)
+
+    return (map_planes(image, lambda plane, name: turn(plane, SCALING[name], outside_of(name, preprocess))),
+            turn(mask, cv2.INTER_NEAREST, (ignore_label,) * 4))
+
+
+def outside_of(name, preprocess):
+    """The values of a plane beyond the photograph: its mean, rounded, one number per channel; 0 for depth."""
+    if name == "depth":
+        return (0,)
+    if name == "bands":
+        return preprocess.mean
+    first = sum(CHANNELS[plane] for plane in preprocess.planes[:preprocess.planes.index(name)])
+    mean = np.rint(preprocess.mean[first:first + CHANNELS[name]]).tolist()
+    return mean[::-1] if name == "image" and preprocess.order == "RGB" else mean
 
 
 def to_input(image, preprocess, out=None):
@@ -112,18 +146,42 @@ def largest_share(mask, ignore_label):
     return pixels.max() / pixels.sum() if pixels.any() else 1.0
 
 
-def augment(image, mask, random, config, preprocess, ignore_label, out=None):
+def place(mask, random, config, ignore_label):
+    """Draw the upper left corner of a crop: (row, column).
+
+    A share of `rare_crops` contain a pixel that is drawn from those of a class that is drawn from the mask's.
+
+    Args:
+        mask: (H, W) uint8.
+        config: AugmentConfig.
+    """
+    size = config.crop_size
+    last = [max(side, size) - size for side in mask.shape]
+    if config.rare_crops and random.uniform() < config.rare_crops:
+        pixels = np.bincount(mask.ravel(), minlength=256)
+        pixels[ignore_label] = 0
+        classes = np.flatnonzero(pixels)
+        if classes.size:
+            places = np.argwhere(mask == classes[random.randint(classes.size)])
+            pixel = places[random.randint(len(places))]
+            return [random.randint(max(0, at - size + 1), min(at, end) + 1) for at, end in zip(pixel, last)]
+    return [random.randint(0, end + 1) for end in last]
+
+
+def augment(image, mask, random, config, preprocess, ignore_label, out=None, pipeline=None):
     """Draw one training crop in the course's order: scale, vertical offset, horizontal offset, flip; then colours.
 
-    With `shorter_side`, the random scale is relative to the photograph of that shorter side.
+    With `shorter_side`, the random scale is relative to the photograph of that shorter side. What is off in the
+    settings draws no random numbers.
 
     Args:
         random: `numpy.random` or a RandomState.
         config: AugmentConfig. Offsets are drawn again, up to `crop_tries` times in all, while one class exceeds
-            `max_class_share`; the last ones are used. A share of 1 draws them once, `photometric` 0 draws no colours.
+            `max_class_share`; the last ones are used. A share of 1 draws them once.
         preprocess: normalisation of the image.
         ignore_label: label of the padding.
         out: (image, mask) arrays to write into; new ones if None.
+        pipeline: Pipeline applied to the crop after it is flipped, or None.
 
     Returns:
         image (C, crop_size, crop_size) float32, normalised, 0 (the mean colour) beyond the photograph;
@@ -132,21 +190,26 @@ def augment(image, mask, random, config, preprocess, ignore_label, out=None):
     crop_size = config.crop_size
     factor = config.shorter_side / min(mask.shape[:2]) if config.shorter_side else 1.0
     image, mask = scale(image, mask, factor * random.uniform(config.min_scale, config.max_scale))
-    height, width = mask.shape[:2]
+    if config.rotate:
+        image, mask = rotate(image, mask, random.uniform(-config.rotate, config.rotate), preprocess, ignore_label)
+    # With two masks, the first one decides.
+    first = mask[..., 0] if mask.ndim == 3 else mask
     for _ in range(config.crop_tries):
-        top = random.randint(0, max(height, crop_size) - crop_size + 1)
-        left = random.randint(0, max(width, crop_size) - crop_size + 1)
-        window = crop(mask, top, left, crop_size)
-        # With two masks, the first one decides.
-        first = window[..., 0] if window.ndim == 3 else window
-        if config.max_class_share == 1 or largest_share(first, ignore_label) <= config.max_class_share:
+        top, left = place(first, random, config, ignore_label)
+        share = 0 if config.max_class_share == 1 else largest_share(crop(first, top, left, crop_size), ignore_label)
+        if share <= config.max_class_share:
             break
-    image, mask = map_planes(image, lambda plane, _: crop(plane, top, left, crop_size)), window
+    image = map_planes(image, lambda plane, _: crop(plane, top, left, crop_size))
+    mask = crop(mask, top, left, crop_size)
     height, width = mask.shape[:2]
-    left = 0
+    top = left = 0
     if config.flip and random.uniform(0.0, 1.0) > 0.5:
         # The padding is then at the left.
         image, mask, left = map_planes(image, lambda plane, _: flip(plane)), flip(mask), crop_size - width
+    if config.vertical_flip and random.uniform() > 0.5:
+        image, mask, top = map_planes(image, lambda plane, _: flip(plane, True)), flip(mask, True), crop_size - height
+    if pipeline:
+        image, mask = pipeline(image, mask, random)
     if config.photometric:
         image = map_planes(image, lambda plane, name: jitter_colors(plane, random, config.photometric)
                            if name == "image" else plane)
@@ -155,6 +218,6 @@ def augment(image, mask, random, config, preprocess, ignore_label, out=None):
     if (height, width) != (crop_size, crop_size):
         data.fill(0)
         label.fill(ignore_label)
-    to_input(image, preprocess, data[:, :height, left:left + width])
-    label[..., :height, left:left + width] = np.moveaxis(mask, -1, 0) if mask.ndim == 3 else mask
+    to_input(image, preprocess, data[:, top:top + height, left:left + width])
+    label[..., top:top + height, left:left + width] = np.moveaxis(mask, -1, 0) if mask.ndim == 3 else mask
     return data, label

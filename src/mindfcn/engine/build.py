@@ -4,6 +4,7 @@ import dataclasses
 
 from mindfcn import runtime
 from mindfcn.console import SILENT
+from mindfcn.data.bands import statistics
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.engine.optimiser import loss_function
@@ -27,6 +28,21 @@ def training_set(config, path, labels, preprocess):
     Raises UserError if the records lack planes or classes that the network needs.
     """
     return SegDataset.for_training(path, config.augment, labels, preprocess, config.seed, config.model.geometric)
+
+
+def band_preprocess(config, path, labels, console):
+    """The Preprocess of multispectral records, from means and deviations of all of them; None for other inputs.
+
+    Raises UserError if the records have no bands, or different numbers of them.
+    """
+    if config.model.modality != "bands":
+        return None
+    bands = Preprocess(mean=(0,), std=(1,), modality="bands")
+    records = SegDataset(data_file=path, training=False, preprocess=bands, num_classes=len(labels))
+    mean, std = statistics(records.bands())
+    console.say(f"{len(mean)} bands; means {', '.join(f'{one:.4g}' for one in mean)}; "
+                f"deviations {', '.join(f'{one:.4g}' for one in std)}")
+    return Preprocess(mean=mean, std=std, modality="bands")
 
 
 def training_loss(config, train_set, card, console, net):
@@ -60,14 +76,18 @@ def offset_seeds_by_rank(net, loss):
             cell.seed += RANK_SEEDS * runtime.rank()
 
 
-def build(config, labels, val_path, console=SILENT, resuming=False):
-    """(network with its initial weights, Card); pretrained weights are not loaded when `resuming`."""
+def build(config, labels, val_path, console=SILENT, resuming=False, bands=None):
+    """(network with its initial weights, Card, LoadReport of its pretrained weights or None).
+
+    They are not loaded when `resuming`. `bands` is the Preprocess of multispectral images.
+    """
     model = config.model
     options = {"padding": None if model.padding == "same" else model.padding, "width": model.width,
                "fc_width": model.fc_width, "output_stride": model.output_stride,
                "skip_scales": model.skip_scales and list(model.skip_scales), "side": model.side,
                "decoder_width": model.decoder_width, "auxiliary": model.auxiliary,
-               "modality": None if model.modality == "rgb" else model.modality}
+               "modality": None if model.modality == "rgb" else model.modality,
+               "bands": bands and bands.channels}
     geometric = second_labels(val_path) if model.geometric else None
     options |= {"geometric": geometric and len(geometric)}
     options = {name: value for name, value in options.items() if value is not None}
@@ -76,8 +96,9 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
     net = create_model(model.name, len(labels), **options,
                        **{name: value for name, value in passing.items() if value is not None})
     card = Card(Card.model_entry(config.model.name, options), labels,
-                CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
+                bands or CONVENTIONS.get(model.preprocess, COURSE).to(model.modality), val_path or "",
                 {"settings": dataclasses.asdict(config)}, geometric=geometric)
+    report = None
     if config.model.pretrained and not resuming:
         # Fetched and verified once, here, where the console shows the progress.
         path = locate(model.pretrained, console)
@@ -85,8 +106,7 @@ def build(config, labels, val_path, console=SILENT, resuming=False):
             report, card.preprocess = start_streams(net, path, model.pretrained_hha, card, model.preprocess)
         else:
             report, card.preprocess = start_from(net, path, card, model.preprocess, console)
-        console.say(str(report))
-    return net, card
+    return net, card, report
 
 
 def second_labels(path):
@@ -134,7 +154,7 @@ def start_from(net, path, card, convention="auto", console=SILENT):
     if not any(name.startswith("score") for name in weights):
         entry = entry_of(path)
         report = load_backbone(net, weights, entry.preprocess if entry and convention == "auto" else convention, path)
-        return report, report.preprocess.to(modality)
+        return report, card.preprocess if modality == "bands" else report.preprocess.to(modality)
     same = saved.labels.names == card.labels.names
     report = load_stage(net, weights, path, same)
     if same and saved.labels.colors != card.labels.colors:
@@ -143,6 +163,8 @@ def start_from(net, path, card, convention="auto", console=SILENT):
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
         raise UserError(f"{path}: its skip layers were trained with scale factors {saved.skip_scales}, not "
                         f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
+    if modality == "bands" and saved.preprocess.modality != "bands":
+        return report, card.preprocess
     if convention != "auto":
         return report, CONVENTIONS[convention].to(modality)
     # Weights trained on colour may initialise a network for depth.

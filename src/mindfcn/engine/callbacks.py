@@ -23,7 +23,6 @@ from mindfcn.engine.run_dir import RunDir
 from mindfcn.engine.step import MOVING, TrainStep
 from mindfcn.errors import UserError
 from mindfcn.evaluation import Evaluation, evaluate_network
-from mindfcn.metrics import MEAN_IOU
 from mindfcn.report.page import Page, write_page
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
@@ -104,6 +103,18 @@ class Run:
     notes: Console = SILENT
     writes: bool = True
     best: Optional[Evaluation] = None
+
+    def score(self, evaluation):
+        """The number that best.ckpt is best by; NaN if nothing was counted for it."""
+        name = self.config.best_by
+        if name in evaluation.metrics:
+            return evaluation.metrics[name]
+        return float(evaluation.matrix.class_ious()[self.card.labels.names.index(name)])
+
+    def exhausted(self, epoch):
+        """Whether the evaluation after this epoch comes `patience` epochs or more after the best one."""
+        best = self.card.training.get("best", {}).get("epoch", epoch)
+        return self.evaluation_due(epoch) and 0 < self.config.patience <= epoch - best
 
     @property
     def place(self):
@@ -264,6 +275,10 @@ class Evaluator(RunCallback):
             return
         if run.evaluation_due(epoch):
             self.evaluate(epoch)
+            if run.exhausted(epoch):
+                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} was highest after epoch "
+                              f"{run.card.training['best']['epoch']}, {run.config.patience} epochs or more ago")
+                run_context.request_stop()
         elif run.step.average and epoch == run.config.optim.epochs and run.writes:
             # Without validation records, the averaged weights of the last epoch are the result.
             with run.step.average.applied():
@@ -284,13 +299,14 @@ class Evaluator(RunCallback):
         if evaluation is None:
             return
         metrics = evaluation.metrics
+        score = run.score(evaluation)
         run.console.evaluated(run.step.batches, metrics)
         run.notes.say(f"epoch {epoch}: {evaluation.matrix}")
         if evaluation.geometric:
             run.notes.say(f"epoch {epoch}, geometric classes: {evaluation.geometric}")
-        if metrics[MEAN_IOU] >= run.card.training.get("best", {}).get(MEAN_IOU, -1):
+        if score >= run.card.training.get("best", {}).get(run.config.best_by, -1):
             run.best = evaluation
-            run.card.training["best"] = {"epoch": epoch, **metrics}
+            run.card.training["best"] = {"epoch": epoch, **metrics, run.config.best_by: score}
             if run.writes:
                 save_checkpoint(run.run_dir.best, run.segmenter.net, dataclasses.replace(run.card, metrics=metrics))
         # Written last, so that a run killed before this line evaluates the epoch again.

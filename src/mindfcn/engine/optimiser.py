@@ -34,7 +34,7 @@ def freeze(net, last):
 
 
 def optimiser(net, config, steps_per_epoch):
-    """(optimiser, (updates,) learning rates): momentum SGD, in groups that share learning rate and decay.
+    """(optimiser, (updates,) learning rates), in groups that share learning rate and decay.
 
     OptimConfig describes the settings.
     """
@@ -45,13 +45,16 @@ def optimiser(net, config, steps_per_epoch):
     groups = {}
     for parameter in net.trainable_params():
         bare = parameter.name.removeprefix(stream_of(parameter.name))
-        paper = config.paper_biases and parameter.name.endswith(UNDECAYED)
-        factor = (config.head_lr if bare.startswith(HEADS) else 1.0) * (2.0 if paper else 1.0)
-        decay = 0.0 if paper else config.weight_decay
+        shift = parameter.name.endswith(UNDECAYED)
+        factor = (config.head_lr if bare.startswith(HEADS) else 1.0) * (2.0 if config.paper_biases and shift else 1.0)
+        decay = 0.0 if shift and (config.paper_biases or config.name != "sgd") else config.weight_decay
         groups.setdefault((factor, decay), []).append(parameter)
-    return Momentum([{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
-                     for (factor, decay), members in groups.items()],
-                    learning_rate=ms.Tensor(rates), momentum=config.momentum), rates
+    groups = [{"params": members, "lr": ms.Tensor(rates * factor), "weight_decay": decay}
+              for (factor, decay), members in groups.items()]
+    if config.name == "sgd":
+        return Momentum(groups, ms.Tensor(rates), config.momentum), rates
+    kind = nn.Adam if config.name == "adam" else AdamW
+    return kind(groups, ms.Tensor(rates), config.momentum, config.beta2), rates
 
 
 class Momentum(nn.Momentum):
@@ -81,15 +84,34 @@ class Momentum(nn.Momentum):
         return decayed
 
 
+class AdamW(nn.Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): weight -= learning rate * decay * weight.
+
+    nn.AdamWeightDecay leaves out the correction of the moments' bias, and its first steps are too long.
+    """
+
+    def __init__(self, groups, learning_rate, beta1, beta2):
+        super().__init__(groups, learning_rate, beta1, beta2)
+        self.shrink = ops.ApplyGradientDescent()
+
+    def decay_weight(self, gradients):
+        """The gradients as they are, after the weights have decayed."""
+        decayed = ()
+        for gradient, weight, decay, rate in zip(gradients, self._parameters, self.weight_decay, self.get_lr()):
+            decayed += (ops.depend(gradient, self.shrink(weight, rate * decay, weight)),)
+        return decayed
+
+
 def loss_function(config, ignore_label, seed, class_weights):
     """The loss chosen by the settings."""
     options = {"ignore_label": ignore_label, "keep": config.keep_cells, "seed": seed, "class_weights": class_weights}
-    if config.loss == "bootstrapped":
-        return Bootstrapped(config.hard_pixels, **options)
     if config.loss == "focal":
         return Focal(config.focal_gamma, **options)
     if config.loss == "dice":
         return Dice(**options)
+    options["smoothing"] = config.label_smoothing
+    if config.loss == "bootstrapped":
+        return Bootstrapped(config.hard_pixels, **options)
     return CrossEntropy(reduction=config.loss, **options)
 
 

@@ -18,10 +18,12 @@ from mindfcn.weights.load import load_weights
 DEFAULTS = {"width": 1.0, "fc_width": 4096, "geometry": "padded", "output_stride": 32, "side": 224,
             "decoder_width": 1.0}
 # Settings that may change when a run is resumed; the console names those that do.
-MAY_CHANGE = ("eval_every", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
+MAY_CHANGE = ("eval_every", "patience", "augment.crop_size", "augment.min_scale", "augment.max_scale", "augment.flip",
+              "augment.vertical_flip", "augment.rotate", "augment.rare_crops", "augment.pipeline",
               "augment.photometric", "augment.max_class_share", "augment.crop_tries", "optim.epochs", "optim.lr",
-              "optim.min_lr", "optim.schedule", "optim.power", "optim.warmup_epochs", "optim.momentum",
-              "optim.weight_decay", "optim.head_lr", "optim.recalibrate", "optim.precision", "optim.loss_scale")
+              "optim.min_lr", "optim.schedule", "optim.power", "optim.warmup_epochs", "optim.momentum", "optim.beta2",
+              "optim.weight_decay", "optim.clip_norm", "optim.label_smoothing", "optim.head_lr",
+              "optim.recalibrate", "optim.precision", "optim.loss_scale")
 # Settings that do not affect the weights, or that are compared by their effect: the records by their identity.
 UNCHECKED = ("run_dir", "resume", "overwrite", "device", "keep", "tensorboard", "augment.workers", "model.pretrained",
              "model.pretrained_hha", "model.preprocess")
@@ -64,12 +66,15 @@ def resume(run_dir, net, card, step, train_set, config, rates, console):
             raise UserError(f"{run_dir.last}: the state of {name} does not fit these settings; "
                             f"resume with those in {run_dir.settings}")
         parameters[name].set_data(ms.Tensor(restored[name]))
+    before, now = saved.training.pop("pipeline", None), card.training.get("pipeline")
+    if before != now:
+        changes["contents of augment.pipeline"] = before, now
     step.batches = saved.training["step"]
     console.say(f"continuing after step {step.batches} of {run_dir.path}")
     for name, (before, now) in changes.items():
         console.say(f"{name} changes from {before} to {now}")
-    card.training = {**saved.training, "best": best_so_far(run_dir.best, step.batches, console),
-                     "settings": dataclasses.asdict(config)}
+    card.training = {**saved.training, **card.training,
+                     "best": best_so_far(run_dir.best, step.batches, console), "settings": dataclasses.asdict(config)}
     train_set.first_epoch, train_set.skip_batches = divmod(step.batches, train_set.steps_per_epoch)
     if runtime.rank() == 0:
         run_dir.rewind(step.batches)

@@ -2,11 +2,12 @@
 
     settings.yaml       resolved settings; `mindfcn train --config` reads them. Comments list what a resumed run changed
     versions.json       versions of the packages and the git revision; `until step` has those before a resumed run
+    weights.txt         what became of each pretrained weight, where there are any
     log.csv             step, epoch, loss, learning rate, images per second
     evaluation.csv      step, epoch and the four metrics
     curves.png          both, drawn
     report.html         all of this on one page, rewritten after each epoch
-    checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (highest mean IoU)
+    checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (of the best evaluation)
     tensorboard/        both tables for TensorBoard, on request
     evaluation/         evaluation of the best checkpoint, as `eval` writes it
     run.lock            present while a process trains here; names the process
@@ -57,6 +58,7 @@ class RunDir:
         self.evaluations = os.path.join(path, "evaluation.csv")
         self.evaluation = os.path.join(path, "evaluation")
         self.settings = os.path.join(path, "settings.yaml")
+        self.weights = os.path.join(path, "weights.txt")
         self.versions = os.path.join(path, "versions.json")
         self.report = os.path.join(path, REPORT)
         self.tensorboard = os.path.join(path, "tensorboard")
@@ -152,7 +154,7 @@ class RunDir:
         os.makedirs(self._deleting, exist_ok=True)
         for path in (os.path.dirname(self.last), self.evaluation, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.report, self.log, self.evaluations, self.settings):
+        for path in (self.report, self.weights, self.log, self.evaluations, self.settings):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
         os.rmdir(self._deleting)

@@ -21,6 +21,8 @@ class TrainStep(nn.Cell):
         accumulate: number of batches whose gradients are averaged into one update.
         frozen: cells kept out of training mode, so that their moving averages do not change.
         average: WeightAverage to update after each update of the weights, or None.
+        clip_norm: largest norm of an update's gradients, all parameters together (Pascanu et al. 2013); larger ones are
+            scaled down to it. 0 scales none.
 
     Inputs: images (N, 3, H, W) float32, labels (N, H, W) int32.
     Outputs: () float32, the loss of the joint batch of all processes.
@@ -30,7 +32,8 @@ class TrainStep(nn.Cell):
         finite: () bool Parameter; whether all weights and moving averages are finite after the last step.
     """
 
-    def __init__(self, net, update, loss=None, scaler=None, accumulate=1, frozen=(), average=None):
+    def __init__(self, net, update, loss=None, scaler=None, accumulate=1, frozen=(), average=None,
+                 clip_norm=0.0):
         super().__init__(auto_prefix=False)
         self.net = net
         self.loss = loss or CrossEntropy()
@@ -39,6 +42,7 @@ class TrainStep(nn.Cell):
         self.accumulate = accumulate
         self.frozen = tuple(frozen)
         self.average = average
+        self.clip_norm = clip_norm
         self.batches = 0
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
@@ -69,7 +73,8 @@ class TrainStep(nn.Cell):
 
     def state(self):
         """{name: Parameter} that a resumed run needs besides the network: moments, counters, sums, averages."""
-        kept = ("moments.", "global_step", "accumulated.", "loss.step", "ema.")
+        kept = ("moments.", "moment1.", "moment2.", "beta1_power", "beta2_power", "global_step", "accumulated.",
+                "loss.step", "ema.")
         found = {parameter.name: parameter for parameter in self.get_parameters() if parameter.name.startswith(kept)}
         # The scaler is not a cell, so its scale and counter are not among this cell's parameters.
         scaler = vars(self.scaler).values() if self.scaler else ()
@@ -101,16 +106,20 @@ class TrainStep(nn.Cell):
             return ops.depend(loss, ops.assign(self.finite, finite))
         gradients = self.reduce(gradients)
         if self.scaler is None:
-            done = self.update(gradients)
+            done = self.update(self.clipped(gradients))
         else:
             gradients = self.scaler.unscale(gradients)
             finite = ms.amp.all_finite(gradients)
             if finite:
-                self.update(gradients)
+                self.update(self.clipped(gradients))
             done = self.scaler.adjust(finite)
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
         return ops.depend(loss, ops.assign(self.finite, self.all_finite(self.checked, done)))
+
+    def clipped(self, gradients):
+        """The gradients, scaled down to `clip_norm` where their norm exceeds it."""
+        return ops.clip_by_global_norm(gradients, self.clip_norm) if self.clip_norm else gradients
 
     def all_finite(self, parameters, done):
         """() bool: whether all parameters are finite after `done` is computed."""

@@ -47,7 +47,7 @@ NOT_OPTIONS = ("n_class", "backbone", "options", "num_convs", "concat")
 
 
 def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained: str = "", modality: str = "rgb",
-                 **options: Any) -> Union[FCN, DilatedFCN, DeconvNet]:
+                 bands: int = 0, **options: Any) -> Union[FCN, DilatedFCN, DeconvNet]:
     """The network `name` for `num_classes` classes.
 
     Args:
@@ -56,7 +56,8 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
         pretrained: file of a classifier's weights for the backbone. `load_backbone` does the same, and its report
             gives the normalisation of the images: CAFFE for Caffe's weights.
         modality: input of the network: rgb; rgbd, four channels into one backbone (early fusion); hha; rgb_hha, one
-            backbone each, their scores averaged (late fusion).
+            backbone each, their scores averaged (late fusion); bands, multispectral images.
+        bands: number of bands of multispectral images.
         options: of the head (`upsampling`, `skip_scales`, `geometric`; DeconvNet `decoder_width`; DilatedFCN
             `auxiliary`, `dropout`) and of the backbone (`padding`, `width`, `fc_width`, `dropout`, `output_stride`;
             DeconvNet `side`; as it has them).
@@ -72,8 +73,9 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     of_head = [option for option in options_of(make_net) if option not in NOT_OPTIONS]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
-    if modality == EARLY and "in_channels" not in of_backbone:
-        raise UserError(f"{name} takes images of three channels; for rgbd choose one of {', '.join(BACKBONES)}")
+    in_channels = {EARLY: 4, "bands": bands}.get(modality)
+    if in_channels and "in_channels" not in of_backbone:
+        raise UserError(f"{name} takes images of three channels; for {modality} choose one of {', '.join(BACKBONES)}")
     if modality == LATE and name in PAIRS:
         raise UserError(f"{name} has one stream; for rgb_hha choose one of {', '.join(BACKBONES)}")
     for option in options:
@@ -81,7 +83,7 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
             raise UserError(f"{name} has no option {option}; it has {', '.join([*of_backbone, *of_head])}")
     head_options = {option: options.pop(option) for option in of_head if option in options}
     try:
-        channels = {"in_channels": 4} if modality == EARLY else {}
+        channels = {"in_channels": in_channels} if in_channels else {}
         backbone = TwoStreams(make(**options), make(**options)) if modality == LATE else make(**options, **channels)
         net = make_net(num_classes, backbone, **head_options)
     except ValueError as error:

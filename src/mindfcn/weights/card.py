@@ -23,6 +23,7 @@ _OPTIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "geometry": (str, bool), "output_stride": (int, lambda value: 1 <= value <= 32),
     "side": (int, lambda value: 32 <= value <= 4096 and value % 32 == 0),
     "decoder_width": ((int, float), lambda value: 0 < value <= 1),
+    "bands": (int, lambda value: 1 <= value <= 1000),
     "modality": (str, lambda value: value in MODALITIES), "geometric": (int, lambda value: 1 <= value <= 255),
     "upsampling": (str, bool), "dropout": ((int, float), lambda value: 0 <= value < 1),
     "auxiliary": ((int, float), lambda value: 0 <= value <= 10)}

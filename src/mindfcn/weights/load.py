@@ -75,7 +75,8 @@ def load_backbone(net: nn.Cell, source: Weights, convention: Union[str, Preproce
     Known are VGG16, AlexNet in both forms, GoogLeNet, and backbones of mindcv under mindcv's names. Dense layers become
     the convolutions conv6 and conv7 if the network has their full width. A network with batch normalisation can also
     load weights without it: each bias moves into the moving mean. In a network for colour and depth, the first layer's
-    filters for depth become the mean of its filters for colours; in one for colour and HHA, both streams get the same
+    filters for depth become the mean of its filters for colours; in one for N bands, each band's become 3 / N of that
+    mean; in one for colour and HHA, both streams get the same
     weights.
 
     Args:
@@ -123,7 +124,7 @@ def _fill_backbone(parameters, weights, convention, stream, report):
         first = next(name for name, parameter in parameters.items() if parameter.ndim == 4)
         renamed[first] = to_bgr(renamed[first])
         report.converted.append((first, "RGB to BGR"))
-    _add_depth(renamed, parameters, report)
+    _widen(renamed, parameters, report)
     if f"{stream}conv1.1.gamma" in parameters and f"{stream}conv1.0.bias" not in parameters:
         renamed = _biases_to_means(renamed, report)
     wrong = next((name for name, parameter in parameters.items() if name in renamed
@@ -134,14 +135,24 @@ def _fill_backbone(parameters, weights, convention, stream, report):
     _assign(parameters, renamed, report)
 
 
-def _add_depth(weights, parameters, report):
-    """If the first layer takes colour and depth, use the mean of its filters for colours as the filter for depth."""
+def _widen(weights, parameters, report):
+    """If the first layer takes more than three channels, make its filters from those for colours.
+
+    With four channels, the fourth, depth, gets their mean; with any other number N, every band gets 3 / N of it, so
+    that the same value in all bands gives the output that it gave in all colours.
+    """
     for name, parameter in parameters.items():
         if parameter.ndim == 4 and name in weights:
             shape, file_shape = parameter.shape, weights[name].shape
-            if shape[1] == 4 and file_shape == (shape[0], 3, *shape[2:]):
-                weights[name] = np.concatenate([weights[name], weights[name].mean(1, keepdims=True)], 1)
-                report.converted.append((name, "depth: the mean of the filters for colours"))
+            if shape[1] > 3 and file_shape == (shape[0], 3, *shape[2:]):
+                mean = weights[name].mean(1, keepdims=True)
+                if shape[1] == 4:
+                    weights[name] = np.concatenate([weights[name], mean], 1)
+                    report.converted.append((name, "fourth channel: the mean of the filters for colours"))
+                else:
+                    weights[name] = np.repeat(mean * np.float32(3 / shape[1]), shape[1], 1)
+                    report.converted.append((name, f"{shape[1]} bands: 3/{shape[1]} of the mean of the filters for "
+                                             "colours each"))
             return
 
 
@@ -174,7 +185,7 @@ def load_stage(net: nn.Cell, source: Weights, where: Optional[FilePath] = None,
     parameters = _parameters(net)
     weights = {name: weight for name, weight in weights.items() if not is_state(name)}
     report = LoadReport(where, unexpected=[name for name in weights if name not in parameters])
-    _add_depth(weights, parameters, report)
+    _widen(weights, parameters, report)
     foreign = [name for name in sorted(weights.keys() ^ parameters.keys()) if not name.startswith(HEAD)]
     if foreign:
         side = "has" if foreign[0] in weights else "lacks"

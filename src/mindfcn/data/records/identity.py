@@ -59,7 +59,8 @@ def source_settings(config: PrepareConfig) -> dict[str, Any]:
     """{name: value} of the settings that decide what the records of a source hold."""
     source = str(config.source)
     names = ["root", *_PLACES.get(source, _LISTS), *_choices(source), "instances"]
-    return {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
+    found = {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
+    return {**found, "bands": list(config.bands)} if config.bands else found
 
 
 def _choices(source):

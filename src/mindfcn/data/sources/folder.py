@@ -5,6 +5,7 @@ import os
 import unicodedata
 from functools import partial
 
+from mindfcn.data.bands import sample_options
 from mindfcn.data.masks import mask_reader
 from mindfcn.data.samples import Sample, check_names, check_present, is_utf8
 from mindfcn.errors import UserError
@@ -15,7 +16,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".w
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 
 
-def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=True, bits=0):
+def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=True, bits=0,
+                bands=None):
     """List the samples of a split of your own folder, sorted by name or in the order of its list.
 
     With lists `train.txt` and `val.txt` (names with or without suffix) they decide. Without, an image is held out
@@ -29,6 +31,7 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
         val_fraction: share of the images held out, 0..1; with two images or more, both splits get at least one.
         check: whether every mask must exist.
         bits: see `with_8_bits`; 0 leaves the photographs as they are.
+        bands: for multispectral TIFFs, numbers from 1 of the bands that are shown as red, green and blue.
 
     Returns:
         list of Sample.
@@ -42,8 +45,11 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
     samples = []
     for name in _split_names(root, split, sorted(images), val_fraction):
         image = images.get(name, os.path.join(root, "images", f"{name}.jpg"))
-        samples.append(Sample(name, image, masks.get(name, os.path.join(root, "masks", f"{name}.png")), read,
-                              partial(_with_8_bits, bits=bits) if bits else read_bytes))
+        mask = masks.get(name, os.path.join(root, "masks", f"{name}.png"))
+        options = {"read_image": partial(_with_8_bits, bits=bits)} if bits else {}
+        if bands and os.path.exists(image):
+            options = sample_options(image, bands)
+        samples.append(Sample(name, image, mask, read, **options))
     if check:
         check_present(samples, f"split {split!r}")
     return samples
