@@ -1,21 +1,21 @@
-"""How much memory is free, and which exceptions of any library say that it does not suffice."""
+"""How much memory is free, and whether an exception of any library means that it does not suffice."""
 
 import os
 
-# Words of MindSpore, ONNX Runtime and OpenCV.
-_WORDS = ("Memory not enough", "Failed to alloc", "Insufficient memory", "bad_alloc", "bad allocation")
+# Parts of messages of MindSpore, ONNX Runtime and OpenCV.
+_MESSAGES = ("Memory not enough", "Failed to alloc", "Insufficient memory", "bad_alloc", "bad allocation")
 # Files of the limit and of the use of a container's memory: control groups of version 2, and of version 1.
 _LIMITS = (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory does not suffice."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _WORDS)
+    """Whether an exception means that the memory does not suffice."""
+    return isinstance(error, MemoryError) or any(message in str(error) for message in _MESSAGES)
 
 
 def available_memory() -> int:
-    """Free memory of this machine or container, bytes; 0 if the system does not tell."""
+    """Free memory of this machine or container, bytes; 0 if it is not known."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))

@@ -9,7 +9,7 @@ import unicodedata
 from mindfcn.console import SILENT
 from mindfcn.data.sources.folder import IMAGE_SUFFIXES
 from mindfcn.errors import UserError
-from mindfcn.storage.images import HEIF_CURE, HEIF_SUFFIXES, extra_suffixes
+from mindfcn.storage.images import HEIF_REMEDY, HEIF_SUFFIXES, extra_suffixes
 
 
 def find_images(patterns, out="", console=SILENT):
@@ -149,18 +149,18 @@ def _matches(pattern, out, console):
     if results:
         console.say(f"{pattern}: {len(results)} files of {out} left out, the folder of the results")
     if others:
-        console.say(f"{pattern}: {_passed_over(others)}")
+        console.say(f"{pattern}: {_other_files(others)}")
     if not images:
         raise UserError(f"images: the {kind} {pattern} holds no image ({' '.join(suffixes)}); check the path")
     return images
 
 
-def _passed_over(paths):
-    """A line that counts files by suffix, and says what would read them."""
+def _other_files(paths):
+    """A line that counts files that are not read by suffix, with what to install to read them."""
     count = collections.Counter(os.path.splitext(path)[1].lower() or "without suffix" for path in paths)
     kinds = ", ".join(f"{number} {suffix}" for suffix, number in count.items())
-    cure = f"; {HEIF_CURE}" if count.keys() & set(HEIF_SUFFIXES) else ""
-    return f"{len(paths)} other files passed over ({kinds}){cure}"
+    remedy = f"; {HEIF_REMEDY}" if count.keys() & set(HEIF_SUFFIXES) else ""
+    return f"{len(paths)} other files passed over ({kinds}){remedy}"
 
 
 def _expand(pattern):

@@ -17,9 +17,10 @@ from mindfcn.serve.stop import Stop, blocked_signals
 from mindfcn.serve.worker import Worker
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
-# Open connections: many more than the queue, so that idle ones and slow uploads keep no one out until they are closed.
+# Open connections: many more than the queue, so that idle ones and slow uploads do not keep others out before they are
+# closed.
 CONNECTIONS = 1024
-# Seconds after which uvicorn ends what requests are left; `app.FINISH` answers them before.
+# Seconds after which uvicorn ends the remaining requests; the application answers them after `app.FINISH` seconds.
 SHUTDOWN_SECONDS = 15
 
 

@@ -1,4 +1,4 @@
-"""Stop a server at SIGINT or SIGTERM, in whatever state it is. Importing this file starts no thread."""
+"""Stop a server at SIGINT or SIGTERM, also while it starts. Importing this file starts no thread."""
 
 import contextlib
 import signal
@@ -49,7 +49,7 @@ class Stop:
             signal.signal(number, handler)
 
     def note(self, *_):
-        """A signal arrived, or the server is to stop for another reason."""
+        """Handle a signal, or another reason to stop the server."""
         again, self.since = self.since is not None, self.since or time.monotonic()
         if self.server:
             self.server.should_exit = True

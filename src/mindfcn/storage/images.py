@@ -17,7 +17,7 @@ MAX_PIXELS = 2 ** 27
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 # Formats of phones, which Pillow reads by itself (AVIF, in newer releases) or with its plugin pillow-heif.
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
-HEIF_CURE = "pip install pillow-heif, to read HEIC and AVIF"
+HEIF_REMEDY = "pip install pillow-heif, to read HEIC and AVIF"
 # TIFF's tags: bits of a band, number of bands, meaning of bands after the colours (1 and 2 are alpha). EXIF's tag.
 BITS, BANDS, EXTRA, ORIENTATION = 258, 277, 338, 274
 
@@ -51,12 +51,14 @@ def decode_image(data, where, bits=0):
         bits: bits that a 16-bit image uses, such as 12: 2^bits - 1 becomes 255, as does everything above; 0 is 16.
 
     Raises:
-        UserError: not an image, one of other bands than grey or three colours and alpha or of other numbers than whole
-            ones of 8 or 16 bits, or its header announces more than MAX_PIXELS.
+        UserError: not an image; its bands are neither grey nor three colours (alpha is allowed); its values are not
+            whole numbers of 8 or 16 bits; or its header announces more than MAX_PIXELS.
     """
     deep = bits and _has_16_bits(_open(data, where), data)
     if _is_heif(data):
-        upright = ImageOps.exif_transpose(_loaded(data, where))
+        image = _open(data, where)
+        _load(image, data, where)
+        upright = ImageOps.exif_transpose(image)
         return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
     image = _decode(data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if deep else 0), where)
     if image is None:
@@ -71,14 +73,8 @@ def _is_heif(data):
     return data[4:8] == b"ftyp"
 
 
-def _loaded(data, where):
-    image = _open(data, where)
-    _load(image, data, where)
-    return image
-
-
 def used_bits(data, where):
-    """Bits that the largest value of an image of 16 bits needs; 8 for other images. Raises UserError."""
+    """Bits of the largest value in a 16-bit image; 8 for other images. Raises UserError."""
     if not _has_16_bits(_open(data, where), data):
         return 8
     image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, where)
@@ -86,7 +82,7 @@ def used_bits(data, where):
 
 
 def with_8_bits(data, where, bits):
-    """An image of 16 bits as a PNG of 8, scaled as by `decode_image`; other bytes as they are. Raises UserError."""
+    """A 16-bit image as an 8-bit PNG, scaled as by `decode_image`; other bytes unchanged. Raises UserError."""
     if not _has_16_bits(_open(data, where), data):
         return data
     check_complete(data, where)
@@ -94,7 +90,7 @@ def with_8_bits(data, where, bits):
 
 
 def dark_note(data, where):
-    """A line if an image of 16 bits uses so few of them that it is nearly black; else "". Raises UserError."""
+    """A note on a 16-bit image that uses so few bits that it is nearly black; else "". Raises UserError."""
     bits = used_bits(data, where)
     if not 8 < bits < 15:
         return ""
@@ -125,7 +121,7 @@ def _has_16_bits(image, data):
 
 
 def _check_bands(image, where):
-    """Raise UserError if an opened image has bands that OpenCV would drop, or numbers that it would cut."""
+    """Raise UserError if an opened image has bands that OpenCV would drop, or numbers that it would clip."""
     if image.mode in ("F", "I"):
         raise UserError(f"{where} holds {'floating point' if image.mode == 'F' else '32-bit'} numbers; save it as "
                         "whole numbers of 8 or 16 bits")
@@ -228,11 +224,11 @@ def _open(data, where):
         width = height = MAX_PIXELS
     except Exception:
         if data[:4] in (b"II*\0", b"MM\0*"):
-            raise UserError(f"{where} is a TIFF of bands or numbers that are not read; save it with the three bands of "
-                            "colours, as whole numbers of 8 or 16 bits") from None
+            raise UserError(f"{where} is a TIFF of bands or numbers that cannot be read; save it with the three bands "
+                            "of colours, as whole numbers of 8 or 16 bits") from None
         if _is_heif(data):
-            raise UserError(f"{where} is a HEIC or AVIF image, which is not read here; {HEIF_CURE}, or save it as JPEG"
-                            ) from None
+            raise UserError(f"{where} is a HEIC or AVIF image, which cannot be read; {HEIF_REMEDY}, or save it as "
+                            "JPEG") from None
         raise UserError(f"{where} is not an image; remove or replace it") from None
     if width * height > MAX_PIXELS:
         raise UserError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")

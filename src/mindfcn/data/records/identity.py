@@ -33,7 +33,7 @@ _PLACES = {"sample": (), "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS)
 # Names of a sample's first two files in messages; the others are its extras.
 _PARTS = ("photograph", "mask")
 PIECE = 1 << 24
-# Values of settings that a release did not have.
+# Values of the settings that records of older releases do not have.
 _DEFAULTS = PrepareConfig()
 
 

@@ -8,8 +8,8 @@ from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
-# Largest shares of the pixels that go without a warning: ignored ones, and ignored ones away from outlines, of which
-# VOC has 0.004.
+# Shares of the pixels above which there is a warning: ignored ones, and ignored ones away from outlines, of which VOC
+# has 0.004.
 MAX_IGNORED, MAX_INNER = 0.5, 0.02
 COURSE_RECORD = os.path.join("dataset_fcn8s", "mindname.mindrecord")
 
