@@ -36,10 +36,12 @@ IMPORTERS = {
     "yolo": lambda config, names: list_yolo(config.source, names),
     "coco": lambda config, names: list_coco(config.source, config.images),
     "labelme": lambda config, names: list_labelme(config.source, config.images, names)}
-# Files that only an export of this format has; JSON files are told apart by their contents.
-SIGNS = {"labelmap": ("labelmap.txt",), "cityscapes": ("leftImg8bit",), "roboflow": ("_classes.csv", "*/_classes.csv"),
-         "yolo": ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")}
-NAMED = 3
+# Files that only an export of this format has; formats of JSON files are recognised by their contents.
+TYPICAL_FILES = {"labelmap": ("labelmap.txt",), "cityscapes": ("leftImg8bit",),
+                 "roboflow": ("_classes.csv", "*/_classes.csv"),
+                 "yolo": ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")}
+# Photographs and annotations that were left out, listed in the notes.
+MAX_LISTED = 3
 
 
 @dataclasses.dataclass
@@ -115,7 +117,7 @@ def recognise(source):
         raise UserError(f"no {source}; give the file or folder that the annotation tool exported")
     if os.path.isfile(source) and source.lower().endswith((".yaml", ".yml")):
         return "yolo"
-    for kind, patterns in SIGNS.items():
+    for kind, patterns in TYPICAL_FILES.items():
         if any(glob.glob(os.path.join(glob.escape(source), pattern)) for pattern in patterns):
             return kind
     found = [source] if os.path.isfile(source) else sorted(
@@ -174,7 +176,7 @@ def _write(export, labels, folder, config, console):
         except UserError as error:
             return one, name, error, 0
 
-    jobs = _once(export)
+    jobs = _without_repeats(export)
     totals = _Totals(ClassCounts(len(labels)))
     for one, name, counts, several in console.track(in_threads(write, jobs), len(jobs)):
         if isinstance(counts, UserError):
@@ -197,7 +199,7 @@ def _write(export, labels, folder, config, console):
     return totals
 
 
-def _once(export):
+def _without_repeats(export):
     """[(Annotated, name of its files)]; a photograph that occurs again is left out."""
     found = {}
     for one in export.photographs:
@@ -265,8 +267,8 @@ def _notes(config, export, totals, rule):
         notes.append(f"there is no list val: give --val_split {other} to inspect and prepare, or write val.txt")
     if export.left_out:
         notes.append(f"left out: {len(export.left_out)}")
-        notes += [f"  {where}: {reason}" for where, reason in export.left_out[:NAMED]]
-        if len(export.left_out) > NAMED:
-            notes.append(f"  and {len(export.left_out) - NAMED} more, in {os.path.join(config.out, REPORT)}")
+        notes += [f"  {where}: {reason}" for where, reason in export.left_out[:MAX_LISTED]]
+        if len(export.left_out) > MAX_LISTED:
+            notes.append(f"  and {len(export.left_out) - MAX_LISTED} more, in {os.path.join(config.out, REPORT)}")
     notes.append(f"next: mindfcn inspect {shlex.quote(config.out)}")
     return notes

@@ -44,7 +44,8 @@ KINDS = {"missing": ("a photograph or its mask is missing", True),
          "turned": ("masks that may lie on their side: the photograph has an EXIF tag, the mask has none", False),
          "dark": ("photographs of 16 bits that use few of them", False),
          "absent": ("classes missing from a split", False)}
-NAMED = 3
+# Names or findings listed in one message.
+MAX_LISTED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,5 +428,5 @@ def _summary(kind, findings):
         return ""
     title, broken = KINDS[kind]
     lines = [f"{'FIX' if broken else 'check'}  {title}: {len(findings)}"]
-    lines += [f"  {finding.message}" for finding in findings[:NAMED]]
-    return "\n".join(lines + ([f"  and {len(findings) - NAMED} more"] if len(findings) > NAMED else []))
+    lines += [f"  {finding.message}" for finding in findings[:MAX_LISTED]]
+    return "\n".join(lines + ([f"  and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []))

@@ -17,7 +17,8 @@ IGNORE = 255
 BORDER = tuple(voc_palette()[IGNORE].tolist())
 # Limit of different values: more than a mask has classes, but few enough for the memory if the files are no masks.
 MAX_VALUES = 4096
-NAMED = 3
+# Names or findings listed in one message.
+MAX_LISTED = 3
 
 
 @dataclasses.dataclass
@@ -226,4 +227,4 @@ def _plural(encoding):
 def _some(paths):
     """The first few file names."""
     names = [os.path.basename(path) for path in paths]
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")

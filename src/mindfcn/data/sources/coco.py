@@ -132,17 +132,17 @@ def _runs(segmentation, height, width, masks):
         raise ValueError(f"its run lengths are of {segmentation['size'][::-1]} pixels, the photograph of "
                          f"[{width}, {height}]")
     counts = segmentation["counts"]
-    counts = np.array(_spelled_out(counts) if isinstance(counts, str) else counts)
+    counts = np.array(_decode_counts(counts) if isinstance(counts, str) else counts)
     if counts.dtype.kind != "i" or (counts < 0).any() or counts.sum() != height * width:
         raise ValueError(f"its run lengths do not add up to {height * width} pixels")
     return masks.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
 
 
-def _spelled_out(text):
-    """Run lengths of their text: 5 bits a character, lowest first, from the fourth on as differences to the last but
-    one.
+def _decode_counts(text):
+    """Run lengths from their compressed text: 5 bits a character, lowest first; from the fourth on they are differences
+    to the length two before.
 
-    pycocotools reads text that ends too early without a word, so the lengths are added up here. Raises ValueError.
+    pycocotools reads text that ends too early without an error, so the lengths are added up here. Raises ValueError.
     """
     counts, value, bits = [], 0, 0
     for character in text:
