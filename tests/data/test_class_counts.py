@@ -21,7 +21,7 @@ def counted(masks, classes=4):
 
 def test_counts_are_those_of_the_masks():
     counts = counted(MASKS)
-    assert counts.pixels.tolist() == [14, 2, 3, 0] and counts.images.tolist() == [3, 2, 2, 0]
+    assert counts.pixels.tolist() == [14, 2, 3, 0] and counts.images.tolist() == [3, 2, 2, 0] and counts.masks == 4
     np.testing.assert_allclose(counts.shares(), [14 / 19, 2 / 19, 3 / 19, 0])
 
 

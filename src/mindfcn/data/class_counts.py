@@ -14,10 +14,12 @@ class ClassCounts:
         pixels: (n,) int64, number of pixels of each class.
         images: (n,) int64, number of images that contain the class.
         area: (n,) int64, number of labelled pixels in the images that contain the class.
+        masks: number of masks counted.
     """
 
     def __init__(self, num_classes):
         self.pixels, self.images, self.area = np.zeros((3, num_classes), np.int64)
+        self.masks = 0
 
     def add(self, histogram):
         """Add a mask, given by its histogram (256,) int64. Numbers that are not classes are ignored."""
@@ -25,6 +27,7 @@ class ClassCounts:
         self.pixels += pixels
         self.images += pixels > 0
         self.area += np.where(pixels > 0, pixels.sum(), 0)
+        self.masks += 1
 
     def shares(self):
         """(n,) float64: share of each class in the labelled pixels, 0..1; all zeros if no pixel is labelled."""
