@@ -466,3 +466,14 @@ def test_shares_of_a_batch_add_up_to_its_loss(name, weights):
 def test_impossible_settings_of_other_losses_are_refused(made, words):
     with pytest.raises(ValueError, match=words):
         made()
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, Focal, Dice, lambda: Bootstrapped(3),
+                                  lambda: CrossEntropy(class_weights=[1.0, 2.0, 3.0])])
+def test_labels_below_zero_do_not_count(make):
+    random = np.random.default_rng(1)
+    logits = ms.Tensor(random.standard_normal((2, 3, 4, 5)).astype(np.float32))
+    labels = random.integers(0, 3, (2, 4, 5)).astype(np.int32)
+    labels[0, :2], labels[1, 3] = -1, 255
+    loss = make()
+    assert float(loss(logits, ms.Tensor(labels))) == float(loss(logits, ms.Tensor(np.where(labels < 0, 255, labels))))

@@ -392,3 +392,14 @@ def test_one_rule_for_excluded_classes():
         assert mean == pytest.approx(band.class_ious()[[0, 2]].mean())
     for size, row in zip(sizes.class_ious(), sizes.compute().values()):
         assert row["mean IoU"] == pytest.approx(np.nanmean(size[[0, 2]]), nan_ok=True)
+
+
+def test_pixels_below_every_class_count_nowhere():
+    """A label of -1 is no class: not the last one either."""
+    truth = np.array([[0, 1, 2], [-1, -1, 2], [0, 0, -1]])
+    prediction = np.array([[0, 1, 1], [2, 0, 2], [1, 0, 2]])
+    for make in (ConfusionMatrix, Trimap, lambda classes: ObjectSizes(classes, None)):
+        counters = make(3), make(3)
+        counters[0].update(prediction, truth)
+        counters[1].update(prediction, np.where(truth < 0, 255, truth))
+        np.testing.assert_array_equal(counters[0].counts, counters[1].counts)

@@ -26,7 +26,8 @@ class CrossEntropy(nn.Cell):
         smoothing: label smoothing (Szegedy et al. 2016, section 7): the label is 1 - smoothing for the true class plus
             smoothing / C for every class. Each class's term has its own class's weight, as in PyTorch.
 
-    Inputs: logits (N, C, H, W) float, labels (N, H, W) int32 of 0..C-1 or the ignore label.
+    Inputs: logits (N, C, H, W) float, labels (N, H, W) int32 of 0..C-1 or the ignore label; below 0
+        no pixel counts.
     Outputs: () float32; 0 with zero gradients where no pixel counts, or none has weight.
 
     Attributes:
@@ -74,10 +75,15 @@ class CrossEntropy(nn.Cell):
 
     def valid(self, labels):
         """(N, H, W) bool: the pixels that count in this pass."""
-        valid = labels != self.ignore_label
+        valid = self.labelled(labels)
         if self.keep < 1 and self.training:
             valid = ops.logical_and(valid, self.sampled(labels.shape))
         return valid
+
+    def labelled(self, labels):
+        """(N, H, W) bool: the pixels of a class."""
+        # Below 0, gathering would take classes from the end.
+        return ops.logical_and(labels != self.ignore_label, labels >= 0)
 
     def penalty(self, log_probability):
         """The loss of a pixel from the log probability of its true class, float32 of any shape."""
@@ -95,7 +101,7 @@ class CrossEntropy(nn.Cell):
 
     def count(self, labels, _classes):
         """The total weight of a batch's pixels, () float32: their number, or the sum of their class weights."""
-        return self.weigh(labels != self.ignore_label, labels).sum()
+        return self.weigh(self.labelled(labels), labels).sum()
 
     def weigh(self, valid, labels):
         """The weight of each pixel: (N, H, W) bool and labels -> (N, H, W) float32."""
@@ -176,7 +182,7 @@ class Bootstrapped(CrossEntropy):
 
     def count(self, labels, _classes):
         """How many pixels of a batch are kept: () float32."""
-        return self.kept(labels != self.ignore_label)
+        return self.kept(self.labelled(labels))
 
     def kept(self, valid):
         """How many of the pixels that count, (N, H, W) bool, are kept: () float32."""
@@ -211,7 +217,7 @@ class Dice(CrossEntropy):
 
     def count(self, labels, classes):
         """The total weight of the classes in the images of a batch: () float32."""
-        areas = self.truth(labels != self.ignore_label, labels, classes).sum(1)
+        areas = self.truth(self.labelled(labels), labels, classes).sum(1)
         return self.weigh_classes(areas).sum()
 
     def truth(self, valid, labels, classes):

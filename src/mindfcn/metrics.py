@@ -135,7 +135,7 @@ class Trimap:
     def update(self, prediction, truth):
         """Count the predicted and true class numbers of one image, two (H, W) integer arrays."""
         distance = boundary_distance(truth)
-        near = (distance <= WIDEST - 1) & (truth < self.num_classes)
+        near = (distance <= WIDEST - 1) & (truth >= 0) & (truth < self.num_classes)
         rings = np.ceil(distance[near]).astype(np.int64)
         cells = (rings * self.num_classes + truth[near]) * self.num_classes + prediction[near]
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
@@ -217,8 +217,8 @@ class ObjectSizes:
 
     def update(self, prediction, truth):
         """Count the predicted and true class numbers of one image, two (H, W) integer arrays."""
-        labelled = truth < self.true.shape[1]
-        present = np.bincount(truth.ravel(), minlength=256) + np.bincount(prediction[labelled], minlength=256)
+        labelled = (truth >= 0) & (truth < self.true.shape[1])
+        present = sum(np.bincount(numbers[labelled], minlength=256) for numbers in (truth, prediction))
         for number in self.classes:
             if present[number]:
                 self._count(number, prediction == number, truth == number, labelled)

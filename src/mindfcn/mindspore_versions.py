@@ -120,6 +120,21 @@ def prepare_import():
         sys.meta_path.insert(0, _Finder)
 
 
+def clear_kernels():
+    """Free the kernels and workspaces that MindSpore keeps in PyNative mode for every shape that it has computed."""
+    import mindspore as ms
+    from mindspore.common.api import _pynative_executor
+    ms.runtime.synchronize()
+    _pynative_executor.clear_res()
+
+
+def drop_graphs(net, keys):
+    """Free compiled graphs of a network, given by their keys in its `compile_cache`."""
+    from mindspore.common.api import _cell_graph_executor
+    _cell_graph_executor.del_net_res(net, set(keys))
+    net.compile_cache.difference_update(keys)
+
+
 @contextlib.contextmanager
 def forward_hooks(hooks):
     """Call hook(cell, inputs, output) after the forward pass of each cell of (cell, hook), while the block runs.

@@ -64,16 +64,27 @@ class Preprocess:
         return entries
 
     def to(self, modality: str) -> "Preprocess":
-        """Extend this record of colour images to another modality: the same colours, NYUDv2's means for the rest.
+        """The record of another modality: planes that this one has too keep their numbers.
 
-        Depth and HHA are divided by DEVIATIONS if the colours are divided.
+        Other planes get NYUDv2's means, colours those of ImageNet, and they are divided if this record divides.
         """
-        scaled = self.std != (1, 1, 1)
+        own, at = {}, 0
+        for plane in self.planes:
+            own[plane] = slice(at, at := at + CHANNELS.get(plane, self.channels))
+        scaled = any(value != 1 for value in self.std)
         mean: list[float] = []
         std: list[float] = []
         for plane in MODALITIES[modality]:
-            mean += self.mean if plane == "image" else MEANS[plane]
-            std += self.std if plane == "image" else DEVIATIONS[plane] if scaled else [1] * CHANNELS[plane]
+            if plane in own:
+                mean += self.mean[own[plane]]
+                std += self.std[own[plane]]
+            elif plane == "image":
+                known = COURSE if scaled else CAFFE
+                mean += known.mean if self.order == known.order else known.mean[::-1]
+                std += known.std if self.order == known.order else known.std[::-1]
+            else:
+                mean += MEANS[plane]
+                std += DEVIATIONS[plane] if scaled else [1] * CHANNELS[plane]
         return Preprocess(self.order, mean, std, modality)
 
     def normalise(self, image: np.ndarray) -> np.ndarray:

@@ -14,14 +14,14 @@ def keep_mask(count, rate, seed, step):
     Args:
         count: number of elements.
         rate: probability of dropping an element, 0..1 (1 excluded).
-        seed: int.
+        seed: int of any size.
         step: (1,) int32, a counter that the caller increases by one for each mask.
 
     Returns:
         (count,) bool, False where dropped.
     """
     # A scalar, not (1,): MindSpore's sums of unequal shapes keep sixteen bytes for each element.
-    bits = _mix(ops.arange(0, count, dtype=ms.int32) + _mix(step + seed * 7919).reshape(()))
+    bits = _mix(ops.arange(0, count, dtype=ms.int32) + _mix(step + seed * 7919 % 2 ** 31).reshape(()))
     return ops.bitwise_and(ops.stop_gradient(bits), 0x7FFFFF) >= int(rate * 0x800000)
 
 

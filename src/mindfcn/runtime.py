@@ -15,7 +15,7 @@ from mindspore import communication, ops
 from mindfcn import cuda_libraries
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
-from mindfcn.mindspore_versions import check_cpu_kernels, launch_note
+from mindfcn.mindspore_versions import check_cpu_kernels, clear_kernels, launch_note
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
@@ -156,6 +156,24 @@ def fail_on_all_ranks():
         raise failure
     if failed.size:
         raise UserError(f"process {failed[0]} failed; its own log has the reason")
+
+
+class OneSize:
+    """Bounds what MindSpore keeps in PyNative mode on CPU: kernels for one size of images, instead of for each size.
+
+    Where sizes differ, a network of VGG16's width would grow by hundreds of megabytes with each of them.
+    """
+
+    def __init__(self):
+        self.shape = None
+
+    def before(self, shape):
+        """Forget the kernels of the last size, if the images that follow have another shape."""
+        if ms.get_context("mode") != ms.PYNATIVE_MODE or ms.get_context("device_target") != "CPU":
+            return
+        if self.shape not in (None, shape):
+            clear_kernels()
+        self.shape = shape
 
 
 def graph_mode():

@@ -123,6 +123,7 @@ def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(ch
     mindspore, card = load_segmenter(checkpoint)
     exported = OnnxSegmenter(tmp_path / "net.onnx")
     assert exported.card == card == result.card == Card(**CARD_OF)
+    assert (exported.reach, exported.stride) == (mindspore.reach, mindspore.stride)
     image = draw_image(70, 2, 1)[0]
     mask, probabilities = exported(image, True)
     expected, shares = mindspore(image, True)
@@ -151,10 +152,20 @@ def test_a_mindir_file_computes_the_networks_logits_at_its_size(tiny, name, opti
     assert logits.shape == (1, 3, 70, 45) and np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+def test_a_mindir_file_has_no_layer_that_is_for_this_cpu(tiny, monkeypatch, tmp_path):
+    """Neither convolutions nor upsampling: another device loads the file."""
+    written = []
+    monkeypatch.setattr(module.ms, "export", lambda net, *_, **__: written.append(net))
+    module.write_mindir(tiny("fcn8s_vgg16_bn", width=0.25), tmp_path / "net.mindir", (64, 64))
+    special = [cell for _, cell in written[0].cells_and_names()
+               if isinstance(cell, (module.layers.CpuConv2d, module.layers.CpuConv2dTranspose))]
+    assert special and not any(cell.algorithms for cell in special)
+
+
 def test_the_card_in_the_file_is_plain_json(checkpoint, tmp_path):
     import onnx
     export(ExportConfig(checkpoint, str(tmp_path / "net.onnx")))
-    entry, _ = onnx.load(tmp_path / "net.onnx").metadata_props
+    entry, reach, _ = onnx.load(tmp_path / "net.onnx").metadata_props
     card = json.loads(entry.value)
     assert entry.key == CARD and card["labels"]["names"] == list(LABELS.names)
     assert card["labels"]["colours"][2] == [230, 25, 75] and card["preprocess"]["mean"] == [120, 110, 100]

@@ -37,7 +37,7 @@ def sums():
     signals = Signals()
     signals.received = 15 if rank == 1 else None
     net, loss = create_model("fcn8s_vgg16", 3, width=0.125, fc_width=64), CrossEntropy(keep=0.5, seed=4)
-    engine.offset_seeds_by_rank(net, loss)
+    engine.offset_seeds(net, loss)
     net.set_train()
     loss.set_train()
     ones = ms.Tensor(np.ones((1, 64, 16, 16), np.float32))

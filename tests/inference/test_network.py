@@ -1,5 +1,9 @@
 """A Segmenter's logits are its network's own, whatever it folds, pads and compiles."""
 
+import subprocess
+import sys
+import threading
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -94,3 +98,81 @@ def test_any_other_network_runs_unchanged():
     net = ms.nn.Conv2d(3, 4, 1)
     batch = images(5, 7)
     np.testing.assert_array_equal(Segmenter(net, COURSE).logits(batch), net(ms.Tensor(batch)).asnumpy())
+
+
+def test_a_size_that_comes_more_often_takes_the_place_of_the_least_used_graph(tiny, monkeypatch):
+    """64 and 96 rows have graphs; 128 rows get one the second time, when 64, used twice, stays and 96 goes."""
+    monkeypatch.setattr(whole_image, "GRAPHS", 2)
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    for rows, kept in ((64, [64]), (96, [64, 96]), (64, [96, 64]), (128, [96, 64]), (128, [64, 128]), (96, [64, 128])):
+        assert_own(segmenter, images(rows, 32))
+        assert [shape[2] for shape in segmenter.graphs] == kept
+        assert len(segmenter.folded.net.compile_cache) == len(kept)
+
+
+def test_threads_compute_one_after_another(tiny):
+    """MindSpore's mode and kernels are those of the process: two threads in it at once hang for good."""
+    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    sizes = [(64, 64), (40, 33), (70, 50), (64, 32)]
+    expected = [segmenter.logits(images(*size)) for size in sizes[:2]]
+    found = {}
+
+    def compute(number):
+        for turn in range(3):
+            found[number, turn] = segmenter.logits(images(*sizes[number]))
+
+    threads = [threading.Thread(target=compute, args=(number,), daemon=True) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    for (number, _), logits in found.items():
+        np.testing.assert_array_equal(logits, expected[number])
+    assert len(found) == 6 and ms.get_context("mode") == ms.PYNATIVE_MODE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["training", "prediction"])
+def test_memory_after_40_sizes_is_that_after_5(tmp_path, what):
+    """On whole photographs of 40 sizes, whatever MindSpore keeps for each."""
+    script = tmp_path / "sizes.py"
+    script.write_text("""
+import sys
+import mindspore as ms
+import numpy as np
+from mindfcn.engine.step import TrainStep
+from mindfcn.inference import network
+from mindfcn.inference.network import Segmenter
+from mindfcn.models.factory import create_model
+from mindfcn.preprocess import COURSE
+from mindfcn.runtime import pynative_mode, set_up
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+set_up("CPU")
+pynative_mode()
+network.GRAPHS = 2
+net = create_model("fcn32s_vgg16", 5, width=0.25, fc_width=64)
+random = np.random.default_rng(1)
+if sys.argv[1] == "training":
+    step = TrainStep(net, ms.nn.Momentum(net.trainable_params(), 1e-3, 0.9)).set_train()
+else:
+    segmenter = Segmenter(net, COURSE)
+# 12 to 24 cells of 32x32 pixels, in any order.
+sizes = random.permutation([(32 * rows, 32 * columns) for rows in range(1, 25) for columns in range(1, 25)
+                            if 12 <= rows * columns <= 24])[:40].tolist()
+found = []
+for height, width in sizes:
+    image = random.standard_normal((1, 3, height, width)).astype(np.float32)
+    if sys.argv[1] == "training":
+        step(ms.Tensor(image), ms.Tensor(random.integers(0, 5, (1, height, width)).astype(np.int32))).asnumpy()
+    else:
+        segmenter.logits(image)
+    found.append(resident())
+print(*found, found[-1] / found[4])
+""")
+    run = subprocess.run([sys.executable, script, what], capture_output=True, text=True, check=True)
+    assert float(run.stdout.split()[-1]) < 1.2

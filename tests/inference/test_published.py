@@ -180,3 +180,9 @@ def test_training_starts_from_a_name_with_other_classes(publish):
     assert report.reinitialized and all(name.startswith(("score", "auxiliary.")) for name in report.reinitialized)
     np.testing.assert_array_equal(net.backbone.layer4[2].conv2.weight.asnumpy(),
                                   published.backbone.layer4[2].conv2.weight.asnumpy())
+
+
+def test_a_classifiers_weights_are_no_segmentation_network(tmp_path):
+    np.savez(tmp_path / "vgg.npz", **{"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)})
+    with pytest.raises(UserError, match="no segmentation network: none of its 1 weights .*--model.pretrained"):
+        load_segmenter(tmp_path / "vgg.npz", "fcn8s_vgg16_bn")

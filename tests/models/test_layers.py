@@ -1,5 +1,7 @@
 """The layers: bilinear upsampling, the sliced convolution, and dropout that follows from seed and step."""
 
+import itertools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -220,3 +222,20 @@ def test_pooling_reaches_over_the_edge_as_caffes(mode, kernel, stride, size, cel
     assert pooled.shape == (1, 1, cells, cells)
     windows = [line[at * stride:at * stride + kernel] for at in range(cells)]
     np.testing.assert_array_equal(pooled[0, 0, 0], [window.max() for window in windows])
+
+
+def test_runs_layers_and_processes_have_masks_of_their_own(monkeypatch):
+    """Seed 1 of the first process keeps the layers' own seeds, as in every checkpoint so far."""
+    from mindfcn.engine import build
+    shape, found = ops.ones((1, 1, 40, 50), ms.float32), {}
+    for rank in (0, 1):
+        monkeypatch.setattr(build.runtime, "rank", lambda rank=rank: rank)
+        for seed in (1, 2, 3, 2 ** 31 - 1):
+            net = nn.SequentialCell(layers.Dropout(0.5, 1), layers.Dropout(0.5, 2)).set_train(True)
+            build.offset_seeds(net, nn.SequentialCell(), seed)
+            for place in (0, 1):
+                found[rank, seed, place] = net[place](shape).asnumpy() != 0
+    for first, second in itertools.combinations(found, 2):
+        assert abs((found[first] == found[second]).mean() - 0.5) < 0.06, (first, second)
+    for place in (0, 1):
+        np.testing.assert_array_equal(found[0, 1, place], masks(1, (1, 1, 40, 50), seed=place + 1)[0])

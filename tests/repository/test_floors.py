@@ -12,7 +12,8 @@ SOURCE = ROOT / "src" / "mindfcn"
 # From the top down; rooms on one floor do not import each other.
 FLOORS = (("__main__",), ("cli",), ("serve",), ("commands",), ("engine", "inference"), ("report", "evaluation"),
           ("models", "data"), ("weights",), ("losses", "metrics", "schedules", "labels", "runtime"), ("storage",),
-          ("config", "preprocess", "logits", "random_bits", "console"), ("errors", "memory", "mindspore_versions"),
+          ("combinations", "config", "preprocess", "logits", "random_bits", "console"),
+          ("errors", "memory", "mindspore_versions"),
           ("cuda_libraries",))
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py")

@@ -169,3 +169,12 @@ def test_the_page_shows_the_catalogue(page):
         assert size == (f"{entry.megabytes:.0f}" if entry.megabytes else "-")
         kind, _, known = (entry.source.checksum or "-").partition(":")
         assert digits == "-" if kind == "-" else known.startswith(digits.split()[1].rstrip("…"))
+
+
+def test_a_runs_folder_stands_for_its_best_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="folder without checkpoints"):
+        locate(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        (tmp_path / "checkpoints" / name).write_bytes(b"")
+        assert locate(tmp_path) == locate(tmp_path / "checkpoints") == str(tmp_path / "checkpoints" / name)

@@ -7,7 +7,8 @@ import pytest
 from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CAFFE, COURSE, NYUD, Preprocess
-from mindfcn.weights.load import block_of, load_backbone, load_stage, load_streams
+from mindfcn.weights.checkpoint import load_checkpoint
+from mindfcn.weights.load import block_of, load_backbone, load_stage, load_streams, load_weights
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
@@ -142,3 +143,78 @@ def test_normalisation_of_other_modalities_keeps_the_colors():
     # As in older checkpoints, written before modalities existed.
     assert set(COURSE.to_dict()) == {"order", "mean", "std"} and Preprocess(**COURSE.to_dict()) == COURSE
     assert Preprocess(**divided.to_dict()) == divided
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("first", ["rgb", "rgbd", "hha", "rgb_hha"])
+@pytest.mark.parametrize("second", ["rgb", "rgbd", "hha", "rgb_hha"])
+def test_a_record_of_any_modality_becomes_one_of_any_other(first, second, scaled):
+    """Planes that both have keep their numbers; a plane has the same numbers whatever the way to it."""
+    base = COURSE if scaled else CAFFE
+    assert base.to(first).to(second) == base.to(second)
+    own = Preprocess("BGR", range(1, 1 + base.to(first).channels), base.to(first).std, first)
+    parts = {"image": 3, "depth": 1, "hha": 3}
+    at = {plane: own.mean[sum(parts[one] for one in own.planes[:place]):][:parts[plane]]
+          for place, plane in enumerate(own.planes)}
+    found, start = own.to(second), 0
+    for plane in found.planes:
+        if plane in at:
+            assert found.mean[start:start + parts[plane]] == at[plane]
+        start += parts[plane]
+
+
+def released(vgg, suffix="", channels=3, classes=40):
+    """The weights of a narrow FCN-32s as the released .caffemodel names them."""
+    dense = {f"fc6{suffix}.weight": (8, 32, 7, 7), f"fc7{suffix}.weight": (8, 8, 1, 1),
+             f"score_fr{suffix}.weight": (classes, 8, 1, 1)}
+    weights = {f"{layer}{suffix}.{kind}": value for layer, _, kind, value in
+               ((*name.rpartition("."), value) for name, value in vgg.items())}
+    first = f"conv1_1{suffix}.weight"
+    weights[first] = np.concatenate([weights[first], weights[first]], 1)[:, :channels]
+    for name, shape in dense.items():
+        weights[name] = np.ones(shape, np.float32)
+        weights[name.replace("weight", "bias")] = np.ones(shape[0], np.float32)
+    return {**weights, "upscore.weight": np.ones((classes, classes, 64, 64), np.float32)}
+
+
+@pytest.mark.parametrize("name, channels, classes, modality, expected", [
+    ("nyud-fcn32s-color-heavy.npz", 3, 40, "rgb", NYUD), ("nyud-fcn32s-hha-heavy.npz", 3, 40, "hha", NYUD),
+    ("nyud-fcn32s-color-d-heavy.npz", 4, 40, "rgbd", NYUD), ("renamed.npz", 3, 40, "rgb", NYUD),
+    ("fcn32s-heavy-pascal.npz", 3, 21, "rgb", CAFFE)])
+def test_released_nets_know_their_modality_and_their_mean(vgg, tmp_path, name, channels, classes, modality, expected):
+    np.savez(tmp_path / name, **released(vgg, "", channels, classes))
+    weights, card, _ = load_checkpoint(tmp_path / name)
+    assert card.preprocess == expected.to(modality) and card.model.get("modality", "rgb") == modality
+    net = create_model(card.model["name"], len(card.labels), **card.options())
+    assert len(load_weights(net, weights).loaded) == 26 + 4 + 3
+
+
+def test_the_released_net_of_late_fusion_is_read(vgg, tmp_path):
+    both = {**released(vgg, "color"), **released({name: -value for name, value in vgg.items()}, "hha")}
+    np.savez(tmp_path / "nyud-fcn32s-color-hha-heavy.npz", **both)
+    weights, card, _ = load_checkpoint(tmp_path / "nyud-fcn32s-color-hha-heavy.npz")
+    assert (card.model["modality"], len(card.labels), card.preprocess) == ("rgb_hha", 40, NYUD.to("rgb_hha"))
+    net = create_model(card.model["name"], 40, **card.options())
+    load_weights(net, weights)
+    np.testing.assert_array_equal(values(net)["hha.conv1.0.weight"], -vgg["conv1_1.weight"])
+    np.testing.assert_array_equal(values(net)["color.conv1.0.weight"], vgg["conv1_1.weight"])
+
+
+def test_variances_are_loaded_for_the_epsilon_that_the_network_adds():
+    """DeconvNet adds 1e-9 where classifiers add 1e-5: both layers must give the same results."""
+    from mindspore import nn
+    random = np.random.default_rng(2)
+    source = create_model("fcn32s_vgg16_bn", 3, **TINY)
+    for parameter in source.get_parameters():
+        if parameter.name.endswith("moving_variance"):
+            parameter.set_data(ms.Tensor(random.uniform(0, 1e-5, parameter.shape).astype(np.float32)))
+    net = create_model("deconvnet_vgg16", 3, side=32, decoder_width=0.25, **TINY)
+    weights = {name: value for name, value in values(source).items() if name.startswith("conv")}
+    report = load_backbone(net, weights)
+    image = ms.Tensor(random.standard_normal((1, 4, 5, 5)).astype(np.float32))
+    pairs = [[cell for _, cell in one.backbone.cells_and_names() if isinstance(cell, nn.BatchNorm2d)][0]
+             for one in (source, net)]
+    results = [cell.set_train(False)(image).asnumpy() for cell in pairs]
+    assert pairs[0].eps != pairs[1].eps
+    np.testing.assert_allclose(*results, rtol=1e-4)
+    assert any("epsilon" in how for _, how in report.converted)

@@ -26,6 +26,7 @@ from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, median_time, timed
 from mindfcn.inference.load import load_segmenter
 from mindfcn.logits import argmax
+from mindfcn.memory import is_out_of_memory
 from mindfcn.metrics import MEAN_IOU, ConfusionMatrix
 from mindfcn.models.factory import split_name
 from mindfcn.report.canvas import vstack
@@ -50,6 +51,8 @@ FIXED = ("model.name", "model.pretrained", "optim.epochs", "augment.crop_size", 
 # Settings of a run that do not affect its results.
 UNCHECKED = ("run_dir", "resume", "overwrite", "keep", "tensorboard", "device", "augment.workers", "data.overwrite")
 IDENTITY = "data.identity"
+# What ends one network and not the others.
+FAILURES = (UserError, MemoryError, RuntimeError)
 
 
 @dataclasses.dataclass
@@ -311,12 +314,19 @@ def attempt(variant, run, rows, val_path, config, console):
         if variant.pretrained in failed:
             raise UserError(f"it starts from {variant.pretrained}, which failed")
         return result_of(variant, run, val_path, config, console)
-    except (UserError, MemoryError, RuntimeError) as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+    except FAILURES as error:
+        reason = reason_of(error)
         console.say(f"{variant.label} failed: {reason}")
         start = os.path.basename(variant.pretrained or variant.checkpoint)
         nothing = dict.fromkeys(METRICS, float("nan"))
         return Row(variant.label, variant.name, "", start, nothing, failure=reason), None
+
+
+def reason_of(error):
+    """Why a network failed, one line."""
+    if is_out_of_memory(error):
+        return "the memory does not suffice; compute less at a time (--train.augment.batch_size or crop_size)"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def result_of(variant, run, val_path, config, console):
@@ -362,7 +372,8 @@ def minutes_of(log, batch_size):
 def time_and_draw(rows, val_path, labels, path, console):
     """Time every row's network on the same photographs, one network after another, and draw their masks.
 
-    Sets `classes`, `modality`, `parameters` and `seconds` of the rows. Returns the list of Pictures.
+    Sets `classes`, `modality`, `parameters` and `seconds` of the rows, and `failure` of those that fail, such as for
+    want of memory. Returns the list of Pictures.
     """
     dataset = SegDataset(data_file=val_path, training=False)
     numbers = evenly_spaced(dataset.count, TIMED)
@@ -371,19 +382,14 @@ def time_and_draw(rows, val_path, labels, path, console):
     shown = [{TRUTH: samples[number][2]} for number in chosen]
     runtime.pynative_mode()
     for row in console.track(rows, len(rows)):
-        segmenter, card = load_segmenter(row.checkpoint, row.name)
-        row.classes, row.modality = len(card.labels), card.preprocess.modality
-        row.parameters = count_parameters(segmenter.net)
-        masks, seconds = [], []
-        dataset.preprocess = segmenter.preprocess
-        inputs = [image for _, _, image, _, _ in dataset.examples(numbers)]
-        for image in inputs[:1] * WARM_UP + inputs:
-            logits, elapsed = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
-            masks.append(argmax(segmenter.split(logits[0])[0]))
-            seconds.append(elapsed)
-        row.seconds = median_time(seconds)
+        try:
+            masks = time_row(row, dataset, numbers)
+        except FAILURES as error:
+            row.failure = reason_of(error)
+            console.say(f"{row.label} failed: {row.failure}")
+            continue
         for number, masks_shown in zip(chosen, shown):
-            masks_shown[row.label] = masks[WARM_UP + number]
+            masks_shown[row.label] = masks[number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
     notes = [scores_text(masks, len(labels)) for masks in shown]
     write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, max_side=320)
@@ -400,6 +406,22 @@ def scores_text(masks, classes):
             matrix.update(mask, masks[TRUTH])
             scores.append(f"{label} {100 * matrix.mean_iou():.1f} %")
     return "mean IoU: " + ", ".join(scores)
+
+
+def time_row(row, dataset, numbers):
+    """Time a row's network on the photographs with these numbers. Returns their masks, (H, W) uint8 each."""
+    segmenter, card = load_segmenter(row.checkpoint, row.name)
+    row.classes, row.modality = len(card.labels), card.preprocess.modality
+    row.parameters = count_parameters(segmenter.net)
+    masks, seconds = [], []
+    dataset.preprocess = segmenter.preprocess
+    inputs = [image for _, _, image, _, _ in dataset.examples(numbers)]
+    for image in inputs[:1] * WARM_UP + inputs:
+        logits, elapsed = timed(segmenter.logits, to_input(image, segmenter.preprocess)[None])
+        masks.append(argmax(segmenter.split(logits[0])[0]))
+        seconds.append(elapsed)
+    row.seconds = median_time(seconds)
+    return masks[WARM_UP:]
 
 
 def count_parameters(net):

@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn import runtime
+from mindfcn.combinations import check, inputs
 from mindfcn.config import ExplainConfig
 from mindfcn.console import SILENT, Console
 from mindfcn.data.transforms import to_input
@@ -62,6 +63,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
+    check("explain", *inputs(card.preprocess.modality, bool(card.geometric)))
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):
@@ -101,8 +103,9 @@ def fcn_maps(net, batch):
     layers[last] = getattr(head, last)
     height, width = batch.shape[2:]
     results, logits = outputs(net, layers | {"backbone": net.backbone}, pad_to_multiple(batch, net.backbone.multiple))
-    mask = argmax(logits)[:height, :width]
-    number = most_frequent(mask, len(logits))
+    # The channels of a second head come after those of the first.
+    mask = argmax(logits[:net.n_class])[:height, :width]
+    number = most_frequent(mask, net.n_class)
     maps = backbone_maps(results)
     fused = {"upscore2": "score_pool4", "upscore_pool4": "score_pool3"}
     for name in layers:

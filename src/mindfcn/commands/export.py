@@ -21,7 +21,8 @@ from mindfcn.data.image_paths import find_images
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
-from mindfcn.inference.onnx import OnnxSegmenter, with_checksum
+from mindfcn.inference.network import window_problem
+from mindfcn.inference.onnx import REACH, OnnxSegmenter, with_checksum
 from mindfcn.models import layers
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.models.surgery.fold_batch_norm import Folded
@@ -155,7 +156,7 @@ def write_mindir(net, path, size):
     net = Folded(net).net
     for _, cell in net.cells_and_names():
         # Custom CPU kernels are compiled for this machine, so use MindSpore's own.
-        if isinstance(cell, layers.CpuConv2d):
+        if isinstance(cell, (layers.CpuConv2d, layers.CpuConv2dTranspose)):
             cell.use_mindspore_kernels()
     image = ms.Tensor(np.zeros((1, net.in_channels, *size), np.float32))
     try:
@@ -180,5 +181,7 @@ def write_onnx(net: nn.Cell, path: FilePath, card: Optional[Card] = None) -> Non
     model = onnx_model(net)
     if card:
         model.metadata_props.add(key=CARD, value=card.to_json())
+    if hasattr(net, "reach") and not window_problem(net):
+        model.metadata_props.add(key=REACH, value=f"{net.reach} {net.stride}")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(with_checksum(model.SerializeToString()))

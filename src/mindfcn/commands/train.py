@@ -4,19 +4,20 @@ import contextlib
 import dataclasses
 import gc
 import importlib.util
+import math
 import os
 from typing import Optional
 
 import mindspore as ms
 from mindspore.train import Model
 
-from mindfcn import runtime
+from mindfcn import combinations, runtime
 from mindfcn.commands.prepare import find_records
 from mindfcn.config import EvalConfig, TrainConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
-from mindfcn.engine.build import band_preprocess, build, offset_seeds_by_rank, training_loss, training_set
+from mindfcn.engine.build import band_preprocess, build, offset_seeds, training_loss, training_set
 from mindfcn.engine.callbacks import (
     CheckpointSaver,
     Evaluator,
@@ -123,7 +124,7 @@ def train_in(run_dir, config, resuming, device, console):
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     precision = compute_in(net, dtype, config.optim.precision)
     loss = training_loss(config, train_set, card, notes, net)
-    offset_seeds_by_rank(net, loss)
+    offset_seeds(net, loss, config.seed)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average, config.optim.clip_norm)
     with runtime.fail_on_all_ranks():
@@ -164,6 +165,9 @@ def check_settings(config):
     check_start(model, optim)
     adam = optim.name != "sgd"
     side = model.side or 224
+    # Without padding to larger maps, the coarsest map has a cell for each 32 pixels.
+    cells = augment.batch_size * math.ceil(augment.crop_size / 32) ** 2
+    normalised = combinations.kinds(model.name) != (combinations.FCN,) or model.name.endswith("_bn")
     rules = [("optim.min_lr", optim.min_lr, optim.min_lr <= optim.lr, "between 0 and optim.lr"),
              ("optim.lr", optim.lr, not adam or optim.lr <= 0.01, f"at most 0.01 with --optim.name {optim.name}"),
              ("optim.label_smoothing", optim.label_smoothing, not optim.label_smoothing
@@ -191,7 +195,9 @@ def check_settings(config):
              ("augment.crop_size", augment.crop_size, model.name != DECONVNET or augment.crop_size >= side,
               f"at least --model.side, {side} pixels"),
              ("augment.batch_size", augment.batch_size, model.name != DECONVNET or augment.batch_size > 1,
-              "at least 2: fc6 gives batch normalisation only one value per channel and image")]
+              "at least 2: fc6 gives batch normalisation only one value per channel and image"),
+             ("augment.crop_size", augment.crop_size, not normalised or cells != 1,
+              "above 32 with --augment.batch_size 1: batch normalisation of a single value has no variance")]
     for name, value, fits, bound in rules:
         if not fits:
             raise UserError(f"--{name} {value}: must be {bound}")

@@ -7,6 +7,7 @@ import numpy as np
 import yaml
 
 from mindfcn import runtime
+from mindfcn.combinations import check, inputs
 from mindfcn.config import TuneCrfConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
@@ -65,8 +66,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
     segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
-    if card.preprocess.modality != "rgb" or card.geometric:
-        raise UserError(f"{config.checkpoint}: the CRF is for networks of photographs with one head")
+    check("tune_crf", *inputs(card.preprocess.modality, bool(card.geometric)))
     records = evaluation_records(config.records, card, config.checkpoint)
     dataset = SegDataset.for_evaluation(records, card, config.limit)
     console.say(f"using records {describe_file(records)}")

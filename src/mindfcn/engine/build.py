@@ -18,8 +18,8 @@ from mindfcn.weights.catalogue import entry_of, locate
 from mindfcn.weights.checkpoint import Card, load_checkpoint
 from mindfcn.weights.load import load_backbone, load_stage, load_streams
 
-# Distance between the seeds of two processes: more than the number of seeds in a network.
-RANK_SEEDS = 1000
+# Distances between the seeds of two processes, more than the number of seeds in a network, and of two runs.
+RANK_SEEDS, RUN_SEEDS = 1000, 1_000_003
 
 
 def training_set(config, path, labels, preprocess):
@@ -69,11 +69,16 @@ def class_weights(optim, train_set, card, console):
     return weights
 
 
-def offset_seeds_by_rank(net, loss):
-    """Give each process its own seeds for dropout masks and for sampled loss cells; rank 0 keeps the original ones."""
+def offset_seeds(net, loss, seed=1):
+    """Give each run and each process its own seeds for dropout masks, and each process its own for sampled loss cells.
+
+    Seed 1 on rank 0 keeps the layers' own seeds; the loss has the run's seed already.
+    """
     for _, cell in [*net.cells_and_names(), *loss.cells_and_names()]:
         if isinstance(cell, (layers.Dropout, CrossEntropy)):
             cell.seed += RANK_SEEDS * runtime.rank()
+        if isinstance(cell, layers.Dropout):
+            cell.seed += RUN_SEEDS * (seed - 1)
 
 
 def build(config, labels, val_path, console=SILENT, resuming=False, bands=None):

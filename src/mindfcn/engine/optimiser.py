@@ -20,15 +20,17 @@ def freeze(net, last):
         the batch normalisation layers that do not train; their moving averages must stay fixed, too.
 
     Raises:
-        UserError: the backbone has no such block.
+        UserError: the backbone has no such block, or no weight belongs to it.
     """
     blocks = net.backbone.blocks
     if last and last not in blocks:
         raise UserError(f"--optim.freeze {last}: the backbone has no such block; it has {', '.join(blocks)}")
     frozen = blocks[:blocks.index(last) + 1] if last else ()
-    for parameter in net.backbone.get_parameters():
-        if block_of(parameter.name) in frozen:
-            parameter.requires_grad = False
+    found = [parameter for parameter in net.backbone.get_parameters() if block_of(parameter.name) in frozen]
+    if last and not found:
+        raise UserError(f"--optim.freeze {last}: no weight of this network's backbone belongs to it; leave it out")
+    for parameter in found:
+        parameter.requires_grad = False
     return [cell for _, cell in net.cells_and_names()
             if isinstance(cell, nn.BatchNorm2d) and not cell.gamma.requires_grad]
 

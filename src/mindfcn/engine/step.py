@@ -44,6 +44,8 @@ class TrainStep(nn.Cell):
         self.average = average
         self.clip_norm = clip_norm
         self.batches = 0
+        # In a tuple, because a cell's attributes take part in its compilation.
+        self.sizes = (runtime.OneSize(),)
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         moving = [parameter for parameter in net.get_parameters() if parameter.name.endswith(MOVING)]
@@ -58,6 +60,7 @@ class TrainStep(nn.Cell):
 
     def __call__(self, images, labels):
         self.batches += 1
+        self.sizes[0].before(images.shape)
         # A constant argument compiles two graphs, with and without the update, instead of one with a branch.
         loss = super().__call__(images, labels, self.batches % self.accumulate == 0)
         if self.average and self.batches % self.accumulate == 0:

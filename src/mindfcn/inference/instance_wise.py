@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mindfcn.combinations import PROPOSALS, WINDOW, reason
 from mindfcn.data.transforms import to_input
 from mindfcn.inference.network import resized
 from mindfcn.inference.predictor import Predictor
@@ -31,7 +32,7 @@ class InstanceWise(Predictor):
     def __init__(self, segmenter: Any, propose: Callable[[np.ndarray], Any], rule: str = "max") -> None:
         self.segmenter, self.propose, self.rule = segmenter, propose, rule
         self.preprocess = segmenter.preprocess
-        self.window_problem = "proposals are windows already"
+        self.window_problem = reason(WINDOW, PROPOSALS)
 
     @property
     def net(self) -> Any:

@@ -5,6 +5,7 @@ from typing import Optional
 
 import mindspore as ms
 
+from mindfcn import combinations
 from mindfcn.config import check_bounds
 from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.regions.proposals import check_installed, propose
@@ -40,6 +41,9 @@ def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None, pr
     device = ms.get_context("device_target")
     dtype = layer_type(precision, device)
     weights, card, _ = load_checkpoint(checkpoint, default_model)
+    if not any("score" in name for name in weights):
+        raise UserError(f"{checkpoint} holds no segmentation network: none of its {len(weights)} weights is of a score "
+                        f"layer; train one from it with --model.pretrained {checkpoint}")
     net = create_model(card.model["name"], len(card.labels), **card.options())
     load_weights(net, weights, checkpoint)
     words = compute_in(net, dtype, precision)
@@ -75,6 +79,11 @@ def combined(segmenter, card, config):
         UserError: OpenCV cannot make proposals, a setting is out of bounds, or the other checkpoint has other
             classes or another input.
     """
+    taken = combinations.inputs(card.preprocess.modality, bool(card.geometric))
+    if config.proposals != "none":
+        combinations.check(combinations.PROPOSALS, *taken)
+    if config.ensemble:
+        combinations.check(combinations.ENSEMBLE, *taken)
     if config.proposals != "none":
         check_bounds(config)
         check_installed()

@@ -1,5 +1,7 @@
 """Segmenter: dense prediction with a MindSpore network, on the whole image at once."""
 
+import collections
+import threading
 from typing import Optional
 
 import cv2
@@ -7,7 +9,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindfcn import runtime
+from mindfcn.combinations import DECONVNET, SQUEEZE, WINDOW, reason
 from mindfcn.inference.predictor import Predictor
+from mindfcn.mindspore_versions import drop_graphs
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.dilated_fcn import DilatedFCN
 from mindfcn.models.fcn import FCN
@@ -17,7 +22,9 @@ from mindfcn.preprocess import Preprocess
 # Convolutions with more weights are not folded: their maps are small, so normalisation costs less than the copy.
 FOLDED = 2 ** 22
 # Largest number of compiled graphs; each takes about a second and, with VGG16, 80 MB.
-GRAPHS = 16
+GRAPHS = 8
+# MindSpore's mode, compiler and kernels are those of the process, so only one thread at a time may compute.
+_COMPUTING = threading.RLock()
 
 
 class Segmenter(Predictor):
@@ -26,7 +33,12 @@ class Segmenter(Predictor):
     For DeconvNet, the photograph is resized to the network's square input, and the logits are resized back.
 
     The networks of this package run with batch normalisation folded into the convolutions, and on CPU as compiled
-    graphs, one for each padded size, so that images of similar size share a graph. Other networks run unchanged.
+    graphs, one for each padded size, so that images of similar size share a graph. GRAPHS of them are kept. After that,
+    a new size is computed operator by operator, keeping kernels of the last size only, until it has come more often
+    than the size of a graph: it takes the place of the least used one, of equals the least recently used. Other
+    networks run unchanged.
+
+    It may be called from several threads; they compute one after another.
 
     Args:
         net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; after any other
@@ -42,19 +54,24 @@ class Segmenter(Predictor):
         self.reach, self.stride = getattr(net, "reach", None), getattr(net, "stride", 32)
         self.window_problem = window_problem(net)
         self.folded: Optional[Folded] = None
-        self.sizes: set[tuple[int, ...]] = set()
+        # {shape: keys of its graph in the network's compile cache}, the least recently used first; uses of each shape.
+        self.graphs: collections.OrderedDict[tuple[int, ...], set] = collections.OrderedDict()
+        self.uses: collections.Counter[tuple[int, ...]] = collections.Counter()
+        self.sizes = runtime.OneSize()
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""
         side = getattr(self.net, "side", None)
-        if side is None or batch.shape[2:] == (side, side):
-            return self._logits(batch)
-        return resized(self._logits(resized(batch, side, side)), *batch.shape[2:])
+        with _COMPUTING:
+            if side is None or batch.shape[2:] == (side, side):
+                return self._logits(batch)
+            return resized(self._logits(resized(batch, side, side)), *batch.shape[2:])
 
     def _logits(self, batch):
         """Logits at the images' own size."""
         if not isinstance(self.net, (FCN, DilatedFCN, DeconvNet)):
             self.net.set_train(False)
+            self.sizes.before(batch.shape)
             return self.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
         # Training mode means that the weights may have changed.
         if self.net.training or self.folded is None:
@@ -65,7 +82,11 @@ class Segmenter(Predictor):
         mode = ms.get_context("mode")
         ms.set_context(mode=self._mode(batch.shape))
         try:
+            self.sizes.before(batch.shape)
+            before = set(self.folded.net.compile_cache)
             logits = self.folded.net(ms.Tensor(batch)).astype(ms.float32).asnumpy()
+            if batch.shape in self.graphs:
+                self.graphs[batch.shape] |= self.folded.net.compile_cache - before
         finally:
             ms.set_context(mode=mode)
         return logits[:, :, :height, :width]
@@ -79,19 +100,26 @@ class Segmenter(Predictor):
             self.folded.refresh()
 
     def _mode(self, shape):
-        """Graph mode on CPU for the first GRAPHS shapes; PyNative mode otherwise."""
-        if ms.get_context("device_target") != "CPU" or len(self.sizes) >= GRAPHS and shape not in self.sizes:
+        """Graph mode on CPU for shapes that have a graph or get one; PyNative mode otherwise."""
+        if ms.get_context("device_target") != "CPU":
             return ms.PYNATIVE_MODE
-        self.sizes.add(shape)
+        self.uses[shape] += 1
+        if shape not in self.graphs and len(self.graphs) >= GRAPHS:
+            rarest = min(self.graphs, key=self.uses.__getitem__)
+            if self.uses[shape] <= self.uses[rarest]:
+                return ms.PYNATIVE_MODE
+            drop_graphs(self.folded.net, self.graphs.pop(rarest))
+        self.graphs.setdefault(shape, set())
+        self.graphs.move_to_end(shape)
         return ms.GRAPH_MODE
 
 
 def window_problem(net):
     """Why windows of a photograph give another result than the whole, or ""."""
-    if hasattr(net, "side"):
-        return "DeconvNet resizes each photograph, and so each window, to its own square"
+    if isinstance(net, DeconvNet):
+        return reason(DECONVNET, WINDOW)
     if any("SqueezeExcite" in type(cell).__name__ for _, cell in net.cells_and_names()):
-        return "its squeeze-and-excitation layers average over the photograph, and so over each window"
+        return reason(SQUEEZE, WINDOW)
     return ""
 
 

@@ -13,6 +13,8 @@ from mindfcn.weights.card import CARD, Card
 
 PROVIDERS = {"Ascend": "CANNExecutionProvider", "GPU": "CUDAExecutionProvider", "CPU": "CPUExecutionProvider"}
 
+# Name of the entry with the network's reach and stride, pixels, by which windows can be cut.
+REACH = "mindfcn_reach"
 # The start of the last entry of ModelProto.metadata_props (field 14): key (1) and value (2), the checksum in 8 digits.
 _CHECKSUM_ENTRY = b"\x72\x17\x0a\x0bmindfcn_crc\x12\x08"
 
@@ -71,6 +73,10 @@ class OnnxSegmenter(Predictor):
         self.card = Card.from_json(texts[CARD], path)
         self.preprocess = self.card.preprocess
         self.classes = len(self.card.labels) if self.card.geometric else None
+        # Files of earlier releases, and of networks whose windows give another result, have none.
+        numbers = texts.get(REACH, "").split()
+        if len(numbers) == 2 and all(map(str.isdecimal, numbers)):
+            self.reach, self.stride = map(int, numbers)
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, C, H, W) float32, normalised -> logits (N, classes of all heads, H, W) float32."""

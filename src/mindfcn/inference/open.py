@@ -5,6 +5,7 @@ from typing import Optional, Union
 
 import numpy as np
 
+from mindfcn.combinations import ENSEMBLE, ONNX, PROPOSALS, check
 from mindfcn.config import PredictConfig, ServeConfig
 from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
@@ -35,10 +36,11 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig], console: Console =
         raise UserError(f"{config.checkpoint} is not an .onnx file; make one with mindfcn export --checkpoint "
                         f"{config.checkpoint} --out_file NAME.onnx")
     if is_onnx:
-        if isinstance(config, PredictConfig) and (config.proposals != "none" or config.ensemble):
-            raise UserError(f"{config.checkpoint}: proposals and ensembles take .ckpt files")
-        if config.precision not in ("auto", "float32", "float32_strict"):
-            raise UserError(f"--precision {config.precision}: an ONNX file computes in float32; leave it out")
+        if isinstance(config, PredictConfig):
+            for method, used in ((PROPOSALS, config.proposals != "none"), (ENSEMBLE, config.ensemble)):
+                if used:
+                    check(ONNX, method)
+        check(ONNX, config.precision)
         segmenter = OnnxSegmenter(config.checkpoint, config.device)
         return segmenter, segmenter.card
     from mindfcn.inference.load import combined, load_segmenter

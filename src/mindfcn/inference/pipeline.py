@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from mindfcn.combinations import CRF, FLIP, SCALES, SIDE, WINDOW, check, inputs
 from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import crf_of, permutohedral
@@ -54,10 +55,12 @@ class Inference:
         self.plain = self.scales == (1.0,) and not self.flip and self.crf is None and not self.shorter_side
 
     def check(self, card: Optional[Card]) -> None:
-        """Raise UserError if scales, mirroring, windows or CRF are set for a network with depth input or two heads."""
-        if card and (card.preprocess.modality != "rgb" or card.geometric) and not (self.plain and self.whole):
-            raise UserError("--scales, --flip, --window, --crf and --shorter_side are for networks of photographs with "
-                            "one head; leave them out")
+        """Raise UserError if a method does not go with the network's input or heads."""
+        if card:
+            given = {SCALES: self.scales != (1.0,), FLIP: self.flip, WINDOW: not self.whole, CRF: self.crf is not None,
+                     SIDE: bool(self.shorter_side)}
+            for method in (name for name, used in given.items() if used):
+                check(method, *inputs(card.preprocess.modality, bool(card.geometric)))
 
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR, of any size.

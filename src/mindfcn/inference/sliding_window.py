@@ -48,7 +48,7 @@ class SlidingWindow:
     def __init__(self, segmenter, window, overlap=None):
         self.segmenter = segmenter
         if problem := getattr(segmenter, "window_problem", ""):
-            raise UserError(f"--window: windows give another result with this network: {problem}; leave it out")
+            raise UserError(f"--window: windows give another result with this network: {problem}")
         reach = getattr(segmenter, "reach", None)
         if overlap is None and reach is None:
             raise UserError("--window: the receptive field of this network is not known here; give --overlap, at "

@@ -4,6 +4,7 @@ import inspect
 from functools import partial
 from typing import Any, Callable, Union
 
+from mindfcn import combinations
 from mindfcn.errors import UserError
 from mindfcn.models.backbones.alexnet import AlexNet
 from mindfcn.models.backbones.googlenet import GoogLeNet
@@ -73,11 +74,8 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     of_head = [option for option in options_of(make_net) if option not in NOT_OPTIONS]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
+    combinations.check(*combinations.kinds(name), *combinations.inputs(modality, bool(options.get("geometric"))))
     in_channels = {EARLY: 4, "bands": bands}.get(modality)
-    if in_channels and "in_channels" not in of_backbone:
-        raise UserError(f"{name} takes images of three channels; for {modality} choose one of {', '.join(BACKBONES)}")
-    if modality == LATE and name in PAIRS:
-        raise UserError(f"{name} has one stream; for rgb_hha choose one of {', '.join(BACKBONES)}")
     for option in options:
         if option not in (*of_backbone, *of_head):
             raise UserError(f"{name} has no option {option}; it has {', '.join([*of_backbone, *of_head])}")

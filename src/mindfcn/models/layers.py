@@ -96,8 +96,12 @@ class CpuConv2dTranspose(nn.Conv2dTranspose):
         # In a tuple for the same reason as in CpuConv2d.
         self.algorithms = (algorithm,)
 
+    def use_mindspore_kernels(self):
+        """Compute with MindSpore's kernels only."""
+        self.algorithms = ()
+
     def construct(self, x):
-        if x.dtype == ms.float32:
+        if x.dtype == ms.float32 and self.algorithms:
             return self.algorithms[0](x, self.weight)
         count, channels, height, width = x.shape
         sides = [(side - 1) * self.stride[0] + self.kernel_size[0] - 2 * self.padding for side in (height, width)]

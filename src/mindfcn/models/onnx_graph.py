@@ -5,6 +5,7 @@ import math
 import numpy as np
 from mindspore import nn
 
+from mindfcn.combinations import DECONVNET, MINDCV, ONNX, reason
 from mindfcn.errors import UserError
 from mindfcn.models import layers
 from mindfcn.models.analysis.receptive_field import padding_of
@@ -22,12 +23,10 @@ PASSING = (nn.Identity, nn.Dropout, layers.Dropout)
 def onnx_model(net):
     """The onnx.ModelProto of a network (see `write_onnx`), with normalisation folded into the convolutions."""
     if isinstance(net, DeconvNet):
-        raise UserError(f"DeconvNet's unpooling has no form for ONNX here; use --format mindir --size '[{net.side}, "
-                        f"{net.side}]'")
+        raise UserError(f"{reason(ONNX, DECONVNET)} --size '[{net.side}, {net.side}]'")
     backbone = net.backbone.color if isinstance(net.backbone, TwoStreams) else net.backbone
     if not hasattr(backbone, "paths"):
-        raise UserError(f"the backbone {type(backbone).__name__} does not list its layers, so it cannot be exported; "
-                        "use --format mindir, or a network on another backbone")
+        raise UserError(f"the backbone {type(backbone).__name__} cannot be exported: {reason(ONNX, MINDCV)}")
     net = Folded(net).net
     graph = Graph()
     if isinstance(net, DilatedFCN):

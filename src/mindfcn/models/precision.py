@@ -2,15 +2,11 @@
 
 import mindspore as ms
 
+from mindfcn import combinations
 from mindfcn.errors import UserError
 from mindfcn.models.layers import LRN
 
 TYPES = {"float32": ms.float32, "float32_strict": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
-# True of MindSpore 2.8; a test fails as soon as its CPU kernels support bfloat16.
-REFUSED = {
-    ("CPU", "float16"): "a CPU computes it in float32 and converts each map twice, which is slower; use float32",
-    ("CPU", "bfloat16"): "MindSpore has no such convolution on CPU; use float32",
-    ("GPU", "bfloat16"): "MindSpore has no such layers on GPU; use float16"}
 
 
 def layer_type(precision, device, option="--precision"):
@@ -26,8 +22,8 @@ def layer_type(precision, device, option="--precision"):
     """
     if precision == "auto":
         precision = "float32" if device == "CPU" else "float16"
-    if (device, precision) in REFUSED:
-        raise UserError(f"{option} {precision} on {device}: {REFUSED[device, precision]}")
+    if found := combinations.reason(device, precision):
+        raise UserError(f"{option} {precision} on {device}: {found}")
     return TYPES[precision]
 
 

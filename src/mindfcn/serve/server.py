@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 
+from mindfcn.combinations import check, inputs
 from mindfcn.config import PredictConfig, check_bounds
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
@@ -76,9 +77,7 @@ def run(opened, listener, worker, stop, config, console):
     from mindfcn.serve.app import create_app
     from mindfcn.serve.connections import with_deadline
     segment, card = opened
-    if card.preprocess.modality != "rgb":
-        raise UserError(f"{config.checkpoint} takes {card.preprocess.modality} input, but the page only sends "
-                        "photographs; use mindfcn predict with --depth")
+    check("serve", *inputs(card.preprocess.modality, bool(card.geometric)))
     segment = Inference(segment, PredictConfig(config.checkpoint, shorter_side=config.shorter_side),
                         card.shorter_side, console)
     app = create_app(segment, card, worker, config, stop.seconds, console)

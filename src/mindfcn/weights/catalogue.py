@@ -163,22 +163,37 @@ def locate(checkpoint: FilePath, console: Console = SILENT, network: bool = Fals
     """The path of a file, or of a published one by its name, which is fetched where it is missing.
 
     Args:
-        checkpoint: a path, or a name of CATALOGUE.
+        checkpoint: a path, the folder of a run, or a name of CATALOGUE.
         console: Console that shows the progress of the download.
         network: whether the file must hold a segmentation network.
 
     Returns:
-        The path; a name that is neither is returned as it is.
+        The path, of a run's folder that of its best checkpoint, else its last; a name that is none of them is returned
+        as it is.
 
     Raises:
-        UserError: the file cannot be fetched, its checksum is not the published one, or it holds no network.
+        UserError: a folder without checkpoints, the file cannot be fetched, its checksum is not the published one, or
+            it holds no network.
     """
     checkpoint = os.fspath(checkpoint)
+    if os.path.isdir(checkpoint):
+        checkpoint = _of_run(checkpoint)
+        console.say(f"checkpoint {checkpoint}")
     entry = CATALOGUE.get(checkpoint) if not os.path.exists(checkpoint) else entry_of(checkpoint)
     if network and entry and entry.labels is None:
         raise UserError(f"{checkpoint} holds a classifier's weights and no segmentation network; train one from it "
                         f"with --model.pretrained {entry.name}, or take a network that `mindfcn weights` lists")
     return fetch(entry, console) if entry and checkpoint == entry.name else checkpoint
+
+
+def _of_run(folder: str) -> str:
+    """The best checkpoint in the folder of a run, else the last one. Raises UserError."""
+    found = [path for name in ("best.ckpt", "last.ckpt") for inner in ("checkpoints", "")
+             if os.path.isfile(path := os.path.join(folder, inner, name))]
+    if not found:
+        raise UserError(f"{folder} is a folder without checkpoints: it has no checkpoints/best.ckpt; give a run's "
+                        "folder or a checkpoint file")
+    return found[0]
 
 
 def fetch(entry: PublishedWeights, console: Console = SILENT) -> str:

@@ -15,12 +15,12 @@ from mindspore import nn
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
-from mindfcn.preprocess import CAFFE, TORCHVISION
+from mindfcn.preprocess import TORCHVISION
 from mindfcn.storage.files import atomic_path
 from mindfcn.storage.weight_files.read import read_checkpoint
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.catalogue import entry_of, locate
-from mindfcn.weights.naming import published_fcn
+from mindfcn.weights.naming import published_fcn, published_input
 from mindfcn.weights.resnet_names import published_resnet_fcn
 
 STATE = "training."
@@ -66,10 +66,13 @@ def load_checkpoint(path: FilePath,
     if CARD in texts:
         return weights, Card.from_json(texts[CARD], path), state
     entry = entry_of(path)
-    for convention, published in ((CAFFE, published_fcn(weights, path, default_model or "")),
-                                  (TORCHVISION, published_resnet_fcn(weights, path, texts.get("meta.config", "")))):
-        if published:
-            weights, model = published
+    for released, found in ((True, published_fcn(weights, path, default_model or "")),
+                            (False, published_resnet_fcn(weights, path, texts.get("meta.config", "")))):
+        if found:
+            weights, model = found
+            convention = published_input(weights, model, path) if released else TORCHVISION
+            if convention.modality != "rgb":
+                model = {**model, "modality": convention.modality}
             return weights, Card(model, _labels(weights, path, texts), convention,
                                  shorter_side=entry.shorter_side if entry else 0), state
     default_model = default_model or (entry.model if entry and entry.labels else None)
@@ -92,7 +95,8 @@ def _labels(weights, path="", texts=None):
     Those of the catalogue, those that the file names in its `meta`, VOC's for 21 classes; else numbered ones.
     """
     entry, texts = entry_of(path), texts or {}
-    classes = next((len(weights[name]) for name in ("score_fr.weight", "score.weight") if name in weights), len(VOC))
+    classes = next((len(weights[name]) for name in ("score_fr.weight", "score_fr.color.weight", "score.weight")
+                    if name in weights), len(VOC))
     if entry and entry.labels and len(entry.labels) == classes:
         return entry.labels
     if "meta.CLASSES" in texts:

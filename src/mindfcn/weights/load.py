@@ -16,6 +16,8 @@ from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 # Dense layers of the classifier, loaded only where the network has their full width.
 DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore", "geometric.", "auxiliary.")
+# What the classifiers of all known origins add to variances.
+EPSILON = 1e-5
 # Prefixes of the layers' names in the two streams of late fusion.
 STREAMS = ("color.", "hha.")
 # A weights file, or {name: array}.
@@ -102,7 +104,22 @@ def load_backbone(net: nn.Cell, source: Weights, convention: Union[str, Preproce
     report = LoadReport(where)
     for stream, parameters in streams.items():
         _fill_backbone(parameters, weights, convention, stream, report)
+    report.converted += _adjust_epsilon(net, report.loaded)
     return report
+
+
+def _adjust_epsilon(net, loaded):
+    """Adjust loaded variances where a layer adds another epsilon than the classifier did: its results stay the same.
+
+    Returns a list of (name, how it was converted).
+    """
+    converted = []
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, nn.BatchNorm2d) and cell.eps != EPSILON and cell.moving_variance.name in loaded:
+            variance = cell.moving_variance.asnumpy() + np.float32(EPSILON - cell.eps)
+            cell.moving_variance.set_data(ms.Tensor(variance))
+            converted.append((cell.moving_variance.name, f"for the epsilon {cell.eps:g} instead of {EPSILON:g}"))
+    return converted
 
 
 def _fill_backbone(parameters, weights, convention, stream, report):

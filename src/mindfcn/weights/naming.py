@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from mindfcn.errors import UserError
-from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
+from mindfcn.preprocess import CAFFE, COURSE, NYUD, SIFTFLOW, TORCHVISION
 from mindfcn.weights.resnet_names import resnet_backbone
 
 _NORM = {"gamma": ("gamma", "weight"), "beta": ("beta", "bias"), "moving_mean": ("moving_mean", "running_mean"),
@@ -211,6 +211,8 @@ def published_fcn(weights, path="", model_name=""):
         UserError: the scales differ between channels.
     """
     head = next((head for last, head in _HEADS.items() if f"{last}.weight" in weights), None)
+    if head == "fcn32s" and "score_frcolor.weight" in weights:
+        return _published_streams(weights, path, model_name)
     for name, backbone, naming, base in _PUBLISHED if head and "score_fr.weight" in weights else ():
         if _has(weights, (*naming.convs, "fc6", "fc7")):
             renamed = {target: _as_convolution(backbone, target, weights[source])
@@ -222,6 +224,43 @@ def published_fcn(weights, path="", model_name=""):
             scales = _skip_scales(weights, path, model_name) if head == "fcn8s" else None
             return renamed, model | ({"name": f"fcn8s_atonce_{name}", "skip_scales": scales} if scales else {})
     return None
+
+
+def _published_streams(weights, path, model_name):
+    """The same of the released net of late fusion, whose layers are called conv1_1color and conv1_1hha."""
+    merged, model = {"upscore.weight": weights["upscore.weight"]}, None
+    for stream in ("color", "hha"):
+        part = {f"{layer.removesuffix(stream)}.{kind}": weight for layer, _, kind, weight in
+                ((*name.rpartition("."), weight) for name, weight in weights.items()) if layer.endswith(stream)}
+        found = published_fcn({**part, "upscore.weight": weights["upscore.weight"]}, path, model_name)
+        if found is None:
+            return None
+        renamed, model = found
+        for name, weight in renamed.items():
+            layer, _, kind = name.rpartition(".")
+            if layer.startswith("score"):
+                merged[f"{layer}.{stream}.{kind}"] = weight
+            elif layer != "upscore":
+                merged[f"{stream}.{name}"] = weight
+    return merged, {**model, "modality": "rgb_hha"}
+
+
+def published_input(weights, model, path=""):
+    """The Preprocess of a published FCN under Caffe's names, by its shapes and the name of its file.
+
+    HHA has three channels, as colours have, so only names tell them apart: nyud-fcn32s-hha-heavy. Released nets for
+    NYUDv2 (40 classes, or more channels than colours) and SIFT Flow subtract those data sets' means.
+    """
+    name = os.path.basename(path).lower()
+    modality = model.get("modality", "rgb")
+    if modality == "rgb" and "hha" in name:
+        modality = "hha"
+    elif modality == "rgb" and weights["conv1.0.weight"].shape[1] == 4:
+        modality = "rgbd"
+    classes = next(len(weights[score]) for score in ("score_fr.weight", "score_fr.color.weight") if score in weights)
+    if modality != "rgb" or "nyud" in name or classes == 40:
+        return NYUD.to(modality)
+    return SIFTFLOW if "siftflow" in name else CAFFE
 
 
 def _skip_scales(weights, path, model_name):
