@@ -23,7 +23,7 @@ from mindfcn.data.sources.roboflow import list_roboflow
 from mindfcn.data.sources.yolo import list_yolo
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet, voc_palette
-from mindfcn.report.overlays import write_palette_png
+from mindfcn.report.overlays import encode_palette_png
 from mindfcn.report.tables import text_table
 from mindfcn.storage.files import empty_folder, partial_folder, read_lines, write_text
 from mindfcn.storage.images import check_complete, image_size
@@ -223,9 +223,10 @@ def _write_pair(one, name, folder, labels, painting):
     check_mask(mask, labels, one.where)
     suffix = os.path.splitext(one.image)[1].lower()
     suffix = suffix if suffix in IMAGE_SUFFIXES else {"JPEG": ".jpg", "TIFF": ".tif"}.get(kind, f".{kind.lower()}")
-    with open(os.path.join(folder, "images", name + suffix), "wb") as file:
-        file.write(data)
-    write_palette_png(os.path.join(folder, "masks", f"{name}.png"), mask, labels)
+    picture = encode_palette_png(mask, labels)
+    for path, content in ((("images", name + suffix), data), (("masks", f"{name}.png"), picture)):
+        with open(os.path.join(folder, *path), "wb") as file:
+            file.write(content)
     return histogram(mask), several
 
 
