@@ -7,6 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindfcn import runtime
 from mindfcn.inference.predictor import Predictor
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.dilated_fcn import DilatedFCN
@@ -80,7 +81,8 @@ class Segmenter(Predictor):
 
     def _mode(self, shape):
         """Graph mode on CPU for the first GRAPHS shapes; PyNative mode otherwise."""
-        if ms.get_context("device_target") != "CPU" or len(self.sizes) >= GRAPHS and shape not in self.sizes:
+        full = len(self.sizes) >= GRAPHS and shape not in self.sizes
+        if ms.get_context("device_target") != "CPU" or full or not runtime.compiles():
             return ms.PYNATIVE_MODE
         self.sizes.add(shape)
         return ms.GRAPH_MODE
