@@ -28,8 +28,14 @@ def pytest_configure(config):
     os.environ["DEVICE_TARGET"] = config.getoption("--device")
 
 
+# Files that take longest, in the order in which they start, so that no process is left alone with one at the end.
+LONGEST = ("test_notebook.py", "test_train.py", "test_own_data.py", "test_compare.py", "test_dilated_verbs.py",
+           "test_deconvnet_verbs.py", "test_evaluate.py", "test_start.py", "test_two_runs.py", "test_network.py")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Skip the tests marked long without --long."""
+    """Start with the longest files, and skip the tests marked long without --long."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if config.getoption("--long"):
         return
     for item in items:
@@ -62,6 +68,14 @@ def pynative():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     yield
     ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture(scope="module")
+def uncompiled():
+    """No network of the module's tests is compiled, nor in the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINDFCN_COMPILE", "0")
+        yield
 
 
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])

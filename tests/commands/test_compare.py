@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its networks are compared)
 import yaml
 from helpers import read_table, sample_settings
 from PIL import Image
@@ -40,7 +41,8 @@ from mindfcn.preprocess import COURSE
 from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
 METRICS = ("pixel accuracy", "mean pixel accuracy", "mean IoU", "frequency weighted IoU")
-FIRST, STAGED = "fcn32s_vgg16_bn", "after 32s"
+FIRST, STAGED = "fcn32s_small_bn", "after 32s"
+pytestmark = pytest.mark.usefixtures("uncompiled")
 SHARED = {"conv1.0.weight", "conv4.0.weight", "conv6.0.weight", "score_fr.weight"}
 
 
@@ -54,7 +56,7 @@ def settings(records, out, *variants, **options):
 
 def all_variants(loaded):
     """Trained from random weights, staged from the first with another learning rate, and loaded."""
-    return (Variant(FIRST), Variant("fcn16s_vgg16_bn", STAGED, FIRST, settings={"optim.lr": 1e-9, "optim.min_lr": 0}),
+    return (Variant(FIRST), Variant("fcn16s_small_bn", STAGED, FIRST, settings={"optim.lr": 1e-9, "optim.min_lr": 0}),
             Variant(FIRST, "loaded", checkpoint=str(loaded)))
 
 
@@ -114,25 +116,22 @@ def test_what_a_comparison_leaves(whole, out):
 
 def test_rows_are_the_metrics_of_the_runs(whole, out):
     rows = table(out)
-    titles = {FIRST: FIRST, f"{STAGED} (fcn16s_vgg16_bn)": STAGED, f"loaded ({FIRST})": "loaded"}
+    titles = {FIRST: FIRST, f"{STAGED} (fcn16s_small_bn)": STAGED, f"loaded ({FIRST})": "loaded"}
     assert list(rows) == list(titles)
     for title, label in titles.items():
         metrics = json.loads((out / label / "evaluation" / "metrics.json").read_text())["metrics"]
         found = [float(rows[title][heading]) for heading in HEADER[1:5]]
         np.testing.assert_allclose(found, [100 * metrics[name] for name in METRICS], atol=5e-5)
         assert float(rows[title]["ms/image"]) > 0
-    assert rows[f"{STAGED} (fcn16s_vgg16_bn)"]["started from"] == FIRST and rows[FIRST]["started from"] == ""
+    assert rows[f"{STAGED} (fcn16s_small_bn)"]["started from"] == FIRST and rows[FIRST]["started from"] == ""
     assert rows[f"loaded ({FIRST})"]["started from"] == "best.ckpt" and rows[f"loaded ({FIRST})"]["training, min"] == ""
 
 
 def test_parameters_are_those_of_the_layers(whole):
-    """Counted by hand: width 1/8 and fc_width 8 of VGG16, 7 classes."""
-    channels = [8, 8, 16, 16, 32, 32, 32, 64, 64, 64, 64, 64, 64]
-    pairs = list(zip([3, *channels[:-1]], channels))
-    weights = sum(9 * one * other for one, other in pairs) + 49 * 64 * 8 + 8 * 8
-    norms = 2 * (sum(channels) + 16)
+    """Counted by hand: three convolutions to 8 channels, each with normalisation, and 7 classes."""
+    backbone = 9 * 8 * (3 + 8 + 8) + 3 * 2 * 8
     assert [row.parameters for row in whole[1].rows[:2]] == [
-        weights + norms + 8 * 7 + 64 * 64 * 49, weights + norms + (8 + 64) * 7 + (4 * 4 + 32 * 32) * 49]
+        backbone + 8 * 7 + 64 * 64 * 49, backbone + (8 + 8) * 7 + (4 * 4 + 32 * 32) * 49]
 
 
 def test_minutes_are_those_of_the_log(whole, out):
@@ -145,10 +144,10 @@ def test_minutes_are_those_of_the_log(whole, out):
 def test_published_figures_are_below_their_network(whole, out):
     figures = dict(zip(METRICS, (0.5, 0.25, 0.125, float("nan"))))
     lines = cells([Row("a", "fcn8s_vgg16", "best.ckpt", "", figures, 2500000, 0.25, 1.0),
-                   Row(FIRST, FIRST, "best.ckpt", "x.npz", figures, minutes=2.0)], 1)
+                   Row("b", "fcn32s_vgg16_bn", "best.ckpt", "x.npz", figures, minutes=2.0)], 1)
     assert lines[0] == ["a (fcn8s_vgg16)", "50.0", "25.0", "12.5", "-", "2.50", "250.0", "1.0", "-"]
     assert lines[1] == ["published: CVPR 2015 table 2, seg11valid", "90.3", "75.9", "62.7", "83.2", *"----"]
-    assert lines[-1][0] == FIRST and lines[-1][-1] == "x.npz" and len(lines) == 4
+    assert lines[-1][0] == "b (fcn32s_vgg16_bn)" and lines[-1][-1] == "x.npz" and len(lines) == 4
     assert "other training data" in whole[1].table and "other training data" in (out / "table.md").read_text()
 
 
@@ -162,7 +161,7 @@ def test_a_staged_variant_begins_from_the_weights_of_the_one_before(whole, out):
     first, staged = last_weights(out / FIRST), last_weights(out / STAGED)
     for name in SHARED:
         np.testing.assert_allclose(staged[name], first[name], rtol=0, atol=1e-7)
-    random = create_model("fcn16s_vgg16_bn", 7, width=0.125, fc_width=8)
+    random = create_model("fcn16s_small_bn", 7, width=0.125, fc_width=8)
     weights = {parameter.name: parameter.asnumpy() for parameter in random.get_parameters()}
     assert all(np.abs(weights[name] - first[name]).max() > 1e-3 for name in SHARED)
     assert "upscore16.weight" in staged and "upscore.weight" not in staged
@@ -226,11 +225,12 @@ def test_an_interrupted_comparison_continues(whole, out, sample_records, tmp_pat
 
 @pytest.mark.long
 def test_the_command_ends_with_the_signal(sample_records, tmp_path):
-    config = settings(sample_records, tmp_path / "out", Variant(FIRST), optim=OptimConfig(epochs=1000))
+    name = "fcn32s_vgg16_bn"
+    config = settings(sample_records, tmp_path / "out", Variant(name), optim=OptimConfig(epochs=1000))
     (tmp_path / "compare.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
     command = [sys.executable, "-m", "mindfcn", "compare", "--config", str(tmp_path / "compare.yaml")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        log, patience = tmp_path / "out" / FIRST / "log.csv", time.monotonic() + 240
+        log, patience = tmp_path / "out" / name / "log.csv", time.monotonic() + 240
         while time.monotonic() < patience and not (log.exists() and log.read_text().count("\n") > 1):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_training(sample_reco
 def test_a_network_that_fails_is_a_row_and_the_others_go_on(sample_records, tmp_path):
     """Its successor fails, too; rows of other data are not trained already."""
     shutil.copytree(sample_records / "source", tmp_path / "source")
-    name, messages = "fcn32s_alexnet", []
+    name, messages = "fcn32s_small", []
     config = settings(tmp_path, tmp_path / "out", Variant(name, "bad", settings={"optim.lr": 1e30}),
                       Variant(name, "next", "bad"), Variant(name, "good"),
                       augment=AugmentConfig(crop_size=0, batch_size=1), eval_every=0)

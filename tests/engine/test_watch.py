@@ -5,6 +5,7 @@ import contextlib
 import mindspore as ms
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its networks are trained)
 from helpers import one_line, parameters, read_table, sample_settings
 
 from mindfcn import runtime
@@ -28,7 +29,7 @@ def own_mode():
     runtime.pynative_mode()
 
 
-@pytest.mark.parametrize("name, dtype", [("fcn32s_alexnet", ms.float32), ("fcn32s_vgg16_bn", ms.float16)])
+@pytest.mark.parametrize("name, dtype", [("fcn32s_small", ms.float32), ("fcn32s_small_bn", ms.float16)])
 def test_the_loss_is_that_of_the_step_and_no_state_changes(scramble, name, dtype):
     """The same masks of dropout, cells and statistics of normalisation, also at the second step."""
     net = scramble(create_model(name, 3, width=0.125, fc_width=8))
@@ -51,7 +52,7 @@ def test_the_loss_is_that_of_the_step_and_no_state_changes(scramble, name, dtype
 
 
 def settings(records, folder, every):
-    return sample_settings(records, ModelConfig(name="fcn32s_alexnet", width=0.125, fc_width=8),
+    return sample_settings(records, ModelConfig(name="fcn32s_small", width=0.125, fc_width=8),
                            OptimConfig(epochs=2, lr=0.05, warmup_epochs=0), run_dir=str(folder), watch_every=every)
 
 

@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its network is trained)
 
 from mindfcn.config import OptimConfig
 from mindfcn.engine.averaging import WeightAverage
@@ -19,7 +20,7 @@ def values(parameters):
 def test_averages_follow_the_recursion(accumulate, decay):
     """At a decay of 0.15 it is (1 + t) / (10 + t) for none, at 0.5 for all of these updates."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    net = create_model("fcn8s_vgg16_bn", 3, width=0.125, fc_width=8)
+    net = create_model("fcn8s_small_bn", 3, width=0.125, fc_width=8)
     update, _ = optimiser(net, OptimConfig(lr=0.1, min_lr=0.1, accumulate=accumulate), 10)
     average = WeightAverage(net, decay)
     step = TrainStep(net, update, accumulate=accumulate, average=average)

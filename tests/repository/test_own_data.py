@@ -46,7 +46,7 @@ def status(words):
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory):
+def walk(uncompiled, tmp_path_factory):
     """A folder in which the page's commands were typed, in their order."""
     folder, before = tmp_path_factory.mktemp("newcomer"), os.getcwd()
     for inner in ("configs", "experiments"):

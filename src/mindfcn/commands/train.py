@@ -126,6 +126,8 @@ def train_in(run_dir, config, resuming, device, console):
     loss = training_loss(config, train_set, card, notes, net)
     offset_seeds(net, loss, config.seed)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
+    # Gradients made in graph mode, which an earlier run of this process may have left, are always compiled.
+    runtime.pynative_mode()
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average, config.optim.clip_norm)
     with runtime.fail_on_all_ranks():
         if resuming:

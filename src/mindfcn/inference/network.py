@@ -101,7 +101,7 @@ class Segmenter(Predictor):
 
     def _mode(self, shape):
         """Graph mode on CPU for shapes that have a graph or get one; PyNative mode otherwise."""
-        if ms.get_context("device_target") != "CPU":
+        if ms.get_context("device_target") != "CPU" or not runtime.compiles():
             return ms.PYNATIVE_MODE
         self.uses[shape] += 1
         if shape not in self.graphs and len(self.graphs) >= GRAPHS:

@@ -70,7 +70,7 @@ def decode_image(data, where, bits=0):
 
 def _is_heif(data):
     """Whether encoded bytes are of one of the formats of phones."""
-    return data[4:8] == b"ftyp"
+    return bytes(data[4:8]) == b"ftyp"
 
 
 def used_bits(data, where):
@@ -223,7 +223,7 @@ def _open(data, where):
     except Image.DecompressionBombError:
         width = height = MAX_PIXELS
     except Exception:
-        if data[:4] in (b"II*\0", b"MM\0*"):
+        if bytes(data[:4]) in (b"II*\0", b"MM\0*"):
             raise UserError(f"{where} is a TIFF of bands or numbers that cannot be read; save it with the three bands "
                             "of colours, as whole numbers of 8 or 16 bits") from None
         if _is_heif(data):
