@@ -73,6 +73,9 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     of_head = [option for option in options_of(make_net) if option not in NOT_OPTIONS]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
+    if (modality == "bands") != bool(bands):
+        raise UserError(f"modality {modality} with {bands} bands: modality bands needs the number of bands, the others "
+                        "have none")
     in_channels = {EARLY: 4, "bands": bands}.get(modality)
     if in_channels and "in_channels" not in of_backbone:
         raise UserError(f"{name} takes images of three channels; for {modality} choose one of {', '.join(BACKBONES)}")

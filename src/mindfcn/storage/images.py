@@ -134,7 +134,7 @@ def _check_bands(image, where):
     bands = image.tag_v2.get(BANDS, 1)
     if bands > 4 or bands == 4 and image.mode != "CMYK" and image.tag_v2.get(EXTRA, (0,))[0] not in (1, 2):
         raise UserError(f"{where} has {bands} bands; networks take the three of colours: save those as a file of their "
-                        "own")
+                        "own, or train on all with --data.bands and --model.modality bands")
 
 
 def _decode(data, kind, where):
