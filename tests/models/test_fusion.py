@@ -152,4 +152,6 @@ def test_wrong_modalities_are_reported():
         create_model("fcn32s_vgg16", 3, modality="depth", **TINY)
     with pytest.raises(UserError, match="rgbd: its first layer takes three channels"):
         create_model("fcn32s_mindcv_resnet18", 3, modality="rgbd")
-    assert set(MODALITIES) == {"rgb", "rgbd", "hha", "rgb_hha"}
+    assert set(MODALITIES) == {"rgb", "rgbd", "hha", "rgb_hha", "bands"}
+    with pytest.raises(UserError, match="modality bands needs the number of bands"):
+        create_model("fcn32s_vgg16", 3, modality="bands")

@@ -199,6 +199,8 @@ def _folder(config):
     if not os.path.exists(path) and os.path.isdir(masks):
         raise UserError(f"no labels file {path}; make one with mindfcn labels --from {masks}")
     labels = LabelSet.load(path)
+    if config.bits and config.bands:
+        raise UserError("--data.bits is for photographs: leave it out with --data.bands")
     train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
                               not config.skip_bad, config.bits, config.bands)
                   for split in (config.train_split, config.val_split))

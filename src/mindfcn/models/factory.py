@@ -75,6 +75,9 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
     combinations.check(*combinations.kinds(name), *combinations.inputs(modality, bool(options.get("geometric"))))
+    if (modality == "bands") != bool(bands):
+        raise UserError(f"modality {modality} with {bands} bands: modality bands needs the number of bands, the others "
+                        "have none")
     in_channels = {EARLY: 4, "bands": bands}.get(modality)
     for option in options:
         if option not in (*of_backbone, *of_head):
