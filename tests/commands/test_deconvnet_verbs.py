@@ -3,7 +3,6 @@
 import dataclasses
 
 import cv2
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -24,17 +23,13 @@ from mindfcn.config import (
 from mindfcn.engine.build import build
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_segmenter
-from mindfcn.inference.network import Segmenter
 from mindfcn.inference.open import open_segmenter
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch):
-    """Evaluate without compiling; no network runs often enough here to be worth it."""
-    monkeypatch.setattr(Segmenter, "_mode", lambda self, shape: ms.PYNATIVE_MODE)
+# No network runs often enough here to be worth compiling.
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 @pytest.fixture(scope="module")

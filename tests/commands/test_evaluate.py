@@ -11,6 +11,7 @@ import cv2
 import mindspore as ms
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its network is evaluated)
 from PIL import Image
 
 from mindfcn import runtime
@@ -31,6 +32,8 @@ from mindfcn.weights.checkpoint import Card, save_checkpoint
 
 OPTIONS = {"width": 0.125, "fc_width": 8}
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 
 @pytest.fixture(autouse=True)
 def device():
@@ -42,9 +45,9 @@ def checkpoint(sample_records, tmp_path_factory):
     """A network of random weights for the sample set's classes; its records are the sample's."""
     runtime.set_up(seed=1)
     path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
-    net = create_model("fcn8s_vgg16_bn", len(SAMPLE), **OPTIONS)
+    net = create_model("fcn8s_small_bn", len(SAMPLE), **OPTIONS)
     records = str(sample_records / "records" / "val.mindrecord")
-    save_checkpoint(path, net, Card({"name": "fcn8s_vgg16_bn", **OPTIONS}, SAMPLE, COURSE, records))
+    save_checkpoint(path, net, Card({"name": "fcn8s_small_bn", **OPTIONS}, SAMPLE, COURSE, records))
     return path
 
 

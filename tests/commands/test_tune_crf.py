@@ -1,6 +1,7 @@
 """The search for the CRF's parameters: its scores are those of an evaluation with each set."""
 
 import pytest
+import small_network  # noqa: F401  (its network is evaluated)
 
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.tune_crf import tune_crf
@@ -15,13 +16,15 @@ from mindfcn.weights.checkpoint import Card, save_checkpoint
 pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed: pip install pydensecrf2")
 OPTIONS = {"width": 0.125, "fc_width": 8}
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(sample_records, tmp_path_factory, scramble):
     path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
-    net = scramble(create_model("fcn8s_vgg16_bn", len(SAMPLE), **OPTIONS))
+    net = scramble(create_model("fcn8s_small_bn", len(SAMPLE), **OPTIONS))
     records = str(sample_records / "records" / "val.mindrecord")
-    save_checkpoint(path, net, Card({"name": "fcn8s_vgg16_bn", **OPTIONS}, SAMPLE, COURSE, records))
+    save_checkpoint(path, net, Card({"name": "fcn8s_small_bn", **OPTIONS}, SAMPLE, COURSE, records))
     return str(path)
 
 

@@ -20,7 +20,7 @@ from mindfcn.inference.sliding_window import AutomaticWindows, SlidingWindow, sp
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
-pytestmark = pytest.mark.usefixtures("pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
 
 
 def photograph(height, width):
