@@ -41,8 +41,10 @@ class Server:
 
     def __enter__(self):
         paths = [SOURCE, os.environ.get("PYTHONPATH", "")]
+        # A killed process would compile its networks again.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "MINDFCN_COMPILE": "0"}
         self.process = subprocess.Popen(PYTHON, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+                                        env=environment)
         return self
 
     def __exit__(self, *_):

@@ -52,11 +52,14 @@ def test_the_second_run_is_refused_and_names_the_first(server, whole, tmp_path):
     while not (tmp_path / "run" / "run.lock").exists() and alive(first) and time.monotonic() < deadline:
         time.sleep(1e-3)
     time.sleep(0.1)
+    # Stopped, it holds its folder however long the others take.
+    os.kill(first, signal.SIGSTOP)
     for options in ([], ["--resume"], ["--overwrite"]):
         status, text = server.run(*words, *options)
         assert status == 1
         assert text.strip().startswith(f"mindfcn train: run directory {tmp_path}/run is in use by process {first} on ")
         assert text.strip().endswith("wait for it to end, or choose another folder")
+    os.kill(first, signal.SIGCONT)
     assert server.end(first)[0] == 0
     assert server.look(tmp_path)["digests"] == digests and leftovers(tmp_path) == []
 
@@ -197,7 +200,7 @@ def test_deleting_an_earlier_run_is_completed_after_a_kill(tmp_path):
     run = started_run(tmp_path, 2)
     os.makedirs(tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "last.ckpt").write_text("of the earlier run")
-    os.makedirs(tmp_path / ".partial-forgetting")
+    os.makedirs(tmp_path / ".partial-deleting")
     assert run.can_resume()
     with run.hold():
         assert not run.can_resume()
