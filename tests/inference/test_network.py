@@ -7,7 +7,9 @@ import threading
 import mindspore as ms
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its networks are compiled)
 
+from mindfcn import runtime
 from mindfcn.inference import network as whole_image
 from mindfcn.inference.network import Segmenter
 from mindfcn.preprocess import COURSE
@@ -29,17 +31,21 @@ def assert_own(segmenter, batch):
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("padding", ["same", "pad100"])
-@pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn32s_vgg16", "fcn16s_alexnet"])
-def test_logits_are_the_networks_own_at_any_size(tiny, name, padding):
-    segmenter = Segmenter(tiny(name, padding=padding), COURSE)
-    for size in ((64, 64), (50, 41), (33, 64), (1, 1)):
+@pytest.mark.parametrize("name, options, sizes", [
+    ("fcn8s_small_bn", {}, [(64, 64), (50, 41), (33, 64), (1, 1)]), ("fcn32s_small", {}, [(50, 41), (1, 1)]),
+    ("fcn8s_vgg16_bn", {}, [(50, 41)]), ("fcn16s_alexnet", {}, [(33, 64), (1, 1)]),
+    ("fcn8s_vgg16_bn", {"padding": "pad100"}, [(50, 41)]), ("fcn32s_vgg16", {"padding": "pad100"}, [(1, 1)]),
+    ("fcn16s_alexnet", {"padding": "pad100"}, [(33, 64)])])
+def test_logits_are_the_networks_own_at_any_size(tiny, name, options, sizes):
+    segmenter = Segmenter(tiny(name, **options), COURSE)
+    for size in sizes:
         assert_own(segmenter, images(*size))
-    assert_own(segmenter, images(40, 64, 2))
+    if "small" in name:
+        assert_own(segmenter, images(40, 64, 2))
 
 
 def test_sizes_that_pad_alike_share_a_graph(tiny):
-    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    segmenter = Segmenter(tiny("fcn8s_small_bn"), COURSE)
     for size in ((33, 64), (40, 50), (64, 64), (64, 40)):
         segmenter.logits(images(*size))
     assert len(segmenter.folded.net.compile_cache) == 1
@@ -49,22 +55,31 @@ def test_sizes_that_pad_alike_share_a_graph(tiny):
 
 def test_beyond_some_sizes_nothing_more_is_compiled(tiny, monkeypatch):
     monkeypatch.setattr(whole_image, "GRAPHS", 1)
-    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    segmenter = Segmenter(tiny("fcn8s_small_bn"), COURSE)
     for size in ((64, 64), (65, 64), (64, 65), (50, 60)):
         assert_own(segmenter, images(*size))
     assert len(segmenter.folded.net.compile_cache) == 1
 
 
+def test_the_environment_can_forbid_compiling(tiny, monkeypatch):
+    monkeypatch.setenv("MINDFCN_COMPILE", "0")
+    segmenter = Segmenter(tiny("fcn8s_small_bn"), COURSE)
+    assert_own(segmenter, images(50, 41))
+    assert not segmenter.folded.net.compile_cache
+    runtime.graph_mode()
+    assert ms.get_context("mode") == ms.PYNATIVE_MODE
+
+
 @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
 def test_the_mode_stays_as_it_was(tiny, mode):
-    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    segmenter = Segmenter(tiny("fcn8s_small_bn"), COURSE)
     ms.set_context(mode=mode)
     segmenter.logits(images(32, 32))
     assert ms.get_context("mode") == mode
 
 
 def test_weights_changed_by_training_are_used(tiny, scramble):
-    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    segmenter = Segmenter(tiny("fcn8s_small_bn"), COURSE)
     batch = images(64, 64)
     first = segmenter.logits(batch)
     # As after an epoch: changed weights, and the network in training mode.
@@ -75,7 +90,7 @@ def test_weights_changed_by_training_are_used(tiny, scramble):
 
 
 def test_weights_loaded_outside_training_are_used_after_refreshing(tiny, scramble):
-    segmenter = Segmenter(tiny("fcn8s_vgg16_bn"), COURSE)
+    segmenter = Segmenter(tiny("fcn8s_small_bn"), COURSE)
     segmenter.logits(images(64, 64))
     scramble(segmenter.net, seed=3)
     segmenter.refresh()
@@ -83,7 +98,7 @@ def test_weights_loaded_outside_training_are_used_after_refreshing(tiny, scrambl
 
 
 def test_the_mask_is_the_best_class_and_probabilities_sum_to_one(tiny):
-    segmenter = Segmenter(tiny("fcn16s_vgg16_bn"), COURSE)
+    segmenter = Segmenter(tiny("fcn16s_small_bn"), COURSE)
     image = np.random.default_rng(3).integers(0, 256, (37, 52, 3), np.uint8)
     mask, probabilities = segmenter(image, probabilities=True)
     logits = segmenter.net(ms.Tensor(COURSE.normalise(image).transpose(2, 0, 1)[None])).asnumpy()[0]
