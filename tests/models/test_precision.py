@@ -128,9 +128,11 @@ def test_batch_normalisation_is_float32(dtype):
     assert [parameter.dtype for parameter in net.trainable_params()] == [ms.float32] * 2
 
 
-@pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn8s_vgg16", "fcn32s_googlenet"])
-def test_float16_segments_as_float32_does(name):
+@pytest.mark.parametrize("name, compiled", [("fcn8s_vgg16_bn", True), ("fcn8s_vgg16", False),
+                                           ("fcn32s_googlenet", False)])
+def test_float16_segments_as_float32_does(name, compiled, monkeypatch):
     """And leaves float32 weights under their names, so that its checkpoints are those of float32."""
+    monkeypatch.setenv("MINDFCN_COMPILE", str(int(compiled)))
     net = network(name)
     names = [parameter.name for parameter in net.get_parameters()]
     images, _ = batch()
