@@ -63,7 +63,7 @@ print(f"MindSpore {ms.__version__} on {device}, results in {WORK}{', quick test'
 # The photographs are those of the sample set, drawn by the program.
 
 # %%
-data = mindfcn.PrepareConfig(records=f"{WORK}/records", source="sample", root=f"{WORK}/sample", samples=40 if QUICK else 200,
+data = mindfcn.PrepareConfig(records=f"{WORK}/records", source="sample", root=f"{WORK}/sample", samples=15 if QUICK else 200,
                              size=96 if QUICK else 128)
 labels, train_samples, val_samples = mindfcn.list_samples(data)
 preprocess = mindfcn.Preprocess()

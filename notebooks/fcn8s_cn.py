@@ -85,7 +85,7 @@ print(f"MindSpore {ms.__version__}，设备：{device}")
 
 # %%
 if DATA == "sample":
-    data = mindfcn.PrepareConfig(records=f"{WORK}/records", source="sample", root=f"{WORK}/sample", samples=40 if QUICK else 320,
+    data = mindfcn.PrepareConfig(records=f"{WORK}/records", source="sample", root=f"{WORK}/sample", samples=15 if QUICK else 320,
                                  size=96 if QUICK else 160)
 else:
     data = mindfcn.PrepareConfig(records=f"{WORK}/voc-records", source="voc", root=VOC_ROOT, sbd=SBD_ROOT)

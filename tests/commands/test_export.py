@@ -25,7 +25,7 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
 SIZES = [(1, 64, 64), (2, 70, 45), (1, 33, 97), (1, 1, 1)]
 
-pytestmark = pytest.mark.usefixtures("pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
 
 
 def evaluator(model):

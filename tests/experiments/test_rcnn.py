@@ -58,7 +58,7 @@ def test_merging_finds_the_objects():
 
 def test_a_region_of_a_merge_is_the_union_of_its_parts():
     image, _ = scene()
-    cut = rcnn.segments(image)
+    cut = rcnn.segments(image, 60)
     held = rcnn.merged(image, cut, 10 ** 6)
     assert len(held) == 2 * cut.max(), "a tree of n leaves has 2 n - 2 nodes below its root"
     known = {flags.tobytes() for flags in held}

@@ -81,6 +81,7 @@ def forward(image, weights, batch_norm):
     return centred(full, rows, columns)[:, :height, :width]
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("name", ["fcn8s_vgg16_bn", "fcn8s_vgg16"])
 def test_float32_agrees_with_float64(scramble, name):
     net = scramble(create_model(name, 3, width=0.125, fc_width=16))

@@ -14,7 +14,7 @@ from mindfcn.logits import softmax
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 
-pytestmark = pytest.mark.usefixtures("pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from mindfcn.weights.label_sets import CITYSCAPES
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
-pytestmark = pytest.mark.usefixtures("pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
 KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 # MindFCN's layers of a head -> torchvision's and mmsegmentation's
 HEADS = ({"score_convs.0": "0", "score_convs.1": "1", "score": "4"},

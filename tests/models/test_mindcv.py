@@ -83,15 +83,14 @@ def test_other_backbones_are_refused_with_the_list(name):
 
 @pytest.mark.parametrize("name, output_stride", [("densenet121", 16), ("mobilenet_v3_small_100", 8)])
 def test_dilated_cells_that_begin_inside_the_image_still_cover_it(name, output_stride):
-    """Even kernels and one-sided padding shift the cells of such backbones."""
-    for head in ("fcn32s", "fcn8s"):
-        net = create_model(f"{head}_mindcv_{name}", 2, output_stride=output_stride).set_train(False)
-        for parameter in net.head.get_parameters():
-            parameter.set_data(parameter + 0.1)
-        for sides in ((1, 1), (65, 90)):
-            logits = net(picture(*sides)).asnumpy()
-            assert logits.shape == (1, 2, *sides) and np.isfinite(logits).all()
-            assert len(np.unique(logits)) > 1 or sides == (1, 1)
+    """Even kernels and one-sided padding shift the cells of such backbones. FCN-8s has the maps of the other heads."""
+    net = create_model(f"fcn8s_mindcv_{name}", 2, output_stride=output_stride).set_train(False)
+    for parameter in net.head.get_parameters():
+        parameter.set_data(parameter + 0.1)
+    for sides in ((1, 1), (65, 90)):
+        logits = net(picture(*sides)).asnumpy()
+        assert logits.shape == (1, 2, *sides) and np.isfinite(logits).all()
+        assert len(np.unique(logits)) > 1 or sides == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2_100"])

@@ -50,6 +50,8 @@ def test_it_runs_from_top_to_bottom(name, folder, tmp_path, monkeypatch):
         # Where to find the repository is decided before anything is computed.
         notebook = nbformat.v4.new_notebook(cells=code_cells(notebook)[:3])
     monkeypatch.setenv("MINDFCN_NOTEBOOK_QUICK", "1")
+    # So few steps and photographs are not worth compiling.
+    monkeypatch.setenv("MINDFCN_COMPILE", "0")
     monkeypatch.setenv("MINDFCN_NOTEBOOK_DIR", str(tmp_path))
     NotebookClient(notebook, timeout=300, kernel_name="python3",
                    resources={"metadata": {"path": str(folder)}}).execute()
