@@ -332,14 +332,14 @@ class OptimConfig:
             decoupled decay (Loshchilov and Hutter 2019). The Adams keep a second array of each weight, and biases and
             normalisation parameters do not decay in them
         epochs: passes over the training records
-        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels; the Adams take 0.01 at most,
-            0.0001 to 0.001 as a rule
+        lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels; adam and adamw take at most
+            0.01, usually 0.0001 to 0.001
         min_lr: learning rate at the end
         schedule: shape of the decay, per step
         power: exponent of the polynomial decay
         warmup_epochs: epochs of linear growth from 0 to `lr`
-        momentum: momentum; for the Adams, decay of the mean of the gradients (beta1)
-        beta2: Adams: decay of the mean of the squared gradients
+        momentum: momentum; for adam and adamw, decay of the mean of the gradients (beta1)
+        beta2: adam, adamw: decay of the mean of the squared gradients
         weight_decay: L2 weight decay; for adamw, share of a weight taken off per step and unit of learning rate
         clip_norm: scale the gradients down where their norm, over all parameters together, exceeds this; 0 never does
         paper_biases: biases and normalisation parameters learn at twice the rate and do not decay
