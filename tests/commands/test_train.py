@@ -33,7 +33,7 @@ from mindfcn.data.records.records import Records
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
 from mindfcn.engine.optimiser import UNDECAYED, optimiser
-from mindfcn.engine.resume import network as network_of
+from mindfcn.engine.resume import network_options as network_of
 from mindfcn.engine.run_dir import EVALUATION, LOG
 from mindfcn.engine.step import TrainStep
 from mindfcn.errors import UserError
