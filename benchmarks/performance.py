@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 NAMES = ("train_step", "inference", "evaluation", "data", "start", "precision", "processes", "growth", "watch",
-         "accuracy")
+         "sizes", "accuracy")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

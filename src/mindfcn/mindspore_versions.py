@@ -122,15 +122,16 @@ def prepare_import():
 
 def clear_kernels():
     """Free the kernels and workspaces that MindSpore keeps in PyNative mode for every shape that it has computed."""
+    # It is defined in mindspore.common.api in 2.8 and in mindspore.graph.api in 2.10; cells import it in both.
     import mindspore as ms
-    from mindspore.common.api import _pynative_executor
+    from mindspore.nn.cell import _pynative_executor
     ms.runtime.synchronize()
     _pynative_executor.clear_res()
 
 
 def drop_graphs(net, keys):
     """Free compiled graphs of a network, given by their keys in its `compile_cache`."""
-    from mindspore.common.api import _cell_graph_executor
+    from mindspore.nn.cell import _cell_graph_executor
     _cell_graph_executor.del_net_res(net, set(keys))
     net.compile_cache.difference_update(keys)
 

@@ -264,6 +264,8 @@ def test_results_are_not_taken_for_photographs(tmp_path):
     paint(tmp_path / "deep" / "b.png") if (tmp_path / "deep").mkdir() is None else None
     with pytest.raises(UserError, match="--out .* is the folder of the photographs"):
         segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path)), segment, LABELS)
+    with pytest.raises(UserError, match="--out .* is the folder of the photographs"):
+        find_images([str(tmp_path / "*.png")], str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["a.png", "deep"]
     said = []
     for _ in range(2):

@@ -7,7 +7,7 @@ from mindspore import nn
 from mindfcn.commands.train import check_settings
 from mindfcn.config import AugmentConfig, ModelConfig, TrainConfig, flat
 from mindfcn.engine.optimiser import freeze
-from mindfcn.engine.resume import MAY_CHANGE, UNCHECKED, changed_settings, plain
+from mindfcn.engine.resume import MAY_CHANGE, UNCHECKED, changed_settings, plain_values
 from mindfcn.engine.run_dir import RunDir
 from mindfcn.errors import UserError
 
@@ -52,11 +52,11 @@ def changed(value):
     return value + 1 if isinstance(value, (int, float)) else f"{value}x"
 
 
-@pytest.mark.parametrize("name", [name for name in flat(plain(TrainConfig())) if not name.startswith("data.")])
+@pytest.mark.parametrize("name", [name for name in flat(plain_values(TrainConfig())) if not name.startswith("data.")])
 def test_a_resumed_run_refuses_or_names_every_setting(name):
     """`optim.accumulate` as any other: what may change is listed, nothing changes silently."""
     config, run = TrainConfig(), RunDir("run")
-    there = plain(config)
+    there = plain_values(config)
     *groups, last = name.split(".")
     place = there
     for group in groups:

@@ -164,7 +164,8 @@ def test_photographs_too_large_for_the_memory_are_cut_by_themselves():
     assert segmenter.seen == [(96, 96)]
 
 
-@pytest.mark.parametrize("changes", [{"reach": None}, {"window_problem": "it averages"}, {"reach": 48}])
+@pytest.mark.parametrize("changes", [{"reach": None}, {"window_problem": "it averages"}, {"reach": 48},
+                                     {"classes": 1}])
 def test_windows_that_would_change_the_result_are_never_chosen(changes):
     segmenter = Blur()
     vars(segmenter).update(changes)

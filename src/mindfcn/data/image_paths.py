@@ -133,9 +133,6 @@ def _matches(pattern, out, console):
         return [pattern]
     if os.path.isdir(pattern):
         found, kind = glob.glob(os.path.join(glob.escape(pattern), "*")), "folder"
-        if out and os.path.realpath(out) == os.path.realpath(pattern):
-            raise UserError(f"--out {out} is the folder of the photographs: the results would be taken for photographs "
-                            "the next time; choose another, such as " + os.path.join(pattern, "masks"))
     elif glob.has_magic(pattern):
         found, kind = _expand(pattern), "pattern"
     else:
@@ -146,6 +143,9 @@ def _matches(pattern, out, console):
     suffixes = IMAGE_SUFFIXES + extra_suffixes()
     images = [path for path in found if path.lower().endswith(suffixes) and path not in results]
     others = [path for path in found if not path.lower().endswith(suffixes) and path not in results]
+    if results and not images or out and os.path.realpath(out) == os.path.realpath(pattern):
+        raise UserError(f"--out {out} is the folder of the photographs: the results would be taken for photographs the "
+                        f"next time; choose another, such as {os.path.join(out, 'masks')}")
     if results:
         console.say(f"{pattern}: {len(results)} files of {out} left out, the folder of the results")
     if others:

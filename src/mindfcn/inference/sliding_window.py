@@ -119,8 +119,8 @@ class AutomaticWindows:
     def windows(self, image):
         """The SlidingWindow for a photograph; None if it fits whole, or windows give another result or do not fit."""
         reach = getattr(self.segmenter, "reach", None)
-        # A photograph of another modality is a dictionary of planes.
-        if reach is None or self.segmenter.window_problem or isinstance(image, dict):
+        # A photograph of another modality is a dictionary of planes, and windows have one head.
+        if reach is None or self.segmenter.window_problem or isinstance(image, dict) or self.segmenter.classes:
             return None
         side = math.isqrt(self.largest) // self.segmenter.stride * self.segmenter.stride
         fits = image.shape[0] * image.shape[1] <= self.largest or side <= 2 * (reach + self.segmenter.stride)
