@@ -291,6 +291,10 @@ def test_each_request_is_a_line_in_the_terminal(live):
     client.get("/a%0Ab%1b[31m")
     client.get("/healthz", headers={"origin": "null"})
     post(client, photograph()[0])
+    # The line follows the answer.
+    ends = time.monotonic() + 60
+    while len(said) < 4 and time.monotonic() < ends:
+        time.sleep(0.01)
     assert [line.split("  ", 2)[2].rpartition("  ")[0] for line in said] == [
         "GET /healthz  200", "GET /a%0Ab%1b[31m  404", "GET /healthz  403", "POST /api/predict  200"]
     assert all(re.match(r"\d\d:\d\d:\d\d  127.0.0.1  .*  \d+\.\d\d s$", line) for line in said)
