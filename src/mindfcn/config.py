@@ -86,6 +86,13 @@ class PrepareConfig:
         val_split: list of the validation images, which never enter the training records; the published protocols of
             nyud and siftflow use test
         val_fraction: folder without lists: share of the images held out for validation, 0..1
+        image_dir: your own folder: folder of the photographs in `root`, searched at any depth
+        mask_dir: your own folder: folder of the masks in `root`; it may be that of the photographs
+        mask_suffix: your own folder: what a mask's name has after its photograph's, such as _mask
+        group_by: your own folder without lists: pattern of a part of the names (a regular expression), such as
+            patient[0-9]+; photographs that agree in it stay in one split
+        folds: your own folder without lists: number of folds of a cross validation, instead of val_fraction; 0 is none
+        fold: number of the fold held out for validation, 1..folds
         labels: labels file of classes, colours and ignore label; VOC's classes if empty
         mask_encoding: how masks of your own folder encode classes; voc: palette does not compare the masks' palettes
             with the classes' colours
@@ -119,6 +126,12 @@ class PrepareConfig:
     train_split: str = "train"
     val_split: str = "val"
     val_fraction: float = 0.2
+    image_dir: str = "images"
+    mask_dir: str = "masks"
+    mask_suffix: str = ""
+    group_by: str = ""
+    folds: int = at_least(0, 0)
+    fold: int = at_least(1, 1)
     labels: str = ""
     mask_encoding: MaskEncoding = "auto"
     bits: int = bounded(0, "in 9..16, or 0", lambda value: value == 0 or 9 <= value <= 16)
@@ -153,6 +166,8 @@ class ConvertConfig:
         rest: pixels in no shape: background, a class of its own, number 0; ignore, they do not count
         overlap: pixels in several shapes: order, later shapes cover earlier ones; area, smaller shapes cover larger
             ones; ignore, pixels of several classes do not count; auto, order for labelme, area for coco and yolo
+        crowd: coco: areas with `iscrowd` are of their class, as the run lengths of CVAT and Datumaro are, or ignored,
+            as COCO's own crowds may be
         overwrite: replace a folder that was converted before
     """
     source: str
@@ -162,6 +177,7 @@ class ConvertConfig:
     names: Optional[list[str]] = None
     rest: Literal["background", "ignore"] = "background"
     overlap: Literal["auto", "order", "area", "ignore"] = "auto"
+    crowd: Literal["class", "ignore"] = "class"
     overwrite: bool = False
 
 
@@ -196,6 +212,13 @@ class InspectConfig:
         train_split: list of the training images
         val_split: list of the validation images
         val_fraction: folder without lists: share of the images held out for validation, 0..1
+        image_dir: your own folder: folder of the photographs in `root`, searched at any depth
+        mask_dir: your own folder: folder of the masks in `root`; it may be that of the photographs
+        mask_suffix: your own folder: what a mask's name has after its photograph's, such as _mask
+        group_by: your own folder without lists: pattern of a part of the names (a regular expression), such as
+            patient[0-9]+; photographs that agree in it stay in one split
+        folds: your own folder without lists: number of folds of a cross validation, instead of val_fraction; 0 is none
+        fold: number of the fold held out for validation, 1..folds
         pictures: number of photographs on the sheet
         json: print inspection.json instead of tables
     """
@@ -207,6 +230,12 @@ class InspectConfig:
     train_split: str = "train"
     val_split: str = "val"
     val_fraction: float = 0.2
+    image_dir: str = "images"
+    mask_dir: str = "masks"
+    mask_suffix: str = ""
+    group_by: str = ""
+    folds: int = at_least(0, 0)
+    fold: int = at_least(1, 1)
     pictures: int = at_least(12, 0)
     json: bool = False
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mindfcn.cli.main import main
+from mindfcn.cli.parser import parse
 from mindfcn.commands.inspect_data import KINDS, inspect
 from mindfcn.commands.prepare import prepare
 from mindfcn.config import InspectConfig, PrepareConfig
@@ -156,6 +158,24 @@ def test_splits_are_those_of_prepare(folder, tmp_path):
     config = PrepareConfig(records=str(tmp_path / "r"), source="folder", root=str(folder), val_fraction=0.4)
     made = prepare(config)
     assert (result.splits["train"].pairs, result.splits["val"].pairs) == (made.train.written, made.val.written)
+
+
+def test_a_photograph_in_both_lists_is_a_finding(folder):
+    (folder / "val.txt").write_text("\n".join(["images/t1.png", *VAL]))
+    result = inspected(folder)
+    assert kinds(result) == [("leak", "train", "t1")] and len(result.broken) == 1
+    assert "train.txt" in result.findings[0].message and "val.txt" in result.findings[0].message
+
+
+def test_the_next_command_can_be_pasted(folder, capsys):
+    root = folder.rename(folder.parent / "my beds")
+    (root / "masks").rename(root / "my masks")
+    shared = ["--mask_dir", "my masks", "--val_fraction", "0.5"]
+    assert main(["inspect", str(root), "--out", str(folder) + "-out", *shared]) == 0
+    line, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next")]
+    command, config = parse(shlex.split(line)[2:])
+    assert command == "train" and (config.data.root, config.data.mask_dir) == (str(root), "my masks")
+    assert config.data.val_fraction == 0.5 and config.data.image_dir == "images"
 
 
 def test_masks_that_are_jpegs_are_reported(folder):

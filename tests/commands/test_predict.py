@@ -180,6 +180,11 @@ def test_a_folder_that_cannot_be_written_is_reported_before_the_work(tmp_path):
     assert worked == []
 
 
+def test_addresses_are_refused():
+    with pytest.raises(UserError, match="https://x.org/a.jpg is an address.*download it first"):
+        find_images(["https://x.org/a.jpg"])
+
+
 def test_find_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.makedirs("p/deep/er")

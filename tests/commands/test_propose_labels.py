@@ -89,6 +89,22 @@ def test_names_are_given_in_words_or_in_a_file(tmp_path):
         proposed(masks, names=["a", "b"], overwrite=True)
 
 
+def test_a_file_that_is_replaced_keeps_its_order_and_names(tmp_path):
+    masks = write(tmp_path / "masks", ["rgb"])
+    first = proposed(masks, names=["ground", "tree", "house"]).labels
+    other = numbers() * 0 + 1
+    other[:3] = 255
+    encoded(other, "rgb").save(masks / "m1.png")
+    colored = np.asarray(encoded(other, "rgb")).copy()
+    colored[10:20] = (1, 2, 3)
+    Image.fromarray(colored).save(masks / "m2.png")
+    result = proposed(masks, overwrite=True).labels
+    assert result.names == (*first.names, "class_3") and result.colors == (*first.colors, (1, 2, 3))
+    for name in ("m0.png", "m1.png"):
+        (masks / name).unlink()
+    assert proposed(masks, overwrite=True).labels == result
+
+
 def test_shades_of_black_and_white_masks_are_classes(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()

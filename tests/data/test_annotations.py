@@ -24,7 +24,7 @@ def shapes(seed):
 def test_each_pixel_follows_the_rule(overlap):
     for seed in range(6):
         given, arrays = shapes(seed)
-        mask, several = paint(given, 12, 15, NUMBERS, 0, 255, overlap)
+        mask, several = paint(given, 12, 15, NUMBERS, 0, 255, overlap, True)
         count = 0
         for row, column in np.ndindex(12, 15):
             here = [(label, inside.sum()) for label, inside, crowd in arrays if inside[row, column] and not crowd]

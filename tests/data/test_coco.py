@@ -16,14 +16,14 @@ TRIANGLE = [3.2, 2.4, 33.7, 8.1, 12.5, 26.3]
 CATEGORIES = {7: "cat", 3: "dog"}
 
 
-def mask_of(one, overlap="area"):
-    return paint(one.shapes, *SIZE, {"dog": 1, "cat": 2}, 0, 255, overlap)[0]
+def mask_of(one, ignore_crowds=False):
+    return paint(one.shapes, *SIZE, {"dog": 1, "cat": 2}, 0, 255, "area", ignore_crowds)[0]
 
 
-def drawn(tmp_path, *annotations):
+def drawn(tmp_path, *annotations, ignore_crowds=False):
     photograph(tmp_path / "a.jpg")
     coco(tmp_path / "set.json", {1: "a.jpg"}, CATEGORIES, [(1, *one) for one in annotations])
-    return mask_of(list_coco(str(tmp_path / "set.json")).photographs[0])
+    return mask_of(list_coco(str(tmp_path / "set.json")).photographs[0], ignore_crowds)
 
 
 def runs(mask):
@@ -64,13 +64,15 @@ def test_run_lengths_are_the_mask_that_they_were_made_from(spelling, tmp_path):
     assert (drawn(tmp_path, (3, spelling(mask))) == mask).all()
 
 
-def test_small_shapes_cover_large_ones_and_crowds_are_below_and_ignored(tmp_path):
+def test_small_shapes_cover_large_ones_and_crowds_may_be_ignored_below_them(tmp_path):
     crowd, large, small = np.zeros((3, *SIZE), bool)
     crowd[:20, :20], large[5:25, 5:30], small[10:15, 10:15] = True, True, True
     expected = np.zeros(SIZE, np.uint8)
     expected[crowd], expected[large], expected[small] = 255, 2, 1
-    found = drawn(tmp_path, (3, runs(small)), (7, runs(large)), (7, runs(crowd), True))
-    assert (found == expected).all()
+    annotations = (3, runs(small)), (7, runs(large)), (7, runs(crowd), True)
+    assert (drawn(tmp_path, *annotations, ignore_crowds=True) == expected).all()
+    expected[expected == 255] = 2
+    assert (drawn(tmp_path, *annotations) == expected).all()
 
 
 def test_a_hole_of_run_lengths_stays(tmp_path):

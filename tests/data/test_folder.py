@@ -7,7 +7,7 @@ import pytest
 from helpers import read_mask, sample_names
 from PIL import Image
 
-from mindfcn.data.sources.folder import hold_out, list_folder
+from mindfcn.data.sources.folder import Layout, hold_out, list_folder
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 
@@ -145,3 +145,63 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
     open(os.fsencode(tmp_path / "images") + b"/caf\xe9.png", "w").close()
     with pytest.raises(UserError, match="not UTF-8; rename it"):
         list_folder(tmp_path, "train", LabelSet(("a",), ((0, 0, 0),)))
+
+
+def paired(root, layout, split="train", **options):
+    """{name: (photograph, mask)} of a split, relative to the root."""
+    return {one.name: tuple(os.path.relpath(path, root) for path in (one.image, one.label))
+            for one in list_folder(root, split, LABELS, layout=layout, **options)}
+
+
+def draw_at(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(NUMBERS).save(root / path)
+
+
+def test_masks_with_a_suffix_next_to_their_photographs(tmp_path):
+    draw_at(tmp_path, "x/a.png", "x/a_mask.png", "x/b.png", "x/b_mask.png")
+    layout = Layout(image_dir="x", mask_dir="x", mask_suffix="_mask")
+    both = {**paired(tmp_path, layout), **paired(tmp_path, layout, "val")}
+    assert both == {name: (f"x/{name}.png", f"x/{name}_mask.png") for name in "ab"}
+    with pytest.raises(UserError, match="--mask_suffix"):
+        list_folder(tmp_path, "train", LABELS, layout=Layout("x", "x"))
+
+
+def test_nested_folders_pair_by_their_paths(tmp_path):
+    draw_at(tmp_path, *(f"{kind}/{place}.png" for kind in ("images", "masks")
+                        for place in ("train/a", "train/b", "val/a", ".cache/c")))
+    (tmp_path / "train.txt").write_text("images/train/a.png masks/train/a.png\ntrain/b\n")
+    (tmp_path / "val.txt").write_text("val/a.png\n")
+    assert paired(tmp_path, Layout()) == {f"train_{name}": (f"images/train/{name}.png", f"masks/train/{name}.png")
+                                          for name in "ab"}
+    assert paired(tmp_path, Layout(), "val") == {"val_a": ("images/val/a.png", "masks/val/a.png")}
+    draw_at(tmp_path, "images/train_a.png")
+    with pytest.raises(UserError, match="holds both .*train.a.png and .*train.a.png"):
+        list_folder(tmp_path, "train", LABELS)
+
+
+def test_lists_with_columns_name_masks_that_belong_to_their_photographs(tmp_path):
+    make_folder(tmp_path, ["a.jpg", "my photo.jpg"])
+    (tmp_path / "val.txt").write_text("a.jpg,masks/a.png\n")
+    (tmp_path / "train.txt").write_text("my photo.jpg\n")
+    assert list(paired(tmp_path, Layout())) == ["my photo"] and list(paired(tmp_path, Layout(), "val")) == ["a"]
+    (tmp_path / "val.txt").write_text("a.jpg\tmasks/b.png\n")
+    with pytest.raises(UserError, match="b.png is not the mask of a.jpg"):
+        list_folder(tmp_path, "val", LABELS)
+
+
+def test_groups_stay_together_and_folds_divide_the_names():
+    names = [f"patient{patient:02d}_{slide}" for patient in range(10) for slide in range(4)]
+    for pattern in (r"patient\d+", r"^(patient\d+)_"):
+        train, val = hold_out(names, 0.3, Layout(group_by=pattern))
+        assert sorted(train + val) == names and train and val
+        assert not {name[:9] for name in train} & {name[:9] for name in val}
+    parts = [hold_out(names, 0.2, Layout(group_by=r"patient\d+", folds=5, fold=fold))[1] for fold in range(1, 6)]
+    assert sorted(sum(parts, [])) == names and [len(part) for part in parts] == [8] * 5
+    assert parts[0] == hold_out(names[::-1], 0.2, Layout(group_by=r"patient\d+", folds=5, fold=1))[1]
+    for layout, words in ((Layout(group_by="("), "no regular expression"), (Layout(group_by="x"), "matches no name"),
+                          (Layout(folds=5, fold=6), "does not exist"), (Layout(folds=1), "does not exist"),
+                          (Layout(folds=41), "does not exist")):
+        with pytest.raises(UserError, match=words):
+            hold_out(names, 0.2, layout)

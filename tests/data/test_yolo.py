@@ -43,6 +43,15 @@ def test_polygons_are_their_areas_and_the_smaller_one_is_on_top(tmp_path):
     assert list_yolo(str(tmp_path / "data.yaml")).names == ["cat", "dog"]
 
 
+def test_corners_of_five_decimals_are_the_pixels_that_they_were_written_for(tmp_path):
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [cat]\n")
+    # 13 / 30 and 7 / 40 are rounded down, 20 / 30 is rounded up.
+    write(tmp_path, "a", "0 0.17500 0.43333 0.50000 0.43333 0.50000 0.66667 0.17500 0.66667")
+    expected = np.zeros((30, 40), np.uint8)
+    expected[13:21, 7:21] = 1
+    assert (mask_of(list_yolo(str(tmp_path)).photographs[0]) == expected).all()
+
+
 def test_roboflows_paths_and_a_folder_without_data_yaml(tmp_path):
     for split in ("train", "valid"):
         photograph(tmp_path / split / "images" / "a.jpg")

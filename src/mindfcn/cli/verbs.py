@@ -63,6 +63,11 @@ class Verb:
         return self.show(result, config, console) or 0
 
 
+# Settings of inspect that training needs, too.
+FOLDER_SETTINGS = ("labels", "mask_encoding", "train_split", "val_split", "val_fraction", "image_dir", "mask_dir",
+                   "mask_suffix", "group_by", "folds", "fold")
+
+
 def _show_conversion(result, config, console):
     console.say(result.table)
     console.say(f"{result.photographs} photographs of {result.format}, {len(result.labels)} classes; written to "
@@ -80,6 +85,11 @@ def _show_labels(result, config, console):
 
 def _show_inspection(result, config, console):
     console.say(result.to_json() if config.json else result.to_text())
+    if not result.broken and result.source == "folder" and not config.json:
+        given = [f"--data.{name} {shlex.quote(str(getattr(config, name)))}" for name in FOLDER_SETTINGS
+                 if getattr(config, name) != getattr(type(config), name)]
+        command = ["mindfcn train --config configs/own_data.yaml --data.root", shlex.quote(config.data), *given]
+        _say_next(" ".join(command), console)
     if result.broken:
         raise UserError(f"{len(result.broken)} problems to fix; they are listed in {result.report}")
 

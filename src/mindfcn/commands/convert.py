@@ -172,7 +172,8 @@ def _write(export, labels, folder, config, console):
     def write(job):
         one, name = job
         try:
-            return one, name, *_write_pair(one, name, folder, labels, (numbers, outside, labels.ignore_label, rule))
+            return one, name, *_write_pair(one, name, folder, labels, (numbers, outside, labels.ignore_label, rule,
+                                                                          config.crowd == "ignore"))
         except UserError as error:
             return one, name, error, 0
 

@@ -20,7 +20,7 @@ from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
 from mindfcn.data.records.records import describe_file, hidden_class
 from mindfcn.data.samples import check_mask, decode_mask, in_threads
-from mindfcn.data.sources.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
+from mindfcn.data.sources.folder import Layout, read_list
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.evaluation import save_json
@@ -337,18 +337,20 @@ def _open_data(config, console):
         findings = [Finding("stale", split, "", found) for split, path in records.items()
                     if (found := changed_since(path))]
         return "records", labels, pairs, sum(map(count_records, records.values())), findings
-    source = "folder" if os.path.isdir(os.path.join(config.data, "images")) else "voc"
+    source = "folder" if os.path.isdir(os.path.join(config.data, config.image_dir)) else "voc"
     if source == "voc" and not any(os.path.isdir(os.path.join(config.data, name))
                                    for name in ("ImageSets", f"VOC{config.year}", "VOCdevkit")):
         raise UserError(f"{config.data} is no data set: it has neither images/ and masks/, as your own folder, nor "
                         "VOC's ImageSets/, nor records; see docs/own_data.md")
     labels, train, val = list_samples(PrepareConfig(
         source=source, root=config.data, year=config.year, labels=config.labels, mask_encoding=config.mask_encoding,
-        train_split=config.train_split, val_split=config.val_split, val_fraction=config.val_fraction, skip_bad=True))
+        train_split=config.train_split, val_split=config.val_split, val_fraction=config.val_fraction, skip_bad=True,
+        **dataclasses.asdict(Layout.of(config))))
     pairs = [Pair(split, sample.name, (sample.image, sample.label), functools.partial(_read, sample))
              for split, samples in zip(SPLITS, (train, val)) for sample in samples]
     listed = {pair.name for pair in pairs}
-    return source, labels, pairs, len(pairs), _unpaired_masks(config.data, listed) if source == "folder" else []
+    findings = [*_unpaired_masks(config, listed), *_in_two_lists(config)] if source == "folder" else []
+    return source, labels, pairs, len(pairs), findings
 
 
 def _read(sample):
@@ -383,12 +385,23 @@ def _decoded(data, label, where):
     return data, decode_mask(label, where)
 
 
-def _unpaired_masks(root, listed):
+def _unpaired_masks(config, listed):
     """Findings of masks without a photograph and without an entry in the lists."""
-    images = files_by_name(os.path.join(root, "images"), IMAGE_SUFFIXES)
-    masks = files_by_name(os.path.join(root, "masks"), MASK_SUFFIXES)
-    return [Finding("missing", "", name, f"{path} has no photograph in images")
+    images, masks = Layout.of(config).files(config.data)
+    return [Finding("missing", "", name, f"{path} has no photograph in {config.image_dir}")
             for name, path in masks.items() if name not in images and name not in listed]
+
+
+def _in_two_lists(config):
+    """Findings of photographs that both lists name; training leaves them out."""
+    paths = [os.path.join(config.data, f"{split}.txt") for split in (config.train_split, config.val_split)]
+    if paths[0] == paths[1] or not all(map(os.path.isfile, paths)):
+        return []
+    layout = Layout.of(config)
+    names = list(layout.files(config.data)[0])
+    train, val = (read_list(path, names, layout) for path in paths)
+    return [Finding("leak", "train", name, f"{name} is in {paths[0]} and in {paths[1]}; remove it from one")
+            for name in train if name in set(val)]
 
 
 def _jpeg_hint(mask):

@@ -14,7 +14,7 @@ from mindfcn.data.records.records import COURSE_RECORD, Records, record_entry, s
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
 from mindfcn.data.samples import Sample
-from mindfcn.data.sources.folder import list_folder
+from mindfcn.data.sources.folder import Layout, list_folder
 from mindfcn.data.sources.nyud import NYUD, list_nyud
 from mindfcn.data.sources.pascal_context import context_labels, list_context
 from mindfcn.data.sources.sbd import trainaug
@@ -195,14 +195,14 @@ def _voc(config):
 
 
 def _folder(config):
-    path, masks = config.labels or os.path.join(config.root, "labels.yaml"), os.path.join(config.root, "masks")
+    path, masks = config.labels or os.path.join(config.root, "labels.yaml"), os.path.join(config.root, config.mask_dir)
     if not os.path.exists(path) and os.path.isdir(masks):
         raise UserError(f"no labels file {path}; make one with mindfcn labels --from {masks}")
     labels = LabelSet.load(path)
     if config.bits and config.bands:
         raise UserError("--data.bits is for photographs: leave it out with --data.bands")
     train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
-                              not config.skip_bad, config.bits, config.bands)
+                              not config.skip_bad, config.bits, config.bands, Layout.of(config))
                   for split in (config.train_split, config.val_split))
     return labels, train, val
 
@@ -224,6 +224,7 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
 DRAWN = {"sample": "data/sample", "rooms": "data/rooms"}
 # Settings that mean nothing without a source.
 SOURCE_SETTINGS = ("root", "voc", "classes", "year", "sbd", "sbd_splits", "train_split", "val_split", "val_fraction",
+                   "image_dir", "mask_dir", "mask_suffix", "group_by", "folds", "fold",
                    "mask_encoding", "bits", "bands", "instances", "instance_size", "per_image", "duplicate_rare",
                    "samples", "size", "seed")
 

@@ -1,6 +1,7 @@
 """The verb labels: a folder of masks -> a labels file with their classes."""
 
 import dataclasses
+import itertools
 import os
 
 from mindfcn.config import LabelsConfig
@@ -73,6 +74,9 @@ class _Totals:
 def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsResult:
     """Read all masks of a folder and write a labels file with their classes.
 
+    A labels file that is replaced keeps the order of its colours and, unless others are given, its names; new colours
+    follow.
+
     Args:
         config: LabelsConfig.
         console: Console that shows progress and notes.
@@ -91,12 +95,21 @@ def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsRes
     if os.path.exists(out) and not config.overwrite:
         raise UserError(f"{out} exists; keep it, choose another --out_file, or replace it with --overwrite")
     found, encoding = _scan(paths, config.mask_encoding, console)
-    classes, colors, ignored = _classes(found, encoding)
-    names = _names(config.names, classes, colors)
+    before = _before(out)
+    classes, colors, ignored = _classes(found, encoding, before)
+    names = _names(config.names, classes, colors, before)
     labels = LabelSet(names, colors, IGNORE)
     labels.save(out)
     return LabelsResult(labels, encoding, len(paths), out, _table(labels, classes, ignored, found),
                         _notes(labels, classes, found, encoding, config, out))
+
+
+def _before(path):
+    """LabelSet of the file that is replaced; None if there is none or it cannot be read."""
+    try:
+        return LabelSet.load(path) if os.path.exists(path) else None
+    except UserError:
+        return None
 
 
 def _mask_files(folder):
@@ -108,11 +121,12 @@ def _mask_files(folder):
     if jpegs:
         raise UserError(f"{folder} holds {len(jpegs)} JPEG files ({_some(jpegs)}); JPEG blurs outlines and changes "
                         "colours: save masks as PNG, and photographs elsewhere")
+    inner = os.path.join(folder, "masks")
+    if os.path.isdir(inner):
+        raise UserError(f"{folder} holds a folder of masks; did you mean {inner}?")
     paths = list(files_by_name(folder, MASK_SUFFIXES).values())
     if not paths:
-        inner = os.path.join(folder, "masks")
-        remedy = f"did you mean {inner}?" if os.path.isdir(inner) else "give the folder of the masks"
-        raise UserError(f"no masks in {folder} ({' '.join(MASK_SUFFIXES)}); {remedy}")
+        raise UserError(f"no masks in {folder} ({' '.join(MASK_SUFFIXES)}); give the folder of the masks")
     return paths
 
 
@@ -133,7 +147,7 @@ def _scan(paths, encoding, console):
     return found, kind
 
 
-def _classes(found, encoding):
+def _classes(found, encoding, before=None):
     """(values of the classes in order, their colours, values of the ignore label).
 
     The value of a class is None if its number occurs in no mask. Raises UserError if there are too many.
@@ -141,7 +155,9 @@ def _classes(found, encoding):
     if encoding == "rgb":
         values = {value: entry[0] for value, entry in found.total.items() if value != BORDER}
         # Black is the background; other colours are sorted by their number of pixels.
-        classes = sorted(values, key=lambda value: (value != (0, 0, 0), -values[value], value))
+        known = list(before.colors) if before else []
+        new = values.keys() - set(known)
+        classes = known + sorted(new, key=lambda value: (value != (0, 0, 0), -values[value], value))
         colors = classes
     elif encoding == "grey" and _is_brightness(found.total):
         classes = sorted(found.total)
@@ -176,10 +192,14 @@ def _distinct(colors):
     return list(map(tuple, voc_palette(len(colors)).tolist()))
 
 
-def _names(names, classes, colors):
+def _names(names, classes, colors, before=None):
     """The given names, or numbered ones. `names` is a list of names, or of one text file with one name per line."""
     if names and len(names) == 1 and os.path.isfile(names[0]):
         names = read_lines(names[0])
+    if not names and before:
+        known = before.names[:len(classes)]
+        new = (name for name in (f"class_{number}" for number in itertools.count(len(known))) if name not in known)
+        return [*known, *itertools.islice(new, len(classes) - len(known))]
     if not names:
         first = "background" if classes[0] is not None and colors[0] == (0, 0, 0) else "class_0"
         return [first] + [f"class_{number}" for number in range(1, len(classes))]

@@ -131,6 +131,8 @@ def _matches(pattern, out, console):
     """The images of one pattern. An existing path is never read as a pattern, even if it has brackets."""
     if os.path.isfile(pattern):
         return [pattern]
+    if "://" in pattern:
+        raise UserError(f"images: {pattern} is an address, and only files are read; download it first")
     if os.path.isdir(pattern):
         found, kind = glob.glob(os.path.join(glob.escape(pattern), "*")), "folder"
     elif glob.has_magic(pattern):

@@ -29,7 +29,8 @@ _CHOICES = {"sample": _DRAWN, "rooms": _DRAWN, "folder": ("mask_encoding", "bits
 # Settings that name files and lists, besides `root`; _LISTS for sources that are not here. Their values may differ if
 # the files are the same.
 _PLACES = {"sample": (), "voc": ("year", "sbd", "sbd_splits", "labels", *_LISTS),
-           "folder": ("val_fraction", "labels", *_LISTS), "context": ("voc", *_LISTS)}
+           "folder": ("val_fraction", "labels", "image_dir", "mask_dir", "mask_suffix", "group_by", "folds", "fold",
+                      *_LISTS), "context": ("voc", *_LISTS)}
 # Names of a sample's first two files in messages; the others are its extras.
 _PARTS = ("photograph", "mask")
 PIECE = 1 << 24

@@ -69,10 +69,8 @@ class Export:
     left_out: list = dataclasses.field(default_factory=list)
 
 
-def paint(shapes, height, width, numbers, rest, ignore, overlap):
+def paint(shapes, height, width, numbers, rest, ignore, overlap, ignore_crowds=False):
     """Paint shapes into a mask.
-
-    Crowds lie below all other shapes and get the ignore label.
 
     Args:
         shapes: list of Shape.
@@ -82,15 +80,17 @@ def paint(shapes, height, width, numbers, rest, ignore, overlap):
         ignore: the ignore label.
         overlap: order, later shapes cover earlier ones; area, smaller shapes cover larger ones; ignore, pixels of
             several classes get the ignore label.
+        ignore_crowds: whether crowds get the ignore label and lie below all other shapes.
 
     Returns:
         (mask (H, W) uint8, number of pixels that lie in shapes of several classes).
     """
     mask = np.full((height, width), rest, np.uint8)
     several, covered = np.zeros((2, height, width), bool)
-    for shape in (shape for shape in shapes if shape.crowd):
-        mask[shape.fill(height, width)] = ignore
-    shapes = [shape for shape in shapes if not shape.crowd]
+    if ignore_crowds:
+        for shape in (shape for shape in shapes if shape.crowd):
+            mask[shape.fill(height, width)] = ignore
+        shapes = [shape for shape in shapes if not shape.crowd]
     if overlap == "area":
         areas = [int(shape.fill(height, width).sum()) for shape in shapes]
         shapes = [shapes[place] for place in sorted(range(len(shapes)), key=lambda place: -areas[place])]

@@ -1,7 +1,7 @@
 """COCO's JSON: polygons, and run lengths (RLE) of any spelling, read by pycocotools (extra `coco`).
 
-Smaller shapes cover larger ones, because COCO's order says nothing. Areas of a crowd (`iscrowd`) get the ignore label
-and lie below all other shapes: they hold objects and what is between them. Photographs without annotations are
+Smaller shapes cover larger ones, because COCO's order says nothing. Areas of a crowd (`iscrowd`) are of their class,
+too: CVAT, Datumaro and supervision mark every area that they write as run lengths. Photographs without annotations are
 background.
 """
 

@@ -1,8 +1,9 @@
 """YOLO's polygons: a line `class x1 y1 x2 y2 ...` for each area, in shares of the photograph's width and height.
 
-Smaller areas cover larger ones, as in Ultralytics, which also rounds corners down to whole pixels. Boxes (four numbers)
-are not areas, and a photograph with one is left out, because its object would count as background. An empty file is a
-photograph of background alone; a photograph without a file is left out.
+Smaller areas cover larger ones, as in Ultralytics. Corners are rounded to whole pixels: tools write five decimals,
+which rounding down would move by a pixel. Boxes (four numbers) are not areas, and a photograph with one is left out,
+because its object would count as background. An empty file is a photograph of background alone; a photograph without a
+file is left out.
 """
 
 import os
@@ -135,4 +136,4 @@ def _fill(values, where, height, width):
         points = checked_points(values, 1, 1) * (width, height)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return cv2.fillPoly(np.zeros((height, width), np.uint8), [points.astype(np.int32)], 1).astype(bool)
+    return cv2.fillPoly(np.zeros((height, width), np.uint8), [np.rint(points).astype(np.int32)], 1).astype(bool)
