@@ -167,6 +167,7 @@ def test_python_on_the_export_page_runs(color_net, tmp_path, monkeypatch):
     np.testing.assert_array_equal(scope["mask"], expected)
 
 
+@pytest.mark.long
 def test_the_course_page_runs_from_top_to_bottom(sample_records, tmp_path, monkeypatch, pynative, capsys):
     """Its cells, on small crops, with a narrow network that starts without VGG16's weights."""
     cells = blocks("docs/course.md", "python")
