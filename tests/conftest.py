@@ -8,6 +8,8 @@ import threading
 
 # Read when MindSpore is imported. Silence its C++ log; errors still arrive as exceptions.
 os.environ.setdefault("GLOG_v", "4")
+# Tests expect the English messages.
+os.environ["LC_ALL"] = "C.UTF-8"
 
 import pytest  # noqa: E402
 

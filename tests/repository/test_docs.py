@@ -167,6 +167,31 @@ def test_python_on_the_export_page_runs(color_net, tmp_path, monkeypatch):
     np.testing.assert_array_equal(scope["mask"], expected)
 
 
+@pytest.mark.long
+def test_the_course_page_runs_from_top_to_bottom(sample_records, tmp_path, monkeypatch, pynative, capsys):
+    """Its cells, on small crops, with a narrow network that starts without VGG16's weights."""
+    cells = blocks("docs/course.md", "python")
+    assert cells == blocks("docs/course_cn.md", "python")
+    monkeypatch.chdir(tmp_path)
+    photo = next((sample_records / "source" / "JPEGImages").glob("*.jpg"))
+    scope = {}
+    for cell in cells:
+        if "load_vgg16" in cell:
+            continue
+        for before, after in (("data/records/sample", str(sample_records / "records")),
+                              ("crop_size = 512", "crop_size = 32"),
+                              ("n_class=num_classes", "n_class=num_classes, width=0.05, fc_width=8"),
+                              ("data/sample/JPEGImages/sample_000000.jpg", str(photo))):
+            cell = cell.replace(before, after)
+        exec(compile(cell, "docs/course.md", "exec"), scope)
+    printed = capsys.readouterr().out
+    assert "tutorial nan here 0.0" in printed and scope["mask"].shape == scope["image"].shape[:2]
+    for epochs, rate in ((1, 0.05), (2, 0.02525), (3, 0.0005)):
+        assert f"{epochs} epochs: the tutorial's rate is {rate}" in printed
+    losses = [float(loss) for loss in re.findall(r"loss is ([\d.]+)", printed)]
+    assert len(losses) == 3 and 2 < losses[0] < 4
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_python_on_the_pages_compiles_and_its_names_are_there(page):
     """Code that needs the network or torchvision is compiled, not run."""

@@ -3,6 +3,8 @@
 import pytest
 from drawn import photograph
 
+from mindfcn.serve.examples import MAX_EXAMPLES
+
 schemathesis = pytest.importorskip("schemathesis", minversion="4.0", reason="needs schemathesis 4")
 from hypothesis import HealthCheck, given, settings, strategies  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
@@ -15,7 +17,8 @@ PHOTOGRAPHS = strategies.sampled_from([photograph()[0], photograph(suffix="JPEG"
     ("/api/predict", "POST", "positive"), ("/api/predict", "POST", "negative"), ("/api/model", "GET", "positive"),
     ("/api/examples/{number}", "GET", "positive"), ("/healthz", "GET", "positive")])
 def test_answers_are_as_described(live, path, method, mode, tmp_path):
-    (tmp_path / "a.png").write_bytes(photograph()[0])
+    for number in range(MAX_EXAMPLES):
+        (tmp_path / f"{number}.png").write_bytes(photograph()[0])
     url = live(max_megapixels=0.01, images=[str(tmp_path)])[0]
     operation = schemathesis.openapi.from_url(url + "/openapi.json")[path][method]
     statuses = set()

@@ -6,6 +6,7 @@ import signal
 import sys
 
 from mindfcn.cli.console import Terminal
+from mindfcn.cli.language import choose_language, translate
 from mindfcn.cli.parser import parse
 from mindfcn.cli.verbs import VERBS
 from mindfcn.console import printable
@@ -21,7 +22,7 @@ def main(arguments=None):
     # Silence MindSpore's C++ log; errors still arrive as exceptions.
     os.environ.setdefault("GLOG_v", "4")
     try:
-        verb, config = parse(arguments)
+        verb, config = parse(choose_language(arguments))
     except UserError as error:
         print(printable(f"mindfcn: {error}"), file=sys.stderr)
         return 2
@@ -36,16 +37,17 @@ def main(arguments=None):
     except ModuleNotFoundError as error:
         if error.name != "mindspore":
             raise
-        print(f"mindfcn {verb}: this needs MindSpore, which is not installed; install it with pip install "
-              "'mindspore>=2.7.1,<2.11'; without it, predict and serve take .onnx files", file=sys.stderr)
+        needed = ("this needs MindSpore, which is not installed; install it with pip install 'mindspore>=2.7.1,<2.11'; "
+                  "without it, predict and serve take .onnx files")
+        print(f"mindfcn {verb}: {translate(needed)}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         # Any other RuntimeError is a bug and keeps its traceback.
         if not is_out_of_memory(error):
             raise
-        print(f"mindfcn {verb}: the memory of the device is used up; compute less at a time (train: "
-              "--augment.batch_size or --augment.crop_size; eval and predict: --window), or end other programs on it",
-              file=sys.stderr)
+        used_up = ("the memory of the device is used up; compute less at a time (train: --augment.batch_size or "
+                   "--augment.crop_size; eval and predict: --window), or end other programs on it")
+        print(f"mindfcn {verb}: {translate(used_up)}", file=sys.stderr)
         return 1
     except OSError as error:
         # Failing disks and mounts get one line; any other OSError is a bug and keeps its traceback.
@@ -54,5 +56,5 @@ def main(arguments=None):
         print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"mindfcn {verb}: interrupted; nothing is left half-written", file=sys.stderr)
+        print(f"mindfcn {verb}: {translate('interrupted; nothing is left half-written')}", file=sys.stderr)
         return 128 + signal.SIGINT

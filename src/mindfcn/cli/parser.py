@@ -9,6 +9,7 @@ import typing
 import jsonargparse
 
 import mindfcn
+from mindfcn.cli.language import translate
 from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
 from mindfcn.cli.verbs import VERBS
 from mindfcn.errors import UserError
@@ -35,7 +36,7 @@ class Parser(jsonargparse.ArgumentParser):
         super().__init__(*arguments, allow_abbrev=False, **options)
         self.essentials, self.examples = essentials, examples
         if essentials:
-            self.add_argument("--help_all", action=HelpAll, help="show every setting and exit")
+            self.add_argument("--help_all", action=HelpAll, help=translate("show every setting and exit"))
 
     def format_help(self, *arguments, **options):
         """The help of the essential options, with examples; or of all options."""
@@ -50,7 +51,7 @@ class Parser(jsonargparse.ArgumentParser):
         finally:
             for action, words in hidden.items():
                 action.help = words
-        return "\n".join([text, "examples:", *(f"  {line}" for line in self.examples), ""])
+        return "\n".join([text, translate("examples:"), *(f"  {line}" for line in self.examples), ""])
 
     def error(self, message, ex=None):
         """Raise UserError with the library's message on one line."""
@@ -69,12 +70,13 @@ class HelpAll(argparse._HelpAction):
 
 def parse(arguments):
     """(verb, its settings dataclass) from the arguments after `mindfcn`. Raises UserError."""
-    parser = Parser(prog="mindfcn", description="Fully convolutional semantic segmentation on MindSpore.")
+    parser = Parser(prog="mindfcn", description=translate(
+        "Fully convolutional semantic segmentation on MindSpore. --language en or zh before a verb sets the language."))
     parser.add_argument("--version", action="version", version=f"mindfcn {mindfcn.__version__}")
     verbs = parser.add_subcommands(required=True, dest="verb")
     for name, known in VERBS.items():
         added = _verb_parser(name, known.config)
-        verbs.add_subcommand(name, added, help=known.purpose)
+        verbs.add_subcommand(name, added, help=translate(known.purpose))
         added.prog = f"mindfcn {name}"
     verb = next((word for word in arguments if word in VERBS), None)
     try:
@@ -83,18 +85,19 @@ def parse(arguments):
         names = parser.parse_args(_with_values(arguments))
     except UserError as error:
         help_of = f"mindfcn {verb} --help" if verb else "mindfcn --help"
-        raise UserError(f"{_rewritten(str(error), verb, arguments)}; see {help_of}") from None
+        message = _rewritten(str(error), verb, arguments)
+        raise UserError(translate("{message}; see {help}", message=message, help=help_of)) from None
     settings = names[names["verb"]].as_dict()
     settings.pop("config", None)
     return names["verb"], _build(VERBS[names["verb"]].config, settings)
 
 
 def _verb_parser(name, config):
-    parser = Parser(description=(config.__doc__ or "").split("\n")[0],
+    parser = Parser(description=translate((config.__doc__ or "").split("\n")[0]),
                     usage=f"mindfcn {name} {VERBS[name].usage}[--config FILE] [--SETTING VALUE ...]",
                     essentials=VERBS[name].essentials, examples=VERBS[name].examples)
     parser.add_argument("--config", action=ActionRecipeFile, metavar="FILE",
-                        help="YAML file of settings; options after it win")
+                        help=translate("YAML file of settings; options after it win"))
     arguments = VERBS[name].arguments
     parser.add_class_arguments(config, skip={argument.name for argument in arguments})
     for argument in arguments:
@@ -155,7 +158,7 @@ def _suggestion(name, here, known=(), prefix=""):
     by_last = {other.lstrip("-").split(".")[-1]: other for other in sorted(known, key=lambda one: -one.count("."))}
     meant = (same or [by_last[near] for near in difflib.get_close_matches(last, by_last, 1, SIMILAR)]
              or [prefix + near for near in difflib.get_close_matches(name, here, 1)])
-    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return translate("; did you mean {name}?", name=translate(" or ").join(meant)) if meant else ""
 
 
 def _rewritten(message, verb, arguments):
@@ -168,7 +171,8 @@ def _rewritten(message, verb, arguments):
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
         place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
         value = re.split(": Parser key|: Expected a", value)[0].strip("'")[:60]
-        return f"{place}: expected {_type_in_words(types[key])}, got {value!r}"
+        return translate("{place}: expected {kind}, got {value}", place=place, kind=_type_in_words(types[key]),
+                         value=repr(value))
     entries = {name: kind for entry in filter(None, map(_entry_type, types.values()))
                for name, kind in _types(entry).items()}
     if wrong and wrong[1] in entries:
@@ -178,16 +182,19 @@ def _rewritten(message, verb, arguments):
         return f"variants: each needs a {missing[1]}"
     if missing:
         names = [name.split(".")[-1] for name in missing[1].split(", ")]
-        return "missing: " + ", ".join(_usage(verb, name) for name in names)
+        return translate("missing: {names}", names=", ".join(_usage(verb, name) for name in names))
     unknown = re.match(r"(?:unrecognized arguments:|Subcommand \S+ does not accept option) '?([^\s']+)", message)
     if unknown:
         name = unknown[1].split("=")[0]
         options = [f"--{known}" for known in types if known not in _argument_names(verb)]
         question = _suggestion(name, options, options)
-        return f"there is no option {name}" + question
+        return translate("there is no option {name}", name=name) + question
     if not verb:
         wrong = re.match(r"argument verb: invalid choice: (\S+)", message)
-        return (f"there is no verb {wrong[1]}" if wrong else "no verb") + f"; begin with one of {', '.join(VERBS)}"
+        verbs = ", ".join(VERBS)
+        if wrong:
+            return translate("there is no verb {name}; begin with one of {verbs}", name=wrong[1], verbs=verbs)
+        return translate("no verb; begin with one of {verbs}", verbs=verbs)
     return re.sub("^argument ", "", message)[:400].rstrip(".")
 
 
@@ -218,7 +225,8 @@ def _type_in_words(kind):
     if typing.get_origin(kind) is typing.Union:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
+        choices = ", ".join(str(choice) or "'' (nothing)" for choice in typing.get_args(kind))
+        return translate("one of {choices}", choices=choices)
     if typing.get_origin(kind) is tuple:
         count = len(typing.get_args(kind))
         return f"{count} numbers, such as {[0.01, 0.0001] if count == 2 else list(range(count, 0, -1))}"
@@ -234,7 +242,8 @@ def _type_in_words(kind):
         return "a YAML file of settings"
     if typing.get_origin(kind) is dict:
         return "settings such as {optim.lr: 0.01}"
-    return {float: "a number", int: "a whole number", bool: "true or false", str: "text"}.get(kind, str(kind))
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    return translate(words.get(kind, str(kind)))
 
 
 def _with_values(arguments):

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from fastapi import FastAPI, File, HTTPException, Request, Response, UploadFile
+from fastapi import FastAPI, File, HTTPException, Path, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -22,7 +22,7 @@ from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import encode_palette_png
-from mindfcn.serve.examples import examples
+from mindfcn.serve.examples import MAX_EXAMPLES, examples
 from mindfcn.serve.guard import Guard, too_large
 from mindfcn.serve.worker import Busy
 from mindfcn.storage.images import decode_photograph
@@ -127,7 +127,8 @@ def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT
     @app.exception_handler(RequestValidationError)
     async def no_photograph(request, error):
         if request.method == "GET":
-            return JSONResponse({"detail": "the number of a picture is a whole number from 0"}, 422)
+            detail = f"the number of a picture is a whole number from 0 to {MAX_EXAMPLES - 1}"
+            return JSONResponse({"detail": detail}, 422)
         return JSONResponse({"detail": "no photograph: send one file as the field `image` of a multipart form"}, 422)
 
     @app.exception_handler(Exception)
@@ -151,9 +152,9 @@ def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT
 
     @app.get("/api/examples/{number}", response_class=Response,
              responses={200: {"content": {JPEG: {}}, "description": "The picture"}, **error_responses(403, 404, 422)})
-    async def example(number: int) -> Response:
+    async def example(number: int = Path(ge=0, lt=MAX_EXAMPLES)) -> Response:  # noqa: B008
         """Send a picture to try the network on."""
-        if not 0 <= number < len(offered):
+        if number >= len(offered):
             raise HTTPException(404, f"there are {len(offered)} pictures, numbered from 0")
         return Response(offered[number].jpeg, media_type=JPEG)
 
