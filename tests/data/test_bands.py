@@ -117,6 +117,7 @@ def test_a_first_layer_for_colors_is_widened_so_that_equal_bands_are_grey():
     assert (first, "12 bands: 3/12 of the mean of the filters for colours each") in report.converted
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_tiles_are_prepared_trained_evaluated_and_segmented(tmp_path):
     os.makedirs(tmp_path / "tiles" / "images")
     os.makedirs(tmp_path / "tiles" / "masks")
