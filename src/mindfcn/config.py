@@ -436,7 +436,8 @@ class TrainConfig:
         eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
         best_by: what best.ckpt is best by: pixel accuracy, mean pixel accuracy, mean IoU, frequency weighted IoU, or
             the name of a class, for its IoU
-        patience: end the run after an evaluation that comes this many epochs after the best one; 0 trains all epochs
+        patience: end the run after an evaluation that comes this many epochs after the last improvement; 0 trains all
+            epochs
         keep: number of newest checkpoints kept besides the best
         watch_every: steps between two checks of the loss, which is computed a second time, apart from the step; a run
             whose losses differ is stopped. 0 checks none; 50 on GPU and 0 on other devices if not given

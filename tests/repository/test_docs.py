@@ -51,7 +51,7 @@ def check(words):
     """Raise where a command would not be accepted."""
     line = " ".join(words)
     if words[0] == "mindfcn":
-        if "--help" not in words and words[1] not in ("VERB", "子命令"):
+        if not {"--help", "--help_all", "--version"} & set(words) and words[1] not in ("VERB", "子命令"):
             # --print_config would print the settings and end.
             cli.parse([word for word in words[1:] if word != "--print_config"])
     elif words[0] == "bash" and words[1] in VERB_OF:

@@ -112,9 +112,9 @@ class Run:
         return float(evaluation.matrix.class_ious()[self.card.labels.names.index(name)])
 
     def exhausted(self, epoch):
-        """Whether the evaluation after this epoch comes `patience` epochs or more after the best one."""
-        best = self.card.training.get("best", {}).get("epoch", epoch)
-        return self.evaluation_due(epoch) and 0 < self.config.patience <= epoch - best
+        """Whether the evaluation after this epoch comes `patience` epochs or more after the last improvement."""
+        improved = self.card.training.get("best", {}).get("since", epoch)
+        return self.evaluation_due(epoch) and 0 < self.config.patience <= epoch - improved
 
     @property
     def place(self):
@@ -276,8 +276,8 @@ class Evaluator(RunCallback):
         if run.evaluation_due(epoch):
             self.evaluate(epoch)
             if run.exhausted(epoch):
-                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} was highest after epoch "
-                              f"{run.card.training['best']['epoch']}, {run.config.patience} epochs or more ago")
+                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} has not risen since epoch "
+                              f"{run.card.training['best']['since']}, {run.config.patience} epochs or more ago")
                 run_context.request_stop()
         elif run.step.average and epoch == run.config.optim.epochs and run.writes:
             # Without validation records, the averaged weights of the last epoch are the result.
@@ -304,9 +304,12 @@ class Evaluator(RunCallback):
         run.notes.say(f"epoch {epoch}: {evaluation.matrix}")
         if evaluation.geometric:
             run.notes.say(f"epoch {epoch}, geometric classes: {evaluation.geometric}")
-        if score >= run.card.training.get("best", {}).get(run.config.best_by, -1):
+        name, best = run.config.best_by, run.card.training.get("best", {})
+        if score >= best.get(name, -1):
             run.best = evaluation
-            run.card.training["best"] = {"epoch": epoch, **metrics, run.config.best_by: score}
+            # Of equal evaluations the last is kept, but only a higher one counts for `patience`.
+            since = epoch if score > best.get(name, -1) else best.get("since", best["epoch"])
+            run.card.training["best"] = {"epoch": epoch, "since": since, **metrics, name: score}
             if run.writes:
                 save_checkpoint(run.run_dir.best, run.segmenter.net, dataclasses.replace(run.card, metrics=metrics))
         # Written last, so that a run killed before this line evaluates the epoch again.
