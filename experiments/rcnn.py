@@ -30,7 +30,7 @@ from mindfcn.data.dataset import SegDataset
 from mindfcn.data.regions import proposals
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
 from mindfcn.metrics import ConfusionMatrix
 from mindfcn.models.fcn import FCN
 from mindfcn.storage.images import decode_image
@@ -327,7 +327,7 @@ def report(options):
     if options.proposals != "merged":
         proposals.check_installed()
     runtime.set_up("auto", 1)
-    segmenter, card = load_segmenter(options.checkpoint)
+    segmenter, card = load_network(options.checkpoint)
     if not isinstance(segmenter.net, FCN):
         raise UserError(f"{options.checkpoint} is a {card.model['name']}; give the checkpoint of an FCN")
     folder = options.records or os.path.dirname(card.records)

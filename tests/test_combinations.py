@@ -148,7 +148,7 @@ def test_verbs_and_inputs(verb, taken, monkeypatch, tmp_path):
             raise Opened
 
     for module in ("tune_crf", "explain"):
-        monkeypatch.setattr(f"mindfcn.commands.{module}.load_segmenter", lambda *_: (Net(), card))
+        monkeypatch.setattr(f"mindfcn.commands.{module}.load_network", lambda *_: (Net(), card))
     call = {"explain": lambda: explain(ExplainConfig("a.ckpt", device="CPU", image=str(tmp_path / "a.png"))),
             "tune_crf": lambda: tune_crf(TuneCrfConfig("a.ckpt", device="CPU")),
             "serve": lambda: check("serve", *inputs(card.preprocess.modality, bool(card.geometric)))}[verb]

@@ -41,9 +41,9 @@ from .engine.recalibrate import recalibrate as recalibrate
 from .errors import UserError as UserError
 from .inference.ensemble import Ensemble as Ensemble
 from .inference.instance_wise import InstanceWise as InstanceWise
-from .inference.load import load_segmenter as load_segmenter
 from .inference.network import Segmenter as Segmenter
 from .inference.onnx import OnnxSegmenter as OnnxSegmenter
+from .inference.open import load_segmenter as load_segmenter
 from .inference.open import open_segmenter as open_segmenter
 from .inference.pipeline import Inference as Inference
 from .inference.shift_and_stitch import shift_and_stitch as shift_and_stitch

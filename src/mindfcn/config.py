@@ -12,6 +12,8 @@ from mindfcn.errors import UserError
 
 Device = Literal["auto", "CPU", "GPU", "Ascend"]
 Precision = Literal["auto", "float32", "float32_strict", "float16", "bfloat16"]
+# The network that comes with the repository (mindfcn.weights.catalogue), for verbs that are given no checkpoint.
+SMALL_NETWORK = "fcn8s_vgg16_small"
 MaskEncoding = Literal["auto", "palette", "grey", "rgb"]
 
 
@@ -485,8 +487,7 @@ class InferenceConfig(CheckpointConfig):
     """How a mask is computed: windows, scales, mirroring, proposals, an ensemble, a CRF.
 
     Args:
-        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once; for predict also an
-            .onnx file of mindfcn export
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once
         device: device to compute on; auto takes the one that the runtime was built for
         fallback_model: network name for a checkpoint without a card (official ones)
         precision: type that the layers compute in, as in training; auto is float32 on CPU, else float16
@@ -569,6 +570,8 @@ class PredictConfig(InferenceConfig):
     """Photographs -> masks.
 
     Args:
+        checkpoint: checkpoint file, .onnx file of mindfcn export, or a name that mindfcn weights lists, which is
+            fetched once; the small network of the repository if not given
         images: image files, folders or glob patterns
         out: folder for NAME.png (palette mask) and NAME_overlay.jpg
         overlay: write the overlay with its legend
@@ -580,6 +583,7 @@ class PredictConfig(InferenceConfig):
         bits: bits that photographs of 16 bits use, as in training (`data.bits`); 0 takes 16
         runtime: runtime to compute with; auto takes ONNX Runtime for .onnx files, which needs no MindSpore
     """
+    checkpoint: str = SMALL_NETWORK
     images: list[str] = field(default_factory=list)
     out: str = "predictions"
     overlay: bool = True
@@ -597,17 +601,21 @@ class ExportConfig:
 
     Args:
         checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once
-        out_file: file to write: NAME.onnx, or NAME.mindir with its card next to it as NAME.mindir.json
-        format: onnx takes images of any size and number; mindir takes one image of `size`
+        out_file: file to write: NAME.onnx; NAME.mindir with its card next to it as NAME.mindir.json; or NAME.ckpt
+        format: onnx takes images of any size and number; mindir takes one image of `size`; ckpt is a checkpoint
+            to share: weights in half precision, without the training's settings and paths
         photos: photographs for the comparison: files, folders or patterns; a random image if none
         size: mindir: height and width of the image, pixels
+        shorter_side: side that photographs are resized to for prediction, pixels, for the file's card; the checkpoint's
+            if not given
         fallback_model: network name for a checkpoint without a card (official ones)
     """
     checkpoint: str
     out_file: str
-    format: Literal["onnx", "mindir"] = "onnx"
+    format: Literal["onnx", "mindir", "ckpt"] = "onnx"
     photos: list[str] = field(default_factory=list)
     size: tuple[int, int] = (512, 512)
+    shorter_side: Optional[int] = between(None, 0, 8192)
     fallback_model: str = "fcn8s_vgg16_bn"
 
 
@@ -616,6 +624,8 @@ class ServeConfig(CheckpointConfig):
     """Serve a page and an HTTP interface to try a checkpoint: a photograph in, classes and areas out.
 
     Args:
+        checkpoint: checkpoint file, .onnx file of mindfcn export, or a name that mindfcn weights lists, which is
+            fetched once; the small network of the repository if not given
         host: address to listen on; 127.0.0.1 can be reached from this machine only
         port: port to listen on; 0 takes a free one
         hostnames: host names that requests may use, besides localhost and addresses
@@ -629,6 +639,7 @@ class ServeConfig(CheckpointConfig):
         images: image files, folders or glob patterns; the page offers the first 8 to try, and anyone who reaches it can
             see them; if not given, drawn ones for a network of the sample set
     """
+    checkpoint: str = SMALL_NETWORK
     host: str = "127.0.0.1"
     port: int = between(8000, 0, 65535)
     hostnames: list[str] = field(default_factory=list)
@@ -679,9 +690,12 @@ class ExplainConfig(CheckpointConfig):
     """Show the maps of a trained network for one photograph, layer by layer, in one picture.
 
     Args:
+        checkpoint: checkpoint file, or a name that mindfcn weights lists, which is fetched once; the small network of
+            the repository if not given
         image: photograph
         out_file: picture to write, .jpg or .png
     """
+    checkpoint: str = SMALL_NETWORK
     image: str = ""
     out_file: str = "explanation.jpg"
 

@@ -22,7 +22,7 @@ from mindfcn.config import (
 )
 from mindfcn.engine.build import build
 from mindfcn.errors import UserError
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
 from mindfcn.inference.open import open_segmenter
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
@@ -108,7 +108,7 @@ def test_evaluation_by_proposals_and_in_an_ensemble(run, fcn, boxes, tmp_path):
 
 def test_a_prediction_by_proposals_is_put_together_from_its_windows(run, boxes):
     image = cv2.resize(np.random.default_rng(1).integers(0, 255, (4, 6, 3), np.uint8), (64, 48))
-    plain, _ = load_segmenter(run.checkpoint)
+    plain, _ = load_network(run.checkpoint)
     segment, _ = open_segmenter(PredictConfig(run.checkpoint, proposals="edge_boxes"))
     mask, probabilities = segment(image, True)
     assert mask.shape == (48, 64) and probabilities.shape[1:] == (48, 64)
@@ -162,7 +162,7 @@ def test_an_fcns_maps_are_those_of_its_head(head, names, scramble, tmp_path):
         expected = maps["upscore_pool4"] + maps["score_pool3"]
         np.testing.assert_allclose(maps["fuse_pool3"], expected, rtol=1e-4, atol=1e-5)
     # The final scores are the network's own, of the most frequent class.
-    segmenter, card = load_segmenter(str(tmp_path / "net.ckpt"))
+    segmenter, card = load_network(str(tmp_path / "net.ckpt"))
     mask, _ = segmenter(cv2.imread(str(tmp_path / "photo.png")))
     assert found.found == card.labels.names[1 + np.bincount(mask.ravel(), minlength=21)[1:].argmax()]
 

@@ -15,7 +15,7 @@ import small_network  # noqa: F401  (its network is evaluated)
 from PIL import Image
 
 from mindfcn import runtime
-from mindfcn.commands.evaluate import evaluate, load_segmenter
+from mindfcn.commands.evaluate import evaluate, load_network
 from mindfcn.config import EvalConfig
 from mindfcn.console import Console
 from mindfcn.data.dataset import SegDataset
@@ -57,7 +57,7 @@ def written(out):
 
 def counted(checkpoint, records):
     """Names, confusion matrix and mean IoU of each image, from predictions counted pixel by pixel class by class."""
-    segmenter, card = load_segmenter(str(checkpoint), None)
+    segmenter, card = load_network(str(checkpoint), None)
     classes, matrix, names, scores = len(card.labels), 0, [], []
     dataset = SegDataset(data_file=records, training=False, preprocess=card.preprocess)
     for name, image, truth in dataset.samples(range(dataset.count)):
@@ -102,7 +102,7 @@ def test_every_image_of_the_records_is_counted(checkpoint, sample_records, tmp_p
 @pytest.mark.parametrize("processes", [3, 13])
 def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_records, processes):
     """Each record is in one share, at its place; with more processes than the 12 records, some have none."""
-    segmenter, card = load_segmenter(str(checkpoint), None)
+    segmenter, card = load_network(str(checkpoint), None)
     settings = {"data_file": str(sample_records / "records" / "train.mindrecord"), "training": False,
                 "preprocess": card.preprocess}
     whole = evaluate_network(segmenter, SegDataset(**settings), card.labels)
@@ -131,7 +131,7 @@ def test_the_shares_of_several_processes_make_up_the_whole(checkpoint, sample_re
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_stopped_evaluation_has_no_result(checkpoint, sample_records, processes):
-    segmenter, card = load_segmenter(str(checkpoint), None)
+    segmenter, card = load_network(str(checkpoint), None)
     dataset = SegDataset(data_file=str(sample_records / "records" / "train.mindrecord"), training=False,
                          preprocess=card.preprocess, rank_size=processes)
     answers = iter([False, False, True])
@@ -182,7 +182,7 @@ def test_the_page_has_the_figures_the_settings_and_the_masks(checkpoint, tmp_pat
     for name, value in result.metrics.items():
         assert re.search(rf"<dt>{name}</dt><dd>{100 * value:.2f}<", text)
     assert f"<th scope=\"row\">checkpoint</th><td>{checkpoint}</td>" in text and ms.__version__ in text
-    segmenter, card = load_segmenter(str(checkpoint), None)
+    segmenter, card = load_network(str(checkpoint), None)
     scores = written(tmp_path)["image IoU"]
     dataset = SegDataset(data_file=card.records, training=False)
     worst = min(scores, key=scores.get)
@@ -199,7 +199,7 @@ def test_the_page_has_the_figures_the_settings_and_the_masks(checkpoint, tmp_pat
 def test_small_objects_and_boundaries_are_those_of_the_masks(checkpoint, tmp_path):
     """In metrics.json, in the tables and on the page."""
     evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), device="CPU"))
-    segmenter, card = load_segmenter(str(checkpoint), None)
+    segmenter, card = load_network(str(checkpoint), None)
     trimap, sizes = Trimap(len(SAMPLE)), ObjectSizes(len(SAMPLE), SAMPLE.names.index("background"))
     for name, image, truth in SegDataset(data_file=card.records, training=False).samples(range(3)):
         for counter in (trimap, sizes):
@@ -232,7 +232,7 @@ def test_some_of_the_records_evenly_spread(checkpoint, sample_records, tmp_path)
 def test_scales_mirroring_and_crf_are_in_the_figures(checkpoint, tmp_path):
     """Scales and mirroring give the mean of the network's results for the single views."""
     evaluate(EvalConfig(str(checkpoint), out=str(tmp_path), scales=[0.5, 1.0], flip=True, device="CPU"))
-    segmenter, card = load_segmenter(str(checkpoint), None)
+    segmenter, card = load_network(str(checkpoint), None)
     matrix = ConfusionMatrix(len(SAMPLE))
     for name, image, truth in SegDataset(data_file=card.records, training=False).samples(range(3)):
         image, total = decode_image(image, name), 0

@@ -14,12 +14,13 @@ from mindfcn.commands.export import export, write_onnx
 from mindfcn.config import ExportConfig
 from mindfcn.data.synthetic.shapes import draw_image
 from mindfcn.errors import UserError
+from mindfcn.inference.load import load_network
 from mindfcn.labels import LabelSet
 from mindfcn.models.factory import create_model
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.preprocess import Preprocess
 from mindfcn.weights.card import CARD, Card
-from mindfcn.weights.checkpoint import save_checkpoint
+from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
@@ -98,7 +99,7 @@ PREPROCESS = Preprocess("RGB", (120, 110, 100), (50, 60, 70))
 NARROW = {"fc_width": 8, "width": 0.125}
 CARD_OF = {"model": {"name": "fcn8s_vgg16_bn", **NARROW}, "labels": LABELS, "preprocess": PREPROCESS,
            "records": "val.mindrecord", "training": {"epoch": 2, "settings": {"optim": {"lr": 0.05}}},
-           "metrics": {"mean IoU": 0.25}}
+           "metrics": {"mean IoU": 0.25}, "data": {"identity": "0f", "source": "voc data/voc"}}
 
 
 @pytest.fixture
@@ -116,11 +117,10 @@ def photographs(tmp_path):
 
 
 def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(checkpoint, photographs, tmp_path):
-    from mindfcn.commands.evaluate import load_segmenter
     from mindfcn.inference.onnx import OnnxSegmenter
     result = export(ExportConfig(checkpoint, str(tmp_path / "net.onnx"), photos=photographs))
     assert result.compared == 2 and 0 < result.difference <= 1e-5 and result.inputs == ("N", 3, "H", "W")
-    mindspore, card = load_segmenter(checkpoint)
+    mindspore, card = load_network(checkpoint)
     exported = OnnxSegmenter(tmp_path / "net.onnx")
     assert exported.card == card == result.card == Card(**CARD_OF)
     assert (exported.reach, exported.stride) == (mindspore.reach, mindspore.stride)
@@ -160,6 +160,24 @@ def test_a_mindir_file_has_no_layer_that_is_for_this_cpu(tiny, monkeypatch, tmp_
     special = [cell for _, cell in written[0].cells_and_names()
                if isinstance(cell, (module.layers.CpuConv2d, module.layers.CpuConv2dTranspose))]
     assert special and not any(cell.algorithms for cell in special)
+
+
+def test_a_checkpoint_to_share_has_half_the_size_and_no_settings(checkpoint, photographs, tmp_path):
+    result = export(ExportConfig(checkpoint, str(tmp_path / "out.ckpt"), "ckpt", photographs, shorter_side=64))
+    assert result.compared == 2 and 0 < result.difference <= 1e-2
+    weights, card, state = load_checkpoint(result.path)
+    before, old, _ = load_checkpoint(checkpoint)
+    assert card == result.card and card.training == {"epoch": 2} and card.records == "" and not card.metrics
+    assert (card.model, card.labels, card.preprocess, card.shorter_side) == (old.model, old.labels, old.preprocess, 64)
+    assert card.data == {"identity": "0f", "source": "voc"}
+    assert weights.keys() == before.keys() and not state
+    for name, weight in weights.items():
+        assert weight.dtype == np.float16
+        np.testing.assert_array_equal(weight, before[name].astype(np.float16))
+    assert os.path.getsize(result.path) < 0.55 * os.path.getsize(checkpoint)
+    image = draw_image(70, 2, 1)[0]
+    close = np.abs(load_network(result.path)[0](image, True)[1] - load_network(checkpoint)[0](image, True)[1])
+    assert 0 < close.max() < 0.05
 
 
 def test_the_card_in_the_file_is_plain_json(checkpoint, tmp_path):

@@ -12,7 +12,7 @@ import small_network  # noqa: F401  (its networks are trained)
 from PIL import Image
 
 from mindfcn.cli.parser import parse
-from mindfcn.commands.evaluate import evaluate, load_segmenter
+from mindfcn.commands.evaluate import evaluate, load_network
 from mindfcn.commands.export import export
 from mindfcn.commands.predict import segment_images
 from mindfcn.commands.prepare import find_records, prepare
@@ -210,7 +210,7 @@ def test_exported_networks_compute_the_same(tmp_path, modality, name, geometric,
     assert result.difference < 1e-4 and result.compared == 1
     channels = COURSE.to(modality).channels
     assert result.inputs == ("N", channels, "H", "W")
-    segment, (other, _) = OnnxSegmenter(tmp_path / "a.onnx", "CPU"), load_segmenter(tmp_path / "a.ckpt")
+    segment, (other, _) = OnnxSegmenter(tmp_path / "a.onnx", "CPU"), load_network(tmp_path / "a.ckpt")
     batch = np.random.default_rng(2).standard_normal((2, channels, 37, 45)).astype(np.float32)
     logits = segment.logits(batch)
     assert logits.shape == (2, len(labels) + (3 if geometric else 0), 37, 45)

@@ -11,7 +11,7 @@ from helpers import sample_settings
 from PIL import Image
 
 from mindfcn.cli.main import main
-from mindfcn.commands.evaluate import evaluate, load_segmenter
+from mindfcn.commands.evaluate import evaluate, load_network
 from mindfcn.commands.train import train
 from mindfcn.config import EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from mindfcn.data.dataset import SegDataset
@@ -151,7 +151,7 @@ def test_a_published_net_needs_no_card(tmp_path):
     path, weights = published(tmp_path / "fcn8s_from_caffe.npz")
     photograph = np.random.default_rng(2).integers(0, 256, (40, 51, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "photograph.png"), photograph)
-    segmenter, card = load_segmenter(path)
+    segmenter, card = load_network(path)
     assert card.model == {"name": "fcn8s_vgg16", "geometry": "paper", **TINY}
     net = create_model("fcn8s_vgg16", 21, padding="pad100", **TINY).set_train(False)
     for key, value in weights.items():

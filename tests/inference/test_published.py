@@ -14,7 +14,7 @@ from mindfcn.commands.explain import explain
 from mindfcn.commands.predict import predict
 from mindfcn.config import EvalConfig, ExplainConfig, ModelConfig, PredictConfig
 from mindfcn.errors import UserError
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
 from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import VOC
 from mindfcn.models.factory import create_model
@@ -83,13 +83,13 @@ def publish(file_server, tmp_path, monkeypatch, scramble):
     ("fcn_r18-d8_512x1024_80k_cityscapes", "fcn_r18_d8", CITYSCAPES, 1024)])
 def test_by_name_it_has_its_classes_normalisation_and_side(publish, file_server, name, model, labels, side):
     net = publish(name)
-    segmenter, card = load_segmenter(name)
+    segmenter, card = load_network(name)
     assert card.model == {"name": model, "width": 0.125}
     assert (card.labels, card.preprocess, card.shorter_side) == (labels, TORCHVISION, side)
     image = np.random.default_rng(3).standard_normal((1, 3, 41, 60)).astype(np.float32)
     expected = net(ms.Tensor(image)).asnumpy()
     assert np.abs(segmenter.logits(image) - expected).max() <= 1e-4 * np.abs(expected).max()
-    load_segmenter(name)
+    load_network(name)
     assert len(file_server.requests) == 1
 
 
@@ -185,4 +185,4 @@ def test_training_starts_from_a_name_with_other_classes(publish):
 def test_a_classifiers_weights_are_no_segmentation_network(tmp_path):
     np.savez(tmp_path / "vgg.npz", **{"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)})
     with pytest.raises(UserError, match="no segmentation network: none of its 1 weights .*--model.pretrained"):
-        load_segmenter(tmp_path / "vgg.npz", "fcn8s_vgg16_bn")
+        load_network(tmp_path / "vgg.npz", "fcn8s_vgg16_bn")

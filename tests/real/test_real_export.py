@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindfcn.commands.evaluate import load_segmenter
+from mindfcn.commands.evaluate import load_network
 from mindfcn.commands.export import export
 from mindfcn.config import ExportConfig
 from mindfcn.inference.onnx import OnnxSegmenter
@@ -35,5 +35,5 @@ def test_onnx_runtime_computes_mindspores_logits_of_real_photographs(tmp_path):
     assert result.compared == 2 and result.difference <= 1e-4
     image = decode_image(pathlib.Path(paths[0]).read_bytes(), paths[0])
     mask = OnnxSegmenter(tmp_path / "net.onnx")(image)[0]
-    expected = load_segmenter(str(tmp_path / "net.ckpt"))[0](image)[0]
+    expected = load_network(str(tmp_path / "net.ckpt"))[0](image)[0]
     assert len(np.unique(expected)) > 3 and (mask != expected).mean() < 1e-3

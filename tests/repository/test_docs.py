@@ -22,7 +22,7 @@ PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for pat
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Commands that a page may contain; any other is a mistake, or an entry is missing here.
 ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
-VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval"}
+VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval", "run_predict.sh": "predict"}
 
 
 def text_of(page):

@@ -32,7 +32,7 @@ def checkout(tmp_path):
     """A folder with spaces and a quote in its name that holds the scripts, and an empty PATH folder for stubs."""
     folder = tmp_path / "it's a folder"
     folder.mkdir()
-    for name in ("run_train.sh", "run_eval.sh", "run_tests.sh", "setup.cfg", "scripts", "configs"):
+    for name in ("run_train.sh", "run_eval.sh", "run_predict.sh", "run_tests.sh", "setup.cfg", "scripts", "configs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     tools = tmp_path / "tools"
@@ -145,6 +145,15 @@ def test_it_may_be_called_from_anywhere_by_any_name(checkout, tmp_path):
     os.symlink(checkout / "run_eval.sh", link)
     status, _, calls = run(checkout, "a b.ckpt", script=link, CDPATH=str(tmp_path))
     assert status == 0 and calls[-1] == f"{checkout}/.venv/bin/python -m mindfcn eval --checkpoint a b.ckpt"
+
+
+def test_photographs_are_segmented_by_the_package_in_venv(checkout):
+    add(checkout, "python3.11")
+    script = checkout / "run_predict.sh"
+    status, _, calls = run(checkout, "a photo.jpg", script=script)
+    assert status == 0 and calls[-1] == f"{checkout}/.venv/bin/python -m mindfcn predict a photo.jpg"
+    status, output, _ = run(checkout, script=script)
+    assert status == 2 and "run_predict.sh PHOTO_OR_FOLDER" in output
 
 
 def test_the_real_check_names_what_is_missing():

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mindfcn import runtime
-from mindfcn.commands.evaluate import load_segmenter
+from mindfcn.commands.evaluate import load_network
 from mindfcn.config import ModelConfig, ServeConfig, TrainConfig
 from mindfcn.data.synthetic.shapes import SAMPLE, draw_image
 from mindfcn.engine.build import build
@@ -60,7 +60,7 @@ def test_the_served_mask_is_mindspores_and_ctrl_c_stops_the_server(checkpoint):
     encoded = io.BytesIO()
     Image.fromarray(image[..., ::-1]).save(encoded, "PNG")
     runtime.pynative_mode()
-    expected, _ = load_segmenter(str(checkpoint))[0](image)
+    expected, _ = load_network(str(checkpoint))[0](image)
     assert len(np.unique(expected)) > 1, "the network predicts only one class"
     with process("--checkpoint", str(checkpoint), "--device", "CPU") as (running, url):
         assert url.startswith("http://127.0.0.1:")

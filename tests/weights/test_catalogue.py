@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from mindfcn.commands.weights import published_weights
-from mindfcn.config import WeightsConfig
+from mindfcn.config import SMALL_NETWORK, WeightsConfig
 from mindfcn.console import Console
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC
 from mindfcn.models.factory import BACKBONES, MODELS, split_name
 from mindfcn.weights.catalogue import CATALOGUE, entry_of, fetch, locate
+from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.label_sets import ADE20K, CITYSCAPES, CONTEXT59, CONTEXT60
 
 NAME = "fcn_resnet50_coco"
@@ -48,9 +49,10 @@ def test_every_entry_names_a_network_and_its_classes():
                 split_name(model)
             else:
                 assert model in (*BACKBONES, *MODELS)
-        assert all(url.startswith("http") and url.endswith(entry.source.file_name) for url in entry.source.urls)
+        assert all(url.startswith("http") and url.endswith(entry.file_name) for url in entry.source.urls)
+        assert bool(entry.source.urls) == (name != SMALL_NETWORK)
         assert entry.score and entry.licence
-    files = [entry.source.file_name for entry in CATALOGUE.values()]
+    files = [entry.file_name for entry in CATALOGUE.values()]
     assert len(set(files)) == len(files)
 
 
@@ -132,6 +134,24 @@ def test_weights_without_a_network_are_refused_as_one(home):
         locate(home / "vgg16-397923af.pth", network=True)
 
 
+def test_the_repositorys_own_network_is_found_from_any_folder(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = locate(SMALL_NETWORK, network=True)
+    assert pathlib.Path(path) == pathlib.Path(__file__).parents[2] / "ckpt" / "fcn8s_vgg16_small.ckpt"
+    assert pathlib.Path(path).stat().st_size <= 40e6
+    weights, card, _ = load_checkpoint(path)
+    assert {weight.dtype for weight in weights.values()} == {np.dtype(np.float16)}
+    assert card.labels == VOC and card.shorter_side and not card.records and "settings" not in card.training
+    home.mkdir()
+    (home / "fcn8s_vgg16_small.ckpt").write_bytes(b"x")
+    with pytest.raises(UserError, match="not the published file"):
+        locate(SMALL_NETWORK)
+    (home / "fcn8s_vgg16_small.ckpt").unlink()
+    monkeypatch.setattr("mindfcn.weights.catalogue.REPOSITORY", str(tmp_path))
+    with pytest.raises(UserError, match="part of the repository.*--checkpoint fcn_resnet50_coco"):
+        locate(SMALL_NETWORK)
+
+
 def test_what_is_no_name_is_returned(home):
     assert locate("runs/sample/best.ckpt", network=True) == "runs/sample/best.ckpt"
 
@@ -140,8 +160,8 @@ def test_the_verb_lists_and_fetches(published, home):
     entry = published()
     listed = published_weights(WeightsConfig())
     rows = listed.table.splitlines()[2:]
-    assert len(rows) == len(CATALOGUE) and all(re.search(r" no  ", row) for row in rows)
-    assert "60.5 mIoU" in rows[0] and "135" in rows[0]
+    assert len(rows) == len(CATALOGUE) and " yes  " in rows[0] and all(re.search(r" no  ", row) for row in rows[1:])
+    assert "60.5 mIoU" in rows[1] and "135" in rows[1]
     assert published_weights(WeightsConfig("fetch", [NAME])).fetched == [str(home / entry.source.file_name)]
     assert " yes  " in published_weights(WeightsConfig(names=[NAME])).table.splitlines()[2]
     with pytest.raises(UserError, match="'nothing'"):
@@ -164,7 +184,8 @@ def test_the_page_shows_the_catalogue(page):
     for name, row in rows.items():
         entry = CATALOGUE[name]
         file, model, size, digits, score, licence = row.split(" | ")
-        assert file == f"[{entry.source.file_name}]({entry.source.urls[0]})"
+        address = entry.source.urls[0] if entry.source.urls else f"../ckpt/{entry.file_name}"
+        assert file == f"[{entry.file_name}]({address})"
         assert (model, score, licence) == (entry.model, entry.score, entry.licence)
         assert size == (f"{entry.megabytes:.0f}" if entry.megabytes else "-")
         kind, _, known = (entry.source.checksum or "-").partition(":")

@@ -24,7 +24,7 @@ from mindfcn.engine.optimiser import freeze, loss_scaler
 from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
 from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, median_time, timed
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
 from mindfcn.logits import argmax
 from mindfcn.memory import is_out_of_memory
 from mindfcn.metrics import MEAN_IOU, ConfusionMatrix
@@ -410,7 +410,7 @@ def scores_text(masks, classes):
 
 def time_row(row, dataset, numbers):
     """Time a row's network on the photographs with these numbers. Returns their masks, (H, W) uint8 each."""
-    segmenter, card = load_segmenter(row.checkpoint, row.name)
+    segmenter, card = load_network(row.checkpoint, row.name)
     row.classes, row.modality = len(card.labels), card.preprocess.modality
     row.parameters = count_parameters(segmenter.net)
     masks, seconds = [], []

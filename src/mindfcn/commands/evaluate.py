@@ -12,7 +12,7 @@ from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.records import describe_file, evaluation_records, record_entry
 from mindfcn.errors import UserError
 from mindfcn.evaluation import evaluate_network
-from mindfcn.inference.load import combined, load_segmenter, network_text
+from mindfcn.inference.load import combined, load_network, network_text
 from mindfcn.inference.pipeline import Inference
 from mindfcn.losses import CrossEntropy
 from mindfcn.metrics import PIXEL_ACCURACY, segmentation_metrics
@@ -37,7 +37,7 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
     check_bounds(config)
     runtime.set_up(config.device, config.seed, console)
     config = with_checkpoint_paths(config, console)
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
+    segmenter, card = load_network(config.checkpoint, config.fallback_model, config.precision, console)
     records = evaluation_records(config.records, card, config.checkpoint)
     segmenter = combined(segmenter, card, config)
     segment = Inference(segmenter, config, card.shorter_side, console)

@@ -6,6 +6,7 @@ ResNet these maps are the results of layer2, layer3 and layer4.
 """
 
 import dataclasses
+import math
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +17,7 @@ from mindfcn.config import ExplainConfig
 from mindfcn.console import SILENT, Console
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
 from mindfcn.inference.network import pad_to_multiple, resized
 from mindfcn.logits import argmax
 from mindfcn.mindspore_versions import forward_hooks
@@ -62,7 +63,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     image = decode_photograph(read_bytes(config.image), config.image)
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
+    segmenter, card = load_network(config.checkpoint, config.fallback_model, config.precision, console)
     check("explain", *inputs(card.preprocess.modality, bool(card.geometric)))
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
@@ -70,7 +71,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
         batch = resized(batch, net.side, net.side)
         maps, mask, found = deconvnet_maps(net, batch)
     else:
-        factor = min(1, LONGEST / max(batch.shape[2:]))
+        factor = min(1, LONGEST / max(image.shape[:2]), (card.shorter_side or math.inf) / min(image.shape[:2]))
         batch = resized(batch, *(max(1, round(factor * side)) for side in batch.shape[2:]))
         maps, mask, number = (dilated_maps if isinstance(net, DilatedFCN) else fcn_maps)(net, batch)
         found = card.labels.names[number]

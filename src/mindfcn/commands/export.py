@@ -1,4 +1,4 @@
-"""The verb export: a trained network as a file for other runtimes, with its card.
+"""The verb export: a trained network as a file for other runtimes or for sharing, with its card.
 
 ONNX files take images of any size and number. MindIR files take one image of one size: MindSpore 2.8 does not compile
 padding and cropping with dynamic sizes, and a file with dynamic batch size fails at the second batch size.
@@ -15,23 +15,28 @@ import numpy as np
 from mindspore import nn
 
 from mindfcn import runtime
-from mindfcn.config import ExportConfig
+from mindfcn.config import ExportConfig, check_bounds
 from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.image_paths import find_images
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
 from mindfcn.inference.network import window_problem
 from mindfcn.inference.onnx import REACH, OnnxSegmenter, with_checksum
 from mindfcn.models import layers
+from mindfcn.models.factory import create_model
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.models.surgery.fold_batch_norm import Folded
 from mindfcn.storage.files import atomic_path, read_bytes, write_text
 from mindfcn.storage.images import decode_photograph
 from mindfcn.weights.card import CARD, Card
+from mindfcn.weights.checkpoint import save_checkpoint
+from mindfcn.weights.load import is_state, load_weights
 
 # Largest difference between the logits of the two runtimes, in parts of the largest logit.
 TOLERANCE = 1e-4
+# The same for weights in half precision.
+HALF_TOLERANCE = 1e-2
 # Limit of a MindIR file's image size; VGG16 needs about 1 kB per pixel.
 MAX_PIXELS = 2 ** 24
 
@@ -43,7 +48,7 @@ class ExportResult:
     Attributes:
         path: the file.
         card: the network's Card.
-        card_path: JSON file of the card; None for ONNX, where it is part of the file.
+        card_path: JSON file of the card; None where it is part of the file.
         inputs: input shape (N, C, H, W) of the file, with letters for dynamic sizes.
         difference: largest difference from MindSpore's logits, relative to the largest logit; None if not compared.
         compared: number of images compared.
@@ -70,8 +75,9 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
 
     Raises:
         UserError: the checkpoint cannot be read, its network cannot be exported, the file cannot be written, or the
-            logits differ by more than TOLERANCE.
+            logits differ by more than TOLERANCE (HALF_TOLERANCE with weights in half precision).
     """
+    check_bounds(config)
     if not config.out_file.lower().endswith(f".{config.format}"):
         raise UserError(f"--out_file {config.out_file}: choose a name that ends in .{config.format}, or another "
                         "--format")
@@ -80,8 +86,11 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
     photographs = find_images(config.photos) if config.photos else []
     runtime.set_up("CPU")
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, "float32", console)
+    segmenter, card = load_network(config.checkpoint, config.fallback_model, "float32", console)
     net = segmenter.net.set_train(False)
+    if config.shorter_side not in (None, card.shorter_side):
+        # The metrics were measured at the other size.
+        card = dataclasses.replace(card, shorter_side=config.shorter_side, metrics={})
     channels = card.preprocess.channels
     if photographs and card.preprocess.modality != "rgb":
         raise UserError(f"--photos: {config.checkpoint} needs {card.preprocess.modality}, which photographs do "
@@ -90,6 +99,8 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
     if config.format == "onnx":
         return _export_onnx(config.out_file, net, card, batches if photographs else [_random_image(channels, 97, 131)],
                             console)
+    if config.format == "ckpt":
+        return _export_half(config.out_file, net, card, batches if photographs else [_random_image(channels, 97, 131)])
     windows = (_window_of(batch, config.size) for batch in batches)
     return _export_mindir(config.out_file, net, card, config.size, windows if photographs else [
         _random_image(channels, *config.size)])
@@ -115,6 +126,23 @@ def _export_mindir(path, net, card, size, batches):
     return ExportResult(path, card, path + ".json", (1, net.in_channels, *size), found, compared)
 
 
+def _export_half(path, net, card, batches):
+    """A checkpoint with weights in half precision; its card leaves out settings and paths of the training."""
+    kept = ("epoch", "step", "precision")
+    card = dataclasses.replace(card, records="", training={name: card.training[name] for name in kept
+                                                           if name in card.training})
+    if card.data:
+        # The source's name without its folder.
+        card.data = {**card.data, "source": card.data["source"].split(" ")[0]}
+    weights = {parameter.name: parameter.asnumpy().astype(np.float16) for parameter in net.get_parameters()
+               if not is_state(parameter.name)}
+    rounded = create_model(card.model["name"], len(card.labels), **card.options()).set_train(False)
+    load_weights(rounded, weights, path)
+    found, compared = _difference(path, net, lambda batch: rounded(ms.Tensor(batch)).asnumpy(), batches, HALF_TOLERANCE)
+    save_checkpoint(path, {name: ms.Parameter(weight, name=name) for name, weight in weights.items()}, card)
+    return ExportResult(path, card, None, ("N", net.in_channels, "H", "W"), found, compared)
+
+
 def _random_image(channels, height, width):
     return np.random.default_rng(1).standard_normal((1, channels, height, width)).astype(np.float32)
 
@@ -125,10 +153,10 @@ def _window_of(batch, size):
     return np.pad(batch, ((0, 0), (0, 0), *((0, wanted - side) for wanted, side in zip(size, batch.shape[2:]))))
 
 
-def _difference(path, net, logits, batches):
+def _difference(path, net, logits, batches, tolerance=TOLERANCE):
     """(largest difference from the network's logits, relative to the largest logit; number of batches).
 
-    Raises UserError if the difference exceeds TOLERANCE.
+    Raises UserError if the difference exceeds `tolerance`.
     """
     found = []
     for batch in batches:
@@ -136,9 +164,9 @@ def _difference(path, net, logits, batches):
         # An untrained score layer gives logits of zero.
         difference = np.abs(logits(batch) - expected).max() / (np.abs(expected).max() or 1)
         # `not <=` also catches NaN.
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise UserError(f"{path} was not written: its logits differ from MindSpore's by {difference:.1e} of the "
-                            f"largest, more than {TOLERANCE:.0e}; report this with the checkpoint's card")
+                            f"largest, more than {tolerance:.0e}; report this with the checkpoint's card")
         found.append(float(difference))
     return max(found), len(found)
 

@@ -13,7 +13,7 @@ from mindspore.train import Model
 
 from mindfcn import combinations, runtime
 from mindfcn.commands.prepare import find_records
-from mindfcn.config import EvalConfig, TrainConfig, check_bounds, flat
+from mindfcn.config import PredictConfig, TrainConfig, check_bounds, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
@@ -145,7 +145,7 @@ def train_in(run_dir, config, resuming, device, console):
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)
         segmenter = Segmenter(net, card.preprocess)
-        segment = Inference(segmenter, EvalConfig(""), card.shorter_side, notes)
+        segment = Inference(segmenter, PredictConfig(), card.shorter_side, notes)
         run = Run(run_dir, config, step, segmenter, segment, train_set, val_set, card, signals, page, console, notes,
                   writes)
         fit(run, rates, TOLERANCE[dtype])

@@ -8,13 +8,14 @@ import yaml
 
 from mindfcn import runtime
 from mindfcn.combinations import check, inputs
-from mindfcn.config import TuneCrfConfig, check_bounds
+from mindfcn.config import PredictConfig, TuneCrfConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.records.records import describe_file, evaluation_records
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import CRF, crf_of, permutohedral
-from mindfcn.inference.load import load_segmenter
+from mindfcn.inference.load import load_network
+from mindfcn.inference.pipeline import Inference
 from mindfcn.metrics import ConfusionMatrix
 from mindfcn.report.tables import text_table
 from mindfcn.storage.files import write_text
@@ -65,8 +66,9 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
         raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb")
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
-    segmenter, card = load_segmenter(config.checkpoint, config.fallback_model, config.precision, console)
+    segmenter, card = load_network(config.checkpoint, config.fallback_model, config.precision, console)
     check("tune_crf", *inputs(card.preprocess.modality, bool(card.geometric)))
+    segment = Inference(segmenter, PredictConfig(), card.shorter_side)
     records = evaluation_records(config.records, card, config.checkpoint)
     dataset = SegDataset.for_evaluation(records, card, config.limit)
     console.say(f"using records {describe_file(records)}")
@@ -75,7 +77,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     matrices = {crf: ConfusionMatrix(len(card.labels), excluded) for crf in grid}
     plain = ConfusionMatrix(len(card.labels), excluded)
     for image, truth in console.track(dataset.photographs(), dataset.count):
-        mask, probabilities = segmenter(image, True)
+        mask, probabilities = segment(image, True)
         plain.update(mask, truth)
         for crf, matrix in matrices.items():
             matrix.update(permutohedral(image, probabilities, crf).argmax(0), truth)

@@ -21,9 +21,9 @@ from mindfcn.weights.checkpoint import load_checkpoint
 from mindfcn.weights.load import load_weights
 
 
-def load_segmenter(checkpoint: FilePath, default_model: Optional[str] = None, precision: str = "auto",
+def load_network(checkpoint: FilePath, default_model: Optional[str] = None, precision: str = "auto",
                    console: Console = SILENT) -> tuple[Segmenter, Card]:
-    """Open a checkpoint, or a published network by its name, which is fetched once.
+    """Open the network of a checkpoint, or a published one by its name, which is fetched once.
 
     Args:
         checkpoint: a path, or a name that `mindfcn weights` lists, such as fcn_resnet50_coco.
@@ -69,7 +69,7 @@ def combined(segmenter, card, config):
     Proposals apply to the network of `checkpoint`; the network of `ensemble` segments whole photographs.
 
     Args:
-        segmenter, card: as `load_segmenter` returns them.
+        segmenter, card: as `load_network` returns them.
         config: EvalConfig or PredictConfig.
 
     Returns:
@@ -91,7 +91,7 @@ def combined(segmenter, card, config):
             propose, method=config.proposals, max_proposals=config.max_proposals,
             min_side=config.min_side), config.aggregate)
     if config.ensemble:
-        other, other_card = load_segmenter(config.ensemble, config.fallback_model, config.precision)
+        other, other_card = load_network(config.ensemble, config.fallback_model, config.precision)
         modality, other_modality = card.preprocess.modality, other_card.preprocess.modality
         if modality != other_modality:
             raise UserError(f"--ensemble {config.ensemble} takes {other_modality} input, but {config.checkpoint} takes "

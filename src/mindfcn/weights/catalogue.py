@@ -2,13 +2,15 @@
 
     locate("fcn_resnet50_coco")  ->  ckpt/fcn_resnet50_coco-1167a1af.pth, fetched once
 
-Files are kept in the folder `ckpt`, or in the folder of the environment variable MINDFCN_HOME.
+Files are kept in the folder `ckpt`, or in the folder of the environment variable MINDFCN_HOME. The small network comes
+with the repository, in its own `ckpt`.
 """
 
 import dataclasses
 import os
 from typing import Any, Optional
 
+from mindfcn.config import SMALL_NETWORK
 from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
@@ -24,7 +26,7 @@ class PublishedWeights:
     Attributes:
         name: its name here.
         model: the network that it belongs to, for `create_model`; of a classifier's weights the backbones.
-        source: addresses, checksum and file name.
+        source: addresses, checksum and file name; without addresses, the file is part of the repository.
         megabytes: size in 2^20 bytes; None where it is not published.
         licence: as its publisher states it.
         score: published figure with the images that it was measured on.
@@ -41,6 +43,11 @@ class PublishedWeights:
     labels: Optional[LabelSet]
     preprocess: Preprocess
     shorter_side: int = 0
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the folder of published files."""
+        return self.source.unpacks_to
 
 
 def _source(name, url, checksum):
@@ -83,6 +90,10 @@ _TOP1 = "top-1 on ImageNet"
 _AMDEGROOT = Preprocess("RGB", (123.0, 117.0, 104.0), (1, 1, 1))
 
 CATALOGUE = {entry.name: entry for entry in (
+    # Its card holds its normalisation and shorter side.
+    PublishedWeights(SMALL_NETWORK, "fcn8s_vgg16",
+              Source(SMALL_NETWORK, (), None, "sha256:45167135a1ddd766", f"{SMALL_NETWORK}.ckpt"), 37.6,
+              "research use (VOC photographs, ImageNet weights)", "48.9 mIoU, 221 images of VOC 2012 val", VOC, COURSE),
     _torchvision("fcn_resnet50_coco", "fcn_resnet50", "fcn_resnet50_coco-1167a1af.pth", 135.009,
                  f"60.5 mIoU, {_COCO}", VOC, shorter_side=520),
     _torchvision("fcn_resnet101_coco", "fcn_resnet101", "fcn_resnet101_coco-7ecb50ca.pth", 207.711,
@@ -143,20 +154,36 @@ CATALOGUE = {entry.name: entry for entry in (
 )}
 
 
+# Larger networks to name next to the small one.
+SUGGESTED = ("fcn_resnet50_coco", "fcn_r101-d8_512x512_20k_voc12aug", "fcn_r50-d8_512x512_160k_ade20k")
+# The folder that holds ckpt/ and src/, if the package runs from a clone.
+REPOSITORY = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
+
+
+def small_network_note() -> str:
+    """What the repository's network is, and which larger ones there are, in one line."""
+    small, *larger = (CATALOGUE[name] for name in (SMALL_NETWORK, *SUGGESTED))
+    texts = (f"{entry.name} ({len(entry.labels or ())} classes, "
+             f"{f'{entry.megabytes:.0f} MB, ' if entry.megabytes else ''}{entry.licence})" for entry in larger)
+    return (f"{small.name}: {len(small.labels or ())} classes, {small.score}, {small.licence}; better ones, fetched "
+            f"once, with --checkpoint NAME: {', '.join(texts)}; mindfcn weights lists all")
+
+
 def home() -> str:
     """The folder of published files."""
     return os.environ.get("MINDFCN_HOME") or "ckpt"
 
 
 def path_of(entry: PublishedWeights) -> str:
-    """Where a published file is kept."""
-    return os.path.join(home(), entry.source.file_name)
+    """Where a published file is kept; the repository's own is found from any folder."""
+    path = os.path.join(home(), entry.file_name)
+    return path if entry.source.urls or os.path.exists(path) else os.path.join(REPOSITORY, "ckpt", entry.file_name)
 
 
 def entry_of(path: FilePath) -> Optional[PublishedWeights]:
     """The entry of a file with a published file's name; None for any other file."""
     name = os.path.basename(os.fspath(path))
-    return next((entry for entry in CATALOGUE.values() if entry.source.file_name == name), None)
+    return next((entry for entry in CATALOGUE.values() if entry.file_name == name), None)
 
 
 def locate(checkpoint: FilePath, console: Console = SILENT, network: bool = False) -> str:
@@ -199,6 +226,9 @@ def _of_run(folder: str) -> str:
 def fetch(entry: PublishedWeights, console: Console = SILENT) -> str:
     """Fetch a published file, or verify it where it is here already. Returns its path. Raises UserError."""
     path = path_of(entry)
+    if not os.path.exists(path) and not entry.source.urls:
+        raise UserError(f"{entry.file_name} is part of the repository, in its folder ckpt, and is not here; copy it "
+                        f"into {home()}, or take a network that can be fetched, such as --checkpoint {SUGGESTED[0]}")
     if not os.path.exists(path):
         size = f", {entry.megabytes:.0f} MB" if entry.megabytes else ""
         console.say(f"fetching {entry.name}{size}: {entry.source.urls[0]} -> {path}")
@@ -212,6 +242,8 @@ def fetch(entry: PublishedWeights, console: Console = SILENT) -> str:
 
 def with_checkpoint_paths(config: Any, console: Console = SILENT) -> Any:
     """A config whose `checkpoint`, and `ensemble` where it has one, are paths. Raises UserError as `locate` does."""
+    if config.checkpoint == SMALL_NETWORK:
+        console.say(small_network_note())
     paths = {name: locate(getattr(config, name), console, network=True)
              for name in ("checkpoint", "ensemble") if getattr(config, name, "")}
     return dataclasses.replace(config, **paths)

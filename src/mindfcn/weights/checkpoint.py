@@ -6,7 +6,7 @@ training state has the prefix `training.`, and the card is JSON text. Programs t
 
 import json
 import os
-from typing import Optional
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -26,15 +26,23 @@ from mindfcn.weights.resnet_names import published_resnet_fcn
 STATE = "training."
 
 
-def save_checkpoint(path: FilePath, net: nn.Cell, card: Card, state: Optional[dict[str, ms.Parameter]] = None) -> None:
-    """Write weights, card and, for resuming, `state`, a dict of name -> Parameter. The file is written atomically.
+def save_checkpoint(path: FilePath, net: Union[nn.Cell, dict[str, ms.Parameter]], card: Card,
+                    state: Optional[dict[str, ms.Parameter]] = None) -> None:
+    """Write weights, card and, for resuming, `state`. The file is written atomically.
+
+    Args:
+        path: file to write; its name ends in .ckpt.
+        net: the network, or its weights by name.
+        card: its Card.
+        state: dict of name -> Parameter of the training.
 
     Raises:
         UserError: the file cannot be written, or its name does not end in .ckpt.
     """
     if not os.fspath(path).endswith(".ckpt"):
         raise UserError(f"cannot write a checkpoint to {path}; choose a name that ends in .ckpt")
-    entries = [{"name": parameter.name, "data": parameter} for parameter in net.get_parameters()]
+    weights = net if isinstance(net, dict) else {parameter.name: parameter for parameter in net.get_parameters()}
+    entries = [{"name": name, "data": parameter} for name, parameter in weights.items()]
     entries += [{"name": STATE + name, "data": parameter} for name, parameter in (state or {}).items()]
     with atomic_path(path) as temporary:
         try:
