@@ -65,7 +65,7 @@ def test_a_recipe_states_device_minutes_or_steps_and_score(name):
 
 def test_the_rooms_of_the_recipes():
     top = {name for name in PATHS if "/" not in name}
-    assert top == {"course", "own_data", "resnet50_voc", "sample", "satellite", "voc_cpu"}
+    assert top == {"course", "own_data", "resnet50_voc", "sample", "satellite", "small_voc", "voc_cpu"}
     rooms = {path.parent.name for path in CONFIGS.glob("*/*.yaml")}
     assert rooms == {"compare", "context", "deconvnet", "nyud", "paper", "siftflow"}
     for room in rooms:
