@@ -532,7 +532,7 @@ def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, t
 @pytest.mark.usefixtures("uncompiled")
 def test_a_run_ends_when_it_has_not_improved_and_keeps_the_best_by_a_class(sample_records, tmp_path):
     """At this learning rate evaluations are equal, which is no improvement; a resumed run ends at the same epoch."""
-    config = settings(sample_records, tmp_path / "whole", **QUICK, patience=2, best_by="disc",
+    config = settings(sample_records, tmp_path / "whole", **QUICK, patience=2, best_by="background",
                       optim={"epochs": 40, "lr": 1e-9, "min_lr": 0, "warmup_epochs": 0})
     said = []
     result = train(config, Console(said.append))
@@ -541,7 +541,7 @@ def test_a_run_ends_when_it_has_not_improved_and_keeps_the_best_by_a_class(sampl
     best = load_checkpoint(result.checkpoint)[1].training["best"]
     assert best["epoch"] == result.best_epoch and best["since"] + 2 == result.epoch < 40
     table = json.loads((tmp_path / "whole" / "evaluation" / "metrics.json").read_text())
-    assert best["disc"] == pytest.approx(table["class IoU"][table["classes"].index("disc")])
+    assert best["background"] == pytest.approx(table["class IoU"][table["classes"].index("background")])
     halves = dataclasses.replace(config, run_dir=str(tmp_path / "halves"))
     train(halves, StopAt(STEPS + 1))
     assert train(dataclasses.replace(halves, resume=True)).epoch == result.epoch

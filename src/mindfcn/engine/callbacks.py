@@ -113,7 +113,7 @@ class Run:
 
     def exhausted(self, epoch):
         """Whether the evaluation after this epoch comes `patience` epochs or more after the last improvement."""
-        improved = self.card.training.get("best", {}).get("since", epoch)
+        improved = self.card.training.get("best", {}).get("since", 0)
         return self.evaluation_due(epoch) and 0 < self.config.patience <= epoch - improved
 
     @property
@@ -276,8 +276,9 @@ class Evaluator(RunCallback):
         if run.evaluation_due(epoch):
             self.evaluate(epoch)
             if run.exhausted(epoch):
-                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} has not risen since epoch "
-                              f"{run.card.training['best']['since']}, {run.config.patience} epochs or more ago")
+                since = run.card.training.get("best", {}).get("since", 0)
+                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} has not risen since epoch {since}, "
+                              f"{run.config.patience} epochs or more ago")
                 run_context.request_stop()
         elif run.step.average and epoch == run.config.optim.epochs and run.writes:
             # Without validation records, the averaged weights of the last epoch are the result.
