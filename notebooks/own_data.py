@@ -195,7 +195,8 @@ def garden(name, pretrained=shapes.checkpoint, class_weights="median_frequency",
 
 said = []
 weighted = garden("weighted", console=mindfcn.LiveCurve(say=said.append))
-report = next(text for text in said if "score_fr" in text).splitlines()
+with open(f"{WORK}/weighted/weights.txt", encoding="utf-8") as file:
+    report = file.read().splitlines()
 print(report[0].replace(f"{WORK}/", ""))
 for line in report[1:]:
     if "conv1.0" in line or "score" in line:

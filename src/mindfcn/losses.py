@@ -80,7 +80,7 @@ class CrossEntropy(nn.Cell):
             valid = ops.logical_and(valid, self.sampled(labels.shape))
         return valid
 
-    def labelled(self, labels):
+    def labelled(self, labels: ms.Tensor) -> ms.Tensor:
         """(N, H, W) bool: the pixels of a class."""
         # Below 0, gathering would take classes from the end.
         return ops.logical_and(labels != self.ignore_label, labels >= 0)
@@ -89,7 +89,7 @@ class CrossEntropy(nn.Cell):
         """The loss of a pixel from the log probability of its true class, float32 of any shape."""
         return -log_probability
 
-    def of_all_classes(self, log_probabilities):
+    def of_all_classes(self, log_probabilities: ms.Tensor) -> ms.Tensor:
         """The weighted loss of a pixel whose label is spread over all classes: (pixels, C) float32 -> (pixels,)."""
         weighted = log_probabilities if self.class_weights is None else log_probabilities * self.class_weights
         return -weighted.mean(1)

@@ -151,8 +151,9 @@ def test_tiles_are_prepared_trained_evaluated_and_segmented(tmp_path):
     clear = np.abs(logits[0, 0] - logits[0, 1]) > 1e-4
     with Image.open(made.written[0]["mask"]) as mask:
         np.testing.assert_array_equal(np.array(mask)[clear], logits[0].argmax(0)[clear])
-    tifffile.imwrite(image, np.zeros((5, 36, 40), np.uint16), photometric="minisblack")
-    made = predict(PredictConfig(result.checkpoint, images=[str(image)], out=str(tmp_path / "out"), device="CPU"))
+    other = str(tmp_path / "other.tif")
+    tifffile.imwrite(other, np.zeros((5, 36, 40), np.uint16), photometric="minisblack")
+    made = predict(PredictConfig(result.checkpoint, images=[other], out=str(tmp_path / "out"), device="CPU"))
     assert "5 bands, the network takes 12" in made.failed[0][1]
     with pytest.raises(UserError, match="bands"):
         train(dataclasses.replace(config, run_dir=str(tmp_path / "other"),

@@ -313,7 +313,7 @@ def test_a_request_under_way_ends_some_time_after_the_server_is_stopped(app_of, 
             return False
 
     with pytest.raises(module.HTTPException) as caught:
-        asyncio.run(module.answer(future, Request(), 60, lambda: time.monotonic() - started))
+        asyncio.run(module.wait_for_result(future, Request(), 60, lambda: time.monotonic() - started))
     assert caught.value.status_code == 503 and future.cancelled() and time.monotonic() - started < 5
 
 

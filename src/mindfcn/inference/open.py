@@ -1,7 +1,7 @@
 """Open a checkpoint with MindSpore or ONNX Runtime. MindSpore is imported only if it is used."""
 
 from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 
@@ -21,7 +21,7 @@ DRAWN = ("sample", "rooms")
 
 
 def load_segmenter(checkpoint: FilePath = SMALL_NETWORK, default_model: Optional[str] = None, precision: str = "auto",
-                   console: Console = SILENT) -> tuple[Any, Card]:
+                   console: Console = SILENT) -> tuple[Segment, Card]:
     """Open a checkpoint, or a published network by its name, which is fetched once.
 
         segment, card = mindfcn.load_segmenter()

@@ -143,7 +143,7 @@ def settings_difference(entry: dict[str, Any], source: str, settings: dict[str, 
         return ""
     if entry["source"] != source:
         return f"source is {entry['source']} there and {source} here"
-    for name in (*_choices(source), "instances", *_WINDOWS):
+    for name in (*_choices(source), "bands", "instances", *_WINDOWS):
         there, here = (found.get(name, getattr(_DEFAULTS, name)) for found in (entry["settings"], settings))
         if there != here:
             return f"{name} is {there} there and {here} here"
