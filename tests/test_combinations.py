@@ -7,7 +7,7 @@ import pytest
 from helpers import one_line
 
 from mindfcn import combinations
-from mindfcn.combinations import AXES, REFUSED, TABLES, check, inputs, kinds, markdown, reason
+from mindfcn.combinations import AXES, REFUSED, TABLES, check, inputs, markdown, reason
 from mindfcn.commands.explain import explain
 from mindfcn.commands.tune_crf import tune_crf
 from mindfcn.config import ExplainConfig, PredictConfig, ServeConfig, TuneCrfConfig
@@ -67,11 +67,11 @@ def test_the_page_is_the_table():
 def test_every_entry_is_of_two_axes_and_every_network_of_a_kind():
     known = set(itertools.chain(*AXES.values()))
     assert all(one in known and other in known for one, other in REFUSED)
-    assert all(kinds(name)[0] in NETWORKS for name in MODELS)
-    assert {kinds(name)[0] for name, _ in NETWORKS.values()} == set(AXES["network"]) == set(NETWORKS)
+    assert all(combinations.kind(name) in NETWORKS for name in MODELS)
+    assert {combinations.kind(name) for name, _ in NETWORKS.values()} == set(AXES["network"]) == set(NETWORKS)
     assert set(AXES["input"]) == {*MODALITIES, combinations.GEOMETRIC}
     assert set(AXES["precision"]) == set(TYPES) and set(METHODS) == set(AXES["method"])
-    with pytest.raises(UserError, match="^GPU does not go with bfloat16: "):
+    with pytest.raises(UserError, match="^GPU and bfloat16 do not go together: "):
         check("rgb", "GPU", "bfloat16")
 
 
@@ -159,7 +159,7 @@ def test_verbs_and_inputs(verb, taken, monkeypatch, tmp_path):
     elif verb != "serve":
         with pytest.raises((Opened, UserError)) as caught:
             call()
-        assert "does not go with" not in str(caught.value)
+        assert "do not go together" not in str(caught.value)
 
 
 @pytest.mark.parametrize("device, precision", list(itertools.product(AXES["device"], AXES["precision"])))

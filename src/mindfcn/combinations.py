@@ -1,6 +1,6 @@
 """What does not go together, in one table, from which every refusal and the page docs/combinations.md come.
 
-Networks that mindfcn describes by name fall into kinds (`kinds`), which together with inputs, heads, methods, verbs,
+Networks that mindfcn describes by name fall into kinds (`kind`), which together with inputs, heads, methods, verbs,
 runtimes, devices and precisions are the names in the table. What is not in it works.
 """
 
@@ -68,16 +68,16 @@ def check(*names: str) -> None:
     """Raise UserError for the first two of these names that do not go together; the message names both."""
     for one, other in itertools.combinations(names, 2):
         if found := reason(one, other):
-            raise UserError(f"{one} does not go with {other}: {found}")
+            raise UserError(f"{one} and {other} do not go together: {found}")
 
 
-def kinds(name: str) -> tuple[str, ...]:
-    """The kinds of a network's name, such as fcn8s_vgg16."""
+def kind(name: str) -> str:
+    """The kind of a network's name, such as fcn8s_vgg16."""
     if "mindcv_" in name:
-        return (SQUEEZE,) if "mobilenet_v3" in name else (MINDCV,)
+        return SQUEEZE if "mobilenet_v3" in name else MINDCV
     if name.startswith("deconvnet"):
-        return (DECONVNET,)
-    return (DILATED,) if name.startswith(("fcn_resnet", "fcn_r")) else (FCN,)
+        return DECONVNET
+    return DILATED if name.startswith("fcn_r") else FCN
 
 
 def inputs(modality: str, second_head: bool) -> tuple[str, ...]:

@@ -360,7 +360,7 @@ class OptimConfig:
 
     Args:
         name: optimiser: sgd, momentum SGD, as published; adam (Kingma and Ba 2015), with L2 decay; or adamw, with
-            decoupled decay (Loshchilov and Hutter 2019). The Adams keep a second array of each weight, and biases and
+            decoupled decay (Loshchilov and Hutter 2019). Both keep a second array of each weight, and biases and
             normalisation parameters do not decay in them
         epochs: passes over the training records
         lr: base learning rate; the published 1e-10 belongs to the loss summed over pixels; adam and adamw take at most

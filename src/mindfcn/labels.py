@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from typing import Any, Optional
 
 import numpy as np
@@ -9,7 +10,7 @@ import yaml
 
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
-from mindfcn.storage.files import atomic_path, read_yaml
+from mindfcn.storage.files import atomic_path, read_lines, read_yaml
 
 
 def voc_palette(count=256):
@@ -158,6 +159,11 @@ class LabelSet:
             texts = read_yaml(path, text=True)
             entries |= {key: texts[key] for key in ("names", "excluded") if isinstance(entries.get(key), list)}
         return cls.from_dict(entries, path)
+
+
+def given_names(names: Optional[list[str]]) -> Optional[list[str]]:
+    """Class names as a setting gives them: a list, or one text file with one per line; None if it gives none."""
+    return read_lines(names[0]) if names and len(names) == 1 and os.path.isfile(names[0]) else names
 
 
 VOC = LabelSet(

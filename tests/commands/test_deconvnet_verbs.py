@@ -179,4 +179,4 @@ def test_it_exports_to_mindir_and_not_to_onnx(run, tmp_path, capsys):
     assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", path, "--format", "mindir", "--size",
                      "[32, 32]"]) == 0
     assert cli.main(["export", "--checkpoint", run.checkpoint, "--out_file", str(tmp_path / "net.onnx")]) == 1
-    assert "unpooling" in capsys.readouterr().err
+    assert "DeconvNet" in capsys.readouterr().err

@@ -228,14 +228,14 @@ def test_checkpoints_of_depth_are_refused_by_the_page(tmp_path, scramble):
     from mindfcn.config import ServeConfig
     from mindfcn.serve.server import serve
     random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
-    with pytest.raises(UserError, match="serve does not go with hha: the page sends photographs alone"):
+    with pytest.raises(UserError, match="serve and hha do not go together: the page sends photographs alone"):
         serve(ServeConfig(str(tmp_path / "a.ckpt"), port=0, device="CPU"), Console(print))
 
 
 def test_checkpoints_of_depth_have_no_crf(tmp_path, scramble):
     pytest.importorskip("pydensecrf")
     random_checkpoint(tmp_path / "a.ckpt", "hha", scramble=scramble)
-    with pytest.raises(UserError, match="tune_crf does not go with hha"):
+    with pytest.raises(UserError, match="tune_crf and hha do not go together"):
         tune_crf(TuneCrfConfig(str(tmp_path / "a.ckpt"), device="CPU"))
 
 

@@ -132,3 +132,11 @@ def test_wrong_areas_are_named(segmentation, words, tmp_path):
     with pytest.raises(UserError) as told:
         drawn(tmp_path, (3, segmentation))
     one_line(told, "set.json, annotation 1", words)
+
+
+def test_an_annotation_of_an_unknown_category_is_left_out(tmp_path):
+    photograph(tmp_path / "a.jpg")
+    coco(tmp_path / "set.json", {1: "a.jpg"}, CATEGORIES, [(1, 7, [TRIANGLE]), (1, 9, [TRIANGLE])])
+    export = list_coco(str(tmp_path / "set.json"))
+    assert len(export.photographs[0].shapes) == 1
+    assert [reason for _, reason in export.left_out] == ["there is no category 9"]

@@ -48,6 +48,13 @@ def test_black_is_the_background_even_without_a_line(tmp_path):
     assert (grey.read_mask() == NUMBERS.clip(max=1) + 1).all()
 
 
+def test_grey_masks_keep_the_ignore_label(tmp_path):
+    numbers = np.where(NUMBERS == 2, 255, NUMBERS).astype(np.uint8)
+    labelmap(tmp_path, ["dog:51,221,255::", "cat:250,50,83::"], ("grey", Image.fromarray(numbers)))
+    one, = list_labelmap(str(tmp_path)).photographs
+    assert (one.read_mask() == np.where(NUMBERS == 2, 255, NUMBERS + 1)).all()
+
+
 def test_photographs_elsewhere_and_names_without_a_mask(tmp_path):
     labelmap(tmp_path / "set", ["a:0,0,0::"], ("x", Image.fromarray(COLORS[NUMBERS * 0])), photographs="../photos")
     (tmp_path / "set/ImageSets/Segmentation/default.txt").write_text("x\nz\n")

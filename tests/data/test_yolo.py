@@ -104,3 +104,11 @@ def test_points_far_outside_are_refused(tmp_path):
     with pytest.raises(UserError) as told:
         mask_of(list_yolo(str(tmp_path)).photographs[0])
     one_line(told, "a.txt, line 1", "outside")
+
+
+def test_a_data_set_without_photographs_is_named(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\n")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError) as told:
+        list_yolo(str(tmp_path))
+    one_line(told, "has polygons")

@@ -9,7 +9,7 @@ import pytest
 from mindfcn.config import ServeConfig
 from mindfcn.console import SILENT
 from mindfcn.inference.onnx import OnnxSegmenter
-from mindfcn.serve.server import address, listen
+from mindfcn.serve.server import address, listen, uvicorn_server
 from mindfcn.serve.worker import Worker
 
 
@@ -31,12 +31,11 @@ def app_of(color_net):
 @pytest.fixture
 def live(app_of):
     """Function (settings as `app_of` takes) -> (URL of a running server, its Worker)."""
-    import uvicorn
     with contextlib.ExitStack() as stack:
         def run(**options):
             app, worker = app_of(**options)
             listener = stack.enter_context(contextlib.closing(listen("127.0.0.1", 0)))
-            server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+            server = uvicorn_server(app)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             stack.callback(thread.join)

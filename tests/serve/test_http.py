@@ -339,15 +339,10 @@ def test_a_photograph_of_12_megapixels_is_answered_at_its_size(live):
 @contextlib.contextmanager
 def deadlines(app, monkeypatch, seconds):
     """Port of a server that closes idle connections after so many seconds."""
-    import uvicorn
-
     from mindfcn.serve import connections
-    from mindfcn.serve.server import listen
+    from mindfcn.serve.server import listen, uvicorn_server
     monkeypatch.setattr(connections, "HEAD_SECONDS", seconds)
-    options = uvicorn.Config(app, log_level="critical")
-    options.load()
-    options.http_protocol_class = connections.with_deadline(options.http_protocol_class)
-    server = uvicorn.Server(options)
+    server = uvicorn_server(app)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

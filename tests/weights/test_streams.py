@@ -3,12 +3,13 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CAFFE, COURSE, NYUD, Preprocess
 from mindfcn.weights.checkpoint import load_checkpoint
-from mindfcn.weights.load import block_of, load_backbone, load_stage, load_streams, load_weights
+from mindfcn.weights.load import _adjust_epsilon, block_of, load_backbone, load_stage, load_streams, load_weights
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
@@ -200,9 +201,17 @@ def test_the_released_net_of_late_fusion_is_read(vgg, tmp_path):
     np.testing.assert_array_equal(values(net)["color.conv1.0.weight"], vgg["conv1_1.weight"])
 
 
+def test_variances_of_layers_that_add_more_are_loaded_as_they_are():
+    """mindcv's mnasnet adds 1e-3, with which its weights were trained."""
+    net = nn.SequentialCell(nn.BatchNorm2d(2, eps=1e-3))
+    net.update_parameters_name("x.")
+    before = net[0].moving_variance.asnumpy()
+    assert _adjust_epsilon(net, [net[0].moving_variance.name]) == []
+    np.testing.assert_array_equal(net[0].moving_variance.asnumpy(), before)
+
+
 def test_variances_are_loaded_for_the_epsilon_that_the_network_adds():
     """DeconvNet adds 1e-9 where classifiers add 1e-5: both layers must give the same results."""
-    from mindspore import nn
     random = np.random.default_rng(2)
     source = create_model("fcn32s_vgg16_bn", 3, **TINY)
     for parameter in source.get_parameters():

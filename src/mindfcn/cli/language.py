@@ -1,4 +1,4 @@
-"""The language of help and messages: English, or Chinese by `--language zh` or the environment, as gettext reads it."""
+"""The language of help and messages: English, or Chinese by `--language zh` or the locale of the environment."""
 
 import os
 
@@ -91,11 +91,11 @@ def choose_language(arguments, environment=os.environ):
     Raises:
         UserError: a language other than en and zh.
     """
-    # gettext's order; the first one that is set decides.
+    # The order of locales; the first one that is set decides.
     language = next(filter(None, map(environment.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "en")
-    if arguments[:1] and arguments[0].partition("=")[0] == "--language":
-        name, equals, language = arguments[0].partition("=")
-        language, arguments = (language, arguments[1:]) if equals else ("".join(arguments[1:2]), arguments[2:])
+    option, equals, value = "".join(arguments[:1]).partition("=")
+    if option == "--language":
+        language, arguments = (value, arguments[1:]) if equals else ("".join(arguments[1:2]), arguments[2:])
         if language not in ("en", "zh"):
             raise UserError(f"--language {language}: choose en or zh")
     _catalogue.clear()

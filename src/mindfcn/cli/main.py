@@ -24,7 +24,7 @@ def main(arguments=None):
     try:
         verb, config = parse(choose_language(arguments))
     except UserError as error:
-        print(printable(f"mindfcn: {error}"), file=sys.stderr)
+        _report(f"mindfcn: {error}")
         return 2
     try:
         # Before the libraries that start threads, which would take the signals of a server.
@@ -32,14 +32,14 @@ def main(arguments=None):
         with contextlib.closing(Terminal()) as console, quiet:
             return VERBS[verb].run(config, console)
     except UserError as error:
-        print(printable(f"mindfcn {verb}: {error}"), file=sys.stderr)
+        _report(f"mindfcn {verb}: {error}")
         return 1
     except ModuleNotFoundError as error:
         if error.name != "mindspore":
             raise
         needed = ("this needs MindSpore, which is not installed; install it with pip install 'mindspore>=2.7.1,<2.11'; "
                   "without it, predict and serve take .onnx files")
-        print(f"mindfcn {verb}: {translate(needed)}", file=sys.stderr)
+        _report(f"mindfcn {verb}: {translate(needed)}")
         return 1
     except (RuntimeError, MemoryError) as error:
         # Any other RuntimeError is a bug and keeps its traceback.
@@ -47,14 +47,19 @@ def main(arguments=None):
             raise
         used_up = ("the memory of the device is used up; compute less at a time (train: --augment.batch_size or "
                    "--augment.crop_size; eval and predict: --window), or end other programs on it")
-        print(f"mindfcn {verb}: {translate(used_up)}", file=sys.stderr)
+        _report(f"mindfcn {verb}: {translate(used_up)}")
         return 1
     except OSError as error:
         # Failing disks and mounts get one line; any other OSError is a bug and keeps its traceback.
         if error.errno not in FAULTS:
             raise
-        print(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}", file=sys.stderr)
+        _report(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}")
         return 1
     except KeyboardInterrupt:
-        print(f"mindfcn {verb}: {translate('interrupted; nothing is left half-written')}", file=sys.stderr)
+        _report(f"mindfcn {verb}: {translate('interrupted; nothing is left half-written')}")
         return 128 + signal.SIGINT
+
+
+def _report(text):
+    """Print one line to stderr."""
+    print(printable(text), file=sys.stderr)

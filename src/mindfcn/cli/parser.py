@@ -187,8 +187,7 @@ def _rewritten(message, verb, arguments):
     if unknown:
         name = unknown[1].split("=")[0]
         options = [f"--{known}" for known in types if known not in _argument_names(verb)]
-        question = _suggestion(name, options, options)
-        return translate("there is no option {name}", name=name) + question
+        return translate("there is no option {name}", name=name) + _suggestion(name, options, options)
     if not verb:
         wrong = re.match(r"argument verb: invalid choice: (\S+)", message)
         verbs = ", ".join(VERBS)

@@ -265,7 +265,7 @@ VERBS = {
         settings.PredictConfig, "mindfcn.commands.predict:predict",
         "a checkpoint and photographs -> masks", _show_predictions,
         (_argument("images", nargs="+", type=str, help="image files, folders or glob patterns"), SCALES),
-        "--checkpoint FILE images [images ...] "),
+        "images [images ...] "),
     "export": Verb(
         settings.ExportConfig, "mindfcn.commands.export:export",
         "a checkpoint -> an ONNX or MindIR file for other runtimes", _show_export,
@@ -274,14 +274,14 @@ VERBS = {
                              help="files, folders or glob patterns to compare on; default: a random image"),)),
     "serve": Verb(
         settings.ServeConfig, "mindfcn.serve.server:serve", "a checkpoint -> a page and an HTTP interface to try it",
-        lambda result, config, console: 0, usage="--checkpoint FILE "),
+        lambda result, config, console: 0),
     "compare": Verb(
         settings.CompareConfig, "mindfcn.commands.compare:compare",
         "several networks on one data set -> one table, with published figures", _show_comparison),
     "explain": Verb(
         settings.ExplainConfig, "mindfcn.commands.explain:explain",
         "a checkpoint and a photograph -> the feature maps of the network, layer by layer", _show_explanation,
-        usage="--checkpoint FILE --image FILE ",
+        usage="--image FILE ",
         arguments=(_argument("image", "--image", type=str, required=True, metavar="FILE", help="photograph"),)),
     "weights": Verb(
         settings.WeightsConfig, "mindfcn.commands.weights:published_weights",

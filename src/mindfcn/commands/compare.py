@@ -238,7 +238,7 @@ def with_records(run, records):
 
 def check_variants(runs, device, records, console):
     """Check all variants before the first one is trained, to find mistakes early. Raises UserError."""
-    run_of = {variant.label: run for variant, run in runs}
+    run_of, bands = {variant.label: run for variant, run in runs}, None
     for variant, run in runs:
         if run is None:
             check_checkpoint(variant, records.val)
@@ -256,8 +256,10 @@ def check_variants(runs, device, records, console):
         pending = source and not is_complete(source) or run.model.pretrained_hha and not os.path.exists(
             run.model.pretrained_hha)
         model = dataclasses.replace(run.model, pretrained="", pretrained_hha="") if pending else run.model
-        bands = band_preprocess(run, records.train, records.labels, SILENT)
-        net, card, _ = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT, bands=bands)
+        if run.model.modality == "bands":
+            bands = bands or band_preprocess(run, records.train, records.labels, SILENT)
+        net, card, _ = build(dataclasses.replace(run, model=model), records.labels, records.val, SILENT,
+                             bands=bands if run.model.modality == "bands" else None)
         training_set(run, records.train, records.labels, card.preprocess)
         freeze(net, run.optim.freeze)
 
@@ -391,18 +393,18 @@ def time_and_draw(rows, val_path, labels, path, console):
         for number, masks_shown in zip(chosen, shown):
             masks_shown[row.label] = masks[number]
     photographs = [(samples[number][0], np.ascontiguousarray(samples[number][1][..., ::-1])) for number in chosen]
-    notes = [scores_text(masks, len(labels)) for masks in shown]
+    notes = [scores_text(masks, labels) for masks in shown]
     write_picture(path, vstack([masks_in_a_row(image, masks, labels, name, max_side=320)
                                 for (name, image), masks in zip(photographs, shown)]))
     return [picture(name, image, masks, labels, note) for (name, image), masks, note in zip(photographs, shown, notes)]
 
 
-def scores_text(masks, classes):
+def scores_text(masks, labels):
     """Mean IoU of each network's mask of one image: {TRUTH: mask, label: mask} -> text."""
     scores = []
     for label, mask in masks.items():
         if label != TRUTH:
-            matrix = ConfusionMatrix(classes)
+            matrix = ConfusionMatrix(len(labels), labels.excluded_numbers())
             matrix.update(mask, masks[TRUTH])
             scores.append(f"{label} {100 * matrix.mean_iou():.1f} %")
     return "mean IoU: " + ", ".join(scores)

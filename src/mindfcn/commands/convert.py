@@ -22,10 +22,10 @@ from mindfcn.data.sources.labelme import list_labelme
 from mindfcn.data.sources.roboflow import list_roboflow
 from mindfcn.data.sources.yolo import list_yolo
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet, voc_palette
+from mindfcn.labels import LabelSet, given_names
 from mindfcn.report.overlays import encode_palette_png
 from mindfcn.report.tables import text_table
-from mindfcn.storage.files import empty_folder, partial_folder, read_lines, write_text
+from mindfcn.storage.files import empty_folder, partial_folder, write_text
 from mindfcn.storage.images import check_complete, image_size
 
 REPORT = "conversion.json"
@@ -98,8 +98,10 @@ def convert(config: ConvertConfig, console: Console = SILENT) -> ConvertResult:
     check_bounds(config)
     _check_out(config)
     kind = config.format if config.format != "auto" else recognise(config.source)
-    export = IMPORTERS[kind](config, _given_names(config.names))
-    labels = export.labels or _labels(export, config.rest)
+    export = IMPORTERS[kind](config, given_names(config.names))
+    if config.overlap == "auto":
+        config = dataclasses.replace(config, overlap=export.overlap)
+    labels = export.labels or _labels(export, config)
     with partial_folder(config.out) as folder:
         empty_folder(folder)
         made = os.path.join(folder, "converted")
@@ -145,19 +147,14 @@ def _check_out(config):
         raise UserError(f"{config.out} exists; choose another --out, or replace it with --overwrite")
 
 
-def _given_names(names):
-    """The names of the settings, a list or one text file with one per line; None if there are none."""
-    return read_lines(names[0]) if names and len(names) == 1 and os.path.isfile(names[0]) else names
-
-
-def _labels(export, rest):
+def _labels(export, config):
     """LabelSet of an export of shapes: background first, if it is a class, then the classes in their order."""
     used = {shape.label for one in export.photographs for shape in one.shapes}
-    background = rest == "background" or used.intersection(BACKGROUND)
+    background = config.rest == "background" or used.intersection(BACKGROUND)
     names = ["background"] * bool(background) + [name for name in export.names if name not in (*BACKGROUND, IGNORED)]
     if not names:
         raise UserError("the export has no class; annotate an object first")
-    return LabelSet(tuple(names), tuple(map(tuple, voc_palette(len(names)).tolist())))
+    return LabelSet.from_dict({"names": names}, config.source)
 
 
 def _write(export, labels, folder, config, console):
@@ -167,13 +164,12 @@ def _write(export, labels, folder, config, console):
     numbers = {name: number for number, name in enumerate(labels.names)}
     outside = numbers.get("background", labels.ignore_label) if config.rest == "background" else labels.ignore_label
     numbers.update(dict.fromkeys(BACKGROUND, numbers.get("background", outside)), **{IGNORED: labels.ignore_label})
-    rule = config.overlap if config.overlap != "auto" else export.overlap
+    painting = numbers, outside, labels.ignore_label, config.overlap, config.crowd == "ignore"
 
     def write(job):
         one, name = job
         try:
-            return one, name, *_write_pair(one, name, folder, labels, (numbers, outside, labels.ignore_label, rule,
-                                                                          config.crowd == "ignore"))
+            return one, name, *_write_pair(one, name, folder, labels, painting)
         except UserError as error:
             return one, name, error, 0
 
@@ -238,23 +234,22 @@ def _result(config, kind, export, labels, totals, folder):
     rows = [(number, name, "-" if export.labels else drawn.get(name, 0), int(counts.images[number]),
              f"{100 * shares[number]:.2f}") for number, name in enumerate(labels.names)]
     table = text_table(("number", "class", "shapes", "images", "share of pixels %"), rows)
-    rule = config.overlap if config.overlap != "auto" else export.overlap
     report = {"source": config.source, "format": kind, "photographs": counts.masks, "rest": config.rest,
-              "overlap": rule, "pixels in several classes": totals.several, "ignored pixels": totals.ignored,
+              "overlap": config.overlap, "pixels in several classes": totals.several, "ignored pixels": totals.ignored,
               "classes": [{"class": name, "shapes": drawn.get(name, 0), "images": int(counts.images[number]),
                            "pixels": int(counts.pixels[number])} for number, name in enumerate(labels.names)],
               "lists": {split: len(names) for split, names in totals.lists.items()},
               "left out": [list(entry) for entry in export.left_out]}
     write_text(os.path.join(folder, REPORT), json.dumps(report, indent=1, ensure_ascii=False))
     return ConvertResult(config.out, kind, labels, counts.masks, export.left_out, table,
-                         _notes(config, export, totals, rule))
+                         _notes(config, export, totals))
 
 
-def _notes(config, export, totals, rule):
+def _notes(config, export, totals):
     notes, pixels = [], int(totals.classes.pixels.sum()) + totals.ignored
     if totals.several:
         done = {"order": "later shapes cover earlier ones", "area": "smaller shapes cover larger ones",
-                "ignore": "they get the ignore label"}[rule]
+                "ignore": "they get the ignore label"}[config.overlap]
         notes.append(f"{100 * totals.several / pixels:.2f} % of the pixels, in {totals.overlapping} photographs, lie "
                      f"in several classes: {done} (--overlap)")
     if totals.ignored:

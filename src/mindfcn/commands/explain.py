@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 
 from mindfcn import runtime
-from mindfcn.combinations import check, inputs
+from mindfcn.combinations import check
 from mindfcn.config import ExplainConfig
 from mindfcn.console import SILENT, Console
 from mindfcn.data.transforms import to_input
@@ -64,7 +64,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
     segmenter, card = load_network(config.checkpoint, config.fallback_model, config.precision, console)
-    check("explain", *inputs(card.preprocess.modality, bool(card.geometric)))
+    check("explain", *card.inputs)
     net = segmenter.net.set_train(False)
     batch = to_input(image, card.preprocess)[None]
     if isinstance(net, DeconvNet):

@@ -95,15 +95,14 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
     if photographs and card.preprocess.modality != "rgb":
         raise UserError(f"--photos: {config.checkpoint} needs {card.preprocess.modality}, which photographs do "
                         "not hold; leave them out to compare on a random image")
-    batches = (to_input(decode_photograph(read_bytes(path), path), card.preprocess)[None] for path in photographs)
+    size = config.size if config.format == "mindir" else (97, 131)
+    batches = (to_input(decode_photograph(read_bytes(path), path), card.preprocess)[None]
+               for path in photographs) if photographs else [_random_image(channels, *size)]
     if config.format == "onnx":
-        return _export_onnx(config.out_file, net, card, batches if photographs else [_random_image(channels, 97, 131)],
-                            console)
+        return _export_onnx(config.out_file, net, card, batches, console)
     if config.format == "ckpt":
-        return _export_half(config.out_file, net, card, batches if photographs else [_random_image(channels, 97, 131)])
-    windows = (_window_of(batch, config.size) for batch in batches)
-    return _export_mindir(config.out_file, net, card, config.size, windows if photographs else [
-        _random_image(channels, *config.size)])
+        return _export_half(config.out_file, net, card, batches)
+    return _export_mindir(config.out_file, net, card, size, (_window_of(batch, size) for batch in batches))
 
 
 def _export_onnx(path, net, card, batches, console):
@@ -128,12 +127,12 @@ def _export_mindir(path, net, card, size, batches):
 
 def _export_half(path, net, card, batches):
     """A checkpoint with weights in half precision; its card leaves out settings and paths of the training."""
-    kept = ("epoch", "step", "precision")
-    card = dataclasses.replace(card, records="", training={name: card.training[name] for name in kept
-                                                           if name in card.training})
-    if card.data:
-        # The source's name without its folder.
-        card.data = {**card.data, "source": card.data["source"].split(" ")[0]}
+    training = {name: card.training[name] for name in ("epoch", "step", "precision") if name in card.training}
+    if bands := card.training.get("settings", {}).get("data", {}).get("bands"):
+        # Pictures of the network's images show these.
+        training["settings"] = {"data": {"bands": bands}}
+    data = {**card.data, "source": card.source_name} if card.data else {}
+    card = dataclasses.replace(card, records="", training=training, data=data)
     weights = {parameter.name: parameter.asnumpy().astype(np.float16) for parameter in net.get_parameters()
                if not is_state(parameter.name)}
     rounded = create_model(card.model["name"], len(card.labels), **card.options()).set_train(False)

@@ -240,10 +240,11 @@ def check_pair(pair, labels):
         are = "is" if len(gone) == 1 else "are"
         note("missing", f"{' and '.join(gone)} {are} missing{_jpeg_hint(pair.files[1])}")
         return PairCheck(pair, wrong)
+    photograph = pair.files[0] or f"photograph {pair.name}"
     try:
         data, mask = pair.load()
-        picture = check_complete(data, pair.files[0] or f"photograph {pair.name}")
-        height, width = image_size(data, pair.files[0] or f"photograph {pair.name}")
+        picture = check_complete(data, photograph)
+        height, width = image_size(data, photograph)
     except UserError as error:
         note("unreadable", error)
         return PairCheck(pair, wrong)
@@ -252,14 +253,17 @@ def check_pair(pair, labels):
         check_mask(mask, labels, where)
     except UserError as error:
         note("classes", error)
-    turn = orientation(data, pair.name) if pair.files[1] and orientation(read_bytes(where), where) == 1 else 1
+    # Few photographs are turned: only then the mask's file is read again, for its own tag.
+    turn = orientation(data, pair.name) if pair.files[1] else 1
+    if turn > 1 and orientation(read_bytes(where), where) > 1:
+        turn = 1
     if mask.shape != (height, width):
         note("size", f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph is {width}x{height}"
              + (", turned by its EXIF tag, which the mask lacks" if turn > 1 else ""))
     elif 1 < turn < 5 or turn > 1 and height == width:
         note("turned", f"mask {where} has no EXIF tag, but its photograph is turned by one; if the mask was drawn "
              "on the stored picture, turn it too")
-    if dark := dark_note(data, pair.files[0] or f"photograph {pair.name}"):
+    if dark := dark_note(data, photograph):
         note("dark", dark)
     kinds = np.flatnonzero(counts[:len(labels)])
     if not kinds.size and not wrong:
@@ -349,7 +353,11 @@ def _open_data(config, console):
     pairs = [Pair(split, sample.name, (sample.image, sample.label), functools.partial(_read, sample))
              for split, samples in zip(SPLITS, (train, val)) for sample in samples]
     listed = {pair.name for pair in pairs}
-    findings = [*_unpaired_masks(config, listed), *_in_two_lists(config)] if source == "folder" else []
+    findings = []
+    if source == "folder":
+        layout = Layout.of(config)
+        images, masks = layout.files(config.data)
+        findings = [*_unpaired_masks(config, images, masks, listed), *_in_two_lists(config, layout, list(images))]
     return source, labels, pairs, len(pairs), findings
 
 
@@ -385,23 +393,21 @@ def _decoded(data, label, where):
     return data, decode_mask(label, where)
 
 
-def _unpaired_masks(config, listed):
+def _unpaired_masks(config, images, masks, listed):
     """Findings of masks without a photograph and without an entry in the lists."""
-    images, masks = Layout.of(config).files(config.data)
     return [Finding("missing", "", name, f"{path} has no photograph in {config.image_dir}")
             for name, path in masks.items() if name not in images and name not in listed]
 
 
-def _in_two_lists(config):
+def _in_two_lists(config, layout, names):
     """Findings of photographs that both lists name; training leaves them out."""
     paths = [os.path.join(config.data, f"{split}.txt") for split in (config.train_split, config.val_split)]
     if paths[0] == paths[1] or not all(map(os.path.isfile, paths)):
         return []
-    layout = Layout.of(config)
-    names = list(layout.files(config.data)[0])
     train, val = (read_list(path, names, layout) for path in paths)
+    held_out = set(val)
     return [Finding("leak", "train", name, f"{name} is in {paths[0]} and in {paths[1]}; remove it from one")
-            for name in train if name in set(val)]
+            for name in train if name in held_out]
 
 
 def _jpeg_hint(mask):

@@ -12,7 +12,7 @@ import numpy as np
 
 from mindfcn.config import PredictConfig
 from mindfcn.console import SILENT, Console
-from mindfcn.data.bands import picture, read_bands
+from mindfcn.data.bands import colors, read_bands
 from mindfcn.data.image_paths import _stem, find_images, output_names
 from mindfcn.errors import UserError
 from mindfcn.inference.open import Segment, open_segmenter
@@ -21,7 +21,7 @@ from mindfcn.labels import LabelSet
 from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
 from mindfcn.storage.files import atomic_path, read_bytes
-from mindfcn.storage.images import dark_note, decode_image, decode_photograph
+from mindfcn.storage.images import dark_note, decode_photograph
 from mindfcn.weights.card import Card
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
@@ -148,7 +148,7 @@ def _read(path, planes, config, card, console):
     if bands.shape[2] != card.preprocess.channels:
         raise UserError(f"{path} has {bands.shape[2]} bands, the network takes {card.preprocess.channels}")
     shown = card.training.get("settings", {}).get("data", {}).get("bands") or (3, 2, 1)
-    return decode_image(picture(path, shown), path), {"bands": bands}
+    return colors(bands, shown, path), {"bands": bands}
 
 
 def _with_planes(image, path, planes, config):

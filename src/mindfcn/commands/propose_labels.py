@@ -10,9 +10,8 @@ from mindfcn.data.masks import scan_mask
 from mindfcn.data.samples import in_threads
 from mindfcn.data.sources.folder import MASK_SUFFIXES, files_by_name
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet, voc_palette
+from mindfcn.labels import LabelSet, given_names, voc_palette
 from mindfcn.report.tables import text_table
-from mindfcn.storage.files import read_lines
 
 IGNORE = 255
 BORDER = tuple(voc_palette()[IGNORE].tolist())
@@ -194,8 +193,7 @@ def _distinct(colors):
 
 def _names(names, classes, colors, before=None):
     """The given names, or numbered ones. `names` is a list of names, or of one text file with one name per line."""
-    if names and len(names) == 1 and os.path.isfile(names[0]):
-        names = read_lines(names[0])
+    names = given_names(names)
     if not names and before:
         known = before.names[:len(classes)]
         new = (name for name in (f"class_{number}" for number in itertools.count(len(known))) if name not in known)

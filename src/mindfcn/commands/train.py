@@ -32,14 +32,13 @@ from mindfcn.engine.callbacks import (
 )
 from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
-from mindfcn.engine.run_dir import RunDir
+from mindfcn.engine.run_dir import EVALUATION, RunDir
 from mindfcn.engine.step import TrainStep
 from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
 from mindfcn.inference.pipeline import Inference
-from mindfcn.metrics import ConfusionMatrix
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
@@ -169,7 +168,7 @@ def check_settings(config):
     side = model.side or 224
     # Without padding to larger maps, the coarsest map has a cell for each 32 pixels.
     cells = augment.batch_size * math.ceil(augment.crop_size / 32) ** 2
-    normalised = combinations.kinds(model.name) != (combinations.FCN,) or model.name.endswith("_bn")
+    normalised = combinations.kind(model.name) != combinations.FCN or model.name.endswith("_bn")
     rules = [("optim.min_lr", optim.min_lr, optim.min_lr <= optim.lr, "between 0 and optim.lr"),
              ("optim.lr", optim.lr, not adam or optim.lr <= 0.01, f"at most 0.01 with --optim.name {optim.name}"),
              ("optim.label_smoothing", optim.label_smoothing, not optim.label_smoothing
@@ -222,7 +221,7 @@ def check_start(model, optim):
 
 def check_best_by(config, labels):
     """Raise UserError if the best checkpoint is to be best by something that is not measured."""
-    known = [*ConfusionMatrix().compute(), *labels.names]
+    known = [*EVALUATION[2:], *labels.names]
     if config.best_by not in known:
         raise UserError(f"--best_by {config.best_by}: must be one of {', '.join(known)}")
 

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from mindfcn import runtime
-from mindfcn.combinations import check, inputs
+from mindfcn.combinations import check
 from mindfcn.config import PredictConfig, TuneCrfConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
@@ -67,7 +67,7 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()
     segmenter, card = load_network(config.checkpoint, config.fallback_model, config.precision, console)
-    check("tune_crf", *inputs(card.preprocess.modality, bool(card.geometric)))
+    check("tune_crf", *card.inputs)
     segment = Inference(segmenter, PredictConfig(), card.shorter_side)
     records = evaluation_records(config.records, card, config.checkpoint)
     dataset = SegDataset.for_evaluation(records, card, config.limit)

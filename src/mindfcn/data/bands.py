@@ -2,14 +2,12 @@
 
 import contextlib
 import functools
-import io
 
 import cv2
 import numpy as np
 
 from mindfcn.data.samples import Extra
 from mindfcn.errors import UserError
-from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import MAX_PIXELS
 
 # Shares of a band's pixels that are black and white in its picture.
@@ -22,8 +20,8 @@ def read_bands(path):
     """Read a multispectral TIFF: (H, W, N) uint8, uint16 or float32, the bands last, whichever way they are stored.
 
     Raises:
-        UserError: tifffile is not installed, or the file is damaged, too large, of another type, has one or two bands,
-            or holds NaN or infinite numbers.
+        UserError: tifffile is not installed, or the file is damaged, too large, of another type, has one band, or
+            holds NaN or infinite numbers.
     """
     with _opened(path) as (tifffile, file):
         try:
@@ -33,7 +31,7 @@ def read_bands(path):
             bands, axes = series.asarray(), series.axes
         except (tifffile.TiffFileError, ValueError, IndexError, KeyError, OSError, MemoryError) as error:
             raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if bands.ndim != 3 or bands.dtype not in (np.uint8, np.uint16, np.float32):
+    if bands.ndim != 3 or not {"X", "Y"} <= set(axes) or bands.dtype not in (np.uint8, np.uint16, np.float32):
         raise UserError(f"{path} is {bands.dtype} of shape {bands.shape}, axes {axes}; give one image of several "
                         "bands, of 8 or 16 bits or float32")
     # Y and X are rows and columns; whatever the third axis is called, it counts the bands.
@@ -54,19 +52,25 @@ def picture(path, shown):
     Raises:
         UserError: as `read_bands`, or there is no such band.
     """
-    bands = read_bands(path)
+    return cv2.imencode(".png", colors(read_bands(path), shown, path))[1].tobytes()
+
+
+def colors(bands, shown, path):
+    """The bands that are shown as red, green and blue, each stretched: (H, W, N) -> (H, W, 3) uint8 BGR.
+
+    `path` names the file in messages. Raises UserError if there is no such band.
+    """
     if max(shown) > bands.shape[2]:
         raise UserError(f"{path} has {bands.shape[2]} bands, and --data.bands names {max(shown)}")
-    channels = [_stretched(bands[..., number - 1]) for number in reversed(shown)]
-    return cv2.imencode(".png", np.stack(channels, -1))[1].tobytes()
+    return np.stack([_stretched(bands[..., number - 1]) for number in reversed(shown)], -1)
 
 
 def sample_options(path, shown):
     """How a Sample is read from a multispectral TIFF: its `read_image`, `extras` and `size`."""
     with _opened(path) as (_, file):
-        pixels = file.series[0].nbytes if file.series else 0
+        size = file.series[0].nbytes if file.series else 0
     return {"read_image": functools.partial(picture, shown=tuple(shown)), "extras": {"bands": Extra(path, read_bands)},
-            "size": 3 * pixels + HEADERS}
+            "size": 3 * size + HEADERS}
 
 
 def statistics(arrays):
@@ -98,7 +102,7 @@ def _opened(path):
         raise UserError("multispectral images need the package tifffile, which is not installed; pip install "
                         "'mindfcn[bands]'") from None
     try:
-        file = tifffile.TiffFile(io.BytesIO(read_bytes(path)))
+        file = tifffile.TiffFile(path)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(f"{path} is no TIFF file: {' '.join(str(error).split())[:200]}") from None
     with file:

@@ -8,6 +8,7 @@ Masks are (H, W) uint8 class numbers, or (H, W, tasks) for several label sets.
 import cv2
 import numpy as np
 
+from mindfcn.data.class_counts import histogram
 from mindfcn.preprocess import CHANNELS
 
 # Interpolation of each plane. HHA's angles must not overshoot; depth must not be averaged across edges or with 0,
@@ -141,9 +142,15 @@ def jitter_colors(image, random, strength=1.0):
 
 def largest_share(mask, ignore_label):
     """Share of the most frequent class in a mask's labelled pixels, 0..1; 1 for a mask without labelled pixels."""
-    pixels = np.bincount(mask.ravel(), minlength=256)
-    pixels[ignore_label] = 0
+    pixels = labelled_pixels(mask, ignore_label)
     return pixels.max() / pixels.sum() if pixels.any() else 1.0
+
+
+def labelled_pixels(mask, ignore_label):
+    """Number of pixels of each class: (H, W) uint8 -> (256,) int64, 0 for the ignore label."""
+    pixels = histogram(mask)
+    pixels[ignore_label] = 0
+    return pixels
 
 
 def place(mask, random, config, ignore_label):
@@ -158,9 +165,7 @@ def place(mask, random, config, ignore_label):
     size = config.crop_size
     last = [max(side, size) - size for side in mask.shape]
     if config.rare_crops and random.uniform() < config.rare_crops:
-        pixels = np.bincount(mask.ravel(), minlength=256)
-        pixels[ignore_label] = 0
-        classes = np.flatnonzero(pixels)
+        classes = np.flatnonzero(labelled_pixels(mask, ignore_label))
         if classes.size:
             places = np.argwhere(mask == classes[random.randint(classes.size)])
             pixel = places[random.randint(len(places))]

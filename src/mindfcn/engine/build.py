@@ -168,9 +168,7 @@ def start_from(net, path, card, convention="auto", console=SILENT):
     if saved.skip_scales != card.skip_scales and any(name.startswith("score_pool") for name in report.loaded):
         raise UserError(f"{path}: its skip layers were trained with scale factors {saved.skip_scales}, not "
                         f"{card.skip_scales}; give --model.skip_scales '{list(saved.skip_scales)}'")
-    if modality == "bands" and saved.preprocess.modality != "bands":
-        return report, card.preprocess
-    if convention != "auto":
-        return report, CONVENTIONS[convention].to(modality)
+    if modality == "bands":
+        return report, (saved if saved.preprocess.modality == "bands" else card).preprocess
     # Weights trained on colour may initialise a network for depth.
-    return report, saved.preprocess if saved.preprocess.modality == modality else saved.preprocess.to(modality)
+    return report, (saved.preprocess if convention == "auto" else CONVENTIONS[convention]).to(modality)

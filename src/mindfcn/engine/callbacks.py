@@ -111,10 +111,15 @@ class Run:
             return evaluation.metrics[name]
         return float(evaluation.matrix.class_ious()[self.card.labels.names.index(name)])
 
+    @property
+    def improved(self):
+        """The last epoch whose evaluation was better than all before; 0 if there is none."""
+        best = self.card.training.get("best", {})
+        return best.get("since", best.get("epoch", 0))
+
     def exhausted(self, epoch):
         """Whether the evaluation after this epoch comes `patience` epochs or more after the last improvement."""
-        improved = self.card.training.get("best", {}).get("since", 0)
-        return self.evaluation_due(epoch) and 0 < self.config.patience <= epoch - improved
+        return self.evaluation_due(epoch) and 0 < self.config.patience <= epoch - self.improved
 
     @property
     def place(self):
@@ -276,9 +281,8 @@ class Evaluator(RunCallback):
         if run.evaluation_due(epoch):
             self.evaluate(epoch)
             if run.exhausted(epoch):
-                since = run.card.training.get("best", {}).get("since", 0)
-                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} has not risen since epoch {since}, "
-                              f"{run.config.patience} epochs or more ago")
+                run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} has not risen since epoch "
+                              f"{run.improved}, {run.config.patience} epochs or more ago")
                 run_context.request_stop()
         elif run.step.average and epoch == run.config.optim.epochs and run.writes:
             # Without validation records, the averaged weights of the last epoch are the result.
@@ -309,7 +313,7 @@ class Evaluator(RunCallback):
         if score >= best.get(name, -1):
             run.best = evaluation
             # Of equal evaluations the last is kept, but only a higher one counts for `patience`.
-            since = epoch if score > best.get(name, -1) else best.get("since", best["epoch"])
+            since = epoch if score > best.get(name, -1) else run.improved
             run.card.training["best"] = {"epoch": epoch, "since": since, **metrics, name: score}
             if run.writes:
                 save_checkpoint(run.run_dir.best, run.segmenter.net, dataclasses.replace(run.card, metrics=metrics))

@@ -6,7 +6,7 @@ scores are multiplied before the softmax, with those of all networks but the fir
 
 import math
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -29,28 +29,16 @@ class Ensemble(Predictor):
         self.segmenters, self.rule = list(segmenters), rule
         # The input of `logits` is normalised for the first network.
         self.preprocess = self.segmenters[0].preprocess
+        reaches = [segmenter.reach for segmenter in self.segmenters]
+        # Unknown if that of one network is.
+        self.reach = None if None in reaches else max(reaches)
+        self.stride = math.lcm(*(segmenter.stride for segmenter in self.segmenters))
+        self.window_problem = next(filter(None, (segmenter.window_problem for segmenter in self.segmenters)), "")
 
     @property
     def net(self) -> Any:
         """The first network."""
         return self.segmenters[0].net
-
-    @property
-    def reach(self) -> Optional[int]:  # type: ignore[override]
-        """The largest reach of all networks; None if that of one is not known."""
-        found = [getattr(segmenter, "reach", None) for segmenter in self.segmenters]
-        known = [reach for reach in found if reach is not None]
-        return max(known) if len(known) == len(found) else None
-
-    @property
-    def stride(self) -> int:  # type: ignore[override]
-        """The least common multiple of the networks' strides."""
-        return math.lcm(*(getattr(segmenter, "stride", 32) for segmenter in self.segmenters))
-
-    @property
-    def window_problem(self) -> str:  # type: ignore[override]
-        """That of the first network that has one."""
-        return next(filter(None, (getattr(segmenter, "window_problem", "") for segmenter in self.segmenters)), "")
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32, normalised -> (N, C, H, W) float32, whose softmax is the ensemble's probabilities."""

@@ -22,7 +22,7 @@ from mindfcn.weights.load import load_weights
 
 
 def load_network(checkpoint: FilePath, default_model: Optional[str] = None, precision: str = "auto",
-                   console: Console = SILENT) -> tuple[Segmenter, Card]:
+                 console: Console = SILENT) -> tuple[Segmenter, Card]:
     """Open the network of a checkpoint, or a published one by its name, which is fetched once.
 
     Args:
@@ -79,18 +79,15 @@ def combined(segmenter, card, config):
         UserError: OpenCV cannot make proposals, a setting is out of bounds, or the other checkpoint has other
             classes or another input.
     """
-    taken = combinations.inputs(card.preprocess.modality, bool(card.geometric))
     if config.proposals != "none":
-        combinations.check(combinations.PROPOSALS, *taken)
-    if config.ensemble:
-        combinations.check(combinations.ENSEMBLE, *taken)
-    if config.proposals != "none":
+        combinations.check(combinations.PROPOSALS, *card.inputs)
         check_bounds(config)
         check_installed()
         segmenter = InstanceWise(segmenter, partial(
             propose, method=config.proposals, max_proposals=config.max_proposals,
             min_side=config.min_side), config.aggregate)
     if config.ensemble:
+        combinations.check(combinations.ENSEMBLE, *card.inputs)
         other, other_card = load_network(config.ensemble, config.fallback_model, config.precision)
         modality, other_modality = card.preprocess.modality, other_card.preprocess.modality
         if modality != other_modality:

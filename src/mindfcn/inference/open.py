@@ -80,7 +80,6 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig], console: Console =
     set_up(config.device, console=console)
     pynative_mode()
     network, card = load_network(config.checkpoint, config.fallback_model, config.precision, console)
-    # Its name, and its folder where it has one.
-    if card.data.get("source", "").split(" ")[0] in DRAWN:
+    if card.source_name in DRAWN:
         console.say("this network was trained on drawn pictures alone and does not know photographs")
     return combined(network, card, config) if isinstance(config, PredictConfig) else network, card

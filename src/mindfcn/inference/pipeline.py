@@ -5,7 +5,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mindfcn.combinations import CRF, FLIP, SCALES, SIDE, WINDOW, check, inputs
+from mindfcn.combinations import CRF, FLIP, SCALES, SIDE, WINDOW, check
 from mindfcn.console import SILENT, Console
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import crf_of, permutohedral
@@ -59,8 +59,9 @@ class Inference:
         if card:
             given = {SCALES: self.scales != (1.0,), FLIP: self.flip, WINDOW: not self.whole, CRF: self.crf is not None,
                      SIDE: bool(self.shorter_side)}
-            for method in (name for name, used in given.items() if used):
-                check(method, *inputs(card.preprocess.modality, bool(card.geometric)))
+            for method, used in given.items():
+                if used:
+                    check(method, *card.inputs)
 
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Segment one photograph, (H, W, 3) uint8 BGR, of any size.

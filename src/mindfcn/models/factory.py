@@ -74,7 +74,7 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     of_head = [option for option in options_of(make_net) if option not in NOT_OPTIONS]
     if modality not in MODALITIES:
         raise UserError(f"no modality {modality!r}; choose one of {', '.join(MODALITIES)}")
-    combinations.check(*combinations.kinds(name), *combinations.inputs(modality, bool(options.get("geometric"))))
+    combinations.check(combinations.kind(name), *combinations.inputs(modality, bool(options.get("geometric"))))
     if (modality == "bands") != bool(bands):
         raise UserError(f"modality {modality} with {bands} bands: modality bands needs the number of bands, the others "
                         "have none")

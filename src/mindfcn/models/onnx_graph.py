@@ -23,7 +23,7 @@ PASSING = (nn.Identity, nn.Dropout, layers.Dropout)
 def onnx_model(net):
     """The onnx.ModelProto of a network (see `write_onnx`), with normalisation folded into the convolutions."""
     if isinstance(net, DeconvNet):
-        raise UserError(f"{reason(ONNX, DECONVNET)} --size '[{net.side}, {net.side}]'")
+        raise UserError(f"{DECONVNET}: {reason(ONNX, DECONVNET)} --size '[{net.side}, {net.side}]'")
     backbone = net.backbone.color if isinstance(net.backbone, TwoStreams) else net.backbone
     if not hasattr(backbone, "paths"):
         raise UserError(f"the backbone {type(backbone).__name__} cannot be exported: {reason(ONNX, MINDCV)}")

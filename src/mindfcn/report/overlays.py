@@ -40,7 +40,7 @@ def encode_palette_png(mask, labels, transparency=None):
     picture = Image.fromarray(mask)
     picture.putpalette(labels.palette().tobytes())
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", **({} if transparency is None else {"transparency": transparency}))
+    picture.save(buffer, "PNG", transparency=transparency)
     return buffer.getvalue()
 
 

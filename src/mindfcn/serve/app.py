@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import FastAPI, File, HTTPException, Path, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from pydantic import BaseModel, Field
@@ -35,9 +36,8 @@ PNG, JPEG = "image/png", "image/jpeg"
 RETRY = 5
 # Seconds to finish requests under way once the server stops.
 FINISH = 10
-# The path and the method of each function, and the methods that none of them has.
-METHODS = {"/healthz": "GET", "/api/model": "GET", "/api/examples/{number}": "GET", "/api/predict": "POST"}
-OTHERS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+# Methods of HTTP; each function of the interface has one of them.
+ALL_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class ClassColor(BaseModel):
@@ -96,8 +96,9 @@ def error_responses(*statuses):
     descriptions = {400: "The body is not a multipart form",
                     403: "An unknown host name, or a request from another site's page", 404: "There is no such picture",
                     408: "The upload paused for too long", 413: "The upload is too large",
-                    422: "Not a readable photograph, or one with too many pixels",
-                    503: "Too many requests wait; the header Retry-After is the time until the next try"}
+                    422: "Not a readable photograph, one with too many pixels, or not the number of a picture",
+                    503: "The server is busy or is being stopped; the header Retry-After holds the seconds until the "
+                         "next try"}
     return {status: {"model": Problem, "description": descriptions[status]} for status in statuses}
 
 
@@ -181,8 +182,10 @@ def create_app(segment, card, worker, config, stopping=lambda: 0, console=SILENT
             return Response(png, media_type=PNG)
         return describe(mask, png, seconds, card.labels)
 
-    for path, method in METHODS.items():
-        app.add_api_route(path, wrong_method(method), methods=sorted(OTHERS - {method}), include_in_schema=False)
+    for route in [one for one in app.routes if isinstance(one, APIRoute)]:
+        method, = route.methods
+        app.add_api_route(route.path, wrong_method(method), methods=sorted(ALL_METHODS - {method}),
+                          include_in_schema=False)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     app.add_middleware(Guard, names=(config.host, *config.hostnames), max_bytes=limits.bytes, console=console)
     return app
@@ -242,7 +245,7 @@ async def wait_for_result(future, request, patience, stopping):
             raise busy(f"no answer within {patience:g} s")
         if not pending.done() and stopping() > FINISH:
             pending.cancel()
-            raise busy("it stops")
+            raise busy("it is being stopped")
     return pending.result()
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 
-from mindfcn.combinations import check, inputs
+from mindfcn.combinations import check
 from mindfcn.config import PredictConfig, check_bounds
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
@@ -72,20 +72,13 @@ def run(opened, listener, worker, stop, config, console):
         config: ServeConfig.
         console: Console that shows the address and a line for each request.
     """
-    import uvicorn
-
     from mindfcn.serve.app import create_app
-    from mindfcn.serve.connections import with_deadline
     segment, card = opened
-    check("serve", *inputs(card.preprocess.modality, bool(card.geometric)))
+    check("serve", *card.inputs)
     segment = Inference(segment, PredictConfig(config.checkpoint, shorter_side=config.shorter_side),
                         card.shorter_side, console)
     app = create_app(segment, card, worker, config, stop.seconds, console)
-    options = uvicorn.Config(app, log_level="critical", server_header=False, limit_concurrency=CONNECTIONS,
-                             timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-    options.load()
-    options.http_protocol_class = with_deadline(options.http_protocol_class)
-    server = stop.server = uvicorn.Server(options)
+    server = stop.server = uvicorn_server(app)
     # uvicorn would raise the signals again at its end.
     server.capture_signals = contextlib.nullcontext
     server.should_exit = bool(stop.seconds())
@@ -93,6 +86,18 @@ def run(opened, listener, worker, stop, config, console):
         console.say(f"{config.host} may be reached from other machines; there is no password")
     console.say(f"{card.model['name']}, {len(card.labels)} classes: {address(listener)} (Ctrl-C ends it)")
     server.run(sockets=[listener])
+
+
+def uvicorn_server(app):
+    """The uvicorn.Server of an application; it closes connections that send nothing."""
+    import uvicorn
+
+    from mindfcn.serve.connections import with_deadline
+    options = uvicorn.Config(app, log_level="critical", server_header=False, limit_concurrency=CONNECTIONS,
+                             timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    options.load()
+    options.http_protocol_class = with_deadline(options.http_protocol_class)
+    return uvicorn.Server(options)
 
 
 def listen(host, port):

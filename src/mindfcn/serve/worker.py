@@ -44,7 +44,7 @@ class Worker:
         """Cancel the queued functions and wait for the running one, at most so long. Returns whether it has ended."""
         with contextlib.suppress(queue.Empty):
             while True:
-                (task := self.tasks.get_nowait()) and task[0].cancel()
+                self.tasks.get_nowait()[0].cancel()
         self.tasks.put(None)
         self.thread.join(seconds)
         return not self.thread.is_alive()
@@ -52,12 +52,11 @@ class Worker:
     def _run(self):
         while task := self.tasks.get():
             future, function, arguments = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function(*arguments))
-            # Whoever waits for the result gets the exception.
-            except BaseException as error:  # noqa: BLE001
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*arguments))
+                # Whoever waits for the result gets the exception.
+                except BaseException as error:  # noqa: BLE001
+                    future.set_exception(error)
             # Otherwise the photograph stays in memory until the next one comes.
             del future, function, arguments, task

@@ -208,7 +208,11 @@ def read_palette_mask(path):
     Raises:
         UserError: unreadable, or the mask holds colours instead of class numbers.
     """
-    mask = read_mask_image(path)
+    return palette_numbers(read_mask_image(path), path)
+
+
+def palette_numbers(mask, path):
+    """The stored numbers of a mask read by `read_mask_image` from `path`. Raises UserError as `read_palette_mask`."""
     if mask.mode not in ("P", "L"):
         raise UserError(f"{path} is a mask of mode {mask.mode}, not palette or 8-bit grey; "
                         "use a folder source with labels.yaml for masks of colours")

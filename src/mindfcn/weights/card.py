@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Optional
 
+from mindfcn.combinations import inputs
 from mindfcn.console import FilePath
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
@@ -58,6 +59,16 @@ class Card:
     def skip_scales(self):
         """The fixed factors on pool4 and pool3: those in the card, or the defaults of the network's name."""
         return tuple(self.model.get("skip_scales") or (AT_ONCE if "_atonce_" in self.model["name"] else (1.0, 1.0)))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of its input and heads in `mindfcn.combinations`."""
+        return inputs(self.preprocess.modality, bool(self.geometric))
+
+    @property
+    def source_name(self) -> str:
+        """The source of its records without the folder, such as voc; "" if it is not recorded."""
+        return self.data.get("source", "").split(" ")[0]
 
     @staticmethod
     def model_entry(name: str, options: dict[str, Any]) -> dict[str, Any]:

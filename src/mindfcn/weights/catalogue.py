@@ -91,9 +91,10 @@ _AMDEGROOT = Preprocess("RGB", (123.0, 117.0, 104.0), (1, 1, 1))
 
 CATALOGUE = {entry.name: entry for entry in (
     # Its card holds its normalisation and shorter side.
-    PublishedWeights(SMALL_NETWORK, "fcn8s_vgg16",
-              Source(SMALL_NETWORK, (), None, "sha256:45167135a1ddd766", f"{SMALL_NETWORK}.ckpt"), 37.6,
-              "research use (VOC photographs, ImageNet weights)", "48.9 mIoU, 221 images of VOC 2012 val", VOC, COURSE),
+    PublishedWeights(
+        SMALL_NETWORK, "fcn8s_vgg16",
+        Source(SMALL_NETWORK, (), None, "sha256:45167135a1ddd766", f"{SMALL_NETWORK}.ckpt"), 37.6,
+        "research use (VOC photographs, ImageNet weights)", "48.9 mIoU, 221 images of VOC 2012 val", VOC, COURSE),
     _torchvision("fcn_resnet50_coco", "fcn_resnet50", "fcn_resnet50_coco-1167a1af.pth", 135.009,
                  f"60.5 mIoU, {_COCO}", VOC, shorter_side=520),
     _torchvision("fcn_resnet101_coco", "fcn_resnet101", "fcn_resnet101_coco-7ecb50ca.pth", 207.711,
@@ -226,10 +227,11 @@ def _of_run(folder: str) -> str:
 def fetch(entry: PublishedWeights, console: Console = SILENT) -> str:
     """Fetch a published file, or verify it where it is here already. Returns its path. Raises UserError."""
     path = path_of(entry)
-    if not os.path.exists(path) and not entry.source.urls:
-        raise UserError(f"{entry.file_name} is part of the repository, in its folder ckpt, and is not here; copy it "
-                        f"into {home()}, or take a network that can be fetched, such as --checkpoint {SUGGESTED[0]}")
     if not os.path.exists(path):
+        if not entry.source.urls:
+            raise UserError(f"{entry.file_name} is part of the repository, in its folder ckpt, and is not here; copy "
+                            f"it into {home()}, or take a network that can be fetched, such as --checkpoint "
+                            f"{SUGGESTED[0]}")
         size = f", {entry.megabytes:.0f} MB" if entry.megabytes else ""
         console.say(f"fetching {entry.name}{size}: {entry.source.urls[0]} -> {path}")
         return download(entry.name, home(), console.track, {entry.name: entry.source})

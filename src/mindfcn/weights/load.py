@@ -16,7 +16,7 @@ from mindfcn.weights.naming import backbone_names, fold_bias, to_bgr
 # Dense layers of the classifier, loaded only where the network has their full width.
 DENSE = ("conv6.", "conv7.")
 HEAD = ("score", "upscore", "geometric.", "auxiliary.")
-# What the classifiers of all known origins add to variances.
+# What the classifiers that DeconvNet starts from add to variances.
 EPSILON = 1e-5
 # Prefixes of the layers' names in the two streams of late fusion.
 STREAMS = ("color.", "hha.")
@@ -109,13 +109,15 @@ def load_backbone(net: nn.Cell, source: Weights, convention: Union[str, Preproce
 
 
 def _adjust_epsilon(net, loaded):
-    """Adjust loaded variances where a layer adds another epsilon than the classifier did: its results stay the same.
+    """Adjust loaded variances where a layer adds a smaller epsilon than the classifier did: its results stay the same.
+
+    Only DeconvNet's layers do. Layers of mindcv that add a larger one were trained so.
 
     Returns a list of (name, how it was converted).
     """
     converted = []
     for _, cell in net.cells_and_names():
-        if isinstance(cell, nn.BatchNorm2d) and cell.eps != EPSILON and cell.moving_variance.name in loaded:
+        if isinstance(cell, nn.BatchNorm2d) and cell.eps < EPSILON and cell.moving_variance.name in loaded:
             variance = cell.moving_variance.asnumpy() + np.float32(EPSILON - cell.eps)
             cell.moving_variance.set_data(ms.Tensor(variance))
             converted.append((cell.moving_variance.name, f"for the epsilon {cell.eps:g} instead of {EPSILON:g}"))

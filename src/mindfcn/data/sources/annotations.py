@@ -68,6 +68,11 @@ class Export:
     labels: Optional[LabelSet] = None
     left_out: list = dataclasses.field(default_factory=list)
 
+    def check(self, message):
+        """Raise UserError with `message` and the first entry that is left out, if no photograph is found."""
+        if not self.photographs:
+            raise UserError(message + ("; the first, {}: {}".format(*self.left_out[0]) if self.left_out else ""))
+
 
 def paint(shapes, height, width, numbers, rest, ignore, overlap, ignore_crowds=False):
     """Paint shapes into a mask.
@@ -84,6 +89,9 @@ def paint(shapes, height, width, numbers, rest, ignore, overlap, ignore_crowds=F
 
     Returns:
         (mask (H, W) uint8, number of pixels that lie in shapes of several classes).
+
+    Raises:
+        UserError: a shape cannot be drawn, or its class has no number.
     """
     mask = np.full((height, width), rest, np.uint8)
     several, covered = np.zeros((2, height, width), bool)
@@ -95,6 +103,8 @@ def paint(shapes, height, width, numbers, rest, ignore, overlap, ignore_crowds=F
         areas = [int(shape.fill(height, width).sum()) for shape in shapes]
         shapes = [shapes[place] for place in sorted(range(len(shapes)), key=lambda place: -areas[place])]
     for shape in shapes:
+        if shape.label not in numbers:
+            raise UserError(f"a shape is of the class {shape.label!r}, which the export does not name")
         inside, number = shape.fill(height, width), numbers[shape.label]
         several |= inside & covered & (mask != number)
         covered |= inside

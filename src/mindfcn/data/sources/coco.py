@@ -43,9 +43,7 @@ def list_coco(root, images=""):
         names = _names(content, path)
         export.names += [name for name in names.values() if name not in export.names]
         _list_file(path, content, names, index, export)
-    if not export.photographs:
-        why = f"; the first: {export.left_out[0][1]}" if export.left_out else ""
-        raise UserError(f"no photograph of {root} can be converted{why}")
+    export.check(f"no photograph of {root} can be converted")
     return export
 
 
@@ -107,9 +105,11 @@ def _list_file(path, content, names, index, export):
             export.left_out.append((where, f"there is no image {image!r}"))
         elif not entry.get("segmentation"):
             export.left_out.append((where, "it has no area but a box or key points alone"))
+        elif entry["category_id"] not in names:
+            export.left_out.append((where, f"there is no category {entry['category_id']!r}"))
         elif image in found:
             found[image].shapes.append(Shape(
-                names.get(entry["category_id"], ""), partial(_fill, entry["segmentation"], where),
+                names[entry["category_id"]], partial(_fill, entry["segmentation"], where),
                 bool(entry.get("iscrowd"))))
     export.photographs += found.values()
 

@@ -12,6 +12,8 @@ import glob
 import os
 from functools import partial
 
+import numpy as np
+
 from mindfcn.data.image_paths import ImageIndex
 from mindfcn.data.masks import MaskReader
 from mindfcn.data.sources.annotations import Annotated, Export
@@ -57,9 +59,7 @@ def list_labelmap(root, images=""):
                     split="" if split == "default" else split))
             except UserError as error:
                 export.left_out.append((f"{path}: {name}", str(error)))
-    if not export.photographs:
-        why = f"; the first: {export.left_out[0][1]}" if export.left_out else ""
-        raise UserError(f"no mask of {root} can be converted{why}")
+    export.check(f"no mask of {root} can be converted")
     return export
 
 
@@ -86,8 +86,9 @@ def _read_labelmap(path):
 
 def _read(path, labels, given):
     """(H, W) uint8 class numbers of a mask. Raises UserError."""
-    if read_mask_image(path).mode != "L":
+    mask = read_mask_image(path)
+    if mask.mode != "L":
         return MaskReader([path], labels, "rgb")(path)
     # Grey values are the numbers of the lines, without an added background.
-    mask = MaskReader([path], given, "grey")(path)
-    return mask if labels is given else mask + 1
+    numbers = np.array(mask)
+    return numbers if labels is given else np.where(numbers == labels.ignore_label, numbers, numbers + 1)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from mindfcn.data.image_paths import ImageIndex
 from mindfcn.data.sources.annotations import BACKGROUND, IGNORED, Annotated, Export, Shape, checked_points, read_json
 from mindfcn.errors import UserError
+from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import check_complete
 
 # Number of points of each kind of shape that has an area; None is any number from three.
@@ -49,9 +50,7 @@ def list_labelme(root, images="", names=None):
         if found:
             export.photographs.append(found)
             used.add(os.path.abspath(found.image))
-    if not export.photographs:
-        why = f"; the first, {export.left_out[0][0]}: {export.left_out[0][1]}" if export.left_out else ""
-        raise UserError(f"no JSON file of LabelMe with its photograph in {root}{why}")
+    export.check(f"no JSON file of LabelMe with its photograph in {root}")
     export.left_out += [(path, "the photograph has no JSON file") for path in index.paths()
                         if os.path.abspath(path) not in used]
     found = {shape.label for one in export.photographs for shape in one.shapes} - {IGNORED, *BACKGROUND}
@@ -80,12 +79,12 @@ def _photograph(path, index, export):
         shape = _shape(entry, f"{path}, shape {number}", export.left_out)
         shapes += [shape] if shape else []
     try:
-        image, read = index.find(str(content.get("imagePath") or ""), path), None
+        image, read = index.find(str(content.get("imagePath") or ""), path), read_bytes
     except UserError:
         if not content.get("imageData"):
             raise
         image, read = path, _embedded
-    return Annotated(image, path, shapes, size=size, **({"read_image": read} if read else {}))
+    return Annotated(image, path, shapes, size=size, read_image=read)
 
 
 def _embedded(path):

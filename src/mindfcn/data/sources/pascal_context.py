@@ -13,7 +13,7 @@ import numpy as np
 from mindfcn.data.samples import Sample, check_names, check_present, find_folder
 from mindfcn.data.sources.voc import below_voc
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet, voc_palette
+from mindfcn.labels import LabelSet
 from mindfcn.storage.files import read_lines
 from mindfcn.storage.mat import read_classes
 
@@ -53,8 +53,8 @@ def list_context(root, voc_root, split, classes=59, check=True):
 
 def context_labels(root, classes=59):
     """LabelSet of background and the 59 or 33 classes. Raises UserError."""
-    names = ("background", *_numbered(os.path.join(root, f"{_count(classes)}_labels.txt")).values())
-    return LabelSet(names, tuple(map(tuple, voc_palette(len(names)).tolist())))
+    path = os.path.join(root, f"{_count(classes)}_labels.txt")
+    return LabelSet.from_dict({"names": ["background", *_numbered(path).values()]}, path)
 
 
 def class_table(root, classes=59):

@@ -11,7 +11,7 @@ from mindfcn.data.masks import MaskReader
 from mindfcn.data.sources.annotations import Annotated, Export
 from mindfcn.data.sources.folder import IMAGE_SUFFIXES, files_by_name
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet, voc_palette
+from mindfcn.labels import LabelSet
 from mindfcn.storage.files import read_lines
 
 CLASSES, MASK = "_classes.csv", "_mask"
@@ -36,7 +36,7 @@ def list_roboflow(root):
     other = next((folder for folder in found if found[folder] != names), None)
     if other:
         raise UserError(f"{other} has other classes than {next(iter(found))}; export the splits together")
-    export = Export([], [], labels=LabelSet(names, tuple(map(tuple, voc_palette(len(names)).tolist()))))
+    export = Export([], [], labels=LabelSet.from_dict({"names": list(names)}, tables[0]))
     for folder in found:
         split = "" if os.path.samefile(folder, root) else os.path.basename(folder)
         files = files_by_name(folder, IMAGE_SUFFIXES)

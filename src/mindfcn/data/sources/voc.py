@@ -3,13 +3,11 @@
 import os
 from functools import partial
 
-import numpy as np
-
 from mindfcn.data.masks import check_palette
 from mindfcn.data.samples import Sample, check_names, check_present, find_folder
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_lines
-from mindfcn.storage.images import read_mask_image, read_palette_mask
+from mindfcn.storage.images import palette_numbers, read_mask_image, read_palette_mask
 
 
 def list_voc(root, split, year=2012, check=True, labels=None):
@@ -41,7 +39,7 @@ def list_voc(root, split, year=2012, check=True, labels=None):
 def _read_checked(path, labels):
     """Read a mask as `read_palette_mask`. Raises UserError also if its palette shows a class in another's colour."""
     mask = read_mask_image(path)
-    numbers = read_palette_mask(path) if mask.mode not in ("P", "L") else np.array(mask)
+    numbers = palette_numbers(mask, path)
     if mask.mode == "P":
         check_palette(mask.getpalette("RGB"), numbers, labels, path)
     return numbers

@@ -49,9 +49,7 @@ def list_yolo(root, names=None):
                 export.photographs.append(Annotated(image, where, _shapes(where, names), split=split))
             except UserError as error:
                 export.left_out.append((image, str(error)))
-    if not export.photographs:
-        raise UserError(f"no photograph of {root} has polygons; the first, {export.left_out[0][0]}: "
-                        f"{export.left_out[0][1]}")
+    export.check(f"no photograph of {root} has polygons")
     return export
 
 

@@ -12,6 +12,8 @@ let words = WORDS[navigator.language.startsWith("zh") ? "zh" : "en"];
 // numbers (class of each pixel), visible (Set of class numbers), from (size before it was reduced), error, button.
 const items = [];
 let shown = null;
+// The tint of the photograph that is shown.
+let layer = null;
 let queue = Promise.resolve();
 
 async function start() {
@@ -45,7 +47,7 @@ function take(files) {
   items.splice(0, items.length - MOST);
   find("taken").replaceChildren(...items.map((item) => item.button));
   find("taken").hidden = items.length < 2;
-  show(taken[0]);
+  show(taken.find((item) => items.includes(item)));
 }
 
 // Decode a photograph, once; null if the browser cannot.
@@ -139,6 +141,7 @@ function show(item) {
   find("divide").parentElement.hidden = !answer;
   figure.hidden = !answer && !item.photograph;
   document.body.classList.add("answered");
+  layer = null;
   if (answer) {
     find("known").open = false;
     showClasses();
@@ -151,19 +154,18 @@ function show(item) {
 // Draw the photograph, the tint to the right of the divider, and the divider.
 function draw() {
   if (figure.hidden) return;
-  const {photograph, answer} = shown;
+  const {photograph, answer, visible} = shown;
   [canvas.width, canvas.height] = answer ? [answer.width, answer.height] : fitting(photograph);
   // Fill the available space, also with small photographs.
   figure.style.width = `min(100%, ${78 * canvas.width / canvas.height}vh)`;
   drawPicture(canvas, find("divide").value / 100);
-  const {visible} = shown;
   const names = answer ? answer.classes.filter((one) => visible.has(one.number)).map((one) => `${one.name} ${percent(one)}`) : [];
   canvas.setAttribute("aria-label", answer ? words.tinted(names.join(", ") || words.nothing) : words.photograph);
 }
 
 // Draw onto a canvas; `divide`, 0..1, is the share of its width that shows the photograph alone.
 function drawPicture(target, divide) {
-  const {photograph, layer} = shown;
+  const {photograph} = shown;
   const context = target.getContext("2d");
   // In formats that the browser cannot decode, such as TIFF, the mask is drawn on grey.
   context.fillStyle = "#808080";
@@ -182,7 +184,7 @@ function drawPicture(target, divide) {
 function tint() {
   const {answer, numbers, visible} = shown;
   const {width, height} = answer;
-  const layer = new OffscreenCanvas(width, height);
+  layer = new OffscreenCanvas(width, height);
   const context = layer.getContext("2d");
   const image = context.createImageData(width, height);
   const alpha = Math.round(2.55 * find("strength").value);
@@ -198,7 +200,6 @@ function tint() {
     image.data[4 * index + 3] = edge ? Math.min(255, alpha + 100) : alpha;
   }
   context.putImageData(image, 0, 0);
-  shown.layer = layer;
 }
 
 function thumbnail(photograph, name) {
