@@ -10,6 +10,8 @@ import threading
 os.environ.setdefault("GLOG_v", "4")
 # Tests expect the English messages.
 os.environ["LC_ALL"] = "C.UTF-8"
+# Set by the run scripts; commands then print one line more.
+os.environ.pop("MINDFCN_ACTIVATE", None)
 
 import pytest  # noqa: E402
 

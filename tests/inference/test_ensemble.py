@@ -5,11 +5,12 @@ import pytest
 
 from mindfcn.data.transforms import to_input
 from mindfcn.inference.ensemble import Ensemble, combine, renormalise
+from mindfcn.inference.predictor import Predictor
 from mindfcn.logits import argmax, softmax
 from mindfcn.preprocess import CAFFE, COURSE, TORCHVISION
 
 
-class Linear:
+class Linear(Predictor):
     """A segmenter that mixes the channels of an image whatever its normalisation."""
 
     def __init__(self, preprocess, seed):

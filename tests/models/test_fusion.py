@@ -150,7 +150,7 @@ def test_the_joint_loss_is_the_sum_of_both(scramble):
 def test_wrong_modalities_are_reported():
     with pytest.raises(UserError, match="no modality 'depth'; choose one of rgb, rgbd, hha, rgb_hha"):
         create_model("fcn32s_vgg16", 3, modality="depth", **TINY)
-    with pytest.raises(UserError, match="rgbd: its first layer takes three channels"):
+    with pytest.raises(UserError, match="rgbd do not go together: its first layer takes three channels"):
         create_model("fcn32s_mindcv_resnet18", 3, modality="rgbd")
     assert set(MODALITIES) == {"rgb", "rgbd", "hha", "rgb_hha", "bands"}
     with pytest.raises(UserError, match="modality bands needs the number of bands"):
