@@ -29,6 +29,8 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 # Rows of the log written at once.
 LOG_ROWS = 20
+# Shortest time between two versions of a run's page.
+REPORT_SECONDS = 10
 
 
 class Signals:
@@ -329,19 +331,28 @@ def evaluate_run(run):
 
 
 class ReportWriter(RunCallback):
-    """Draw the curves and write the run's page after each epoch."""
+    """Draw the curves and write the run's page after an epoch, unless that was done REPORT_SECONDS ago or less.
+
+    The last page is written with the final evaluation where there are validation records.
+    """
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.written = -math.inf
 
     def on_train_epoch_end(self, run_context):
         """Write the page with the results so far."""
         run = self.run
         epoch, in_epoch = run.place
-        if in_epoch or not run.writes:
+        ends = run.signals.received or run.val is None and epoch == run.config.optim.epochs
+        if in_epoch or not run.writes or not ends and time.monotonic() - self.written < REPORT_SECONDS:
             return
         page = dataclasses.replace(run.page, curves=run.run_dir.draw_curves(), matrix=run.best and run.best.matrix)
         if epoch < run.config.optim.epochs:
             page.notes = [f"Epoch {epoch} of {run.config.optim.epochs}. Images follow after the last epoch, figures of "
                           "the best checkpoint after each evaluation."]
         write_page(page)
+        self.written = time.monotonic()
 
 
 class SignalStopper(RunCallback):
