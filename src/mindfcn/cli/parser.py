@@ -74,11 +74,12 @@ def parse(arguments):
         "Fully convolutional semantic segmentation on MindSpore. --language en or zh before a verb sets the language."))
     parser.add_argument("--version", action="version", version=f"mindfcn {mindfcn.__version__}")
     verbs = parser.add_subcommands(required=True, dest="verb")
+    verb = next((word for word in arguments if word in VERBS), None)
     for name, known in VERBS.items():
-        added = _verb_parser(name, known.config)
+        # Collecting the settings takes long; those of the other verbs are not needed.
+        added = _verb_parser(name, known.config) if name == verb else Parser()
         verbs.add_subcommand(name, added, help=translate(known.purpose))
         added.prog = f"mindfcn {name}"
-    verb = next((word for word in arguments if word in VERBS), None)
     try:
         for path in _config_files(arguments) if verb else ():
             check_config_file(path, VERBS[verb].config)

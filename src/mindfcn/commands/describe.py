@@ -3,7 +3,10 @@
 import dataclasses
 from typing import Any
 
+import mindspore as ms
+import numpy as np
 from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
 
 from mindfcn import runtime
 from mindfcn.config import DescribeConfig, check_bounds
@@ -58,8 +61,12 @@ def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
     runtime.set_up("CPU")
     options: dict[str, Any] = {"padding": None if config.padding == "same" else config.padding, "width": width,
                "fc_width": fc_width, "output_stride": config.output_stride}
-    net = create_model(config.name, config.classes,
-                       **{name: value for name, value in options.items() if value is not None})
+    with no_init_parameters():
+        net = create_model(config.name, config.classes,
+                           **{name: value for name, value in options.items() if value is not None})
+    # The weights' values do not matter, and random ones take seconds.
+    for parameter in filter(lambda one: one.has_init, net.get_parameters()):
+        parameter.set_data(ms.Tensor(np.zeros(parameter.shape, np.float32)))
     layers, _ = trace(net, config.size)
     upsampling = [layer for layer in layers if ".upscore" in layer.name]
     last = net.backbone.receptive_fields()["fc7"]

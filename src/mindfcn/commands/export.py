@@ -20,18 +20,17 @@ from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.data.image_paths import find_images
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.inference.load import load_network
+from mindfcn.inference.load import load_network, network_of
 from mindfcn.inference.network import window_problem
 from mindfcn.inference.onnx import REACH, OnnxSegmenter, with_checksum
 from mindfcn.models import layers
-from mindfcn.models.factory import create_model
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.models.surgery.fold_batch_norm import Folded
 from mindfcn.storage.files import atomic_path, read_bytes, write_text
 from mindfcn.storage.images import decode_photograph
 from mindfcn.weights.card import CARD, Card
 from mindfcn.weights.checkpoint import save_checkpoint
-from mindfcn.weights.load import is_state, load_weights
+from mindfcn.weights.load import is_state
 
 # Largest difference between the logits of the two runtimes, in parts of the largest logit.
 TOLERANCE = 1e-4
@@ -135,8 +134,7 @@ def _export_half(path, net, card, batches):
     card = dataclasses.replace(card, records="", training=training, data=data)
     weights = {parameter.name: parameter.asnumpy().astype(np.float16) for parameter in net.get_parameters()
                if not is_state(parameter.name)}
-    rounded = create_model(card.model["name"], len(card.labels), **card.options()).set_train(False)
-    load_weights(rounded, weights, path)
+    rounded = network_of(card, weights, path).set_train(False)
     found, compared = _difference(path, net, lambda batch: rounded(ms.Tensor(batch)).asnumpy(), batches, HALF_TOLERANCE)
     save_checkpoint(path, {name: ms.Parameter(weight, name=name) for name, weight in weights.items()}, card)
     return ExportResult(path, card, None, ("N", net.in_channels, "H", "W"), found, compared)

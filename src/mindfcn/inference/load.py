@@ -4,6 +4,7 @@ from functools import partial
 from typing import Optional
 
 import mindspore as ms
+from mindspore.nn.utils import no_init_parameters
 
 from mindfcn import combinations
 from mindfcn.config import check_bounds
@@ -44,12 +45,20 @@ def load_network(checkpoint: FilePath, default_model: Optional[str] = None, prec
     if not any("score" in name for name in weights):
         raise UserError(f"{checkpoint} holds no segmentation network: none of its {len(weights)} weights is of a score "
                         f"layer; train one from it with --model.pretrained {checkpoint}")
-    net = create_model(card.model["name"], len(card.labels), **card.options())
-    load_weights(net, weights, checkpoint)
+    net = network_of(card, weights, checkpoint)
     words = compute_in(net, dtype, precision)
     if device != "CPU":
         console.say(f"{device}, {words}: {checkpoint}")
     return Segmenter(net, card.preprocess), card
+
+
+def network_of(card, weights, where):
+    """The network of a card with these weights, {name: array}, of the file `where`. Raises UserError."""
+    # Random weights, which would be replaced at once, take seconds.
+    with no_init_parameters():
+        net = create_model(card.model["name"], len(card.labels), **card.options())
+    load_weights(net, weights, where)
+    return net
 
 
 def network_text(card):
