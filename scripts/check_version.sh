@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A short check of another Python and MindSpore, in an environment of its own: install, train, evaluate, predict, export,
-# one notebook. Prints one line for each step and ends with "PYTHON, MindSpore VERSION: passed".
+# A short check of another Python and MindSpore, in an environment of its own and with the package as others install it,
+# not with the sources: install, train, evaluate, predict, export, one notebook. Prints one line for each step and ends
+# with "PYTHON, MindSpore VERSION: passed".
 #
 #   bash scripts/check_version.sh python3.12 2.10.0
 set -euo pipefail
@@ -29,8 +30,10 @@ step() {
 
 step "environment" "$python" -m venv "$folder/env"
 step "installation" "$folder/env/bin/python" -m pip install --quiet "mindspore==$version" \
-    --editable "$root[export]" pytest nbclient nbformat ipykernel jupytext
+    "$root[export]" pytest nbclient nbformat ipykernel jupytext
 export PATH="$folder/env/bin:$PATH"
+step "installed files" ls "$folder"/env/lib/python*/site-packages/mindfcn/{py.typed,__init__.pyi,report/page.{html,css,js},serve/page/{index.html,page.js,words.js}}
+cd "$folder"
 run=$folder/run
 step "training" mindfcn train --device CPU --run_dir "$run" --data.records "$folder/records" \
     --data.source sample --data.root "$folder/sample" --data.samples 15 --data.size 64 \

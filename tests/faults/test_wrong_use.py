@@ -6,6 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its names of networks)
 from mindspore.mindrecord import FileWriter
 from PIL import Image
 
@@ -15,6 +16,8 @@ from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.labels import LabelSet
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
 
 THREE = LabelSet(("sky", "road", "car"), ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
 
@@ -59,7 +62,7 @@ def prepare_own(run, root, out, *more):
 @pytest.fixture(scope="module")
 def checkpoint(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("net") / "net.ckpt"
-    save_checkpoint(path, tiny("fcn32s_vgg16"), Card({"name": "fcn32s_vgg16", "width": 0.125, "fc_width": 8}, THREE))
+    save_checkpoint(path, tiny("fcn32s_small"), Card({"name": "fcn32s_small", "width": 0.125, "fc_width": 8}, THREE))
     return path
 
 

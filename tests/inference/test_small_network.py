@@ -18,7 +18,7 @@ from mindfcn.weights.checkpoint import save_checkpoint
 
 PHOTOGRAPHS = pathlib.Path(__file__).parents[2] / "docs" / "pictures" / "photographs"
 
-pytestmark = pytest.mark.usefixtures("pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
 
 
 @pytest.mark.parametrize("name, expected, share", [("cat", "cat", 0.4), ("astronaut", "person", 0.3)])
