@@ -68,6 +68,7 @@ def unwritten_labels(step, images, labels):
     return images, labels * 0
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("fault, every, wrong, found", [
     (other_weights, 1, 3, 3), (unwritten_labels, 5, 2, 2),
     *(pytest.param(*case, marks=pytest.mark.long) for case in (

@@ -16,10 +16,10 @@ def values(parameters):
     return [parameter.asnumpy().astype(np.float64) for parameter in parameters]
 
 
+@pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("accumulate, decay", [pytest.param(1, 0.5, marks=pytest.mark.long), (2, 0.15)])
 def test_averages_follow_the_recursion(accumulate, decay):
     """At a decay of 0.15 it is (1 + t) / (10 + t) for none, at 0.5 for all of these updates."""
-    ms.set_context(mode=ms.GRAPH_MODE)
     net = create_model("fcn8s_small_bn", 3, width=0.125, fc_width=8)
     update, _ = optimiser(net, OptimConfig(lr=0.1, min_lr=0.1, accumulate=accumulate), 10)
     average = WeightAverage(net, decay)

@@ -51,6 +51,7 @@ def test_gradients_that_overflow_are_noticed_in_their_own_step(accumulate):
     assert any(name.endswith("conv1.weight") for name in step.nonfinite_names())
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_an_update_that_overflows_never_reaches_a_checkpoint(sample_records, tmp_path, capfd):
     """One step an epoch: the checkpoint would follow at once."""
     status = main(["train", "--device", "CPU", "--run_dir", str(tmp_path), "--data.records",
