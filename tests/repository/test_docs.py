@@ -23,7 +23,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Pages whose Chinese form has all of the English one; that of own_data is shorter.
 TRANSLATED = sorted(path.stem[:-3] for path in (ROOT / "docs").glob("*_cn.md") if path.stem != "own_data_cn")
 # Commands that a page may contain; any other is a mistake, or an entry is missing here.
-ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
+ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv", "python -m build", "twine", "cffconvert")
 VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval", "run_predict.sh": "predict"}
 
 
@@ -214,6 +214,18 @@ def test_citation_and_package_agree():
     for name in ("version", "license"):
         assert citation[name] == package["metadata"][name]
     assert f"## {citation['version']}" in text_of("CHANGELOG.md")
+
+
+def test_the_badges_are_true():
+    package = configparser.ConfigParser()
+    package.read(ROOT / "setup.cfg", encoding="utf-8")
+    for name, setting, pattern in (("python", package["options"]["python_requires"], r">=(3\.\d+),<3\.(\d+)"),
+                                   ("mindspore", package["options"]["install_requires"],
+                                    r"mindspore>=([\d.]+),<2\.(\d+)")):
+        first, after = re.search(pattern, setting).groups()
+        words = f"{first} to {first.split('.')[0]}.{int(after) - 1}"
+        assert f"{words}</title>" in text_of(f"docs/pictures/badges/{name}.svg") and f"{words}]" in text_of("README.md")
+    assert f"{package['metadata']['license']}</title>" in text_of("docs/pictures/badges/licence.svg")
 
 
 def test_every_dependency_has_its_line_on_its_page():
