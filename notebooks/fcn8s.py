@@ -22,11 +22,43 @@
 # shows what happens, and checks each idea with a number or a picture before it is used.
 #
 # It runs from top to bottom on two CPU cores in a few minutes, on a small **sample set** that the program draws
-# itself. The same cells train on **PASCAL VOC 2012**: change `DATA` in the first cell.
+# itself. The same cells train on **PASCAL VOC 2012**: change `DATA` in the second cell.
+#
+# Nothing installed, as on Colab or in Ascend's cloud? [docs/servers.md](../docs/servers.md#notebooks-in-the-cloud) has the
+# lines to type first.
+#
+# The first cell goes to the repository's folder and segments a photograph with the network that the repository brings.
 
 # %%
 import os
+import sys
 
+os.environ.setdefault("GLOG_v", "3")  # MindSpore's log: errors only
+os.chdir(".." if os.path.isdir("../ckpt") else ".")  # to the repository's folder
+sys.path.insert(0, os.path.abspath("src"))
+
+import cv2
+import numpy as np
+
+import mindfcn
+from mindfcn.report.notebook import set_up, show
+
+set_up()
+segment, card = mindfcn.load_segmenter()  # the small network in ckpt/: VOC's 21 classes
+photo = cv2.imread("docs/pictures/photographs/cat.jpg")
+mask, _ = segment(photo)
+rgb = photo[..., ::-1]
+show([rgb, card.labels.colorize(mask), mindfcn.overlay(rgb, mask, card.labels)],
+     ("photograph", "mask: a class for every pixel", "overlay"), card.labels, np.unique(mask))
+print(f"photograph {photo.shape} {photo.dtype}, mask {mask.shape} {mask.dtype}")
+
+# %% [markdown]
+# *You should see* a cat under a dark red mask that follows its outline roughly. How the network was trained is told in
+# [ckpt/README.md](../ckpt/README.md). This notebook explains how such a network works and trains one.
+#
+# Settings first. A fixed seed gives the same numbers in every run on the same machine.
+
+# %%
 DATA = "sample"               # "sample": drawn by the program in seconds; "voc": PASCAL VOC 2012
 VOC_ROOT = "data/VOCdevkit"   # for "voc": the folder that holds VOC2012/, seen from the repository's folder
 SBD_ROOT = ""                 # for "voc": the folder benchmark_RELEASE adds SBD's images to the training
@@ -34,39 +66,20 @@ PHOTO = ""                    # chapter 9: a photograph of yours, such as "/home
 WORK = os.environ.get("MINDFCN_NOTEBOOK_DIR", "runs/notebook")  # everything this notebook writes goes here
 QUICK = os.environ.get("MINDFCN_NOTEBOOK_QUICK", "") == "1"     # a minute's test: few photographs, one epoch
 
-print(f"data: {DATA}, results in {WORK}{', quick test' if QUICK else ''}")
-
-# %% [markdown]
-# The next cell goes to the repository's folder, finds the package there if it is not installed, and chooses the device
-# (Ascend, GPU or CPU). A fixed seed gives the same numbers in every run on the same machine.
-
-# %%
-import importlib.util
-import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only
-here = Path.cwd()
-os.chdir(next((folder for folder in (here, *here.parents) if (folder / "src" / "mindfcn").is_dir()), here))
-if importlib.util.find_spec("mindfcn") is None:
-    sys.path.insert(0, str(Path("src").resolve()))
-
-import cv2
 import matplotlib.pyplot as plt
 import mindspore as ms
-import numpy as np
 import PIL.Image
 from IPython.display import Image
-from matplotlib.patches import Patch
 from mindspore import nn, ops
 
-import mindfcn
 from mindfcn import runtime
+from mindfcn.report.notebook import show_legend
 
-device = runtime.set_up(seed=1)
-plt.rcParams.update({"figure.dpi": 72, "font.size": 9, "axes.titlesize": 9})
-print(f"MindSpore {ms.__version__} on {device}")
+device = runtime.set_up(seed=1)  # Ascend, GPU or CPU
+print(f"MindSpore {ms.__version__} on {device}; data: {DATA}, results in {WORK}{', quick test' if QUICK else ''}")
 
 # %% [markdown]
 # ## 1 What is semantic segmentation?
@@ -98,36 +111,16 @@ def read(sample):
     return cv2.imread(sample.image)[..., ::-1], sample.read_label(sample.label)
 
 
-def show(rows, titles=(), classes=(), height=1.7, **options):
-    """Draw rows of pictures with titles above the first row and a legend of classes below."""
-    columns = len(rows[0])
-    figure, axes = plt.subplots(len(rows), columns, figsize=(10, height * len(rows) + 0.3 * bool(len(classes))),
-                                squeeze=False, layout="constrained")
-    for axis, picture in zip(axes.flat, [picture for row in rows for picture in row]):
-        axis.imshow(picture, interpolation="nearest", **options)
-        axis.axis("off")
-    for axis, title in zip(axes.flat, titles):
-        axis.set_title(title)
-    if len(classes):
-        figure.legend(handles=[swatch(labels, number) for number in classes], ncols=8, frameon=False,
-                      loc="outside lower center")
-    plt.show()
-
-
-def swatch(labels, number):
-    """A class's entry in a legend."""
-    name = "255: does not count" if number == labels.ignore_label else f"{number} {labels.names[number]}"
-    return Patch(facecolor=labels.palette()[number] / 255, edgecolor="grey", label=name)
-
-
 pairs = [read(sample) for sample in train_samples[:5]]
 show([[photo for photo, _ in pairs], [labels.colorize(mask) for _, mask in pairs],
       [mindfcn.overlay(photo, mask, labels) for photo, mask in pairs]],
-     classes=np.unique(np.concatenate([mask.ravel() for _, mask in pairs])))
+     labels=labels, classes=np.unique(np.concatenate([mask.ravel() for _, mask in pairs])))
 print(f"{len(train_samples)} photographs to learn from, {len(val_samples)} to judge by, {len(labels)} classes:",
       ", ".join(labels.names))
 
 # %% [markdown]
+# *You should see* five pictures, their masks below them, and both laid over one another.
+#
 # The sample set is drawn by the program: six shapes with textures, shadows, noise and occlusion, of varied sizes. No
 # cue alone (shape, texture or colour) gives a class away, so the network has to look at what surrounds a pixel.
 #
@@ -148,10 +141,7 @@ print("\n".join(" ".join(f"{number:3d}" for number in row) for row in mask[top:t
 # and the usual training list of both, without any validation photograph, has 10,582. Its classes and colours:
 
 # %%
-figure, axes = plt.subplots(figsize=(10, 1.3))
-axes.axis("off")
-axes.legend(handles=[swatch(mindfcn.VOC, number) for number in (*range(21), 255)], ncols=6, frameon=False, loc="center")
-plt.show()
+show_legend(mindfcn.VOC)
 
 # %% [markdown]
 # ## 2 The model
@@ -209,7 +199,7 @@ detector = nn.Conv2d(3, 1, side, pad_mode="valid", weight_init=ms.Tensor(weight[
 heat = detector(ms.Tensor(pixels[None])).asnumpy()[0, 0]
 peak = np.unravel_index(heat.argmax(), heat.shape)
 
-figure, axes = plt.subplots(1, 3, figsize=(7, 2.4), layout="constrained", width_ratios=(1, 0.4, 1))
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", width_ratios=(1, 0.4, 1))
 axes[0].imshow(photo)
 axes[0].add_patch(plt.Rectangle((left, top), side, side, fill=False, color="white", linewidth=2))
 axes[1].imshow(photo[top:top + side, left:left + side])
@@ -222,6 +212,8 @@ plt.show()
 print(f"patch cut at row {top}, column {left}; highest answer at row {peak[0]}, column {peak[1]}")
 
 # %% [markdown]
+# *You should see* the answer brightest inside the small circle, where the patch was cut out: both rows and columns agree.
+#
 # ### 2.2 Upsampling
 #
 # VGG16 halves the map five times, so its scores are 32 times coarser than the photograph. To label every pixel, they
@@ -247,11 +239,11 @@ print(f"bilinear deconvolution against bilinear resize, on the 0..255 scale: lar
       f"{difference[:, :, 1:-1, 1:-1].max():.1e} inside, {difference.max():.0f} on the outermost pixels, "
       "where the stamps of missing neighbours are zero")
 
-figure, axes = plt.subplots(1, 4, figsize=(8, 2.8), layout="constrained", width_ratios=(0.5, 0.5, 1, 1))
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.6), layout="constrained", width_ratios=(0.8, 0.6, 1, 1))
 kernel = layers.bilinear_kernel(4)
 axes[0].imshow(kernel, cmap="Greys", vmin=0, vmax=1)
 for (row, column), value in np.ndenumerate(kernel):
-    axes[0].text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
+    axes[0].text(column, row, f"{value:.2f}", ha="center", va="center",
                  color="white" if value > 0.5 else "black")
 axes[1].imshow(small_photo)
 random_double = doubled["xavier"][0].transpose(1, 2, 0)
@@ -265,6 +257,8 @@ for axis, title in zip(axes, ("bilinear kernel, 4x4", "photograph", "deconvoluti
 plt.show()
 
 # %% [markdown]
+# *You should see* the photograph twice as large, and beside it dots in wrong colours.
+#
 # On the right is the same layer with random weights: it would first have to learn what interpolation is. The paper
 # starts from the bilinear kernel, and so does `mindfcn` (`upsampling="xavier"` is the other choice).
 #
@@ -275,7 +269,7 @@ plt.show()
 
 # %%
 found = [str(path) for path in sorted(Path("ckpt").glob("*vgg16*.*"))]
-WEIGHTS = found[0] if found else ""  # VGG16 trained on ImageNet, if there is a file; see 6.1
+WEIGHTS = found[0] if found else ""  # VGG16's weights, see 6.1
 normalised = "bn" in WEIGHTS or "pretrain" in WEIGHTS  # the form with batch normalisation
 
 square = min(photo.shape[:2])
@@ -286,13 +280,15 @@ if WEIGHTS:
     mindfcn.load_vgg16(backbone, WEIGHTS)
 backbone.set_train(False)
 maps = backbone(ms.Tensor(preprocess.normalise(photo_256[..., ::-1]).transpose(2, 0, 1)[None]))
-print("VGG16 with", "ImageNet weights (fc7 random)" if WEIGHTS else "random weights: no pretrained file found, see 6.1")
+print("VGG16 with", f"the weights of {WEIGHTS} (fc7 random)" if WEIGHTS else "random weights: no pretrained file found, see 6.1")
 for name, one_map in maps.items():
     print(f"{name:6} {one_map.shape}: one number for {256 // one_map.shape[2]:2} x {256 // one_map.shape[3]:2} pixels")
 show([[photo_256, *(one_map[0].mean(0).asnumpy() for one_map in maps.values())]],
-     titles=("photograph, 256x256", *(f"{name}, mean of channels" for name in maps)), height=2.6)
+     titles=("photograph, 256x256", *(f"{name}, mean of channels" for name in maps)))
 
 # %% [markdown]
+# *You should see* maps that become coarser from left to right.
+#
 # How much does coarseness cost? Suppose a network knew the exact truth, but could only write one class per 32x32
 # square. The mean IoU (chapter 6.3; 1 is perfect) it would reach at each stride:
 
@@ -310,7 +306,7 @@ for stride in (32, 16, 8):
         matrix.update(coarsen(truth, stride), truth)
     print(f"stride {stride:2}: mean IoU at most about {matrix.mean_iou():.2f}")
 show([[labels.colorize(truths[0]), *(labels.colorize(coarsen(truths[0], stride)) for stride in (32, 16, 8))]],
-     titles=("truth", "stride 32", "stride 16", "stride 8"), height=2.4)
+     titles=("truth", "stride 32", "stride 16", "stride 8"))
 
 # %% [markdown]
 # (The paper measured 0.86, 0.93 and 0.96 on VOC, whose objects are larger.)
@@ -381,6 +377,9 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
+# *You should see* each bright spot fill its frame and nothing outside it, and the counted numbers equal to those that the
+# gradient reaches.
+#
 # So fc7 (the course's conv7) judges from nearly the whole photograph, pool4 from a large part of an object, and pool3
 # from an edge and what is next to it.
 
@@ -399,6 +398,8 @@ name, encoded, mask = next(mindfcn.SegDataset(data_file=prepared.train_path, bat
 print(f"first record: file_name {name!r}, data {len(encoded):,} bytes ({encoded[6:10].decode()}), mask {mask.shape}")
 
 # %% [markdown]
+# *You should see* two lines of records without a pair left out, and the first record.
+#
 # ### 4.2 Loading for training
 #
 # `SegDataset` turns records into batches. Each training crop is
@@ -433,7 +434,7 @@ print(f"masks  {masks.shape} {masks.dtype}, numbers {np.unique(masks).tolist()}"
 # %%
 crops = [train_set.preprocess.denormalise(image.transpose(1, 2, 0)) for image in images]
 colored = [labels.colorize(mask) for mask in masks]
-show([crops, colored], classes=np.unique(masks), height=2)
+show([crops, colored], labels=labels, classes=np.unique(masks))
 
 # %% [markdown]
 # Where does 255 come from? Below: an outline, enlarged. A pixel on an edge belongs half to the object and half to what
@@ -447,11 +448,14 @@ top, left = (int(np.clip(place[len(place) // 3] - 16, 0, size - 32)) for place, 
              zip((rows_255, columns_255), mask.shape))
 window = np.s_[top:top + 32, left:left + 32]
 show([[photo[window], labels.colorize(mask[window]), mindfcn.overlay(photo, mask, labels, show_ignore=True)[window]]],
-     titles=("photograph, 32x32 pixels", "mask", "one over the other"), classes=np.unique(mask[window]), height=2.5)
+     titles=("photograph, 32x32 pixels", "mask", "one over the other"),
+     labels=labels, classes=np.unique(mask[window]))
 print(f"255 is {100 * (mask == 255).mean():.1f} % of this mask, "
       f"and {100 * (masks == 255).mean():.1f} % of the batch above")
 
 # %% [markdown]
+# *You should see* a light border, a few pixels wide, between the colours.
+#
 # ### 4.3 Loading for evaluation
 #
 # A score must not depend on luck: with `training=False` every validation photograph comes once, in its own size,
@@ -514,7 +518,8 @@ for size in ((1, 1), (61, 97), (224, 224), (187, 250)):
 # A few hundred masks are too few to learn what the world looks like. VGG16 has seen more than a million photographs
 # of ImageNet; the FCN takes over its convolutions. `load_vgg16` reads the weights of MindSpore, torchvision and others,
 # and accounts for each: loaded, converted, missing. The first layer of weights that expect red-green-blue, such as
-# torchvision's, is reversed for our blue-green-red. What the file does not have keeps its initial numbers.
+# torchvision's, is reversed for our blue-green-red. What the file does not have keeps its initial numbers. The file is the
+# first of `ckpt/` with `vgg16` in its name: from a fresh clone the small network, whose conv1 to conv4 are ImageNet's.
 
 # %%
 weights_net = mindfcn.FCN8s(21, batch_norm=normalised, fc_width=256)
@@ -536,10 +541,12 @@ def filters(weight):
     return tiles.reshape(8, 8, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(32, 32, 3)
 
 
-show([[filters(before), filters(weights_net.backbone.conv1[0].weight.asnumpy())]], height=3,
+show([[filters(before), filters(weights_net.backbone.conv1[0].weight.asnumpy())]],
      titles=("64 kernels of conv1, random", "after load_vgg16: edges and colours" if WEIGHTS else "unchanged"))
 
 # %% [markdown]
+# *You should see* noise on the left; on the right, where weights were found, stripes and spots of colour.
+#
 # ### 6.2 Loss
 #
 # Cross entropy: for each pixel, minus the logarithm of the probability that the network gives to the true class,
@@ -561,6 +568,8 @@ print(f"all ignored:            {loss.asnumpy() + 0:.4f}, largest gradient {np.a
 print(f"nn.CrossEntropyLoss:    {nn.CrossEntropyLoss(ignore_index=255)(zero_scores, nothing).asnumpy():.4f}")
 
 # %% [markdown]
+# *You should see* 3.0445 in the first line, zeros in the second and `nan` in the third.
+#
 # ### 6.3 Metrics
 #
 # Count in a **confusion matrix** how many pixels of true class $i$ were predicted as class $j$: $n_{ij}$. With
@@ -615,7 +624,7 @@ else:
                                 paper_biases=True, head_lr=10, freeze="conv3" if WEIGHTS else "")
 
 steps = train_set.steps_per_epoch
-figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+figure, axes = plt.subplots(figsize=(10, 3.2), layout="constrained")
 for schedule in ("cosine", "polynomial"):
     for warmup, line in ((0, "-"), (0.5, "--")):
         rates = mindfcn.learning_rates(steps * epochs, optim.lr, optim.min_lr, schedule, optim.power,
@@ -630,6 +639,8 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
+# *You should see* four curves; the thick one is the schedule of this run.
+#
 # ## 7 Training
 #
 # `train` puts the pieces together and hands them to MindSpore's `Model.train`: `SegDataset`, `FCN8s`, `CrossEntropy`,
@@ -649,10 +660,13 @@ else:
 config = mindfcn.TrainConfig(
     run_dir=f"{WORK}/run", overwrite=True, seed=1, eval_every=2, keep=1, data=data, augment=augment, model=model,
     optim=optim)
-result = mindfcn.train(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
+result = mindfcn.train(config, mindfcn.LiveCurve(say=lambda text: print(text.splitlines()[0])))
 print("best checkpoint:", result.checkpoint)
 
 # %% [markdown]
+# *You should see* the curves grow while it trains: the loss falls from above 3 to about 0.3, and the mean IoU of the
+# sample set rises to about 0.56 in two to five minutes.
+#
 # The log of every step is a table in the run's folder. For $n$ classes, equal scores would start at a loss of
 # $\ln n$ (chapter 6.2); the random scores of a fresh network are sure of wrong answers and start above it. What counts
 # is where the curve goes from there.
@@ -663,7 +677,6 @@ print(f"ln {len(labels)} = {np.log(len(labels)):.3f}")
 for row in (*log[:3], *log[-3:]):
     print(f"epoch {row['epoch']:.0f}  step {row['step']:3.0f}  loss {row['loss']:.4f}  "
           f"learning rate {row['learning_rate']:.5f}")
-Image(f"{result.run_dir}/curves.png", width=620)
 
 # %% [markdown]
 # ## 8 Evaluation
@@ -680,20 +693,22 @@ for name, value in evaluated.metrics.items():
 print(f"\n{evaluated.table}")
 
 # %% [markdown]
+# *You should see* a pixel accuracy of about 0.9, a mean IoU of about 0.56, and the crosses as the weakest class.
+#
 # Pixel accuracy looks good early, because most pixels are background; mean IoU does not let the background hide the
 # rest. The confusion matrix says *which* classes are taken for which: each row shows where the pixels of one true
 # class went, in per cent.
 
 # %%
-Image(f"{evaluated.out}/confusion.png", width=470)
+Image(f"{evaluated.out}/confusion.png")
 
 # %% [markdown]
 # Looking at failures teaches more than looking at successes. The photograph with the lowest IoU:
 
 # %%
-worst = plt.imread(min(Path(evaluated.out, "worst").glob("*.jpg")))
-show([[worst]], height=3.2)
+worst = min(Path(evaluated.out, "worst").glob("*.jpg"))
 print(f"worst of {evaluated.images}; more in {evaluated.out}/worst")
+Image(worst)
 
 # %% [markdown]
 # ## 9 Inference
@@ -704,17 +719,19 @@ print(f"worst of {evaluated.images}; more in {evaluated.out}/worst")
 # takes a photograph of any size, as OpenCV reads it, and returns the mask.
 
 # %%
-segmenter, card = mindfcn.load_segmenter(result.checkpoint, None)
+segmenter, card = mindfcn.load_segmenter(result.checkpoint)
 pairs = [read(sample) for sample in val_samples[:4]]
 predictions = [segmenter(np.ascontiguousarray(photo[..., ::-1]))[0] for photo, _ in pairs]
 show([[photo, labels.colorize(truth), labels.colorize(prediction), mindfcn.overlay(photo, prediction, labels)]
       for (photo, truth), prediction in zip(pairs, predictions)],
      titles=("photograph", "truth", "prediction", "overlay"),
-     classes=np.unique(np.concatenate([mask.ravel() for mask in (*predictions, *(truth for _, truth in pairs))])),
-     height=1.7)
+     labels=labels,
+     classes=np.unique(np.concatenate([mask.ravel() for mask in (*predictions, *(truth for _, truth in pairs))])))
 print("trained network:", card.model)
 
 # %% [markdown]
+# *You should see* predictions that have the truth's colours in most places, with rounder outlines.
+#
 # Backgrounds and large parts are right, mistakes are mostly between classes; and outlines are rounder than the truth's,
 # because the finest scores have stride 8.
 #
@@ -731,13 +748,13 @@ largest = np.argsort(-probabilities.mean((1, 2)))[:6]
 print(f"probabilities {probabilities.shape}; their sum is {probabilities.sum(0).min():.3f} at least, "
       f"{probabilities.sum(0).max():.3f} at most")
 print(f"mean probability of the chosen class: {probabilities.max(0).mean():.2f}")
-show([[photo, *probabilities[largest]]], height=1.9, vmin=0, vmax=1,
+show([[photo, *probabilities[largest]]], vmin=0, vmax=1,
      titles=("photograph", *(labels.names[number] for number in largest)))
 
 # %% [markdown]
 # ### 9.3 A photograph of your own
 #
-# Name it in `PHOTO` in the first cell. Without one, a new picture is drawn, larger than any in training.
+# Name it in `PHOTO` in the second cell. Without one, a new picture is drawn, larger than any in training.
 # `predict` takes files, folders and patterns, and writes for each a mask (a palette PNG whose pixels are the class
 # numbers) and an overlay with its legend. A network trained on the sample set knows its six shapes only: on a
 # real photograph it will be wrong, and confident. Use `DATA = "voc"` for those.
@@ -758,10 +775,13 @@ for path, reason in predicted.failed:
 for written in predicted.written:
     print("written:", written["mask"], "and", written["overlay"])
     photo, mask = cv2.imread(own)[..., ::-1], np.array(PIL.Image.open(written["mask"]))
-    show([[photo, labels.colorize(mask), mindfcn.overlay(photo, mask, labels)]], classes=np.unique(mask), height=3,
+    show([[photo, labels.colorize(mask), mindfcn.overlay(photo, mask, labels)]], labels=labels,
+         classes=np.unique(mask),
          titles=(f"photograph, {photo.shape[0]}x{photo.shape[1]}", "prediction", "overlay"))
 
 # %% [markdown]
+# *You should see* most shapes found, and some in the colour of another class.
+#
 # ## 10 Summary
 #
 # **Merits**

@@ -17,7 +17,8 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).parents[2]
 # Pages outside docs/: {file of the repository: page of the site}.
 PAGES = {"README.md": "index.md", "README_CN.md": "index_cn.md", "CHANGELOG.md": "CHANGELOG.md",
-         "CONTRIBUTING.md": "CONTRIBUTING.md", "SECURITY.md": "SECURITY.md", "ckpt/README.md": "ckpt.md",
+         "CONTRIBUTING.md": "CONTRIBUTING.md", "SECURITY.md": "SECURITY.md", "CODE_OF_CONDUCT.md": "CODE_OF_CONDUCT.md",
+         "ckpt/README.md": "ckpt.md",
          **{f"notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}}
 REPOSITORY = {page: path for path, page in PAGES.items()}
 LANGUAGES = (("en", "English"), ("zh", "中文"))

@@ -20,8 +20,10 @@ from mindfcn.cli import parser as cli
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT) for folder in ("", "docs", "ckpt") for path in (ROOT / folder).glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Pages whose Chinese form has all of the English one; that of own_data is shorter.
+TRANSLATED = sorted(path.stem[:-3] for path in (ROOT / "docs").glob("*_cn.md") if path.stem != "own_data_cn")
 # Commands that a page may contain; any other is a mistake, or an entry is missing here.
-ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv")
+ELSEWHERE = ("pip", "jupyter", "git", "mpirun", "curl", "python -m venv", "python -m build", "twine", "cffconvert")
 VERB_OF = {"run_train.sh": "train", "run_eval.sh": "eval", "run_predict.sh": "predict"}
 
 
@@ -214,6 +216,18 @@ def test_citation_and_package_agree():
     assert f"## {citation['version']}" in text_of("CHANGELOG.md")
 
 
+def test_the_badges_are_true():
+    package = configparser.ConfigParser()
+    package.read(ROOT / "setup.cfg", encoding="utf-8")
+    for name, setting, pattern in (("python", package["options"]["python_requires"], r">=(3\.\d+),<3\.(\d+)"),
+                                   ("mindspore", package["options"]["install_requires"],
+                                    r"mindspore>=([\d.]+),<2\.(\d+)")):
+        first, after = re.search(pattern, setting).groups()
+        words = f"{first} to {first.split('.')[0]}.{int(after) - 1}"
+        assert f"{words}</title>" in text_of(f"docs/pictures/badges/{name}.svg") and f"{words}]" in text_of("README.md")
+    assert f"{package['metadata']['license']}</title>" in text_of("docs/pictures/badges/licence.svg")
+
+
 def test_every_dependency_has_its_line_on_its_page():
     package = configparser.ConfigParser()
     package.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -223,6 +237,32 @@ def test_every_dependency_has_its_line_on_its_page():
     assert len(names) > 20
     rows = "".join(line for line in text_of("docs/dependencies.md").splitlines() if line.startswith("|"))
     assert not [name for name in sorted(names) if not re.search(rf"\b{name}\b", rows)]
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_a_translation_has_the_same_parts(page):
+    """Headings, rows of tables and their figures, and code without its comments; pages name each other at the top."""
+    english, chinese = (text_of(f"docs/{page}{language}.md") for language in ("", "_cn"))
+    assert f"]({page}_cn.md)" in english[:200] and f"]({page}.md)" in chinese[:200]
+    for part in (r"^#+ ", r"^\|"):
+        assert len(re.findall(part, english, re.MULTILINE)) == len(re.findall(part, chinese, re.MULTILINE)), part
+    code, code_cn = ([re.sub(r" *# .*", "", body) for _, body in BLOCK.findall(text)] for text in (english, chinese))
+    assert code == code_cn
+    for row, row_cn in zip(*(re.findall(r"^\|.*", text, re.MULTILINE) for text in (english, chinese))):
+        figures, figures_cn = ([cell for cell in map(str.strip, one.split("|")) if re.fullmatch(r"[+-]?[\d.,]+", cell)]
+                               for one in (row, row_cn))
+        assert figures == figures_cn, row
+
+
+def test_the_chinese_table_of_combinations_is_the_english_one():
+    cells, cells_cn = (re.findall(pattern, text_of(page)) for page, pattern in (
+        ("docs/combinations.md", r"\| (yes|no)(?: \((\d+)\))?(?= \|)"),
+        ("docs/combinations_cn.md", r"\| (可以|不可以)(?: \((\d+)\))?(?= \|)")))
+    assert [({"yes": "可以", "no": "不可以"}[word], note) for word, note in cells] == cells_cn
+    assert len(cells) > 100
+    reasons, reasons_cn = (re.findall(r"^\d+\. ", text_of(f"docs/combinations{end}.md"), re.MULTILINE)
+                           for end in ("", "_cn"))
+    assert reasons == reasons_cn
 
 
 def test_both_languages_answer_the_same_questions():

@@ -57,9 +57,10 @@ class LiveCurve(Console):
         from IPython.display import Image, display
         began = time.monotonic()
         figure = curves(self.train, self.evals)
-        figure.suptitle(self.title, fontsize=9)
+        figure.set_size_inches(10, figure.get_figheight())
+        figure.suptitle(self.title, fontsize=10)
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=80)
+        figure.savefig(drawn, format="png", dpi=100)
         image = Image(drawn.getvalue())
         if self.picture is None:
             self.picture = display(image, display_id=True)

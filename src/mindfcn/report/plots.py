@@ -132,7 +132,7 @@ def save_trimap(path, bands, overall):
     axis.set(xlabel="pixels on either side of the boundary", ylabel="mean IoU, %", xticks=widths)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=10)
     _save(figure, path)
 
 
@@ -176,7 +176,7 @@ def _draw_loss(axis, rows):
     span = max(1, len(losses) / 40)
     axis.plot(steps[thin], smooth(losses, span)[thin], color="C0", linewidth=1.6, label="smoothed")
     axis.set_ylabel("training loss")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=10)
 
 
 def _draw_rate(axis, rows):
@@ -196,7 +196,7 @@ def _draw_metrics(axis, rows):
     if np.nanmin(values, initial=0) >= 0 and np.nanmax(values, initial=0) <= 1:
         axis.set_ylim(0, 1)
     axis.set_ylabel("evaluation")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=10)
 
 
 def _dot(steps):
