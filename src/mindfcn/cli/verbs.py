@@ -250,7 +250,9 @@ VERBS = {
         "photographs and masks -> MindRecord", _show_records,
         arguments=(_argument("download", "--download", nargs="+", choices=["voc2012", "sbd", "course"],
                              help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
-                             "into records"),)),
+                             "into records"),
+                   _argument("processes", "--processes", type=int, default=0,
+                             help="number of processes that read and check the pairs; 0 is one for each core"))),
     "train": Verb(
         settings.TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training,
         essentials=("run_dir", "resume", "data.source", "data.root", "augment.crop_size", "augment.batch_size",
