@@ -1,5 +1,6 @@
 import os
 import shutil
+import threading
 import tracemalloc
 
 import numpy as np
@@ -366,6 +367,40 @@ def test_the_memory_of_a_folder_is_that_of_an_image(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 3e6, peaks
+
+
+def test_the_next_image_is_read_and_the_last_one_written_while_one_is_computed(tmp_path, monkeypatch):
+    """Each of three images would wait for ever for another if they were taken one after the other."""
+    from mindfcn.commands import predict
+    for name in ("a", "b", "c"):
+        paint(tmp_path / f"{name}.png")
+    read_c, written_a = threading.Event(), threading.Event()
+    read, write, computed = predict._read, predict._write, []
+
+    def reading(path, *arguments):
+        if path.endswith("c.png"):
+            read_c.set()
+        return read(path, *arguments)
+
+    def writing(target, *arguments):
+        if target["mask"].endswith("a.png"):
+            assert len(computed) == 2 or second.wait(60)
+            written_a.set()
+        write(target, *arguments)
+
+    second = threading.Event()
+
+    def computing(image, probabilities):
+        computed.append(image)
+        if len(computed) == 2:
+            second.set()
+            assert read_c.wait(60) and written_a.wait(60)
+        return segment(image, probabilities)
+
+    monkeypatch.setattr(predict, "_read", reading)
+    monkeypatch.setattr(predict, "_write", writing)
+    result = segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out")), computing, LABELS)
+    assert [os.path.basename(entry["image"]) for entry in result.written] == ["a.png", "b.png", "c.png"]
 
 
 def test_links_in_circles_are_not_followed(tmp_path):

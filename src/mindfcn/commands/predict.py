@@ -3,10 +3,13 @@
 MindSpore is imported only if it is the runtime.
 """
 
+import collections
 import contextlib
 import dataclasses
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Optional
 
 import numpy as np
@@ -102,24 +105,70 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     result = PredictResult()
     with _all_processes() as (rank, rank_size):
         images, names = _checked_images(config, second, console)
-        for path, name in console.track(list(zip(images, names))[rank::rank_size]):
-            target = _targets(config, name, second)
-            if config.skip_existing and _exist(target):
-                result.skipped += 1
-                continue
-            try:
-                image, seen = _read(path, planes, config, card, console)
-                mask, probabilities = segment(seen, config.probabilities)
-                geometric = segmenter.geometric(seen) if second else None
-                _write(target, image, mask, probabilities, labels, geometric, second)
-            except (UserError, RuntimeError, MemoryError) as error:
-                reason = _reason(error, path)
-                result.failed.append((path, reason))
-                console.say(f"left out: {reason}")
-            else:
-                result.written.append({"image": path, **target})
+        share = list(zip(images, names))[rank::rank_size]
+
+        def jobs():
+            for path, name in share:
+                target = _targets(config, name, second)
+                if not (config.skip_existing and _exist(target)):
+                    yield path, target
+
+        def compute(path, target, read):
+            """Segment an image that is being read. Returns a function that writes its files."""
+            image, seen = read()
+            mask, probabilities = segment(seen, config.probabilities)
+            geometric = segmenter.geometric(seen) if second else None
+            return partial(_write, target, image, mask, probabilities, labels, geometric, second)
+
+        done = _overlapped(jobs(), lambda path, target: _read(path, planes, config, card, console), compute)
+        with contextlib.closing(done):
+            for (path, target), finish in console.track(done, len(share)):
+                try:
+                    finish()
+                except (UserError, RuntimeError, MemoryError) as error:
+                    reason = _reason(error, path)
+                    result.failed.append((path, reason))
+                    console.say(f"left out: {reason}")
+                else:
+                    result.written.append({"image": path, **target})
+        result.skipped = len(share) - len(result.written) - len(result.failed)
     result.totals = _totals(result)
     return result
+
+
+def _overlapped(jobs, read, compute):
+    """Read the next image and write the last one, each in a thread, while this one is computed.
+
+    Args:
+        jobs: iterable of tuples of arguments.
+        read: function of the arguments of a job, called in a thread.
+        compute: function of the arguments and of a function that returns or raises what `read` did; it returns a
+            function without arguments that is called in another thread.
+
+    Yields:
+        (job, function that waits for the job's end and raises what it has raised) of every job, in order.
+    """
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        jobs, waiting = iter(jobs), collections.deque()
+        following = next(jobs, None)
+        reading = following and reader.submit(read, *following)
+        while following:
+            job, loaded = following, reading
+            following = next(jobs, None)
+            reading = following and reader.submit(read, *following)
+            try:
+                end = writer.submit(compute(*job, loaded.result)).result
+            except (UserError, RuntimeError, MemoryError) as error:
+                end = partial(_raise, error)
+            waiting.append((job, end))
+            # At most one image is being written while the next is computed.
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _raise(error):
+    raise error
 
 
 @contextlib.contextmanager
