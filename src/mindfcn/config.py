@@ -108,8 +108,8 @@ class PrepareConfig:
         per_image: maximum number of windows per photograph; 0 takes all
         duplicate_rare: repeat windows of rare classes
         shards: number of files per split
-        processes: number of processes that read and check the pairs, 0 for one on each core; the records are the same. In
-            a program of your own, several need the guard if __name__ == "__main__"
+        processes: number of processes that read and check the pairs, 0 for one on each core; the records are the same.
+            In a program of your own, several need the guard if __name__ == "__main__"
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
         overwrite: write records again that are already complete
         identity: hash that the records must have, as a run's settings.yaml names it; empty accepts any

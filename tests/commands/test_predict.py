@@ -399,7 +399,8 @@ def test_the_next_image_is_read_and_the_last_one_written_while_one_is_computed(t
 
     monkeypatch.setattr(predict, "_read", reading)
     monkeypatch.setattr(predict, "_write", writing)
-    result = segment_images(PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out")), computing, LABELS)
+    config = PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out"))
+    result = segment_images(config, computing, LABELS)
     assert [os.path.basename(entry["image"]) for entry in result.written] == ["a.png", "b.png", "c.png"]
 
 

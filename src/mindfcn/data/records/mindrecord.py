@@ -142,7 +142,7 @@ def read_manifest(path):
 
 
 class _Rows:
-    """The columns of every good sample, in order; keeps a checksum and a hash of them, and the error of every bad one."""
+    """The columns of every good sample, in order; keeps a checksum and a hash of them, and the errors of bad ones."""
 
     def __init__(self, samples, labels, skip_bad, progress, geometric, shards, processes):
         self.samples, self.labels, self.skip_bad, self.geometric = samples, labels, skip_bad, geometric

@@ -31,7 +31,7 @@ class Row:
     """One record.
 
     Attributes:
-        columns: {column: value}: the photograph's bytes unchanged, or a window as JPEG; the checked mask as PNG; extras.
+        columns: {column: value}: the photograph's bytes unchanged, or a window as JPEG; the mask as PNG; the extras.
         planes: [mask, extras ...] as arrays.
         pixels: (256,) int64, number of the mask's pixels of each value.
         inner: number of its pixels of the ignore label away from outlines.
@@ -84,8 +84,8 @@ def _in_order(batch, rows):
                     row = error
             yield row
     except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(f"a process that read {batch[0].image} or one of the next {len(batch) - 1} photographs was ended, "
-                        "perhaps because the memory does not suffice; use fewer --processes") from None
+        raise UserError(f"a process that read {batch[0].image} or one of the next {len(batch) - 1} photographs was "
+                        "ended, perhaps because the memory does not suffice; use fewer --processes") from None
 
 
 def _follow_first_process():
