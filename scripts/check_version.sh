@@ -3,12 +3,12 @@
 # not with the sources: install, train, evaluate, predict, export, one notebook. Prints one line for each step and ends
 # with "PYTHON, MindSpore VERSION: passed".
 #
-#   bash scripts/check_version.sh python3.12 2.10.0
+#   bash scripts/check_version.sh python3.12 2.10.0 [WHEEL]
 set -euo pipefail
 
 unset CDPATH
 root=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd)
-python=$1 version=$2
+python=$1 version=$2 package=${3:-$root}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -30,7 +30,7 @@ step() {
 
 step "environment" "$python" -m venv "$folder/env"
 step "installation" "$folder/env/bin/python" -m pip install --quiet "mindspore==$version" \
-    "$root[export]" pytest nbclient nbformat ipykernel jupytext
+    "$package[export]" pytest nbclient nbformat ipykernel jupytext
 export PATH="$folder/env/bin:$PATH"
 step "installed files" ls "$folder"/env/lib/python*/site-packages/mindfcn/{py.typed,__init__.pyi,report/page.{html,css,js},serve/page/{index.html,page.js,words.js}}
 cd "$folder"

@@ -108,6 +108,8 @@ class PrepareConfig:
         per_image: maximum number of windows per photograph; 0 takes all
         duplicate_rare: repeat windows of rare classes
         shards: number of files per split
+        processes: number of processes that read and check the pairs, 0 for one on each core; the records are the same.
+            In a program of your own, several need the guard if __name__ == "__main__"
         skip_bad: leave out unreadable or inconsistent pairs instead of stopping
         overwrite: write records again that are already complete
         identity: hash that the records must have, as a run's settings.yaml names it; empty accepts any
@@ -143,6 +145,7 @@ class PrepareConfig:
     per_image: int = at_least(0, 0)
     duplicate_rare: bool = True
     shards: int = 1
+    processes: int = at_least(1, 0)
     skip_bad: bool = False
     overwrite: bool = False
     identity: str = ""
@@ -577,6 +580,8 @@ class PredictConfig(InferenceConfig):
         overlay: write the overlay with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
+        skip_existing: leave out images whose results are all there, to continue a call that was cut short; the other
+            settings must be the same, as results are not compared with them
         depth: networks with depth or HHA input: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown
         camera: the depth camera, to make HHA: focal lengths and principal point, pixels: fx, fy, cx, cy; NYUDv2's,
             cropped for 425x560 pixels, if not given
@@ -589,6 +594,7 @@ class PredictConfig(InferenceConfig):
     overlay: bool = True
     probabilities: bool = False
     voc_names: bool = False
+    skip_existing: bool = False
     depth: str = ""
     camera: Optional[tuple[float, float, float, float]] = None
     bits: int = bounded(0, "in 9..16, or 0", lambda value: value == 0 or 9 <= value <= 16)

@@ -15,6 +15,7 @@ from mindspore import communication, ops
 from mindfcn import cuda_libraries
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
+from mindfcn.launcher import num_processes
 from mindfcn.mindspore_versions import check_cpu_kernels, clear_kernels, launch_note
 
 TARGETS = ("Ascend", "GPU", "CPU")
@@ -58,8 +59,7 @@ def set_up(device="auto", seed=1, console=SILENT):
     if device == "CPU":
         check_cpu_kernels()
     ms.set_seed(seed)
-    # Set by msrun and by Open MPI's mpirun.
-    if int(os.environ.get("MS_WORKER_NUM") or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+    if num_processes() > 1:
         # Only for workers: the scheduler needs the short timeout to notice that a process has died.
         if os.environ.get("MS_ROLE") == "MS_WORKER":
             os.environ.setdefault("MS_NODE_TIMEOUT", str(NODE_TIMEOUT))

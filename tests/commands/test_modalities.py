@@ -16,7 +16,7 @@ from mindfcn.commands.evaluate import evaluate, load_network
 from mindfcn.commands.export import export
 from mindfcn.commands.predict import segment_images
 from mindfcn.commands.prepare import find_records, prepare
-from mindfcn.commands.train import check_settings, train
+from mindfcn.commands.train import train
 from mindfcn.commands.tune_crf import tune_crf
 from mindfcn.config import (
     AugmentConfig,
@@ -35,6 +35,7 @@ from mindfcn.data.sources.nyud import NYUD, list_nyud
 from mindfcn.data.sources.siftflow import GEOMETRIC, SCENES, SIFTFLOW
 from mindfcn.data.synthetic.rooms import room_camera
 from mindfcn.engine.build import build
+from mindfcn.engine.settings import check_settings
 from mindfcn.errors import UserError
 from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.inference.open import open_segmenter

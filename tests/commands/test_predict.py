@@ -1,10 +1,13 @@
 import os
 import shutil
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mindfcn import runtime
 from mindfcn.commands.predict import segment_images
 from mindfcn.config import PredictConfig
 from mindfcn.console import Console
@@ -312,6 +315,93 @@ def test_a_heic_image_names_the_plugin_that_reads_it(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     (path, reason), = run(tmp_path, [tmp_path / "a.heic"]).failed
     assert "pip install pillow-heif" in reason and path in reason
+
+
+def test_a_call_that_was_cut_short_continues(tmp_path):
+    """Images whose files are all there are left as they are, and those of a killed process are made again."""
+    for name in ("a", "b", "c", "d"):
+        paint(tmp_path / f"{name}.png")
+    run(tmp_path, [tmp_path])
+    out = tmp_path / "out"
+    (out / "b.png").unlink()
+    (out / "c_overlay.jpg").unlink()
+    (out / ".partial-b.png").mkdir()
+    (out / ".partial-b.png" / "b.png").write_bytes(b"half")
+    before = {name: (out / name).stat().st_mtime_ns for name in ("a.png", "a_overlay.jpg", "d.png", "d_overlay.jpg")}
+    said = []
+    config = PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(out), skip_existing=True)
+    result = segment_images(config, segment, LABELS, Console(said.append))
+    assert [os.path.basename(entry["image"]) for entry in result.written] == ["b.png", "c.png"]
+    assert (result.skipped, result.totals) == (2, {"written": 2, "failed": 0, "skipped": 2})
+    assert before == {name: (out / name).stat().st_mtime_ns for name in before}
+    assert sorted(os.listdir(out)) == sorted(f"{name}{end}" for name in "abcd" for end in (".png", "_overlay.jpg"))
+    assert run(tmp_path, [tmp_path], skip_existing=True, probabilities=True).skipped == 0
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_each_process_segments_its_share(tmp_path, monkeypatch, ranks):
+    """tests/engine/test_ranks.py starts real processes."""
+    for name in ("a", "b", "c", "d"):
+        paint(tmp_path / f"{name}.png")
+    monkeypatch.setenv("MS_WORKER_NUM", str(ranks))
+    monkeypatch.setattr(runtime, "rank_size", lambda: ranks)
+    monkeypatch.setattr(runtime, "gather_over_ranks", lambda array: np.stack([array] * ranks))
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr(runtime, "rank", lambda rank=rank: rank)
+        result = run(tmp_path, [tmp_path])
+        shares.append("".join(os.path.basename(entry["image"])[0] for entry in result.written))
+        assert result.totals["written"] == ranks * len(shares[-1])
+    assert shares == {2: ["ac", "bd"], 3: ["ad", "b", "c"], 5: ["a", "b", "c", "d", ""]}[ranks]
+
+
+def test_the_memory_of_a_folder_is_that_of_an_image(tmp_path):
+    """40 photographs of 3 MB take at most one more than 4."""
+    for number in range(40):
+        Image.new("RGB", (1000, 1000), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    peaks = []
+    for images in (["0[0-3].png"], ["*.png"]):
+        tracemalloc.start()
+        segment_images(PredictConfig("x.ckpt", images=[str(tmp_path / name) for name in images],
+                                     out=str(tmp_path / f"out{len(peaks)}"), overlay=False), segment, LABELS)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 3e6, peaks
+
+
+def test_the_next_image_is_read_and_the_last_one_written_while_one_is_computed(tmp_path, monkeypatch):
+    """Each of three images would wait for ever for another if they were taken one after the other."""
+    from mindfcn.commands import predict
+    for name in ("a", "b", "c"):
+        paint(tmp_path / f"{name}.png")
+    read_c, written_a = threading.Event(), threading.Event()
+    read, write, computed = predict._read, predict._write, []
+
+    def reading(path, *arguments):
+        if path.endswith("c.png"):
+            read_c.set()
+        return read(path, *arguments)
+
+    def writing(target, *arguments):
+        if target["mask"].endswith("a.png"):
+            assert len(computed) == 2 or second.wait(60)
+            written_a.set()
+        write(target, *arguments)
+
+    second = threading.Event()
+
+    def computing(image, probabilities):
+        computed.append(image)
+        if len(computed) == 2:
+            second.set()
+            assert read_c.wait(60) and written_a.wait(60)
+        return segment(image, probabilities)
+
+    monkeypatch.setattr(predict, "_read", reading)
+    monkeypatch.setattr(predict, "_write", writing)
+    config = PredictConfig("x.ckpt", images=[str(tmp_path)], out=str(tmp_path / "out"))
+    result = segment_images(config, computing, LABELS)
+    assert [os.path.basename(entry["image"]) for entry in result.written] == ["a.png", "b.png", "c.png"]
 
 
 def test_links_in_circles_are_not_followed(tmp_path):

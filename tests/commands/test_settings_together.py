@@ -4,11 +4,11 @@ import pytest
 from helpers import one_line
 from mindspore import nn
 
-from mindfcn.commands.train import check_settings
 from mindfcn.config import AugmentConfig, ModelConfig, TrainConfig, flat
 from mindfcn.engine.optimiser import freeze
 from mindfcn.engine.resume import MAY_CHANGE, UNCHECKED, changed_settings, plain_values
 from mindfcn.engine.run_dir import RunDir
+from mindfcn.engine.settings import check_settings
 from mindfcn.errors import UserError
 
 

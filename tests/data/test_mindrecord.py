@@ -177,7 +177,7 @@ def test_photographs_larger_than_a_small_page(tmp_path):
 
 def run_killed(folder, path, where):
     """Write records in another process that dies at `where` of the module, as by a power cut."""
-    code = ("import os, sys; from mindfcn.data.records import mindrecord; "
+    code = ("import os, sys; from mindfcn.data.records import mindrecord, rows; "
             "from mindfcn.data.sources import voc; from mindfcn.data.synthetic import shapes as sample\n"
             "class Death:\n"
             "    def __init__(self, calls): self.calls = calls\n"
@@ -187,7 +187,7 @@ def run_killed(folder, path, where):
             "        return real(*a, **k)\n"
             "name, calls = sys.argv[3].split(':')\n"
             "if name == 'replace': real = os.replace; mindrecord.os.replace = Death(int(calls))\n"
-            "else: real = getattr(mindrecord, name); setattr(mindrecord, name, Death(int(calls)))\n"
+            "else: real = getattr(rows, name); setattr(rows, name, Death(int(calls)))\n"
             "samples = voc.list_voc(sys.argv[1], 'train')\n"
             "mindrecord.write_records(samples, sys.argv[2], sample.SAMPLE, 2, overwrite=True)\n")
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(mindrecord.__file__))))
@@ -203,14 +203,14 @@ def test_overwriting_killed_between_two_moves_is_finished_by_the_next_run(sample
     assert write_records(samples, path, SAMPLE, 2).reused and count_records(path) == 40
 
 
-@pytest.mark.parametrize("where", ["_read_row:20", "replace:3"])
+@pytest.mark.parametrize("where", ["read_row:20", "replace:3"])
 def test_a_killed_run_leaves_nothing_half_written(samples, tmp_path, where):
     """Killed while writing, or (after the manifest was made) between two of the final moves."""
     root = os.path.dirname(os.path.dirname(samples[0].image))
     path = tmp_path / "records" / "a"
     run_killed(root, path, where)
     assert read_manifest(path) is None
-    if where.startswith("_read_row"):
+    if where.startswith("read_row"):
         assert os.listdir(path.parent) == [".partial-a"]
     summary = write_records(samples, path, SAMPLE, 2)
     assert summary.written == 40 and summary.reused == where.startswith("replace")

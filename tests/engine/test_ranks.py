@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from helpers import read_table
+from PIL import Image
 
 from mindfcn import runtime
 from mindfcn.data.dataset import SegDataset
@@ -201,6 +202,33 @@ def test_a_signal_to_one_rank_saves_and_stops_both_and_the_run_resumes_bit_for_b
     on_two("train", tmp_path / "parts", *common, "--resume", "true")
     for one, other in zip(saved(tmp_path / "whole", "train", 2), saved(tmp_path / "parts", "train", 2)):
         assert all(one[name].tobytes() == other[name].tobytes() for name in one.files)
+
+
+@long
+@pytest.mark.parametrize("runtime_name", ["onnx", "mindspore"])
+def test_ranks_share_the_images_of_predict_and_count_the_failures_of_all(runtime_name, color_net, tmp_path):
+    """The masks of one process; a call that was cut short continues; the failure is in the share of rank 1."""
+    checkpoint = str(color_net) if runtime_name == "onnx" else "fcn8s_vgg16_small"
+    (tmp_path / "photos").mkdir()
+    random = np.random.default_rng(1)
+    for number in range(5):
+        Image.fromarray(random.integers(0, 256, (40, 60 + number, 3), np.uint8)).save(
+            tmp_path / "photos" / f"{number}.png")
+    common = ["predict", str(tmp_path / "photos"), "--checkpoint", checkpoint, "--device", "CPU", "--out"]
+    alone("command", tmp_path, *common, str(tmp_path / "one"))
+    (tmp_path / "photos" / "3.png").write_bytes(b"no photograph")
+    output = on_two("command", tmp_path, *common, str(tmp_path / "two"), status=1)
+    assert output.count("4 images segmented, 0 skipped") == 1 and "1 of 5 images were left out" in output
+    assert "3.png" in (tmp_path / "log" / "worker_1.log").read_text()
+    names = [f"{number}{end}" for number in (0, 1, 2, 4) for end in (".png", "_overlay.jpg")]
+    assert sorted(os.listdir(tmp_path / "two")) == sorted(names)
+    for name in names:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    os.remove(tmp_path / "photos" / "3.png")
+    os.remove(tmp_path / "two" / "2.png")
+    output = on_two("command", tmp_path, *common, str(tmp_path / "two"), "--skip_existing", "true")
+    assert output.count("1 images segmented, 3 skipped") == 1
+    assert (tmp_path / "two" / "2.png").read_bytes() == (tmp_path / "one" / "2.png").read_bytes()
 
 
 def until(true, running, seconds=120):

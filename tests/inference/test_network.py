@@ -149,10 +149,11 @@ def test_threads_compute_one_after_another(tiny):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("network", ["fcn32s_vgg16", "fcn16s_vgg16"])
 @pytest.mark.parametrize("task", ["training", "prediction"])
-def test_memory_after_40_sizes_is_that_after_5(task):
+def test_memory_after_40_sizes_is_that_after_5(task, network):
     """Whatever MindSpore keeps for each size; the five largest come first."""
     worker = pathlib.Path(__file__).parents[2] / "benchmarks" / "speed" / "sizes" / "worker_memory.py"
-    run = subprocess.run([sys.executable, worker, task], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, worker, task, network], capture_output=True, text=True, check=True)
     few, many = map(int, run.stdout.split()[-2:])
     assert many <= 1.2 * few

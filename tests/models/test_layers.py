@@ -81,13 +81,15 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
         np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("stride, padding, size", [(8, 4, (3, 5)), (4, 0, (2, 1)), (6, 1, (1, 4))])
-def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, padding, size):
+@pytest.mark.parametrize("stride, padding, size, kernel", [
+    (8, 4, (3, 5), 16), (4, 0, (2, 1), 8), (6, 1, (1, 4), 12), (16, 8, (3, 2), 32), (32, 16, (1, 3), 64),
+    (32, 0, (2, 1), 64), (32, 12, (2, 1), 63), (16, 1, (1, 2), 31), (8, 1, (2, 3), 15)])
+def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, padding, size, kernel):
     """Output and gradients, with weights that are no longer bilinear."""
-    ours = layers.deconv(3, 2 * stride, stride, padding)
+    ours = layers.deconv(3, kernel, stride, padding)
     if ms.get_context("device_target") == "CPU":
         assert isinstance(ours, layers.CpuConv2dTranspose)
-    plain = nn.Conv2dTranspose(3, 3, 2 * stride, stride=stride, pad_mode="pad", padding=padding)
+    plain = nn.Conv2dTranspose(3, 3, kernel, stride=stride, pad_mode="pad", padding=padding)
     random = np.random.default_rng(1)
     weight = ms.Tensor(random.standard_normal(plain.weight.shape).astype(np.float32))
     x = ms.Tensor(random.standard_normal((2, 3, *size)).astype(np.float32))

@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "mindfcn"
 FLOORS = (("__main__",), ("cli",), ("serve",), ("commands",), ("engine", "inference"), ("report", "evaluation"),
           ("models", "data"), ("weights",), ("losses", "metrics", "schedules", "labels", "runtime"), ("storage",),
           ("combinations", "config", "preprocess", "logits", "random_bits", "console"),
-          ("errors", "memory", "mindspore_versions"),
+          ("errors", "launcher", "memory", "mindspore_versions"),
           ("cuda_libraries",))
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py")

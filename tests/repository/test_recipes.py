@@ -9,7 +9,7 @@ import pytest
 from mindfcn.cli.main import main
 from mindfcn.cli.parser import parse
 from mindfcn.cli.recipes import merge, read_recipe
-from mindfcn.commands.train import check_settings
+from mindfcn.engine.settings import check_settings
 from mindfcn.errors import UserError
 from mindfcn.models.factory import split_name
 

@@ -1,7 +1,7 @@
-"""Print the memory of this process, MB, after 5 and after 40 sizes of images: python worker_memory.py TASK
+"""Print the memory of this process, MB, after 5 and after 40 sizes of images: python worker_memory.py TASK [NETWORK]
 
 TASK is training (PyNative mode, as on whole photographs), prediction (a Segmenter that keeps two graphs), or onnx (ONNX
-Runtime on the same network).
+Runtime on the same network). NETWORK is fcn32s_vgg16, fcn16s_vgg16, ...
 """
 
 import pathlib
@@ -19,7 +19,8 @@ from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
 from mindfcn.runtime import pynative_mode, set_up
 
-FEW, MANY, CLASSES = 5, 40, 5
+FEW, MANY, CLASSES = 5, 40, 21
+NETWORK = sys.argv[2] if len(sys.argv) > 2 else "fcn32s_vgg16"
 
 
 def sizes(random):
@@ -32,7 +33,7 @@ def sizes(random):
 
 def computation(task):
     """A function that computes one image (1, 3, H, W) float32."""
-    net = create_model("fcn32s_vgg16", CLASSES, width=0.25, fc_width=64)
+    net = create_model(NETWORK, CLASSES, width=0.25, fc_width=64)
     if task == "training":
         step = TrainStep(net, nn.Momentum(net.trainable_params(), 1e-3, 0.9)).set_train()
         return lambda image: step(ms.Tensor(image), ms.Tensor(np.zeros((1, *image.shape[2:]), np.int32))).asnumpy()

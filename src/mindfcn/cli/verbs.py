@@ -12,6 +12,7 @@ from typing import Any
 
 from mindfcn import config as settings
 from mindfcn.errors import UserError
+from mindfcn.launcher import num_processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +168,15 @@ def _show_crf(result, config, console):
 
 
 def _show_predictions(result, config, console):
-    for written in result.written:
+    totals, several = result.totals, num_processes() > 1
+    for written in () if several else result.written:
         console.say(f"{written['image']} -> {', '.join(filter(None, list(written.values())[1:]))}")
-    if result.failed:
-        raise UserError(f"{len(result.failed)} of {len(result.failed) + len(result.written)} images were left out; "
-                        "they are listed above")
+    if _is_first_process() if several else totals["skipped"]:
+        console.say(f"{totals['written']} images segmented, {totals['skipped']} skipped because their results are in "
+                    f"{config.out}")
+    if totals["failed"]:
+        where = "above" if not several else "above and in the logs of the other processes"
+        raise UserError(f"{totals['failed']} of {sum(totals.values())} images were left out; they are listed {where}")
 
 
 def _show_export(result, config, console):
@@ -245,7 +250,9 @@ VERBS = {
         "photographs and masks -> MindRecord", _show_records,
         arguments=(_argument("download", "--download", nargs="+", choices=["voc2012", "sbd", "course"],
                              help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
-                             "into records"),)),
+                             "into records"),
+                   _argument("processes", "--processes", type=int, default=0,
+                             help="number of processes that read and check the pairs; 0 is one for each core"))),
     "train": Verb(
         settings.TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training,
         essentials=("run_dir", "resume", "data.source", "data.root", "augment.crop_size", "augment.batch_size",

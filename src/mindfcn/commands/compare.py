@@ -12,7 +12,7 @@ import yaml
 from mindfcn import runtime
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.prepare import find_records
-from mindfcn.commands.train import check_settings, train
+from mindfcn.commands.train import train
 from mindfcn.config import CompareConfig, EvalConfig, TrainConfig, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset, evenly_spaced
@@ -22,6 +22,7 @@ from mindfcn.data.transforms import to_input
 from mindfcn.engine.build import band_preprocess, build, training_set
 from mindfcn.engine.optimiser import freeze, loss_scaler
 from mindfcn.engine.run_dir import EVALUATION, RunDir, table_rows
+from mindfcn.engine.settings import check_settings
 from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, median_time, timed
 from mindfcn.inference.load import load_network

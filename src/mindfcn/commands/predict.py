@@ -3,9 +3,13 @@
 MindSpore is imported only if it is the runtime.
 """
 
+import collections
+import contextlib
 import dataclasses
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Optional
 
 import numpy as np
@@ -18,6 +22,7 @@ from mindfcn.errors import UserError
 from mindfcn.inference.open import Segment, open_segmenter
 from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import LabelSet
+from mindfcn.launcher import num_processes
 from mindfcn.memory import is_out_of_memory
 from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
 from mindfcn.storage.files import atomic_path, read_bytes
@@ -36,15 +41,21 @@ class PredictResult:
         written: one dict per image with the paths `image`, `mask`, `overlay`, `probabilities` and `geometric`; None
             for files that the settings do not ask for, or that need a head that the network lacks.
         failed: (path, reason) of each image that could not be read.
+        skipped: number of images whose results were there already.
+        totals: {"written", "failed" and "skipped": number of images, over all processes}; the other attributes are of
+            this process alone.
     """
     written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    skipped: int = 0
+    totals: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def predict(config: PredictConfig, console: Console = SILENT) -> PredictResult:
     """Open a checkpoint, segment every image that `config.images` names, and write what `config` asks for.
 
-    An image that cannot be read is recorded as failed; the other images are still segmented.
+    An image that cannot be read is recorded as failed; the other images are still segmented. If msrun or mpirun has
+    started n processes, each segments every n-th image.
 
     Args:
         config: PredictConfig.
@@ -91,28 +102,108 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     segmenter: Any = segment
     segment = Inference(segment, config, card.shorter_side if card else 0, console)
     segment.check(card)
+    result = PredictResult()
+    with _all_processes() as (rank, rank_size):
+        images, names = _checked_images(config, second, console)
+        share = list(zip(images, names))[rank::rank_size]
+
+        def jobs():
+            for path, name in share:
+                target = _targets(config, name, second)
+                if not (config.skip_existing and _exist(target)):
+                    yield path, target
+
+        def compute(path, target, read):
+            """Segment an image that is being read. Returns a function that writes its files."""
+            image, seen = read()
+            mask, probabilities = segment(seen, config.probabilities)
+            geometric = segmenter.geometric(seen) if second else None
+            return partial(_write, target, image, mask, probabilities, labels, geometric, second)
+
+        done = _overlapped(jobs(), lambda path, target: _read(path, planes, config, card, console), compute)
+        with contextlib.closing(done):
+            for (path, target), finish in console.track(done, len(share)):
+                try:
+                    finish()
+                except (UserError, RuntimeError, MemoryError) as error:
+                    reason = _reason(error, path)
+                    result.failed.append((path, reason))
+                    console.say(f"left out: {reason}")
+                else:
+                    result.written.append({"image": path, **target})
+        result.skipped = len(share) - len(result.written) - len(result.failed)
+    result.totals = _totals(result)
+    return result
+
+
+def _overlapped(jobs, read, compute):
+    """Read the next image and write the last one, each in a thread, while this one is computed.
+
+    Args:
+        jobs: iterable of tuples of arguments.
+        read: function of the arguments of a job, called in a thread.
+        compute: function of the arguments and of a function that returns or raises what `read` did; it returns a
+            function without arguments that is called in another thread.
+
+    Yields:
+        (job, function that waits for the job's end and raises what it has raised) of every job, in order.
+    """
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        jobs, waiting = iter(jobs), collections.deque()
+        following = next(jobs, None)
+        reading = following and reader.submit(read, *following)
+        while following:
+            job, loaded = following, reading
+            following = next(jobs, None)
+            reading = following and reader.submit(read, *following)
+            try:
+                end = writer.submit(compute(*job, loaded.result)).result
+            except (UserError, RuntimeError, MemoryError) as error:
+                end = partial(_raise, error)
+            waiting.append((job, end))
+            # At most one image is being written while the next is computed.
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _raise(error):
+    raise error
+
+
+@contextlib.contextmanager
+def _all_processes():
+    """Yield (this process's number, number of processes); after the block, all have succeeded or all raise UserError.
+    """
+    if num_processes() == 1:
+        yield 0, 1
+        return
+    from mindfcn import runtime
+    with runtime.fail_on_all_ranks():
+        yield runtime.rank(), runtime.rank_size()
+
+
+def _totals(result):
+    """`PredictResult.totals`."""
+    counts = {"written": len(result.written), "failed": len(result.failed), "skipped": result.skipped}
+    if num_processes() == 1:
+        return counts
+    from mindfcn import runtime
+    return dict(zip(counts, runtime.sum_over_ranks(np.array(list(counts.values()), np.int64)).tolist()))
+
+
+def _checked_images(config, second, console):
+    """(paths of all images, names of their results), after every check that needs no network. Raises UserError."""
     images = find_images(config.images, config.out, console)
     if config.depth:
         _check_depth_names(images)
-    targets = [_targets(config, name, second) for name in output_names(images)]
-    _check_overwriting(images, targets)
-    _create_folders(targets)
-    result = PredictResult()
-    for path, target in console.track(list(zip(images, targets))):
-        try:
-            image, seen = _read(path, planes, config, card, console)
-            mask, probabilities = segment(seen, config.probabilities)
-            geometric = segmenter.geometric(seen) if second else None
-            _write(target, image, mask, probabilities, labels)
-            if second:
-                write_palette_png(target["geometric"], geometric, second)
-        except (UserError, RuntimeError, MemoryError) as error:
-            reason = _reason(error, path)
-            result.failed.append((path, reason))
-            console.say(f"left out: {reason}")
-        else:
-            result.written.append({"image": path, **target})
-    return result
+    names = output_names(images)
+    # Generators, because the paths of a million results would fill the memory.
+    written = (target for name in names
+               if not (_exist(target := _targets(config, name, second)) and config.skip_existing))
+    _check_overwriting(images, written)
+    _create_folders(_targets(config, name, second) for name in names)
+    return images, names
 
 
 def _reason(error, path):
@@ -177,11 +268,10 @@ def _targets(config, name, second):
 
 def _check_overwriting(images, targets):
     """Raise UserError if a result would overwrite an input, also through another path or link."""
-    inputs = {_file_id(path): path for path in images}
-    for target in targets:
-        for path in filter(None, target.values()):
-            if os.path.exists(path) and _file_id(path) in inputs:
-                raise UserError(f"{path} would overwrite the image {inputs[_file_id(path)]}; choose another `out`")
+    results = {_file_id(path): path for target in targets for path in target.values() if path and os.path.exists(path)}
+    for path in images if results else ():
+        if _file_id(path) in results:
+            raise UserError(f"{results[_file_id(path)]} would overwrite the image {path}; choose another `out`")
 
 
 def _file_id(path):
@@ -192,8 +282,7 @@ def _file_id(path):
 
 def _create_folders(targets):
     """Create the folders and try to write into them, to find a wrong `out` before the first image is segmented."""
-    paths = [path for target in targets for path in target.values() if path]
-    for folder in sorted({os.path.dirname(path) or "." for path in paths}):
+    for folder in sorted({os.path.dirname(path) or "." for target in targets for path in target.values() if path}):
         try:
             os.makedirs(folder, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -202,7 +291,12 @@ def _create_folders(targets):
             raise UserError(f"cannot write into {folder}: {error.strerror}; choose another `out`") from None
 
 
-def _write(target, image, mask, probabilities, labels):
+def _exist(target):
+    """Whether all files of one image are there. They appear when they are complete."""
+    return all(os.path.exists(path) for path in target.values() if path)
+
+
+def _write(target, image, mask, probabilities, labels, geometric, second):
     """Write the files of one image."""
     if target["overlay"]:
         write_picture(target["overlay"], overlay_with_legend(image[..., ::-1], mask, labels))
@@ -210,3 +304,5 @@ def _write(target, image, mask, probabilities, labels):
         with atomic_path(target["probabilities"]) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities.astype(np.float16))
     write_palette_png(target["mask"], mask, labels)
+    if second:
+        write_palette_png(target["geometric"], geometric, second)

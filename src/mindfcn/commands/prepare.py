@@ -71,7 +71,7 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     summaries: list[RecordSummary] = []
     for path, samples, origin in zip(paths, (train, val), origins):
         summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, console.track,
-                                origin.geometric, origin)
+                                origin.geometric, origin, config.processes)
         done = "already complete" if summary.reused else "written"
         console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)

@@ -2,50 +2,32 @@
 
 import contextlib
 import dataclasses
-import gc
-import importlib.util
-import math
 import os
 from typing import Optional
 
-import mindspore as ms
-from mindspore.train import Model
-
-from mindfcn import combinations, runtime
+from mindfcn import runtime
 from mindfcn.commands.prepare import find_records
-from mindfcn.config import PredictConfig, TrainConfig, check_bounds, flat
+from mindfcn.config import PredictConfig, TrainConfig, flat
 from mindfcn.console import SILENT, Console
 from mindfcn.data.dataset import SegDataset
 from mindfcn.engine.averaging import WeightAverage
 from mindfcn.engine.build import band_preprocess, build, offset_seeds, training_loss, training_set
-from mindfcn.engine.callbacks import (
-    CheckpointSaver,
-    Evaluator,
-    NonFiniteGuard,
-    Recalibrator,
-    ReportWriter,
-    Run,
-    Signals,
-    SignalStopper,
-    StepLog,
-    evaluate_run,
-)
+from mindfcn.engine.callbacks import Run, Signals
+from mindfcn.engine.fit import final_evaluation, fit
 from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
-from mindfcn.engine.run_dir import EVALUATION, RunDir
+from mindfcn.engine.run_dir import RunDir
+from mindfcn.engine.settings import check_best_by, check_settings
 from mindfcn.engine.step import TrainStep
-from mindfcn.engine.watch import EVERY, TOLERANCE, LossWatch
+from mindfcn.engine.watch import TOLERANCE
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
 from mindfcn.inference.pipeline import Inference
-from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
-from mindfcn.report.evaluation import EvalResult, write_evaluation
+from mindfcn.report.evaluation import EvalResult
 from mindfcn.report.page import Page
 from mindfcn.storage.files import write_text
-from mindfcn.weights.checkpoint import load_checkpoint
-from mindfcn.weights.load import load_weights
 
 
 @dataclasses.dataclass
@@ -158,74 +140,6 @@ def train_in(run_dir, config, resuming, device, console):
                            card.training.get("best", {}).get("epoch"))
 
 
-def check_settings(config):
-    """Check the bounds of settings, then combinations of settings. Raises UserError."""
-    augment, optim, model = config.augment, config.optim, config.model
-    split_name(model.name)
-    check_bounds(config)
-    check_start(model, optim)
-    adam = optim.name != "sgd"
-    side = model.side or 224
-    # Without padding to larger maps, the coarsest map has a cell for each 32 pixels.
-    cells = augment.batch_size * math.ceil(augment.crop_size / 32) ** 2
-    normalised = combinations.kind(model.name) != combinations.FCN or model.name.endswith("_bn")
-    rules = [("optim.min_lr", optim.min_lr, optim.min_lr <= optim.lr, "between 0 and optim.lr"),
-             ("optim.lr", optim.lr, not adam or optim.lr <= 0.01, f"at most 0.01 with --optim.name {optim.name}"),
-             ("optim.label_smoothing", optim.label_smoothing, not optim.label_smoothing
-              or optim.loss in ("mean", "sum", "bootstrapped"), f"0 with --optim.loss {optim.loss}"),
-             ("patience", config.patience, not config.patience or config.eval_every,
-              "0 with --eval_every 0, which evaluates only at the end"),
-             ("patience", config.patience, not (config.patience and optim.recalibrate),
-              "0 with --optim.recalibrate, which follows the last epoch"),
-             ("augment.min_scale", augment.min_scale, augment.min_scale <= augment.max_scale,
-              "above 0 and at most augment.max_scale"),
-             ("augment.batch_size", augment.batch_size, augment.crop_size or augment.batch_size == 1,
-              "1 with --augment.crop_size 0: whole photographs differ in size; use --optim.accumulate"),
-             ("augment.shorter_side", augment.shorter_side, not augment.shorter_side or augment.crop_size
-              and model.modality == "rgb" and not model.geometric,
-              "0 with --augment.crop_size 0, for other images than photographs and with --model.geometric"),
-             ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
-              "0 with --optim.ema, which also averages the statistics"),
-             ("augment.pipeline", augment.pipeline, not augment.pipeline or augment.crop_size > 0
-              and model.modality not in ("hha", "bands"), "left out with --augment.crop_size 0, and with "
-              "--model.modality hha or bands"),
-             ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
-              and model.pretrained, "left out except for --model.modality rgb_hha with --model.pretrained"),
-             ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
-              "1 with --model.geometric"),
-             ("augment.crop_size", augment.crop_size, model.name != DECONVNET or augment.crop_size >= side,
-              f"at least --model.side, {side} pixels"),
-             ("augment.batch_size", augment.batch_size, model.name != DECONVNET or augment.batch_size > 1,
-              "at least 2: fc6 gives batch normalisation only one value per channel and image"),
-             ("augment.crop_size", augment.crop_size, not normalised or cells != 1,
-              "above 32 with --augment.batch_size 1: batch normalisation of a single value has no variance")]
-    for name, value, fits, bound in rules:
-        if not fits:
-            raise UserError(f"--{name} {value}: must be {bound}")
-    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
-        raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "
-                        "or leave it out")
-
-
-def check_start(model, optim):
-    """Raise UserError if layers that keep their initial weights would keep random ones."""
-    if model.pretrained:
-        return
-    if optim.freeze:
-        raise UserError(f"--optim.freeze {optim.freeze}: without --model.pretrained these layers would stay random; "
-                        "give weights, or --optim.freeze ''")
-    if model.name.startswith("fcn32s_fixed_"):
-        raise UserError(f"--model.name {model.name} trains only the score layer, and without --model.pretrained all "
-                        "others would stay random; give weights")
-
-
-def check_best_by(config, labels):
-    """Raise UserError if the best checkpoint is to be best by something that is not measured."""
-    known = [*EVALUATION[2:], *labels.names]
-    if config.best_by not in known:
-        raise UserError(f"--best_by {config.best_by}: must be one of {', '.join(known)}")
-
-
 def run_page(run_dir, config, device, card, train_set, val_set):
     """The run's Page, without curves and figures."""
     facts = {"network": network_text(card), "records": records_text(card), "trained on": f"{train_set.count:,} images",
@@ -233,54 +147,3 @@ def run_page(run_dir, config, device, card, train_set, val_set):
              "epochs": config.optim.epochs, "device": device}
     return Page(run_dir.report, f"Training of {os.path.basename(os.path.abspath(run_dir.path))}", card.labels, facts,
                 details={"Settings": flat(dataclasses.asdict(config)), "Versions": runtime.versions()})
-
-
-def fit(run, rates, tolerance):
-    """Train the remaining epochs; two computations of a loss may differ by `tolerance` of it."""
-    epochs, first = run.config.optim.epochs, run.train.first_epoch
-    log, evaluator = StepLog(run, rates), Evaluator(run)
-    run.console.begin_training(run.train.steps_per_epoch, epochs, run.step.batches)
-    # A run that was killed between a checkpoint and its evaluation evaluates now.
-    if run.step.batches and not run.train.skip_batches and run.evaluation_due(first) \
-            and not run.run_dir.evaluated(run.step.batches):
-        evaluator.evaluate(first)
-    if first < epochs and not run.exhausted(first) and not run.signals.agreed():
-        if run.config.augment.crop_size:
-            runtime.graph_mode()
-        else:
-            runtime.pynative_mode()
-        run.step.set_train()
-        # If an earlier network of this process were deleted after the first step, MindSpore would compile again.
-        gc.collect()
-        recalibrator = [Recalibrator(run)] if run.config.optim.recalibrate else []
-        callbacks = [*watch(run, log, tolerance), NonFiniteGuard(run, log), log, *recalibrator,
-                     CheckpointSaver(run, log), evaluator, ReportWriter(run), SignalStopper(run)]
-        with runtime.unwrap_user_errors():
-            Model(run.step).train(epochs, run.train.get_dataset(), callbacks=callbacks, dataset_sink_mode=False,
-                                  initial_epoch=first)
-
-
-def watch(run, log, tolerance):
-    """[LossWatch], or [] where the settings or the device ask for none."""
-    every = run.config.watch_every
-    if every is None:
-        every = EVERY.get(ms.get_context("device_target"), 0)
-    if not every:
-        return []
-    run.notes.say(f"the loss is computed a second time at steps 1, 2, 4, 8, ... and every {every} (--watch_every)")
-    return [LossWatch(run, log, every, tolerance)]
-
-
-def final_evaluation(run, best):
-    """Evaluate the best checkpoint; the first process writes tables and pictures.
-
-    Returns EvalResult, or None after a signal or on the other processes.
-    """
-    if run.writes or not run.best:
-        load_weights(run.segmenter.net, load_checkpoint(best)[0], best)
-    runtime.pynative_mode()
-    evaluation = run.best or evaluate_run(run)
-    if evaluation is None or not run.writes:
-        return None
-    page = dataclasses.replace(run.page, curves=run.run_dir.draw_curves())
-    return write_evaluation(run.run_dir.evaluation, evaluation, run.segment, run.val, page)

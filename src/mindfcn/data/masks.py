@@ -108,12 +108,34 @@ class MaskReader:
         numbers = _numbers(mask, kind, path)
         if auto and mask.mode == "P":
             check_palette(mask.getpalette("RGB"), numbers, self.labels, path)
-            self._check_same_palette(mask.getpalette("RGB"), numbers, path)
+            self._check_same_palette(mask.getpalette("RGB"), np.bincount(numbers.ravel(), minlength=256), path)
         if auto and kind == "grey" and self._are_shades():
             # Images of few bits are read as numbers; their shades are spread over 0..255.
             shades = numbers * (255 // (2 ** mask.info["bits"] - 1)) if "bits" in mask.info else numbers
             return _decode_colors(np.repeat(shades[..., None], 3, axis=2), self.labels, path)
         return numbers
+
+    def __getstate__(self):
+        """A copy for another process: what is decided once is decided now, and palettes are not compared there."""
+        shades = self._are_shades() if self.encoding == "auto" else None
+        return {"paths": [], "labels": self.labels, "encoding": self.encoding, "_shades": shades, "_colors": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def compare(self, path, pixels):
+        """Compare the palette of a mask that a copy has read with those before it.
+
+        Args:
+            path: the mask.
+            pixels: (256,) int64, number of its pixels of each number.
+
+        Raises:
+            UserError: it shows a number in another colour.
+        """
+        mask = read_mask_image(path)
+        if self.encoding == "auto" and mask.mode == "P":
+            self._check_same_palette(mask.getpalette("RGB"), pixels, path)
 
     def _are_shades(self):
         """Whether grey values of this data set are colours of the labels."""
@@ -133,9 +155,11 @@ class MaskReader:
         values = np.unique(np.asarray(mask)[..., 0] if mask.mode == "LA" else np.asarray(mask))
         return bool(np.isin(values, np.array(self.labels.colors)[:, 0]).all())
 
-    def _check_same_palette(self, palette, numbers, path):
+    def _check_same_palette(self, palette, pixels, path):
+        if self._colors is None:
+            return
         with self._lock:
-            for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(self.labels)]).tolist():
+            for number in np.flatnonzero(pixels[:len(self.labels)]).tolist():
                 color = tuple(palette[3 * number:3 * number + 3])
                 before, file = self._colors.setdefault(number, (color, path))
                 if before != color:

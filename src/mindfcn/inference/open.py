@@ -11,6 +11,7 @@ from mindfcn.console import SILENT, Console, FilePath
 from mindfcn.errors import UserError
 from mindfcn.inference.onnx import OnnxSegmenter
 from mindfcn.inference.pipeline import Inference
+from mindfcn.launcher import num_processes
 from mindfcn.weights.card import Card
 
 # (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8, probabilities (C, H, W) float32 or None).
@@ -73,6 +74,10 @@ def open_segmenter(config: Union[PredictConfig, ServeConfig], console: Console =
                 if used:
                     check(ONNX, method)
         check(ONNX, config.precision)
+        if num_processes() > 1:
+            # The processes add up their results with MindSpore.
+            from mindfcn.runtime import set_up
+            set_up("CPU")
         segmenter = OnnxSegmenter(config.checkpoint, config.device)
         return segmenter, segmenter.card
     from mindfcn.inference.load import combined, load_network

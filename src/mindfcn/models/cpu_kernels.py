@@ -20,8 +20,9 @@ enabled = os.environ.get("MINDFCN_CPU_KERNELS", "1") != "0"
 NARROW = 2048
 # From as many channels on, Winograd's convolution saves more time than its transforms cost: backward, and forward.
 WINOGRAD_BACKWARD, WINOGRAD = 64, 128
-# MindSpore's transposed convolutions of these strides take much memory; blocks of larger strides take long to join.
-BLOCKS = range(4, 9)
+# MindSpore's transposed convolutions of these strides take much memory. {stride: (sides of the blocks that are joined
+# first, and of those made of them)}: joining takes the fourth power of a side.
+BLOCKS = {**{stride: (1, stride) for stride in range(4, 9)}, 16: (4, 4), 32: (4, 8)}
 TILE = 4
 # With fewer tiles the kernel's transform costs as much as the products save.
 MIN_TILES = 32
@@ -50,8 +51,8 @@ def convolution(in_channels, out_channels, kernel, stride, padding, group, dilat
 
 def transposed_convolution(channels, kernel, stride, padding):
     """The same for a transposed convolution from `channels` to as many; `kernel` is its side."""
-    if enabled and ms.get_context("device_target") == "CPU" and kernel == 2 * stride and stride in BLOCKS:
-        return Upsampling(channels, stride, padding)
+    if enabled and ms.get_context("device_target") == "CPU" and 0 <= 2 * stride - kernel <= 1 and stride in BLOCKS:
+        return Upsampling(channels, stride, padding, odd=kernel % 2 == 1)
     return None
 
 
@@ -230,40 +231,56 @@ class WideConv2d(nn.Cell):
 
 
 @ops.constexpr
-def block_weight_order(channels, stride):
-    """(channels * stride^2 * channels * 4,) int32 Tensor: where the weights of `Upsampling`'s convolution lie."""
-    places = np.arange(channels ** 2 * 4 * stride ** 2, dtype=np.int32)
-    places = places.reshape(channels, channels, 2, stride, 2, stride)[:, :, ::-1, :, ::-1]
-    return ms.Tensor(places.transpose(1, 3, 5, 0, 2, 4).flatten())
+def block_weight_order(channels, first, second):
+    """(channels * first^2 * second^2 * channels * 4,) int32 Tensor: where the weights of `Upsampling`'s convolution lie.
+    """
+    places = np.arange(channels ** 2 * 4 * (first * second) ** 2, dtype=np.int32)
+    places = places.reshape(channels, channels, 2, first, second, 2, first, second)[:, :, ::-1, :, :, ::-1]
+    return ms.Tensor(places.transpose(1, 4, 7, 3, 6, 0, 2, 5).flatten())
 
 
 class Upsampling(nn.Cell):
-    """The transposed convolution of (N, C, H, W) with (C, C, 2 * stride, 2 * stride).
+    """The transposed convolution of (N, C, H, W) with (C, C, 2 * stride, 2 * stride), or sides of one less.
 
     A block of stride x stride results depends on 2x2 pixels: a convolution gives each pixel of the block a channel, and
-    kernels of a single 1 put the blocks together. MindSpore's own keeps, for every thread, all products of an image
-    before they are summed, 0.1 GB for 21 classes of 512x512, and as much again for the gradient.
+    kernels of a single 1 put the blocks together, in two passes where they are large. MindSpore's own keeps, for every
+    thread, all products of an image before they are summed, 0.1 GB for 21 classes of 512x512, and as much again for the
+    gradient.
 
     Args:
         channels: C.
         stride: how many times larger the result is.
         padding: pixels cut off on each side.
+        odd: whether the kernel's sides are one less.
     """
 
-    def __init__(self, channels, stride, padding):
+    def __init__(self, channels, stride, padding, odd=False):
         super().__init__()
-        self.channels, self.stride, self.padding = channels, stride, padding
-        block = stride ** 2
-        self.blocks = ops.Conv2D(channels * block, 2, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
-        self.pixels = ms.Tensor(np.eye(block, dtype=np.float32).reshape(block, 1, stride, stride))
-        self.join = ops.Conv2DTranspose(block, stride, mode=1, pad_mode="pad", pad=padding, stride=stride, dilation=1,
-                                        group=1)
+        self.channels, self.stride, self.padding, self.odd = channels, stride, padding, odd
+        self.sides = BLOCKS[stride]
+        self.blocks = ops.Conv2D(channels * stride ** 2, 2, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
+        self.pixels = [ms.Tensor(np.eye(side ** 2, dtype=np.float32).reshape(-1, 1, side, side)) for side in self.sides]
+        self.join, self.join_again = [ops.Conv2DTranspose(side ** 2, side, mode=1, pad_mode="pad", pad=cut, stride=side,
+                                                          dilation=1, group=1)
+                                      for side, cut in zip(self.sides, (0, padding))]
 
     def construct(self, x, weight):
         count, channels, height, width = x.shape
-        kernels = ops.gather(weight.reshape(-1), block_weight_order(self.channels, self.stride), 0)
+        first, second = self.sides
+        if self.odd:
+            # A last row and column of zeros changes no result, and adds one below and at the right.
+            weight = ops.concat((weight, ops.zeros_like(weight[:, :, :1])), 2)
+            weight = ops.concat((weight, ops.zeros_like(weight[:, :, :, :1])), 3)
+        kernels = ops.gather(weight.reshape(-1), block_weight_order(self.channels, first, second), 0)
         blocks = self.blocks(x, kernels.reshape(-1, channels, 2, 2))
-        blocks = blocks.reshape(count * channels, -1, height + 1, width + 1)
-        height, width = ((side + 1) * self.stride - 2 * self.padding for side in (height, width))
-        return self.join(blocks, self.pixels, (count * channels, 1, height, width)).reshape(count, channels, height,
-                                                                                            width)
+        height, width = height + 1, width + 1
+        if first > 1:
+            maps = count * channels * second ** 2
+            blocks = blocks.reshape(maps, first ** 2, height, width)
+            height, width = first * height, first * width
+            blocks = self.join(blocks, self.pixels[0], (maps, 1, height, width))
+        blocks = blocks.reshape(count * channels, second ** 2, height, width)
+        height, width = (second * side - 2 * self.padding for side in (height, width))
+        result = self.join_again(blocks, self.pixels[1], (count * channels, 1, height, width))
+        result = result.reshape(count, channels, height, width)
+        return result[:, :, :height - 1, :width - 1] if self.odd else result

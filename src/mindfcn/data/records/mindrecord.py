@@ -1,5 +1,6 @@
 """Samples to MindRecord files and back. The manifest, written last, marks them as complete."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -9,26 +10,21 @@ import re
 import shutil
 import zlib
 
-import cv2
 import numpy as np
 from mindspore.dataset import MindDataset
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
-from mindfcn.data.class_counts import count_inner, histogram
 from mindfcn.data.records.identity import Digest, Origin, check_unchanged, difference, fingerprints
 from mindfcn.data.records.integrity import find_shards, load_manifest, record_files, signed_manifest
-from mindfcn.data.samples import check_mask, encode_plane
+from mindfcn.data.records.rows import read_rows
 from mindfcn.errors import UserError
 from mindfcn.storage.files import empty_folder, partial_folder, read_bytes
-from mindfcn.storage.images import check_complete, decode_image, image_size
 
 # The course's columns: the photograph's bytes as on disk, and a grey 8-bit PNG of class numbers. Each extra of a sample
 # adds a column with a PNG.
 SCHEMA = {"file_name": {"type": "string"}, "data": {"type": "bytes"}, "label": {"type": "bytes"}}
 BATCH = 16
-# JPEG quality of windows, which are encoded again.
-WINDOW_QUALITY = 95
 MIN_PAGE_SIZE, MAX_PAGE_SIZE = 1 << 18, 1 << 28
 # Longest path in bytes that SQLite opens: 512 minus the suffixes that it adds.
 MAX_INDEX_PATH = 504
@@ -52,7 +48,7 @@ class RecordSummary:
 
 
 def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=False, progress=None, geometric=None,
-                  origin=None):
+                  origin=None, processes=1):
     """Write samples to MindRecord files that appear only once complete and verified by reading back.
 
     Args:
@@ -65,6 +61,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         progress: function that wraps the iterable of samples to show progress.
         geometric: LabelSet of the samples' second mask, if they have one.
         origin: Origin, what the samples were made from; the samples themselves if not given.
+        processes: number of processes that read and check the pairs, 0 for one on each core; the bytes are the same.
 
     Returns:
         RecordSummary. Complete records of the same samples, labels and shards are left as they are.
@@ -92,7 +89,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
             if summary:
                 return summary
         empty_folder(folder)
-        rows = _Rows(samples, labels, skip_bad, progress, geometric, shards)
+        rows = _Rows(samples, labels, skip_bad, progress, geometric, shards, processes)
         read = fingerprints(origin.samples)
         try:
             files = _write(rows, os.path.join(folder, os.path.basename(path)), shards)
@@ -145,10 +142,11 @@ def read_manifest(path):
 
 
 class _Rows:
-    """Reads and checks samples one by one; keeps a checksum and a hash of all good ones, and the error of every bad."""
+    """The columns of every good sample, in order; keeps a checksum and a hash of them, and the errors of bad ones."""
 
-    def __init__(self, samples, labels, skip_bad, progress, geometric, shards):
+    def __init__(self, samples, labels, skip_bad, progress, geometric, shards, processes):
         self.samples, self.labels, self.skip_bad, self.geometric = samples, labels, skip_bad, geometric
+        self.processes = processes
         self.digest = Digest(labels, geometric, shards)
         self.columns = list(samples[0].extras)
         self.progress = progress or iter
@@ -157,59 +155,20 @@ class _Rows:
         self.pixels, self.inner = np.zeros(256, np.int64), 0
 
     def __iter__(self):
-        for sample in self.progress(self.samples):
-            try:
-                row, planes = _read_row(sample, self.labels, self.page_size, self.geometric)
-            except UserError as error:
-                if not self.skip_bad:
-                    raise UserError(f"{error}; or leave out bad pairs with --skip-bad") from None
-                self.skipped.append((_bad_file(sample, str(error)), str(error)))
-                continue
-            self.written += 1
-            self.checksum += _checksum(*row.values())
-            self.digest.add(row["file_name"], row["data"], planes)
-            self.pixels += histogram(planes[0])
-            self.inner += count_inner(planes[0], self.labels.ignore_label)
-            yield row
-
-
-def _read_row(sample, labels, page_size, geometric):
-    """Make one record: the photograph's bytes unchanged, or a window as JPEG; the checked mask as PNG; the extras.
-
-    Returns (columns, [mask, extras ...] as arrays).
-    """
-    data = sample.read_image(sample.image)
-    check_complete(data, sample.image)
-    height, width = image_size(data, sample.image)
-    mask = sample.read_label(sample.label)
-    if mask.shape != (height, width):
-        raise UserError(f"mask {sample.label} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph "
-                        f"{sample.image} is {width}x{height}; fix one")
-    check_mask(mask, labels, sample.label)
-    if sample.window:
-        image, mask = sample.window(decode_image(data, sample.image), mask)
-        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
-    # OpenCV's default level writes in a third of the time but takes more than twice as long to read in every epoch.
-    label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-    planes = {column: _read_extra(column, extra, (height, width), geometric)
-              for column, extra in sample.extras.items()}
-    extras = {column: encode_plane(column, plane) for column, plane in planes.items()}
-    size = len(data) + len(label) + sum(map(len, extras.values()))
-    if size > page_size - 4096:
-        raise UserError(f"{sample.image} and its mask have {size >> 10} KiB; a record "
-                        f"holds at most {page_size - 4096 >> 10}")
-    return {"file_name": sample.name, "data": data, "label": label, **extras}, [mask, *planes.values()]
-
-
-def _read_extra(column, extra, shape, geometric):
-    """Read and check a plane."""
-    plane = extra.read(extra.path)
-    if plane.shape[:2] != shape:
-        raise UserError(f"{column} of {extra.path} is {plane.shape[1]}x{plane.shape[0]} pixels but its photograph is "
-                        f"{shape[1]}x{shape[0]}; fix one")
-    if column == "geometric":
-        check_mask(plane, geometric, extra.path)
-    return plane
+        with contextlib.closing(read_rows(self.samples, self.labels, self.page_size, self.geometric,
+                                          self.processes)) as rows:
+            for sample, row in zip(self.progress(self.samples), rows):
+                if isinstance(row, UserError):
+                    if not self.skip_bad:
+                        raise UserError(f"{row}; or leave out bad pairs with --skip-bad")
+                    self.skipped.append((_bad_file(sample, str(row)), str(row)))
+                    continue
+                self.written += 1
+                self.checksum += _checksum(*row.columns.values())
+                self.digest.add(row.columns["file_name"], row.columns["data"], row.planes)
+                self.pixels += row.pixels
+                self.inner += row.inner
+                yield row.columns
 
 
 def _page_size(samples):

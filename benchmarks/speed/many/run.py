@@ -1,0 +1,98 @@
+"""Images per second of `prepare` and of `predict` with one process and with two.
+
+    python benchmarks/speed/many/run.py [--images 400] [--runs 3] [--keep]
+
+Photographs of VOC 2012 in ../shared/data, or drawn ones of its size. `predict` segments with the small network of the
+repository, and what it takes to start is measured with two photographs and taken off. Takes ten minutes on two cores;
+downloads nothing.
+"""
+
+import os
+import pathlib
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from rivals import ROOT, SHARED, median, parser, show
+
+from mindfcn.data.records.mindrecord import write_records
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
+from mindfcn.labels import VOC
+
+COMMAND = str(ROOT / "src" / "mindfcn" / "__main__.py")
+
+
+def photographs(folder, count):
+    """(samples, labels): `count` at most, of VOC 2012 or drawn."""
+    if (SHARED / "data" / "VOCdevkit").is_dir():
+        return (list_voc(SHARED / "data", "train") + list_voc(SHARED / "data", "val"))[:count], VOC
+    draw_sample_set(folder / "drawn", count, 500, 1)
+    return list_voc(folder / "drawn", "train"), SAMPLE
+
+
+def prepare(samples, labels, folder, processes):
+    """Images per second from files to verified records."""
+    start = time.perf_counter()
+    write_records(samples, folder / "records", labels, overwrite=True, processes=processes)
+    return len(samples) / (time.perf_counter() - start)
+
+
+def predict(samples, folder, processes):
+    """Images per second from photographs to masks and overlays, without the start."""
+    few, many = (seconds(samples[:count], folder, processes) for count in (processes, len(samples)))
+    return (len(samples) - processes) / (many - few)
+
+
+def seconds(samples, folder, processes):
+    """Seconds of `mindfcn predict` on these photographs, with its start."""
+    shutil.rmtree(folder / "photographs", ignore_errors=True)
+    (folder / "photographs").mkdir()
+    for sample in samples:
+        os.symlink(os.path.abspath(sample.image), folder / "photographs" / os.path.basename(sample.image))
+    words = [COMMAND, "predict", "photographs", "--out", "masks"]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    if processes > 1:
+        # msrun starts the first `python` on PATH.
+        words = [os.path.join(os.path.dirname(sys.executable), "msrun"), f"--worker_num={processes}",
+                 f"--local_worker_num={processes}", f"--master_port={port}", "--join=True", "--log_dir=logs", *words]
+    else:
+        words = [sys.executable, *words]
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    start = time.perf_counter()
+    subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
+    return time.perf_counter() - start
+
+
+def main():
+    """Print the table."""
+    options = parser(__doc__, runs=3)
+    options.add_argument("--images", type=int, default=400, help="number of photographs")
+    options = options.parse_args()
+    ways = {("prepare", number): [] for number in (1, 2)} | {("predict", number): [] for number in (1, 2)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        samples, labels = photographs(folder, options.images)
+        for _ in range(options.runs):
+            for number in (1, 2):
+                ways["prepare", number].append(prepare(samples, labels, folder, number))
+                # A network takes a hundred times as long as reading.
+                ways["predict", number].append(predict(samples[:len(samples) // 10], folder, number))
+    rows = [[f"`{verb}`", number, median(found),
+             f"{statistics.median(found) / statistics.median(ways[verb, 1]):.2f}"]
+            for (verb, number), found in ways.items()]
+    show("many", ["verb", "processes", "images/s", "over one process"], rows,
+         [f"{len(samples)} photographs for `prepare`, {len(samples) // 10} for `predict`; medians of {options.runs} in "
+          "turn."], options.keep)
+
+
+if __name__ == "__main__":
+    main()
