@@ -22,6 +22,10 @@ PAGES = {"README.md": "index.md", "README_CN.md": "index_cn.md", "CHANGELOG.md":
          **{f"notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}}
 REPOSITORY = {page: path for path, page in PAGES.items()}
 LANGUAGES = (("en", "English"), ("zh", "中文"))
+# A line's end between Chinese characters would become a space.
+CHINESE_LINE_END = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u4e00-\u9fff\uff08\u201c\u300a])")
+# Names in tables stay whole; the table scrolls.
+STYLE = ".md-typeset td code {white-space: nowrap}\n"
 FENCED = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -38,12 +42,15 @@ def on_files(files, config):
         else:
             files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "reference.md", content=reference_page()))
+    files.append(File.generated(config, "tables.css", content=STYLE))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Lead links to pages of the site; the text of other links to the repository stays."""
+    """Lead links to pages of the site; the text of other links to the repository stays; Chinese lines are joined."""
     parts = FENCED.split(markdown)
+    if page.file.src_uri.endswith("_cn.md"):
+        parts[::2] = [CHINESE_LINE_END.sub("", part) for part in parts[::2]]
     parts[::2] = [LINK.sub(lambda match: site_link(match, page.file.src_uri), part) for part in parts[::2]]
     return "".join(parts)
 

@@ -158,6 +158,17 @@ def test_the_table_of_networks_is_correct(page):
         assert scores == "-" or set(re.findall(r"0\.\d+", scores)) == known, name
 
 
+@pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
+def test_the_table_of_published_networks_has_the_zoos_figures(page):
+    rows = re.findall(r"^\| (`fcn[^|]+) \| [^|]+ \| ([^|]+) \|$", text_of(page), re.MULTILINE)
+    zoo = {name: f"{float(score) / 100:.3f}" for name, score in
+           re.findall(r"^\| `([\w-]+)` \|.* ([\d.]+) mIoU, ", text_of("docs/zoo.md"), re.MULTILINE)}
+    rows = [row for row in rows if set(re.findall(r"`([\w-]+)`", row[0])) & set(zoo)]
+    assert len(rows) == 5
+    for names, scores in rows:
+        assert [zoo[name] for name in re.findall(r"`([\w-]+)`", names)] == re.findall(r"\b0\.\d+", scores)
+
+
 def test_python_on_the_export_page_runs(color_net, tmp_path, monkeypatch):
     """On a network whose answer is known: pure red, green and blue pixels are classes 1, 2 and 3."""
     import cv2

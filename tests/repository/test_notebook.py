@@ -61,7 +61,7 @@ def test_the_first_picture_comes_within_twenty_lines_of_code(name):
     assert any("image/jpeg" in output.get("data", {}) for output in cell.outputs)
 
 
-# The Chinese walkthrough has the English one's code (tested below), so running one of them is enough.
+# The Chinese notebooks have the English ones' code (tested below), so running one of each pair is enough.
 @pytest.mark.parametrize("name, folder", [
     pytest.param(name, FOLDER, marks=[pytest.mark.long] if name.endswith("_cn") else []) for name in NAMES
 ] + [("fcn8s", ROOT)], ids=[*NAMES, "fcn8s from the root"])
@@ -169,8 +169,9 @@ def outline(text):
             set(re.findall(r"\d+(?:[.,]\d+)*", text)))
 
 
-def test_the_chinese_walkthrough_is_a_translation_of_the_english_one():
-    english, chinese = (jupytext.read(FOLDER / f"{name}.py").cells for name in ("fcn8s", "fcn8s_cn"))
+@pytest.mark.parametrize("name", [name[:-3] for name in NAMES if name.endswith("_cn")])
+def test_a_chinese_notebook_is_a_translation_of_the_english_one(name):
+    english, chinese = (jupytext.read(FOLDER / f"{name}{language}.py").cells for language in ("", "_cn"))
     assert [cell.cell_type for cell in english] == [cell.cell_type for cell in chinese]
     for one, other in zip(english, chinese):
         if one.cell_type == "markdown":

@@ -87,7 +87,8 @@ def test_the_site_loads_nothing_from_elsewhere(site):
 @pytest.mark.long
 def test_the_language_switch_leads_to_the_same_page(site):
     pages, _ = site
-    for page, other in (("serve.html", "index_cn.html"), ("zoo.html", "zoo_cn.html"), ("zoo_cn.html", "zoo.html"),
+    for page, other in (("performance.html", "index_cn.html"), ("family.html", "family_cn.html"),
+                        ("serve_cn.html", "serve.html"), ("zoo.html", "zoo_cn.html"), ("zoo_cn.html", "zoo.html"),
                         ("notebooks/fcn8s.html", "fcn8s_cn.html"), ("index_cn.html", "index.html")):
         assert other in pages[page].links, page
 

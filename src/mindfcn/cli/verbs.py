@@ -281,7 +281,10 @@ VERBS = {
                              help="files, folders or glob patterns to compare on; default: a random image"),)),
     "serve": Verb(
         settings.ServeConfig, "mindfcn.serve.server:serve", "a checkpoint -> a page and an HTTP interface to try it",
-        lambda result, config, console: 0),
+        lambda result, config, console: 0,
+        (_argument("images", "--images", nargs="+", type=str, default=[],
+                   help="files, folders or glob patterns; the page offers the first 8 pictures to try, and anyone who "
+                   "reaches it can see them"),)),
     "compare": Verb(
         settings.CompareConfig, "mindfcn.commands.compare:compare",
         "several networks on one data set -> one table, with published figures", _show_comparison),
