@@ -36,6 +36,7 @@ def samples(tmp_path, monkeypatch):
     (tmp_path / "mine" / "images" / "05.jpg").write_bytes(b"no photograph")
     # Few samples for each process, so that all of them read.
     monkeypatch.setattr(rows, "CHUNK", 1)
+    monkeypatch.setattr(rows, "MIN_SHARE", 1)
     return list_folder(str(tmp_path / "mine"), "train", LABELS, val_fraction=0.1)
 
 

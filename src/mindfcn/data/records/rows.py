@@ -22,8 +22,8 @@ from mindfcn.storage.images import check_complete, decode_image, image_size
 
 # JPEG quality of windows, which are encoded again.
 WINDOW_QUALITY = 95
-# Samples that a process gets at a time; fewer than two of these each are read sooner by one process.
-CHUNK = 16
+# Samples that a process gets at a time; with fewer than MIN_SHARE for each, one process has read them sooner.
+CHUNK, MIN_SHARE = 16, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_rows(samples, labels, page_size, geometric=None, processes=1):
         UserError: a process was ended from outside.
     """
     read = functools.partial(_read, labels=labels, page_size=page_size, geometric=geometric)
-    processes = min(processes or os.cpu_count() or 1, len(samples) // (2 * CHUNK))
+    processes = min(processes or os.cpu_count() or 1, len(samples) // MIN_SHARE)
     if processes <= 1:
         yield from map(read, samples)
         return
