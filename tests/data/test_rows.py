@@ -3,6 +3,8 @@
 import dataclasses
 import multiprocessing
 import os
+import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ def samples(tmp_path, monkeypatch):
     (tmp_path / "mine" / "images" / "05.jpg").write_bytes(b"no photograph")
     # Few samples for each process, so that all of them read.
     monkeypatch.setattr(rows, "CHUNK", 1)
+    monkeypatch.setattr(rows, "MIN_SHARE", 1)
     return list_folder(str(tmp_path / "mine"), "train", LABELS, val_fraction=0.1)
 
 
@@ -63,6 +66,23 @@ def test_a_bad_pair_stops_the_processes_with_the_message_of_one(samples, tmp_pat
             write_records(samples, tmp_path / "records" / "a", LABELS, processes=processes)
         messages.append(str(error.value))
     assert messages[0] == messages[1] and os.listdir(tmp_path / "records") == []
+    assert not multiprocessing.active_children()
+
+
+def noted(path):
+    """Read a photograph slowly, and leave a file that tells so."""
+    pathlib.Path(f"{path}.read").touch()
+    time.sleep(0.1)
+    return pathlib.Path(path).read_bytes()
+
+
+def test_what_no_process_has_begun_is_not_read_after_an_interruption(samples, tmp_path):
+    """Sixteen samples are waiting when the first one has been read."""
+    found = rows.read_rows([dataclasses.replace(sample, read_image=noted) for sample in samples], LABELS, 1 << 20,
+                           processes=2)
+    next(found)
+    found.close()
+    assert 1 <= len(list((tmp_path / "mine" / "images").glob("*.read"))) < 8
     assert not multiprocessing.active_children()
 
 

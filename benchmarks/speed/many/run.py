@@ -1,6 +1,6 @@
 """Images per second of `prepare` and of `predict` with one process and with two.
 
-    python benchmarks/speed/many/run.py [--images 400] [--runs 3] [--keep]
+    python benchmarks/speed/many/run.py [--images 4000] [--predicted 40] [--runs 3] [--keep]
 
 Photographs of VOC 2012 in ../shared/data, or drawn ones of its size. `predict` segments with the small network of the
 repository, and what it takes to start is measured with two photographs and taken off. Takes ten minutes on two cores;
@@ -21,27 +21,37 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from rivals import ROOT, SHARED, median, parser, show
 
-from mindfcn.data.records.mindrecord import write_records
 from mindfcn.data.sources.voc import list_voc
-from mindfcn.data.synthetic.shapes import SAMPLE, draw_sample_set
-from mindfcn.labels import VOC
+from mindfcn.data.synthetic.shapes import draw_sample_set
 
 COMMAND = str(ROOT / "src" / "mindfcn" / "__main__.py")
+# Arguments: folder of the photographs, folder of the records, number of photographs, number of processes.
+PREPARE = """
+import dataclasses, sys, time
+from mindfcn.data.records.mindrecord import write_records
+from mindfcn.data.sources.voc import list_voc
+from mindfcn.labels import VOC
+root, records, count, processes = *sys.argv[1:3], *map(int, sys.argv[3:])
+known = list_voc(root, "train")
+samples = [dataclasses.replace(known[number % len(known)], name=str(number)) for number in range(count)]
+start = time.perf_counter()
+write_records(samples, records, VOC, overwrite=True, processes=processes)
+print(count / (time.perf_counter() - start))
+"""
 
 
-def photographs(folder, count):
-    """(samples, labels): `count` at most, of VOC 2012 or drawn."""
+def photographs(folder):
+    """Folder in VOC's layout, of VOC 2012 or drawn."""
     if (SHARED / "data" / "VOCdevkit").is_dir():
-        return (list_voc(SHARED / "data", "train") + list_voc(SHARED / "data", "val"))[:count], VOC
-    draw_sample_set(folder / "drawn", count, 500, 1)
-    return list_voc(folder / "drawn", "train"), SAMPLE
+        return SHARED / "data"
+    draw_sample_set(folder / "drawn", 400, 500, 1)
+    return folder / "drawn"
 
 
-def prepare(samples, labels, folder, processes):
-    """Images per second from files to verified records."""
-    start = time.perf_counter()
-    write_records(samples, folder / "records", labels, overwrite=True, processes=processes)
-    return len(samples) / (time.perf_counter() - start)
+def prepare(root, folder, count, processes):
+    """Images per second from files to verified records, with the start of the processes."""
+    words = [sys.executable, "-c", PREPARE, root, folder / "records", str(count), str(processes)]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def predict(samples, folder, processes):
@@ -75,22 +85,24 @@ def seconds(samples, folder, processes):
 def main():
     """Print the table."""
     options = parser(__doc__, runs=3)
-    options.add_argument("--images", type=int, default=400, help="number of photographs")
+    options.add_argument("--images", type=int, default=4000, help="number of photographs of prepare, repeated under "
+                         "other names")
+    options.add_argument("--predicted", type=int, default=40, help="number of photographs of predict")
     options = options.parse_args()
     ways = {("prepare", number): [] for number in (1, 2)} | {("predict", number): [] for number in (1, 2)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        samples, labels = photographs(folder, options.images)
+        root = photographs(folder)
+        samples = list_voc(root, "train")[:options.predicted]
         for _ in range(options.runs):
             for number in (1, 2):
-                ways["prepare", number].append(prepare(samples, labels, folder, number))
-                # A network takes a hundred times as long as reading.
-                ways["predict", number].append(predict(samples[:len(samples) // 10], folder, number))
+                ways["prepare", number].append(prepare(root, folder, options.images, number))
+                ways["predict", number].append(predict(samples, folder, number))
     rows = [[f"`{verb}`", number, median(found),
              f"{statistics.median(found) / statistics.median(ways[verb, 1]):.2f}"]
             for (verb, number), found in ways.items()]
     show("many", ["verb", "processes", "images/s", "over one process"], rows,
-         [f"{len(samples)} photographs for `prepare`, {len(samples) // 10} for `predict`; medians of {options.runs} in "
+         [f"{options.images} photographs for `prepare`, {len(samples)} for `predict`; medians of {options.runs} in "
           "turn."], options.keep)
 
 

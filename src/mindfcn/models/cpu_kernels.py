@@ -232,15 +232,14 @@ class WideConv2d(nn.Cell):
 
 @ops.constexpr
 def block_weight_order(channels, first, second):
-    """(channels * first^2 * second^2 * channels * 4,) int32 Tensor: where the weights of `Upsampling`'s convolution lie.
-    """
+    """(channels^2 * first^2 * second^2 * 4,) int32 Tensor: where the weights of `Upsampling`'s convolution lie."""
     places = np.arange(channels ** 2 * 4 * (first * second) ** 2, dtype=np.int32)
     places = places.reshape(channels, channels, 2, first, second, 2, first, second)[:, :, ::-1, :, :, ::-1]
     return ms.Tensor(places.transpose(1, 4, 7, 3, 6, 0, 2, 5).flatten())
 
 
 class Upsampling(nn.Cell):
-    """The transposed convolution of (N, C, H, W) with (C, C, 2 * stride, 2 * stride), or sides of one less.
+    """The transposed convolution of (N, C, H, W) with (C, C, side, side); side is 2 * stride, or one less.
 
     A block of stride x stride results depends on 2x2 pixels: a convolution gives each pixel of the block a channel, and
     kernels of a single 1 put the blocks together, in two passes where they are large. MindSpore's own keeps, for every
@@ -251,14 +250,15 @@ class Upsampling(nn.Cell):
         channels: C.
         stride: how many times larger the result is.
         padding: pixels cut off on each side.
-        odd: whether the kernel's sides are one less.
+        odd: whether the side is one less.
     """
 
     def __init__(self, channels, stride, padding, odd=False):
         super().__init__()
         self.channels, self.stride, self.padding, self.odd = channels, stride, padding, odd
         self.sides = BLOCKS[stride]
-        self.blocks = ops.Conv2D(channels * stride ** 2, 2, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
+        block = stride ** 2
+        self.blocks = ops.Conv2D(channels * block, 2, mode=1, pad_mode="pad", pad=1, stride=1, dilation=1, group=1)
         self.pixels = [ms.Tensor(np.eye(side ** 2, dtype=np.float32).reshape(-1, 1, side, side)) for side in self.sides]
         self.join, self.join_again = [ops.Conv2DTranspose(side ** 2, side, mode=1, pad_mode="pad", pad=cut, stride=side,
                                                           dilation=1, group=1)

@@ -22,8 +22,8 @@ from mindfcn.storage.images import check_complete, decode_image, image_size
 
 # JPEG quality of windows, which are encoded again.
 WINDOW_QUALITY = 95
-# Samples that a process gets at a time; fewer than two of these each are read sooner by one process.
-CHUNK = 16
+# Samples that a process gets at a time; with fewer than MIN_SHARE for each, one process has read them sooner.
+CHUNK, MIN_SHARE = 8, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_rows(samples, labels, page_size, geometric=None, processes=1):
         UserError: a process was ended from outside.
     """
     read = functools.partial(_read, labels=labels, page_size=page_size, geometric=geometric)
-    processes = min(processes or os.cpu_count() or 1, len(samples) // (2 * CHUNK))
+    processes = min(processes or os.cpu_count() or 1, len(samples) // MIN_SHARE)
     if processes <= 1:
         yield from map(read, samples)
         return
@@ -64,13 +64,17 @@ def read_rows(samples, labels, page_size, geometric=None, processes=1):
             # Not forked: a copy of a process with MindSpore's threads can hang.
             processes, multiprocessing.get_context("spawn"), _follow_first_process) as pool:
         ahead, rest = collections.deque(), iter(samples)
-        while True:
-            # One batch is read while the other is written.
-            while len(ahead) < 2 and (batch := list(itertools.islice(rest, 4 * CHUNK * processes))):
-                ahead.append((batch, pool.map(read, batch, chunksize=CHUNK)))
-            if not ahead:
-                return
-            yield from _in_order(*ahead.popleft())
+        try:
+            while True:
+                # One batch is read while the other is written.
+                while len(ahead) < 2 and (batch := list(itertools.islice(rest, 4 * CHUNK * processes))):
+                    ahead.append((batch, pool.map(read, batch, chunksize=CHUNK)))
+                if not ahead:
+                    return
+                yield from _in_order(*ahead.popleft())
+        finally:
+            # After Ctrl-C or a bad pair, nothing more is read than what a process has begun.
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_order(batch, rows):
