@@ -146,6 +146,7 @@ class Inspection:
     def to_dict(self):
         """The results as plain dictionaries, lists and numbers."""
         return {"data": self.data, "source": self.source, "labels": self.labels.to_dict(),
+                "map": str(self.labels.map or ""),
                 "splits": {name: self._split(split) for name, split in self.splits.items()},
                 "findings": [{**dataclasses.asdict(finding), "broken": finding.broken} for finding in self.findings],
                 "broken": len(self.broken), "sheet": self.sheet}
@@ -167,6 +168,8 @@ class Inspection:
         """Tables for a terminal."""
         parts = [text_table(("split", "pairs", "smallest", "most frequent", "largest", "ignored pixels %"),
                             [_size_row(name, split) for name, split in self.splits.items()]), self._classes()]
+        if self.labels.map:
+            parts.append(f"labels.yaml: {self.labels.map}")
         parts += [_summary(kind, [finding for finding in self.findings if finding.kind == kind]) for kind in KINDS]
         found = "nothing to fix" if not self.broken else f"{len(self.broken)} to fix"
         parts.append(f"{self.data}: {found}, {len(self.findings) - len(self.broken)} to check\n"
@@ -429,7 +432,8 @@ def _duplicate(digests, found):
 
 def _absent(splits, labels):
     """Findings of classes that occur in no mask of a split."""
-    return [Finding("absent", name, labels.names[number], f"{name} has no {labels.names[number]}")
+    return [Finding("absent", name, labels.names[number], f"{name} has no {labels.names[number]}: add photographs of "
+                    "it, or merge or ignore it in labels.yaml")
             for name, split in splits.items() for number in np.flatnonzero(split.classes.pixels == 0).tolist()]
 
 

@@ -7,6 +7,7 @@ from typing import Any, Optional
 from mindfcn import runtime
 from mindfcn.config import PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
+from mindfcn.data.masks import mapped_reader
 from mindfcn.data.records.identity import Origin, difference, settings_difference, source_settings
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
@@ -191,7 +192,9 @@ def _voc(config):
                          config.sbd_splits, check, compared)
     else:
         train = list_voc(config.root, config.train_split, config.year, check, compared)
-    return labels, train, list_voc(config.root, config.val_split, config.year, check, compared)
+    val = list_voc(config.root, config.val_split, config.year, check, compared)
+    return labels, *([dataclasses.replace(sample, read_label=mapped_reader(sample.read_label, labels))
+                      for sample in samples] for samples in (train, val))
 
 
 def _folder(config):
@@ -211,7 +214,7 @@ def _save_labels(labels, path):
     """Write labels.yaml unless it already holds these labels."""
     if os.path.isfile(path):
         try:
-            if LabelSet.load(path) == labels:
+            if not LabelSet.load(path).difference(labels):
                 return
         except UserError:
             pass

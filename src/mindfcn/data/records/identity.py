@@ -4,7 +4,8 @@ The manifest of records has an entry `identity`:
     source    where the photographs and masks come from
     settings  {setting of `prepare`: value} of those that decide which photographs, pixels and classes are recorded
     samples   {name: [[bytes, modification time, change time, CRC-32] of each of its files]}, in the records' order
-    hash      of the classes and of the photograph and mask pixels of every record, wherever they were read from
+    map       `merge` and `ignore` of the labels file with the masks' own classes (`LabelMap.to_dict`), if it has any
+    hash      of the classes, the map, and the photograph and mask pixels of every record, wherever they were read from
 
 A file of the recorded size and times is taken as unchanged; of any other file the CRC-32 is compared. A mask replaced
 by one of the same size and modification time still has another change time; a copied folder is read once per use.
@@ -75,6 +76,8 @@ class Digest:
         self._digest = hashlib.blake2b(digest_size=8)
         # Several files change the order in which records are read.
         self._add([labels.to_dict(), geometric and geometric.to_dict(), shards])
+        if labels.map:
+            self._add(labels.map.to_dict())
 
     def _add(self, content):
         self._digest.update(json.dumps(content, sort_keys=True).encode())
@@ -130,11 +133,22 @@ def difference(manifest: dict[str, Any], origin: Origin) -> str:
     entry = manifest.get("identity")
     found = entry and settings_difference(entry, origin.source, origin.settings)
     found = found or LabelSet.from_dict(manifest["labels"], "records").difference(origin.labels)
+    found = found or entry and _map_difference(entry.get("map"), origin.labels.map)
     if not found and manifest.get("geometric") != (origin.geometric and origin.geometric.to_dict()):
         found = "the geometric classes differ"
     if found:
         return found
     return _samples_difference(entry["samples"], origin.samples) if entry else _older_difference(manifest, origin)
+
+
+def _map_difference(recorded, here):
+    there = LabelSet.from_dict(recorded, "records").map if recorded else None
+    if there == here:
+        return ""
+    texts = [str(label_map or "nothing merged or ignored") for label_map in (there, here)]
+    if texts[0] == texts[1]:
+        return f"the masks' classes differ: {there.classes.difference(here.classes)}"
+    return f"the labels file says ({texts[0]}) there and ({texts[1]}) here"
 
 
 def settings_difference(entry: dict[str, Any], source: str, settings: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
                             "free some space or choose another folder") from None
         check_unchanged(origin.samples, read)
         identity = {"source": origin.source, "settings": origin.settings, "samples": read,
-                    "hash": rows.digest.hexdigest()}
+                    **({"map": labels.map.to_dict()} if labels.map else {}), "hash": rows.digest.hexdigest()}
         _write_manifest(rows, files, shards, identity, os.path.join(folder, manifest_name))
         _publish(folder, path)
         return RecordSummary(rows.written, rows.skipped)
