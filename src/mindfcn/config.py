@@ -567,14 +567,15 @@ class TuneCrfConfig(CheckpointConfig):
 
 @dataclasses.dataclass
 class PredictConfig(InferenceConfig):
-    """Photographs -> masks.
+    """Photographs and videos -> masks.
 
     Args:
         checkpoint: checkpoint file, .onnx file of mindfcn export, or a name that mindfcn weights lists, which is
             fetched once; the small network of the repository if not given
-        images: image files, folders or glob patterns
-        out: folder for NAME.png (palette mask) and NAME_overlay.jpg
-        overlay: write the overlay with its legend
+        images: image or video files, folders or glob patterns
+        out: folder for NAME.png (palette mask) and NAME_overlay.jpg; for a video, the folder NAME with a mask for each
+            frame, and NAME_overlay.mp4
+        overlay: write the overlay, that of photographs with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
         depth: networks with depth or HHA input: folder of the images' depth, NAME.png of 16 bit in mm, 0 where unknown

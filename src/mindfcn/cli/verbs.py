@@ -263,8 +263,8 @@ VERBS = {
         usage="--checkpoint FILE "),
     "predict": Verb(
         settings.PredictConfig, "mindfcn.commands.predict:predict",
-        "a checkpoint and photographs -> masks", _show_predictions,
-        (_argument("images", nargs="+", type=str, help="image files, folders or glob patterns"), SCALES),
+        "a checkpoint and photographs or videos -> masks", _show_predictions,
+        (_argument("images", nargs="+", type=str, help="image or video files, folders or glob patterns"), SCALES),
         "images [images ...] "),
     "export": Verb(
         settings.ExportConfig, "mindfcn.commands.export:export",

@@ -1,8 +1,9 @@
-"""The verb predict: photographs of any size -> palette masks, overlays and probabilities in a folder.
+"""The verb predict: photographs and videos of any size -> palette masks, overlays and probabilities in a folder.
 
 MindSpore is imported only if it is the runtime.
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -19,9 +20,16 @@ from mindfcn.inference.open import Segment, open_segmenter
 from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import LabelSet
 from mindfcn.memory import is_out_of_memory
-from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
-from mindfcn.storage.files import atomic_path, read_bytes
+from mindfcn.report.overlays import (
+    encode_palette_png,
+    overlay,
+    overlay_with_legend,
+    write_palette_png,
+    write_picture,
+)
+from mindfcn.storage.files import atomic_path, empty_folder, partial_folder, read_bytes
 from mindfcn.storage.images import dark_note, decode_photograph
+from mindfcn.storage.video import VideoReader, VideoWriter, is_video
 from mindfcn.weights.card import Card
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
@@ -34,7 +42,8 @@ class PredictResult:
 
     Attributes:
         written: one dict per image with the paths `image`, `mask`, `overlay`, `probabilities` and `geometric`; None
-            for files that the settings do not ask for, or that need a head that the network lacks.
+            for files that the settings do not ask for, or that need a head that the network lacks. The masks of a
+            video are a folder.
         failed: (path, reason) of each image that could not be read.
     """
     written: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -91,15 +100,20 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     segmenter: Any = segment
     segment = Inference(segment, config, card.shorter_side if card else 0, console)
     segment.check(card)
-    images = find_images(config.images, config.out, console)
+    images = find_images(config.images, config.out, console, videos=True)
     if config.depth:
         _check_depth_names(images)
-    targets = [_targets(config, name, second) for name in output_names(images)]
+    _check_videos(images, config, planes, second)
+    targets = [_targets(config, name, second, is_video(path)) for name, path in zip(output_names(images), images)]
     _check_overwriting(images, targets)
     _create_folders(targets)
     result = PredictResult()
     for path, target in console.track(list(zip(images, targets))):
         try:
+            if is_video(path):
+                _segment_video(path, target, segment, labels, console)
+                result.written.append({"image": path, **target})
+                continue
             image, seen = _read(path, planes, config, card, console)
             mask, probabilities = segment(seen, config.probabilities)
             geometric = segmenter.geometric(seen) if second else None
@@ -113,6 +127,41 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
         else:
             result.written.append({"image": path, **target})
     return result
+
+
+def _check_videos(images, config, planes, second):
+    """Raise UserError if there are videos and a setting or the network is for photographs alone."""
+    video = next(filter(is_video, images), None)
+    names = [f"--{name}" for name in ("probabilities", "voc_names", "depth", "bits") if getattr(config, name)]
+    if video and names:
+        raise UserError(f"{names[0]} is for photographs, and {video} is a video; segment it in a call without")
+    if video and (planes != ("image",) or second):
+        raise UserError(f"{video} is a video, and this network takes {' and '.join(planes)}"
+                        f"{' to two masks' if second else ''}; videos need a network from photographs to one mask")
+
+
+def _segment_video(path, target, segment, labels, console):
+    """Write a mask for each frame, 000000.png the first, and the overlay as a video; both appear once complete."""
+    masks, overlay_path = target["mask"], target["overlay"]
+    if os.path.lexists(masks):
+        raise UserError(f"{masks} is there already; remove it, or choose another --out")
+    with contextlib.ExitStack() as stack:
+        video = stack.enter_context(contextlib.closing(VideoReader(path)))
+        folder = stack.enter_context(partial_folder(masks))
+        empty_folder(folder)
+        made = os.path.join(folder, "masks")
+        os.mkdir(made)
+        temporary = stack.enter_context(atomic_path(overlay_path)) if overlay_path else ""
+        writer = VideoWriter(temporary, video.rate)
+        for number, frame in enumerate(console.track(video, video.count or None, unit="frame", desc=_stem(path))):
+            mask, _ = segment(frame, False)
+            with open(os.path.join(made, f"{number:06d}.png"), "wb") as file:
+                file.write(encode_palette_png(mask, labels))
+            if overlay_path:
+                writer.add(overlay(frame[..., ::-1], mask, labels)[..., ::-1])
+        if overlay_path:
+            writer.close()
+        os.replace(made, masks)
 
 
 def _reason(error, path):
@@ -164,8 +213,12 @@ def _with_planes(image, path, planes, config):
     return {plane: readers[plane]() for plane in planes}
 
 
-def _targets(config, name, second):
+def _targets(config, name, second, video):
     """The files to write for one image: {mask, overlay, probabilities, geometric: path or None}."""
+    if video:
+        return {"mask": os.path.join(config.out, name),
+                "overlay": os.path.join(config.out, name + "_overlay.mp4") if config.overlay else None,
+                "probabilities": None, "geometric": None}
     masks = os.path.join(config.out, VOC_FOLDER) if config.voc_names else config.out
     return {
         "mask": os.path.join(masks, name + ".png"),
