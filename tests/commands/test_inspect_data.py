@@ -123,7 +123,11 @@ def test_every_fault_is_found_once_where_it_is(folder):
     expected = damage(folder)
     result = inspected(folder)
     assert kinds(result) == sorted(expected)
-    assert {kind for kind, _, _ in expected} | {"absent", "stale", "void", "turned", "dark"} == set(KINDS)
+    others = {"absent", "stale", "void", "turned", "dark", "unvalidated"}
+    assert {kind for kind, _, _ in expected} | others == set(KINDS)
+    for kind in {finding.kind for finding in result.findings}:
+        assert f"  cure: {KINDS[kind][2]}" in result.to_text()
+    assert {finding["cure"] for finding in result.to_dict()["findings"]} <= {cure for _, _, cure in KINDS.values()}
     assert sorted({finding.kind for finding in result.broken}) == ["classes", "leak", "missing", "size", "unreadable"]
     messages = {finding.kind: finding.message for finding in result.findings}
     assert "9 at row 0, column 0" in messages["classes"] and "t7" in messages["leak"] and "v1" in messages["twice"]

@@ -234,7 +234,8 @@ def _notes(labels, classes, found, encoding, config, out):
     if config.mask_encoding != "auto":
         notes.append(f"inspect and prepare also need --mask_encoding {config.mask_encoding}")
     if not config.names:
-        notes.append(f"next: give the classes names in {out}")
+        notes.append(f"next: give the classes names in {out}, and list those that do not count, such as a white "
+                     "outline, under ignore")
     folder = os.path.normpath(os.path.join(config.masks, os.pardir))
     if os.path.isdir(os.path.join(folder, "images")):
         notes.append(f"then: mindfcn inspect {folder}")

@@ -39,6 +39,7 @@ from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
 from mindfcn.inference.pipeline import Inference
+from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import DECONVNET, split_name
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult, write_evaluation
@@ -54,7 +55,7 @@ class TrainResult:
 
     Attributes:
         run_dir: its folder.
-        checkpoint: the best checkpoint, or the last one if nothing was evaluated.
+        checkpoint: the best checkpoint, or that of the last epoch if nothing was evaluated.
         evaluation: EvalResult of the best checkpoint; None without validation records or after a signal.
         signal: number of the signal that stopped the run early, or None.
         epoch: number of completed epochs; fewer than the settings' after a signal or with `patience`.
@@ -111,7 +112,7 @@ def train_in(run_dir, config, resuming, device, console):
     data = dataclasses.replace(config.data, identity=records.identity, overwrite=False)
     config = dataclasses.replace(config, data=data)
     dtype, scaler = loss_scaler(config.optim, device)
-    check_best_by(config, records.labels)
+    check_best_by(config, records)
     bands = band_preprocess(config, records.train, records.labels, notes)
     net, card, report = build(config, records.labels, records.val, notes, resuming, bands)
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
@@ -219,17 +220,23 @@ def check_start(model, optim):
                         "others would stay random; give weights")
 
 
-def check_best_by(config, labels):
-    """Raise UserError if the best checkpoint is to be best by something that is not measured."""
-    known = [*EVALUATION[2:], *labels.names]
+def check_best_by(config, records):
+    """Raise UserError if the best checkpoint, or the end of the run, depends on something that is not measured."""
+    if records.val is None:
+        for name, value, default in (("patience", config.patience, 0), ("best_by", config.best_by, MEAN_IOU)):
+            if value != default:
+                raise UserError(f"--{name} {value}: {os.path.dirname(records.train)} has no validation records, so "
+                                "nothing is measured; leave it out, or hold photographs out with --data.val_fraction")
+    known = [*EVALUATION[2:], *records.labels.names]
     if config.best_by not in known:
         raise UserError(f"--best_by {config.best_by}: must be one of {', '.join(known)}")
 
 
 def run_page(run_dir, config, device, card, train_set, val_set):
     """The run's Page, without curves and figures."""
+    evaluated = f"{val_set.count:,} images" if val_set else "nothing: no validation, best.ckpt is of the last epoch"
     facts = {"network": network_text(card), "records": records_text(card), "trained on": f"{train_set.count:,} images",
-             "evaluated on": f"{val_set.count:,} images" if val_set else "nothing",
+             "evaluated on": evaluated,
              "epochs": config.optim.epochs, "device": device}
     return Page(run_dir.report, f"Training of {os.path.basename(os.path.abspath(run_dir.path))}", card.labels, facts,
                 details={"Settings": flat(dataclasses.asdict(config)), "Versions": runtime.versions()})

@@ -4,6 +4,7 @@ The manifest of records has an entry `identity`:
     source    where the photographs and masks come from
     settings  {setting of `prepare`: value} of those that decide which photographs, pixels and classes are recorded
     samples   {name: [[bytes, modification time, change time, CRC-32] of each of its files]}, in the records' order
+    validation  false if there are no validation records; not there otherwise
     map       `merge` and `ignore` of the labels file with the masks' own classes (`LabelMap.to_dict`), if it has any
     hash      of the classes, the map, and the photograph and mask pixels of every record, wherever they were read from
 
@@ -49,12 +50,14 @@ class Origin:
         labels: LabelSet of the masks.
         samples: list of Sample of whole photographs, in the records' order.
         geometric: LabelSet of the second mask, or None.
+        validation: whether there are validation records.
     """
     source: str
     settings: dict[str, Any]
     labels: LabelSet
     samples: list[Sample]
     geometric: Optional[LabelSet] = None
+    validation: bool = True
 
 
 def source_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -62,7 +65,8 @@ def source_settings(config: PrepareConfig) -> dict[str, Any]:
     source = str(config.source)
     names = ["root", *_PLACES.get(source, _LISTS), *_choices(source), "instances"]
     found = {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
-    return {**found, "bands": list(config.bands)} if config.bands else found
+    # Settings that older records lack are there only where they are given.
+    return found | {name: list(value) for name in ("bands", "more_roots") if (value := getattr(config, name))}
 
 
 def _choices(source):
@@ -132,6 +136,9 @@ def difference(manifest: dict[str, Any], origin: Origin) -> str:
     """What differs between records and the data that settings name, in words; "" if nothing does."""
     entry = manifest.get("identity")
     found = entry and settings_difference(entry, origin.source, origin.settings)
+    if entry and not found and entry.get("validation", True) != origin.validation:
+        without, with_it = ("there", "here") if origin.validation else ("here", "there")
+        found = f"validation images are held out {with_it} and none {without}"
     found = found or LabelSet.from_dict(manifest["labels"], "records").difference(origin.labels)
     found = found or entry and _map_difference(entry.get("map"), origin.labels.map)
     if not found and manifest.get("geometric") != (origin.geometric and origin.geometric.to_dict()):
