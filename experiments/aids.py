@@ -62,8 +62,8 @@ def result(aid, seed, options):
     """{class or mean IoU: IoU} of a run, trained if it is not there yet."""
     run_dir = os.path.join(options.out, f"{aid.replace(' ', '_')}_{seed}")
     path = os.path.join(run_dir, "evaluation", "metrics.json")
-    if not os.path.exists(path):
-        train(settings(aid, seed, run_dir, options))
+    if not os.path.exists(path) and (stopped := train(settings(aid, seed, run_dir, options)).signal):
+        raise SystemExit(128 + stopped)
     with open(path, encoding="utf-8") as file:
         found = json.load(file)
     return {"mean IoU": found["metrics"]["mean IoU"], **dict(zip(found["classes"], found["class IoU"]))}

@@ -139,3 +139,58 @@ def test_the_first_difference_is_named(names, words):
     """Lists whose first three names are the same differ in the name that only one of them has."""
     assert OWN.difference(OWN) == ""
     assert words in OWN.difference(LabelSet(names, voc_palette(len(names)).tolist(), OWN.ignore_label))
+
+
+ROAD = """names: [road, sky, cat, dog, tree]
+colours: [[9, 9, 9], [0, 0, 250], [200, 0, 0], [0, 200, 0], [1, 99, 1]]
+"""
+
+
+def test_classes_are_merged_and_left_out_by_a_map(tmp_path):
+    labels = load(tmp_path, ROAD + "merge: {animal: [cat, dog]}\nignore: [sky, 254, [255, 255, 255]]\n"
+                                   "excluded: [animal]\n")
+    assert labels.names == ("road", "animal", "tree") and labels.colors == ((9, 9, 9), (200, 0, 0), (1, 99, 1))
+    assert labels.excluded == ("animal",) and labels.in_masks.names == ("road", "sky", "cat", "dog", "tree")
+    assert labels.map.apply(np.uint8([[0, 1, 2, 3, 4], [254, 255, 7, 0, 0]])).tolist() == [
+        [0, 255, 1, 1, 2], [255, 255, 7, 0, 0]]
+    assert str(labels.map) == "animal is cat, dog; ignored: sky, 254, (255, 255, 255)"
+    labels.map.save(tmp_path / "again.json")
+    again = LabelSet.load(tmp_path / "again.json")
+    assert again.map == labels.map and again.names == labels.names
+    assert set(labels.to_dict()) == {"names", "colours", "ignore_label", "excluded"}, "records hold the merged classes"
+
+
+def test_classes_are_merged_into_one_that_is_there(tmp_path):
+    labels = load(tmp_path, ROAD + "merge: {dog: [cat], ~: [sky, road]}\nignore: [tree]")
+    assert labels.names == ("~", "dog") and labels.colors == ((9, 9, 9), (0, 200, 0))
+    assert labels.map.apply(np.uint8([0, 1, 2, 3, 4])).tolist() == [0, 0, 1, 1, 255]
+    assert load(tmp_path, "names: [yes, no]\nignore: [no]").names == ("yes",), "names are texts"
+
+
+@pytest.mark.parametrize("rules, words", [
+    ("merge: {animal: [cat, cow]}", "'cow', which is no class"), ("ignore: [cow]", "'cow', which is no class"),
+    ("merge: {a: [cat, dog], b: [dog]}", "'dog' is merged twice, into 'a' and into 'b'"),
+    ("merge: {a: [cat, cat]}", "'cat' is merged twice"), ("merge: {a: []}", "'a' is merged from no class"),
+    ("merge: {cat: [dog], a: [cat]}", "'cat' is itself merged into 'a'"),
+    ("merge: {a: [cat]}\nignore: [cat]", "'cat' is ignored and merged into 'a'"),
+    ("merge: {dog: [cat]}\nignore: [dog]", "'dog' is ignored and merged into 'dog'"),
+    ("merge: {a: cat}", "must be a mapping of lists"), ("merge: [cat]", "must be a mapping of lists"),
+    ("ignore: sky", "must be a list"), ("ignore: 0", "must be a list"),
+    ("ignore: [0]", "the number 0 is the class 'road': ignore it by name"), ("ignore: [256]", "must be from 0 to 255"),
+    ("ignore: [[9, 9, 9]]", "(9, 9, 9) is the colour of the class 'road'; ignore it by name"),
+    ("ignore: [255, 255, 255]", "a colour is one entry, such as [[255, 255, 255]]"),
+    ("ignore: [[1, 2]]", "the colour [1, 2] must be three numbers"),
+    ("ignore: [[1, 2, 300]]", "must be three numbers"), ("ignore: [sky, sky]", "the name sky twice"),
+    ("ignore: [road, sky, cat, dog, tree]", "every class is ignored"),
+    ("ignore: [sky]\nexcluded: [sky]", "the excluded class 'sky' is not among the names"),
+    ("ignore_label: 0", "listed by name under `ignore`")])
+def test_wrong_maps_are_one_line(tmp_path, rules, words):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, ROAD + rules)
+    message = str(error.value)
+    assert "labels.yaml" in message and words in message and "\n" not in message
+
+
+def test_the_grey_of_a_class_is_no_number_to_ignore(tmp_path):
+    with pytest.raises(UserError, match="is the colour of the class 'white'"):
+        load(tmp_path, "names: [black, white]\ncolours: [[0, 0, 0], [255, 255, 255]]\nignore: [255]")

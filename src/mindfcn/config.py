@@ -78,6 +78,8 @@ class PrepareConfig:
         root: folder of the source: for sample and rooms, where images are drawn (data/sample, data/rooms if empty);
             for voc, with JPEGImages/ or VOCdevkit; for folder, with images/ and masks/; for nyud, siftflow and context,
             with the data set's files (see docs/modalities.md)
+        more_roots: your own folder: further folders like `root`, with the same classes; the names of their photographs
+            begin with their folder's, as in folder_name
         voc: PASCAL-Context: folder of VOC2010
         classes: PASCAL-Context: number of classes, 59 or 33, without background
         year: VOC year, to find VOCdevkit/VOC<year>
@@ -87,7 +89,8 @@ class PrepareConfig:
             published protocols of nyud and siftflow use trainval
         val_split: list of the validation images, which never enter the training records; the published protocols of
             nyud and siftflow use test
-        val_fraction: folder without lists: share of the images held out for validation, 0..1
+        val_fraction: folder without lists: share of the images held out for validation, 0..1; 0 trains
+            without validation
         image_dir: your own folder: folder of the photographs in `root`, searched at any depth
         mask_dir: your own folder: folder of the masks in `root`; it may be that of the photographs
         mask_suffix: your own folder: what a mask's name has after its photograph's, such as _mask
@@ -122,6 +125,7 @@ class PrepareConfig:
     records: str = "data/records/sample"
     source: Optional[Literal["sample", "rooms", "voc", "folder", "nyud", "siftflow", "context"]] = None
     root: str = ""
+    more_roots: list[str] = field(default_factory=list)
     voc: str = ""
     classes: Literal[59, 33] = 59
     year: int = 2012
@@ -210,13 +214,15 @@ class InspectConfig:
 
     Args:
         data: your folder (images/, masks/, labels.yaml), a VOC folder, a folder of records or a MindRecord file
+        more_roots: further folders like `data`, as in training
         out: folder for inspection.json and sheet.jpg
         labels: labels file; the data set's own if empty
         mask_encoding: how masks of your own folder encode classes
         year: VOC year, to find VOCdevkit/VOC<year>
         train_split: list of the training images
         val_split: list of the validation images
-        val_fraction: folder without lists: share of the images held out for validation, 0..1
+        val_fraction: folder without lists: share of the images held out for validation, 0..1; 0 trains
+            without validation
         image_dir: your own folder: folder of the photographs in `root`, searched at any depth
         mask_dir: your own folder: folder of the masks in `root`; it may be that of the photographs
         mask_suffix: your own folder: what a mask's name has after its photograph's, such as _mask
@@ -229,6 +235,7 @@ class InspectConfig:
     """
     data: str
     out: str = "inspection"
+    more_roots: list[str] = field(default_factory=list)
     labels: str = ""
     mask_encoding: MaskEncoding = "auto"
     year: int = 2012
@@ -570,14 +577,15 @@ class TuneCrfConfig(CheckpointConfig):
 
 @dataclasses.dataclass
 class PredictConfig(InferenceConfig):
-    """Photographs -> masks.
+    """Photographs and videos -> masks.
 
     Args:
         checkpoint: checkpoint file, .onnx file of mindfcn export, or a name that mindfcn weights lists, which is
             fetched once; the small network of the repository if not given
-        images: image files, folders or glob patterns
-        out: folder for NAME.png (palette mask) and NAME_overlay.jpg
-        overlay: write the overlay with its legend
+        images: image or video files, folders or glob patterns
+        out: folder for NAME.png (palette mask) and NAME_overlay.jpg; for a video, the folder NAME with a mask for each
+            frame, and NAME_overlay.mp4
+        overlay: write the overlay, that of photographs with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects
         skip_existing: leave out images whose results are all there, to continue a call that was cut short; the other

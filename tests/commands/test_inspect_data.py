@@ -16,7 +16,7 @@ from mindfcn.commands.inspect_data import KINDS, inspect
 from mindfcn.commands.prepare import prepare
 from mindfcn.config import InspectConfig, PrepareConfig
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet
+from mindfcn.labels import LabelMap, LabelSet
 
 LABELS = LabelSet(["ground", "roof", "tree", "pond"], [(0, 0, 0), (200, 10, 10), (10, 200, 10), (10, 10, 200)])
 TRAIN, VAL = [f"t{number}" for number in range(8)], [f"v{number}" for number in range(3)]
@@ -77,6 +77,24 @@ def test_figures_are_those_of_the_masks(folder):
     assert sheet.ndim == 3 and sheet.shape[0] > 400 and sheet.shape[1] > 400
 
 
+def test_figures_of_a_map_are_those_of_its_classes(folder):
+    plain = inspected(folder).to_dict()["splits"]["train"]["classes"]
+    LabelMap.of(LABELS, {"plant": ["tree", "pond"]}, ["roof"]).save(folder / "labels.yaml")
+    result = inspected(folder)
+    rows = result.to_dict()["splits"]["train"]["classes"]
+    assert {row["class"]: row["pixels"] for row in rows} == {"ground": plain[0]["pixels"], "plant": plain[2]["pixels"]}
+    assert "labels.yaml: plant is tree, pond; ignored: roof" in result.to_text()
+    assert [one.kind for one in result.findings] == ["void", "void"]
+    colors = np.array([*LABELS.colors, (255, 255, 255)], np.uint8)
+    for number, name in enumerate(TRAIN + VAL):
+        Image.fromarray(colors[np.minimum(mask(number), 4)]).save(folder / "masks" / f"{name}.png")
+    LABELS.save(folder / "labels.yaml")
+    message = inspected(folder).broken[0].message
+    assert "colour (255, 255, 255)" in message and "as a class or under ignore" in message
+    LabelMap.of(LABELS, {"plant": ["tree", "pond"]}, ["roof", [255, 255, 255]]).save(folder / "labels.yaml")
+    assert inspected(folder).to_dict()["splits"]["train"]["classes"] == rows
+
+
 def damage(root):
     """Put one fault of every kind into the folder; returns what must be found."""
     images, masks = root / "images", root / "masks"
@@ -105,7 +123,11 @@ def test_every_fault_is_found_once_where_it_is(folder):
     expected = damage(folder)
     result = inspected(folder)
     assert kinds(result) == sorted(expected)
-    assert {kind for kind, _, _ in expected} | {"absent", "stale", "void", "turned", "dark"} == set(KINDS)
+    others = {"absent", "stale", "void", "turned", "dark", "unvalidated"}
+    assert {kind for kind, _, _ in expected} | others == set(KINDS)
+    for kind in {finding.kind for finding in result.findings}:
+        assert f"  cure: {KINDS[kind][2]}" in result.to_text()
+    assert {finding["cure"] for finding in result.to_dict()["findings"]} <= {cure for _, _, cure in KINDS.values()}
     assert sorted({finding.kind for finding in result.broken}) == ["classes", "leak", "missing", "size", "unreadable"]
     messages = {finding.kind: finding.message for finding in result.findings}
     assert "9 at row 0, column 0" in messages["classes"] and "t7" in messages["leak"] and "v1" in messages["twice"]

@@ -3,6 +3,7 @@ import shutil
 import threading
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from mindfcn.console import Console
 from mindfcn.data.image_paths import find_images, output_names
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
+from mindfcn.storage.video import VideoReader
 
 LABELS = LabelSet(("dark", "bright"), ((0, 0, 0), (255, 200, 0)))
 
@@ -439,3 +441,65 @@ def test_a_file_of_depth_belongs_to_one_image(tmp_path):
     _check_depth_names(["a/x.jpg", "a/y.jpg"])
     with pytest.raises(UserError, match="x.png would be the depth of both a/x.jpg and b/x.png"):
         _check_depth_names(["a/x.jpg", "b/x.png"])
+
+
+def film(path, count=12, size=(32, 24)):
+    """A video of a bright box that moves to the right; returns the masks."""
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 10, size)
+    masks = np.zeros((count, size[1], size[0]), np.uint8)
+    for number, mask in enumerate(masks):
+        mask[8:16, number:number + 8] = 1
+        writer.write(np.uint8([20, 230])[mask][..., None].repeat(3, -1))
+    writer.release()
+    return masks
+
+
+def test_a_video_becomes_a_folder_of_masks_and_an_overlay(tmp_path):
+    expected = film(tmp_path / "clip.avi")
+    paint(tmp_path / "a.png")
+    result = run(tmp_path, [tmp_path / "clip.avi", tmp_path / "a.png"])
+    assert not result.failed and [os.path.basename(entry["mask"]) for entry in result.written] == ["clip", "a.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "a_overlay.jpg", "clip", "clip_overlay.mp4"]
+    names = sorted(os.listdir(tmp_path / "out" / "clip"))
+    assert names == [f"{number:06d}.png" for number in range(12)]
+    found = np.array([np.array(Image.open(tmp_path / "out" / "clip" / name)) for name in names])
+    assert Image.open(tmp_path / "out" / "clip" / names[0]).mode == "P" and (found != expected).mean() < 0.01
+    frames = list(VideoReader(tmp_path / "out" / "clip_overlay.mp4"))
+    assert len(frames) == 12 and frames[0].shape == (24, 32, 3)
+    # The box is bright and tinted in the class's colour, (255, 200, 0): its blue is lower than its red.
+    box = frames[5][10:14, 7:11].astype(int).reshape(-1, 3).mean(0)
+    assert box[2] > box[0] + 40 and frames[5][20:, :4].mean() < 60
+
+
+def test_a_damaged_video_is_named_and_leaves_nothing(tmp_path):
+    film(tmp_path / "clip.avi", count=60)
+    paint(tmp_path / "a.png")
+    content = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(content[:len(content) // 2])
+    (tmp_path / "text.mp4").write_text("no video")
+    result = run(tmp_path, [tmp_path / "clip.avi", tmp_path / "text.mp4", tmp_path / "a.png"])
+    assert [os.path.basename(path) for path, _ in result.failed] == ["clip.avi", "text.mp4"]
+    assert "incomplete" in result.failed[0][1] and "no video" in result.failed[1][1]
+    assert all("\n" not in reason for _, reason in result.failed)
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "a_overlay.jpg"]
+
+
+def test_masks_of_an_earlier_video_are_not_replaced(tmp_path):
+    film(tmp_path / "clip.avi")
+    entry, = run(tmp_path, [tmp_path / "clip.avi"], overlay=False).written
+    assert entry["overlay"] is None and os.listdir(tmp_path / "out") == ["clip"]
+    again = run(tmp_path, [tmp_path / "clip.avi"])
+    assert "clip is there already; remove it" in again.failed[0][1] and len(os.listdir(tmp_path / "out")) == 1
+
+
+def test_folders_and_patterns_give_videos_and_photographs_settings_are_refused(tmp_path):
+    film(tmp_path / "clip.avi")
+    for pattern in (tmp_path, tmp_path / "*.avi"):
+        assert find_images([str(pattern)], videos=True) == [str(tmp_path / "clip.avi")]
+        with pytest.raises(UserError, match="holds no image"):
+            find_images([str(pattern)])
+    for option, value in (("probabilities", True), ("voc_names", True), ("bits", 12)):
+        with pytest.raises(UserError, match=f"--{option} is for photographs"):
+            run(tmp_path, [tmp_path / "clip.avi"], **{option: value})
+    with pytest.raises(UserError, match="https://a.b/c.mp4 is an address.*download it first"):
+        run(tmp_path, ["https://a.b/c.mp4"])

@@ -1,5 +1,6 @@
 """The verb prepare on every source."""
 
+import dataclasses
 import os
 import shutil
 
@@ -11,11 +12,11 @@ from PIL import Image
 from mindfcn.commands.prepare import list_samples, prepare
 from mindfcn.config import PrepareConfig
 from mindfcn.console import Console
-from mindfcn.data.records.mindrecord import read_records, write_records
+from mindfcn.data.records.mindrecord import read_manifest, read_records, write_records
 from mindfcn.data.sources.voc import list_voc
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.errors import UserError
-from mindfcn.labels import VOC, LabelSet
+from mindfcn.labels import VOC, LabelMap, LabelSet
 
 
 def names(path):
@@ -65,6 +66,15 @@ def test_voc_folder_keeps_validation_out_of_training(tmp_path):
     own = sample_config(tmp_path, source="voc", records=str(tmp_path / "own"),
                         labels=str(tmp_path / "set" / "labels.yaml"))
     assert prepare(own).labels == SAMPLE
+    first, *others = SAMPLE.names
+    LabelMap.of(SAMPLE, {"thing": others}, [first]).save(tmp_path / "map.yaml")
+    mapped = prepare(dataclasses.replace(own, labels=str(tmp_path / "map.yaml"), overwrite=True))
+    pixels = read_manifest(mapped.train_path)["pixels"]
+    plain = read_manifest(config.records + "/train.mindrecord")["pixels"]
+    assert mapped.labels.names == ("thing",) and pixels[0] == sum(plain[1:7]) and pixels[255] == plain[0] + plain[255]
+    LabelMap.of(SAMPLE, {}, [[9, 9, 9]]).save(tmp_path / "map.yaml")
+    with pytest.raises(UserError, match="these masks hold numbers, not colours"):
+        prepare(dataclasses.replace(own, labels=str(tmp_path / "map.yaml")))
 
 
 def test_voc_with_sbd(tmp_path):

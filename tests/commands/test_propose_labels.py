@@ -11,7 +11,7 @@ from PIL import Image
 from mindfcn.commands.propose_labels import propose_labels
 from mindfcn.config import LabelsConfig
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet
+from mindfcn.labels import LabelMap, LabelSet
 
 COLORS = np.array([(0, 0, 0), (200, 30, 40), (40, 180, 60)], np.uint8)
 BORDER = (224, 224, 192)
@@ -131,6 +131,33 @@ def test_a_palette_of_equal_colors_is_replaced_by_vocs(tmp_path):
     picture.putpalette(bytes(768))
     picture.save(masks / "a.png")
     assert len(set(proposed(masks).labels.colors)) == 3
+
+
+@pytest.mark.parametrize("encoding", ["palette", "grey", "rgb"])
+def test_a_replaced_file_keeps_what_it_merges_and_ignores(encoding, tmp_path):
+    def striped(place):
+        mask = numbers(place)
+        mask[-1] = 200
+        return mask
+    masks = write(tmp_path / "masks", [])
+    for place in range(3):
+        picture = encoded(np.minimum(striped(place), 255), encoding)
+        if encoding == "rgb":
+            picture = np.array(picture)
+            picture[-1] = 255
+            picture = Image.fromarray(picture)
+        picture.save(masks / f"m{place}.png")
+    held = LabelSet(("soil", "leaf", "stone"), tuple(map(tuple, COLORS[[0, 2, 1]].tolist())))
+    LabelMap.of(held, {"plant": ["leaf", "stone"]}, [[255, 255, 255]] if encoding == "rgb" else [200]).save(
+        tmp_path / "labels.yaml")
+    before = LabelSet.load(tmp_path / "labels.yaml")
+    result = proposed(masks, overwrite=True)
+    again = LabelSet.load(tmp_path / "labels.yaml")
+    assert again.names == ("soil", "plant") and again.map.merge == before.map.merge
+    assert (again.map.numbers, again.map.colors) == (before.map.numbers, before.map.colors)
+    assert result.labels.names == held.names and len(result.table.splitlines()) == 2 + 3 + 2, "two rows are ignored"
+    found = read_mask(masks / "m0.png", again)
+    assert (found[-1] == 255).all() and (found[12:22, 12:28] == 1).all() and set(np.unique(found)) == {0, 1, 255}
 
 
 def test_mixed_encodings_are_refused_with_the_files_and_read_with_a_given_encoding(tmp_path):

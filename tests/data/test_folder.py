@@ -77,7 +77,8 @@ def test_hold_out_is_stable_and_never_empty():
     more_train, more_val = hold_out(many + ["new_1", "new_2"], 0.2)
     assert set(val) <= set(more_val) and set(train) <= set(more_train)
     for count in (2, 3, 10):
-        for fraction in (0.0, 0.01, 0.99, 1.0):
+        assert hold_out(many[:count], 0.0) == (many[:count], []), "0 holds out none"
+        for fraction in (0.01, 0.99, 1.0):
             train, val = hold_out(many[:count], fraction)
             assert train and val and sorted(train + val) == many[:count]
     for fraction in (-0.1, 1.1, float("nan")):

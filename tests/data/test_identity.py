@@ -18,7 +18,7 @@ from mindfcn.data.records.integrity import signed_manifest
 from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.data.records.records import Records, check_classes, evaluation_records
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet
+from mindfcn.labels import LabelMap, LabelSet
 from mindfcn.weights.card import Card
 
 LABELS = LabelSet(("ground", "roof"), ((0, 0, 0), (200, 10, 10)))
@@ -99,6 +99,8 @@ CHANGES = {
     "classes exchanged": lambda root: LabelSet(LABELS.names[::-1], LABELS.colors).save(root / "labels.yaml"),
     "colours": lambda root: LabelSet(LABELS.names, ((0, 0, 0), (1, 2, 3))).save(root / "labels.yaml"),
     "ignore label": lambda root: LabelSet(LABELS.names, LABELS.colors, 254).save(root / "labels.yaml"),
+    "merged": lambda root: LabelMap.of(LABELS, {"all": ["ground", "roof"]}, []).save(root / "labels.yaml"),
+    "map": lambda root: LabelMap.of(LABELS, {}, [[7, 7, 7]]).save(root / "labels.yaml"),
     "lists": lambda root: [(root / f"{split}.txt").write_text(names) for split, names in
                            (("train", "p0\np1\n"), ("val", "p2\n"))],
     "order": lambda root: [(root / f"{split}.txt").write_text("\n".join(names)) for split, names in
@@ -116,7 +118,10 @@ def orders(root):
     ("other masks", "the mask of p2"), ("another photograph", "the photograph of p2"),
     ("classes exchanged", "class 0 (ground) is called ground there and roof here"),
     ("colours", "class 1 (roof) is shown in (200, 10, 10) there and (1, 2, 3) here"),
-    ("ignore label", "ignore label is 255 there and 254 here"), ("lists", "image"), ("order", "another order")])
+    ("ignore label", "ignore label is 255 there and 254 here"),
+    ("merged", "2 classes (ground, roof) there, 1 (all) here"),
+    ("map", "the labels file says (nothing merged or ignored) there and (ignored: (7, 7, 7)) here"),
+    ("lists", "image"), ("order", "another order")])
 def test_what_differs_is_named_and_overwrite_makes_it_again(made, tmp_path, change, words):
     hash_before = Records.open(made.records, LABELS).identity
     CHANGES[change](tmp_path / "mine")
@@ -148,6 +153,27 @@ def test_other_settings_are_refused(made, tmp_path, monkeypatch, changes, words)
         use(made, **changes)
     one_line(caught, *words)
     assert (state(made.records), sorted(os.listdir(tmp_path))) == before
+
+
+def test_records_of_a_map_hold_its_classes_and_another_map_is_refused(made):
+    held = LabelSet(("ground", "roof", "sky"), (*LABELS.colors, (9, 9, 250)))
+    path = os.path.join(made.root, "labels.yaml")
+    LabelMap.of(held, {}, ["ground"]).save(path)
+    prepare(dataclasses.replace(made, overwrite=True))
+    records, before = Records.open(made.records, LABELS), state(made.records)
+    assert records.labels == LabelSet(("roof", "sky"), held.colors[1:]) and use(made)[0].identity == records.identity
+    pixels = np.array([read_manifest(path)["pixels"] for path in Records.paths(made.records)]).sum(0)
+    assert pixels[0] == 10 * (1 + 2 + 3 + 4 + 5) and pixels[255] == 5 * 80 - pixels[0] and pixels.sum() == 5 * 80
+    assert LabelSet.load(os.path.join(made.records, "labels.yaml")) == records.labels
+    assert state(made.records) == before, "records of the same map are used"
+    LabelMap.of(LabelSet(held.names[::-1], held.colors[::-1]), {}, ["ground"]).save(path)
+    with pytest.raises(UserError, match="class 0 .roof. is called roof there and sky here"):
+        use(made)
+    LabelMap.of(held, {}, ["ground", 3]).save(path)
+    with pytest.raises(UserError) as caught:
+        use(made)
+    one_line(caught, "says (ignored: ground) there and (ignored: ground, 3) here", "--data.overwrite true")
+    assert use(made, overwrite=True)[0].identity != records.identity, "the map is in the hash, though no pixel differs"
 
 
 def test_palette_records_are_not_complete_for_colours(tmp_path):

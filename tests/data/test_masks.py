@@ -7,8 +7,9 @@ from helpers import read_mask
 from PIL import Image
 
 from mindfcn.data.masks import mask_reader, scan_mask
+from mindfcn.data.samples import check_mask
 from mindfcn.errors import UserError
-from mindfcn.labels import LabelSet
+from mindfcn.labels import LabelMap, LabelSet
 
 COLORS = np.array([(0, 0, 0), (200, 30, 40), (40, 180, 60), (90, 90, 250)], np.uint8)
 
@@ -148,3 +149,70 @@ def test_masks_of_floating_point_numbers_are_refused(tmp_path):
     for encoding in ("auto", "grey", "rgb"):
         with pytest.raises(UserError, match="a.tif is a mask of floating point numbers"):
             read_mask(tmp_path / "a.tif", BLACK_WHITE, encoding)
+
+
+# What masks hold: road, sky, cat, dog in order, then 250, an ignored number; white is an ignored colour.
+HELD = LabelSet(("road", "sky", "cat", "dog"), tuple(map(tuple, COLORS.tolist())))
+MAPPED = LabelMap.of(HELD, {"animal": ["cat", "dog"]}, ["sky", 250, [255, 255, 255]]).labels()
+
+
+def of_palette(path, numbers, colors):
+    """A palette mask of one row, shown in {number: colour}."""
+    image, palette = Image.fromarray(np.array([numbers], np.uint8)), np.zeros((256, 3), np.uint8)
+    for number, color in colors.items():
+        palette[number] = color
+    image.putpalette(palette.tobytes())
+    image.save(path)
+    return str(path)
+
+
+def test_every_encoding_is_merged_and_ignored_alike(tmp_path):
+    shown = {**dict(enumerate(HELD.colors)), 7: (255, 255, 255), 250: (3, 3, 3), 255: (224, 224, 192)}
+    palette = of_palette(tmp_path / "p.png", [0, 1, 2, 3, 7, 250, 255], shown)
+    grey = row(tmp_path / "g.png", [0, 1, 2, 3, 255, 250, 255])
+    rgb = str(tmp_path / "c.png")
+    Image.fromarray(np.array([[*HELD.colors, (255, 255, 255), (224, 224, 192), (224, 224, 192)]], np.uint8)).save(rgb)
+    for path, encodings in ((palette, ("auto",)), (grey, ("auto", "grey")), (rgb, ("auto", "rgb"))):
+        for encoding in encodings:
+            assert mask_reader([path], MAPPED, encoding)(path)[0].tolist() == [0, 255, 1, 1, 255, 255, 255], encoding
+    assert mask_reader([palette], MAPPED, "palette")(palette)[0].tolist() == [0, 255, 1, 1, 7, 255, 255]
+
+
+def test_shades_are_ignored_by_colour_and_by_number(tmp_path):
+    held = LabelSet(("roof", "ground"), ((255, 255, 255), (0, 0, 0)))
+    path = row(tmp_path / "a.png", [0, 255, 128, 64])
+    for ignore in ([[128, 128, 128], [64, 64, 64]], [128, 64]):
+        labels = LabelMap.of(held, {}, ignore).labels()
+        assert mask_reader([path], labels)(path)[0].tolist() == [1, 0, 255, 255]
+    assert LabelMap.of(held, {}, ["roof", 128, 64]).labels().names == ("ground",)
+
+
+def test_numbers_shown_in_an_ignored_colour_are_no_class(tmp_path):
+    held = LabelSet(("sky", "tree"), ((1, 1, 200), (1, 200, 1)))
+    labels = LabelMap.of(held, {}, [[0, 0, 0]]).labels()
+    palette = of_palette(tmp_path / "p.png", [0, 1], {1: (1, 200, 1)})
+    for path in (palette, row(tmp_path / "g.png", [0, 1])):
+        with pytest.raises(UserError, match=r"shows 0 \(sky\) in \(0, 0, 0\), which labels.yaml ignores; ignore the "
+                                            "class by its name"):
+            mask_reader([path], labels)(path)
+    assert mask_reader([palette], labels, "palette")(palette)[0].tolist() == [0, 1]
+
+
+def test_two_names_of_one_colour_are_explained_unless_they_are_merged(tmp_path):
+    path = str(tmp_path / "c.png")
+    Image.fromarray(np.array([[(9, 8, 7), (1, 2, 3)]], np.uint8)).save(path)
+    held = LabelSet(("cat", "dog", "sky"), ((9, 8, 7), (9, 8, 7), (1, 2, 3)))
+    with pytest.raises(UserError, match="'cat' and 'dog' share the colour .*cannot tell them apart; keep one of the "
+                                        "names, merge the two"):
+        mask_reader([path], held)(path)
+    for merge, ignore in (({"pet": ["cat", "dog"]}, []), ({"dog": ["cat"]}, [])):
+        labels = LabelMap.of(held, merge, ignore).labels()
+        assert mask_reader([path], labels)(path)[0].tolist() == [0, 1]
+    assert mask_reader([path], LabelMap.of(held, {}, ["cat", "dog"]).labels())(path)[0].tolist() == [255, 0]
+
+
+def test_unknown_numbers_and_colours_stay_unknown(tmp_path):
+    for path, words in ((row(tmp_path / "g.png", [0, 4]), "holds 4 at row 0, column 1: not a class of 0..3 .*e: .4."),
+                        (row(tmp_path / "h.png", [3, 254]), "holds 254")):
+        with pytest.raises(UserError, match=words):
+            check_mask(mask_reader([path], MAPPED)(path), MAPPED, path)

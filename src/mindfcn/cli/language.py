@@ -30,8 +30,8 @@ CHINESE = {
         "检查点 -> 在验证记录上调好的全连接 CRF 参数",
     "Search for the best parameters of a fully connected CRF on validation records.":
         "在验证记录上搜索全连接 CRF 的最佳参数。",
-    "a checkpoint and photographs -> masks": "检查点和照片 -> 掩码",
-    "Photographs -> masks.": "照片 -> 掩码。",
+    "a checkpoint and photographs or videos -> masks": "检查点和照片或视频 -> 掩码",
+    "Photographs and videos -> masks.": "照片和视频 -> 掩码。",
     "a checkpoint -> an ONNX or MindIR file for other runtimes": "检查点 -> 供其他运行时使用的 ONNX 或 MindIR 文件",
     "A checkpoint -> a file for another runtime; its results are compared with MindSpore's before it is kept.":
         "检查点 -> 供其他运行时使用的文件；结果与 MindSpore 一致才会保留。",

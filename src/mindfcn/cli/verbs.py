@@ -5,6 +5,7 @@ MindSpore is imported only when a verb runs.
 
 import dataclasses
 import importlib
+import json
 import os
 import shlex
 from collections.abc import Callable
@@ -65,8 +66,8 @@ class Verb:
 
 
 # Settings of inspect that training needs, too.
-FOLDER_SETTINGS = ("labels", "mask_encoding", "train_split", "val_split", "val_fraction", "image_dir", "mask_dir",
-                   "mask_suffix", "group_by", "folds", "fold")
+FOLDER_SETTINGS = ("more_roots", "labels", "mask_encoding", "train_split", "val_split", "val_fraction", "image_dir",
+                   "mask_dir", "mask_suffix", "group_by", "folds", "fold")
 
 
 def _show_conversion(result, config, console):
@@ -87,8 +88,10 @@ def _show_labels(result, config, console):
 def _show_inspection(result, config, console):
     console.say(result.to_json() if config.json else result.to_text())
     if not result.broken and result.source == "folder" and not config.json:
-        given = [f"--data.{name} {shlex.quote(str(getattr(config, name)))}" for name in FOLDER_SETTINGS
-                 if getattr(config, name) != getattr(type(config), name)]
+        defaults = settings.InspectConfig(config.data)
+        values = {name: getattr(config, name) for name in FOLDER_SETTINGS}
+        given = [f"--data.{name} {shlex.quote(json.dumps(value) if isinstance(value, list) else str(value))}"
+                 for name, value in values.items() if value != getattr(defaults, name)]
         command = ["mindfcn train --config configs/own_data.yaml --data.root", shlex.quote(config.data), *given]
         _say_next(" ".join(command), console)
     if result.broken:
@@ -225,6 +228,9 @@ def _show_description(result, config, console):
 
 SCALES = _argument("scales", "--scales", nargs="+", type=float, default=[1.0], metavar="SCALE",
                    help="scale factors at which each photograph is segmented; probabilities are averaged")
+MORE_ROOTS = _argument("more_roots", "--more_roots", nargs="+", default=[], metavar="FOLDER",
+                       help="your own folder: further folders of the same classes; their photographs are named after "
+                       "them, folder_name")
 VERBS = {
     "convert": Verb(
         settings.ConvertConfig, "mindfcn.commands.convert:convert",
@@ -244,7 +250,7 @@ VERBS = {
         "a data set -> its contents, its problems, and a contact sheet", _show_inspection,
         usage="data ",
         arguments=(_argument("data", type=str, help="your folder (images/, masks/, labels.yaml), a VOC folder, a "
-                             "folder of records or a MindRecord file"),)),
+                             "folder of records or a MindRecord file"), MORE_ROOTS)),
     "prepare": Verb(
         settings.PrepareConfig, "mindfcn.commands.prepare:prepare",
         "photographs and masks -> MindRecord", _show_records,
@@ -252,7 +258,8 @@ VERBS = {
                              help="fetch a source first: voc2012 and sbd into root and sbd, course (ready records) "
                              "into records"),
                    _argument("processes", "--processes", type=int, default=0,
-                             help="number of processes that read and check the pairs; 0 is one for each core"))),
+                             help="number of processes that read and check the pairs; 0 is one for each core"),
+                   MORE_ROOTS)),
     "train": Verb(
         settings.TrainConfig, "mindfcn.commands.train:train", "MindRecord -> a trained network", _show_training,
         essentials=("run_dir", "resume", "data.source", "data.root", "augment.crop_size", "augment.batch_size",
@@ -270,8 +277,8 @@ VERBS = {
         usage="--checkpoint FILE "),
     "predict": Verb(
         settings.PredictConfig, "mindfcn.commands.predict:predict",
-        "a checkpoint and photographs -> masks", _show_predictions,
-        (_argument("images", nargs="+", type=str, help="image files, folders or glob patterns"), SCALES),
+        "a checkpoint and photographs or videos -> masks", _show_predictions,
+        (_argument("images", nargs="+", type=str, help="image or video files, folders or glob patterns"), SCALES),
         "images [images ...] "),
     "export": Verb(
         settings.ExportConfig, "mindfcn.commands.export:export",

@@ -123,8 +123,8 @@ def compare(config: CompareConfig, console: Console = SILENT) -> CompareResult:
                         "checkpoints")
     records = find_records(config.train.data, console, "--train.data.")
     if not records.val:
-        raise UserError(f"{records.train} has no validation records next to it; prepare records with a validation "
-                        "split")
+        raise UserError(f"{records.train} has no validation records next to it, and a comparison measures on them; "
+                        "prepare records with a validation split")
     config = dataclasses.replace(config, train=with_records(config.train, records))
     runs = [(variant, run and with_records(run, records)) for variant, run in runs]
     check_variants(runs, device, records, console)

@@ -20,7 +20,7 @@ from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
 from mindfcn.data.records.records import describe_file, hidden_class
 from mindfcn.data.samples import check_mask, decode_mask, in_threads
-from mindfcn.data.sources.folder import Layout, read_list
+from mindfcn.data.sources.folder import Layout, open_roots, read_list
 from mindfcn.errors import UserError
 from mindfcn.labels import VOC, LabelSet
 from mindfcn.report.evaluation import save_json
@@ -30,20 +30,34 @@ from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import check_complete, dark_note, decode_image, image_size, orientation
 
 SPLITS = ("train", "val")
-# Title of each kind of finding, and whether it breaks training or distorts the metrics.
-KINDS = {"missing": ("a photograph or its mask is missing", True),
-         "unreadable": ("files that cannot be read, or masks with unknown colours", True),
-         "size": ("mask and photograph differ in size", True),
-         "classes": ("numbers of no class", True),
-         "leak": ("photographs in both training and validation", True),
-         "stale": ("records that were made from other data than their source holds now", False),
-         "twice": ("photographs twice in a split", False),
-         "ignored": ("masks without a labelled pixel", False),
-         "one class": ("masks with a single class", False),
-         "void": ("an ignore label that may hide a class", False),
-         "turned": ("masks that may lie on their side: the photograph has an EXIF tag, the mask has none", False),
-         "dark": ("photographs of 16 bits that use few of them", False),
-         "absent": ("classes missing from a split", False)}
+# Title of each kind of finding, whether it breaks training or distorts the metrics, and the cure.
+KINDS = {"missing": ("a photograph or its mask is missing", True,
+                     "add the file, name the folders (--image_dir, --mask_dir, --mask_suffix), or take it off the "
+                     "list"),
+         "unreadable": ("files that cannot be read, or masks with unknown colours", True,
+                        "save the file again, add its colour to labels.yaml, as a class or under ignore, or set "
+                        "--mask_encoding"),
+         "size": ("mask and photograph differ in size", True,
+                  "export the mask at the photograph's size, by nearest neighbour"),
+         "classes": ("numbers of no class", True,
+                     "fix the mask, or give the number a name, or an entry of ignore, in labels.yaml"),
+         "leak": ("photographs in both training and validation", True,
+                  "keep each in one list; --group_by keeps photographs of one thing in one split"),
+         "stale": ("records that were made from other data than their source holds now", False,
+                   "mindfcn prepare --overwrite"),
+         "twice": ("photographs twice in a split", False, "remove one"),
+         "ignored": ("masks without a labelled pixel", False, "label them, or take them off the list"),
+         "one class": ("masks with a single class", False, "nothing if it is true; look at the sheet"),
+         "void": ("an ignore label that may hide a class", False,
+                  "nothing if labels.yaml ignores it on purpose; else give it a name there"),
+         "turned": ("masks that may lie on their side: the photograph has an EXIF tag, the mask has none", False,
+                    "turn the mask as its photograph is shown, or nothing if the sheet shows that they fit"),
+         "dark": ("photographs of 16 bits that use few of them", False, "--bits of prepare and predict, --data.bits of "
+                  "train"),
+         "unvalidated": ("no photograph is held out for validation", False,
+                         "--val_fraction 0.2, unless metrics are not needed"),
+         "absent": ("classes missing from a split", False,
+                    "add photographs of them, or merge or ignore them in labels.yaml")}
 # Names or findings listed in one message.
 MAX_LISTED = 3
 
@@ -82,7 +96,7 @@ class Finding:
     @property
     def broken(self):
         """Whether it breaks training or distorts the metrics."""
-        return KINDS[self.kind][1]
+        return bool(KINDS[self.kind][1])
 
 
 @dataclasses.dataclass
@@ -146,8 +160,10 @@ class Inspection:
     def to_dict(self):
         """The results as plain dictionaries, lists and numbers."""
         return {"data": self.data, "source": self.source, "labels": self.labels.to_dict(),
+                "map": str(self.labels.map or ""),
                 "splits": {name: self._split(split) for name, split in self.splits.items()},
-                "findings": [{**dataclasses.asdict(finding), "broken": finding.broken} for finding in self.findings],
+                "findings": [{**dataclasses.asdict(finding), "broken": finding.broken, "cure": KINDS[finding.kind][2]}
+                             for finding in self.findings],
                 "broken": len(self.broken), "sheet": self.sheet}
 
     def _split(self, split):
@@ -167,6 +183,8 @@ class Inspection:
         """Tables for a terminal."""
         parts = [text_table(("split", "pairs", "smallest", "most frequent", "largest", "ignored pixels %"),
                             [_size_row(name, split) for name, split in self.splits.items()]), self._classes()]
+        if self.labels.map:
+            parts.append(f"labels.yaml: {self.labels.map}")
         parts += [_summary(kind, [finding for finding in self.findings if finding.kind == kind]) for kind in KINDS]
         found = "nothing to fix" if not self.broken else f"{len(self.broken)} to fix"
         parts.append(f"{self.data}: {found}, {len(self.findings) - len(self.broken)} to check\n"
@@ -349,15 +367,16 @@ def _open_data(config, console):
     labels, train, val = list_samples(PrepareConfig(
         source=source, root=config.data, year=config.year, labels=config.labels, mask_encoding=config.mask_encoding,
         train_split=config.train_split, val_split=config.val_split, val_fraction=config.val_fraction, skip_bad=True,
-        **dataclasses.asdict(Layout.of(config))))
+        more_roots=config.more_roots, **dataclasses.asdict(Layout.of(config))))
     pairs = [Pair(split, sample.name, (sample.image, sample.label), functools.partial(_read, sample))
              for split, samples in zip(SPLITS, (train, val)) for sample in samples]
     listed = {pair.name for pair in pairs}
-    findings = []
+    findings = [] if val else [Finding("unvalidated", "", "", "training will have no metrics and keep the last epoch's "
+                                       "weights")]
     if source == "folder":
         layout = Layout.of(config)
-        images, masks = layout.files(config.data)
-        findings = [*_unpaired_masks(config, images, masks, listed), *_in_two_lists(config, layout, list(images))]
+        for root in open_roots([config.data, *config.more_roots], layout):
+            findings += [*_unpaired_masks(config, root, listed), *_in_two_lists(config, root, layout)]
     return source, labels, pairs, len(pairs), findings
 
 
@@ -393,18 +412,18 @@ def _decoded(data, label, where):
     return data, decode_mask(label, where)
 
 
-def _unpaired_masks(config, images, masks, listed):
+def _unpaired_masks(config, root, listed):
     """Findings of masks without a photograph and without an entry in the lists."""
-    return [Finding("missing", "", name, f"{path} has no photograph in {config.image_dir}")
-            for name, path in masks.items() if name not in images and name not in listed]
+    return [Finding("missing", "", root.prefix + name, f"{path} has no photograph in {config.image_dir}")
+            for name, path in root.masks.items() if name not in root.images and root.prefix + name not in listed]
 
 
-def _in_two_lists(config, layout, names):
+def _in_two_lists(config, root, layout):
     """Findings of photographs that both lists name; training leaves them out."""
-    paths = [os.path.join(config.data, f"{split}.txt") for split in (config.train_split, config.val_split)]
+    paths = [os.path.join(root.path, f"{split}.txt") for split in (config.train_split, config.val_split)]
     if paths[0] == paths[1] or not all(map(os.path.isfile, paths)):
         return []
-    train, val = (read_list(path, names, layout) for path in paths)
+    train, val = (read_list(path, list(root.images), layout) for path in paths)
     held_out = set(val)
     return [Finding("leak", "train", name, f"{name} is in {paths[0]} and in {paths[1]}; remove it from one")
             for name in train if name in held_out]
@@ -445,7 +464,8 @@ def _summary(kind, findings):
     """A heading and the first few findings of a kind, or ""."""
     if not findings:
         return ""
-    title, broken = KINDS[kind]
+    title, broken, cure = KINDS[kind]
     lines = [f"{'FIX' if broken else 'check'}  {title}: {len(findings)}"]
     lines += [f"  {finding.message}" for finding in findings[:MAX_LISTED]]
-    return "\n".join(lines + ([f"  and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []))
+    more = [f"  and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []
+    return "\n".join([*lines, *more, f"  cure: {cure}"])

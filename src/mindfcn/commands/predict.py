@@ -1,4 +1,4 @@
-"""The verb predict: photographs of any size -> palette masks, overlays and probabilities in a folder.
+"""The verb predict: photographs and videos of any size -> palette masks, overlays and probabilities in a folder.
 
 MindSpore is imported only if it is the runtime.
 """
@@ -24,9 +24,16 @@ from mindfcn.inference.pipeline import Inference
 from mindfcn.labels import LabelSet
 from mindfcn.launcher import num_processes
 from mindfcn.memory import is_out_of_memory
-from mindfcn.report.overlays import overlay_with_legend, write_palette_png, write_picture
-from mindfcn.storage.files import atomic_path, read_bytes
+from mindfcn.report.overlays import (
+    encode_palette_png,
+    overlay,
+    overlay_with_legend,
+    write_palette_png,
+    write_picture,
+)
+from mindfcn.storage.files import atomic_path, empty_folder, partial_folder, read_bytes
 from mindfcn.storage.images import dark_note, decode_photograph
+from mindfcn.storage.video import VideoReader, VideoWriter, is_video
 from mindfcn.weights.card import Card
 from mindfcn.weights.catalogue import with_checkpoint_paths
 
@@ -39,7 +46,8 @@ class PredictResult:
 
     Attributes:
         written: one dict per image with the paths `image`, `mask`, `overlay`, `probabilities` and `geometric`; None
-            for files that the settings do not ask for, or that need a head that the network lacks.
+            for files that the settings do not ask for, or that need a head that the network lacks. The masks of a
+            video are a folder.
         failed: (path, reason) of each image that could not be read.
         skipped: number of images whose results were there already.
         totals: {"written", "failed" and "skipped": number of images, over all processes}; the other attributes are of
@@ -104,23 +112,29 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     segment.check(card)
     result = PredictResult()
     with _all_processes() as (rank, rank_size):
-        images, names = _checked_images(config, second, console)
+        images, names = _checked_images(config, planes, second, console)
         share = list(zip(images, names))[rank::rank_size]
 
         def jobs():
             for path, name in share:
-                target = _targets(config, name, second)
+                target = _targets(config, name, second, is_video(path))
                 if not (config.skip_existing and _exist(target)):
                     yield path, target
 
         def compute(path, target, read):
             """Segment an image that is being read. Returns a function that writes its files."""
+            if is_video(path):
+                _segment_video(path, target, segment, labels, console)
+                return lambda: None
             image, seen = read()
             mask, probabilities = segment(seen, config.probabilities)
             geometric = segmenter.geometric(seen) if second else None
             return partial(_write, target, image, mask, probabilities, labels, geometric, second)
 
-        done = _overlapped(jobs(), lambda path, target: _read(path, planes, config, card, console), compute)
+        def read(path, _):
+            return None if is_video(path) else _read(path, planes, config, card, console)
+
+        done = _overlapped(jobs(), read, compute)
         with contextlib.closing(done):
             for (path, target), finish in console.track(done, len(share)):
                 try:
@@ -192,18 +206,57 @@ def _totals(result):
     return dict(zip(counts, runtime.sum_over_ranks(np.array(list(counts.values()), np.int64)).tolist()))
 
 
-def _checked_images(config, second, console):
+def _checked_images(config, planes, second, console):
     """(paths of all images, names of their results), after every check that needs no network. Raises UserError."""
-    images = find_images(config.images, config.out, console)
+    images = find_images(config.images, config.out, console, videos=True)
+    _check_videos(images, config, planes, second)
     if config.depth:
         _check_depth_names(images)
     names = output_names(images)
-    # Generators, because the paths of a million results would fill the memory.
-    written = (target for name in names
-               if not (_exist(target := _targets(config, name, second)) and config.skip_existing))
-    _check_overwriting(images, written)
-    _create_folders(_targets(config, name, second) for name in names)
+
+    # A generator, because the paths of a million results would fill the memory.
+    def targets():
+        for path, name in zip(images, names):
+            yield _targets(config, name, second, is_video(path))
+
+    _check_overwriting(images, (target for target in targets() if not (_exist(target) and config.skip_existing)))
+    _create_folders(targets())
     return images, names
+
+
+def _check_videos(images, config, planes, second):
+    """Raise UserError if there are videos and a setting or the network is for photographs alone."""
+    video = next(filter(is_video, images), None)
+    names = [f"--{name}" for name in ("probabilities", "voc_names", "depth", "bits") if getattr(config, name)]
+    if video and names:
+        raise UserError(f"{names[0]} is for photographs, and {video} is a video; segment it in a call without")
+    if video and (planes != ("image",) or second):
+        raise UserError(f"{video} is a video, and this network takes {' and '.join(planes)}"
+                        f"{' to two masks' if second else ''}; videos need a network from photographs to one mask")
+
+
+def _segment_video(path, target, segment, labels, console):
+    """Write a mask for each frame, 000000.png the first, and the overlay as a video; both appear once complete."""
+    masks, overlay_path = target["mask"], target["overlay"]
+    if os.path.lexists(masks):
+        raise UserError(f"{masks} is there already; remove it, or choose another --out")
+    with contextlib.ExitStack() as stack:
+        video = stack.enter_context(contextlib.closing(VideoReader(path)))
+        folder = stack.enter_context(partial_folder(masks))
+        empty_folder(folder)
+        made = os.path.join(folder, "masks")
+        os.mkdir(made)
+        temporary = stack.enter_context(atomic_path(overlay_path)) if overlay_path else ""
+        writer = VideoWriter(temporary, video.rate)
+        for number, frame in enumerate(console.track(video, video.count or None, unit="frame", desc=_stem(path))):
+            mask, _ = segment(frame, False)
+            with open(os.path.join(made, f"{number:06d}.png"), "wb") as file:
+                file.write(encode_palette_png(mask, labels))
+            if overlay_path:
+                writer.add(overlay(frame[..., ::-1], mask, labels)[..., ::-1])
+        if overlay_path:
+            writer.close()
+        os.replace(made, masks)
 
 
 def _reason(error, path):
@@ -255,8 +308,12 @@ def _with_planes(image, path, planes, config):
     return {plane: readers[plane]() for plane in planes}
 
 
-def _targets(config, name, second):
+def _targets(config, name, second, video):
     """The files to write for one image: {mask, overlay, probabilities, geometric: path or None}."""
+    if video:
+        return {"mask": os.path.join(config.out, name),
+                "overlay": os.path.join(config.out, name + "_overlay.mp4") if config.overlay else None,
+                "probabilities": None, "geometric": None}
     masks = os.path.join(config.out, VOC_FOLDER) if config.voc_names else config.out
     return {
         "mask": os.path.join(masks, name + ".png"),

@@ -7,9 +7,10 @@ from typing import Any, Optional
 from mindfcn import runtime
 from mindfcn.config import PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
+from mindfcn.data.masks import mapped_reader
 from mindfcn.data.records.identity import Origin, difference, settings_difference, source_settings
 from mindfcn.data.records.integrity import count_records
-from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, write_records
+from mindfcn.data.records.mindrecord import RecordSummary, read_manifest, remove_records, write_records
 from mindfcn.data.records.records import COURSE_RECORD, Records, record_entry, suspicious_masks
 from mindfcn.data.regions.proposals import check_installed
 from mindfcn.data.regions.windows import window_samples
@@ -31,7 +32,8 @@ class PrepareResult:
     """Records made by `prepare`.
 
     Attributes:
-        train, val: RecordSummary of each split; val is None for the course's record, which has none.
+        train, val: RecordSummary of each split; val is None for the course's record, which has none, and without
+            validation images.
         labels: LabelSet of the masks.
         train_path, val_path: MindRecord paths; val_path is None if val is.
     """
@@ -62,23 +64,26 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
     config = _with_root(config)
     paths = Records.paths(config.records)
     if not config.overwrite and Records.exist(config.records):
-        for path in paths:
+        for path in Records.made(config.records):
             check_source(path, read_manifest(path) or {}, config, "--")
     labels, train, val = list_samples(config, console)
     origins = origins_of(config, labels, train, val)
     if config.instances != "none":
         train = windows(config, train, labels, console)
     summaries: list[RecordSummary] = []
-    for path, samples, origin in zip(paths, (train, val), origins):
+    for path, samples, origin in zip(paths, (train, val) if val else (train,), origins):
         summary = write_records(samples, path, labels, config.shards, config.skip_bad, config.overwrite, console.track,
                                 origin.geometric, origin, config.processes)
         done = "already complete" if summary.reused else "written"
         console.say(f"{path}: {summary.written} records {done}, {len(summary.skipped)} pairs left out")
         summaries.append(summary)
+    if not val:
+        remove_records(paths[1])
+        console.say("no validation: every image is in the training records")
     for line in suspicious_masks(paths[0]):
         console.say(line)
     _save_labels(labels, os.path.join(config.records, "labels.yaml"))
-    return PrepareResult(summaries[0], summaries[1], labels, paths[0], paths[1])
+    return PrepareResult(summaries[0], summaries[1] if val else None, labels, paths[0], paths[1] if val else None)
 
 
 def windows(config, train, labels, console):
@@ -96,7 +101,7 @@ def windows(config, train, labels, console):
 def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[LabelSet, list[Sample], list[Sample]]:
     """The labels and both splits of a source; draws the sample set if it is the source.
 
-    Validation images are removed from the training samples.
+    Validation images are removed from the training samples. There are none with your own folder and `val_fraction` 0.
 
     Args:
         config: PrepareConfig; nothing is downloaded.
@@ -109,14 +114,17 @@ def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[Labe
         UserError: the source is missing or damaged, or no images are left for training or validation.
     """
     config = _with_root(config)
+    if config.more_roots and config.source != "folder":
+        raise UserError(f"--more_roots is for your own folders, not for source {config.source}; leave it out")
     labels, train, val = SOURCES[str(config.source)](config)
     held_out = {sample.name for sample in val}
     kept = [sample for sample in train if sample.name not in held_out]
     if not kept:
         raise UserError(f"every image of split {config.train_split!r} is in {config.val_split!r} too; "
                         "give splits that differ")
-    if not val:
-        raise UserError(f"no validation images in {config.root}; add images or lists")
+    if not val and (config.source != "folder" or config.val_fraction):
+        raise UserError(f"no validation images in {config.root}; add images or lists"
+                        + ("; --val_fraction 0 trains without validation" if config.source == "folder" else ""))
     if len(kept) < len(train):
         console.say(f"{len(train) - len(kept)} validation images removed from the training images")
     return labels, kept, val
@@ -191,7 +199,9 @@ def _voc(config):
                          config.sbd_splits, check, compared)
     else:
         train = list_voc(config.root, config.train_split, config.year, check, compared)
-    return labels, train, list_voc(config.root, config.val_split, config.year, check, compared)
+    val = list_voc(config.root, config.val_split, config.year, check, compared)
+    return labels, *([dataclasses.replace(sample, read_label=mapped_reader(sample.read_label, labels))
+                      for sample in samples] for samples in (train, val))
 
 
 def _folder(config):
@@ -199,10 +209,14 @@ def _folder(config):
     if not os.path.exists(path) and os.path.isdir(masks):
         raise UserError(f"no labels file {path}; make one with mindfcn labels --from {masks}")
     labels = LabelSet.load(path)
+    for other in (os.path.join(root, "labels.yaml") for root in config.more_roots if not config.labels):
+        if os.path.exists(other) and (there := LabelSet.load(other)) != labels:
+            found = there.in_masks.difference(labels.in_masks) or "merge or ignore differ"
+            raise UserError(f"{other} has other classes than {path}: {found}; make them one, or give --labels")
     if config.bits and config.bands:
         raise UserError("--data.bits is for photographs: leave it out with --data.bands")
     train, val = (list_folder(config.root, split, labels, config.mask_encoding, config.val_fraction,
-                              not config.skip_bad, config.bits, config.bands, Layout.of(config))
+                              not config.skip_bad, config.bits, config.bands, Layout.of(config), config.more_roots)
                   for split in (config.train_split, config.val_split))
     return labels, train, val
 
@@ -211,7 +225,7 @@ def _save_labels(labels, path):
     """Write labels.yaml unless it already holds these labels."""
     if os.path.isfile(path):
         try:
-            if LabelSet.load(path) == labels:
+            if not LabelSet.load(path).difference(labels):
                 return
         except UserError:
             pass
@@ -223,8 +237,8 @@ SOURCES = {"sample": _sample, "rooms": _rooms, "voc": _voc, "folder": _folder, "
 # Folders that the drawn sets are drawn into.
 DRAWN = {"sample": "data/sample", "rooms": "data/rooms"}
 # Settings that mean nothing without a source.
-SOURCE_SETTINGS = ("root", "voc", "classes", "year", "sbd", "sbd_splits", "train_split", "val_split", "val_fraction",
-                   "image_dir", "mask_dir", "mask_suffix", "group_by", "folds", "fold",
+SOURCE_SETTINGS = ("root", "more_roots", "voc", "classes", "year", "sbd", "sbd_splits", "train_split", "val_split",
+                   "val_fraction", "image_dir", "mask_dir", "mask_suffix", "group_by", "folds", "fold",
                    "mask_encoding", "bits", "bands", "instances", "instance_size", "per_image", "duplicate_rare",
                    "samples", "size", "seed")
 
@@ -280,7 +294,7 @@ def check_records(data: PrepareConfig, console: Console, prefix: str) -> None:
     Raises:
         UserError: what differs, and how to make the records again.
     """
-    manifests = {path: manifest for path in Records.paths(data.records) if (manifest := read_manifest(path))}
+    manifests = {path: manifest for path in Records.made(data.records) if (manifest := read_manifest(path))}
     if data.source is None:
         _check_without_source(data, manifests, prefix)
         return
@@ -293,17 +307,19 @@ def check_records(data: PrepareConfig, console: Console, prefix: str) -> None:
         console.say(f"{data.records} was written by a release that did not record what records are made from: only "
                     f"classes and files are compared; make it again with {prefix}overwrite true")
     entry = next(iter(manifests.values())).get("identity")
-    if not os.path.isdir(data.root) and (entry is None or entry["settings"] == source_settings(data)):
+    gone = next((root for root in (data.root, *data.more_roots) if not os.path.isdir(root)), "")
+    if gone and (entry is None or entry["settings"] == source_settings(data)):
         what = "only the settings of" if entry else "nothing of"
-        console.say(f"{data.root} is not here: {what} {data.records} can be compared")
+        console.say(f"{gone} is not here: {what} {data.records} can be compared")
         return
-    if not os.path.isdir(data.root) and data.source not in DRAWN:
+    if gone and data.source not in DRAWN:
         raise UserError(f"{data.records} was made from {entry['settings']['root']}, and there is no folder "
-                        f"{data.root}; correct {prefix}root")
+                        f"{gone}; correct {prefix}root")
     # Pairs that were left out are compared, too.
     listed = list_samples(dataclasses.replace(data, skip_bad=True))
-    for (path, manifest), origin in zip(manifests.items(), origins_of(data, *listed)):
-        _refuse(path, difference(manifest, origin), data, prefix)
+    for path, origin in zip(Records.paths(data.records), origins_of(data, *listed)):
+        if path in manifests:
+            _refuse(path, difference(manifests[path], origin), data, prefix)
 
 
 def _check_without_source(data, manifests, prefix):
@@ -332,7 +348,9 @@ def changed_since(path: str) -> str:
     """
     manifest = read_manifest(path)
     entry = (manifest or {}).get("identity", {})
-    if not manifest or not entry.get("source") or not os.path.isdir(entry["settings"]["root"]):
+    if not manifest or not entry.get("source"):
+        return ""
+    if not all(map(os.path.isdir, [entry["settings"]["root"], *entry["settings"].get("more_roots", [])])):
         return ""
     data = PrepareConfig(source=entry["source"], skip_bad=True, **entry["settings"])
     try:
@@ -349,7 +367,7 @@ def _refuse(path, found, data, prefix):
     """Raise UserError if there is a difference, with the two sources and the setting that makes the records again."""
     if found:
         there = record_entry(path)["source"] or "files that are not recorded"
-        here = f"{data.source} {data.root}".rstrip() if data.source else data.labels
+        here = f"{data.source} {' + '.join([data.root, *data.more_roots])}".rstrip() if data.source else data.labels
         raise UserError(f"{path} was made from {there} and is not that of {here}: {found}; make it again with "
                         f"{prefix}overwrite true, or choose another {prefix}records")
 
@@ -358,7 +376,7 @@ def origins_of(config, labels, train, val):
     """[Origin of the training records, Origin of the validation records]."""
     settings = source_settings(config)
     geometric = GEOMETRIC if config.source == "siftflow" else None
-    return [Origin(config.source, settings, labels, samples, geometric) for samples in (train, val)]
+    return [Origin(config.source, settings, labels, samples, geometric, bool(val)) for samples in (train, val)]
 
 
 def _with_root(config):

@@ -73,8 +73,8 @@ class _Totals:
 def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsResult:
     """Read all masks of a folder and write a labels file with their classes.
 
-    A labels file that is replaced keeps the order of its colours and, unless others are given, its names; new colours
-    follow.
+    A labels file that is replaced keeps the order of its colours, what it merges and ignores and, unless others are
+    given, its names; new colours follow.
 
     Args:
         config: LabelsConfig.
@@ -95,10 +95,11 @@ def propose_labels(config: LabelsConfig, console: Console = SILENT) -> LabelsRes
         raise UserError(f"{out} exists; keep it, choose another --out_file, or replace it with --overwrite")
     found, encoding = _scan(paths, config.mask_encoding, console)
     before = _before(out)
-    classes, colors, ignored = _classes(found, encoding, before)
-    names = _names(config.names, classes, colors, before)
+    rules = before and before.map
+    classes, colors, ignored = _classes(found, encoding, before and before.in_masks, rules)
+    names = _names(config.names, classes, colors, before and before.in_masks)
     labels = LabelSet(names, colors, IGNORE)
-    labels.save(out)
+    (dataclasses.replace(rules, classes=labels) if rules else labels).save(out)
     return LabelsResult(labels, encoding, len(paths), out, _table(labels, classes, ignored, found),
                         _notes(labels, classes, found, encoding, config, out))
 
@@ -146,28 +147,30 @@ def _scan(paths, encoding, console):
     return found, kind
 
 
-def _classes(found, encoding, before=None):
-    """(values of the classes in order, their colours, values of the ignore label).
+def _classes(found, encoding, before=None, rules=None):
+    """(values of the classes in order, their colours, values of the ignore label and of what `rules` ignores).
 
     The value of a class is None if its number occurs in no mask. Raises UserError if there are too many.
     """
+    void = [BORDER, IGNORE, *(rules.colors if rules else ()), *(rules.numbers if rules else ())]
     if encoding == "rgb":
-        values = {value: entry[0] for value, entry in found.total.items() if value != BORDER}
+        values = {value: entry[0] for value, entry in found.total.items() if value not in void}
         # Black is the background; other colours are sorted by their number of pixels.
         known = list(before.colors) if before else []
         new = values.keys() - set(known)
         classes = known + sorted(new, key=lambda value: (value != (0, 0, 0), -values[value], value))
         colors = classes
     elif encoding == "grey" and _is_brightness(found.total):
-        classes = sorted(found.total)
-        return classes, [(value,) * 3 for value in classes], []
+        shades = {*rules.numbers, *(color[0] for color in rules.colors if len(set(color)) == 1)} if rules else set()
+        classes = sorted(found.total.keys() - shades)
+        return classes, [(value,) * 3 for value in classes], sorted(found.total.keys() & shades)
     else:
-        numbers = [number for number in found.total if number != IGNORE]
+        numbers = [number for number in found.total if number not in void]
         classes = [number if number in found.total else None for number in range(max(numbers, default=-1) + 1)]
         colors = _distinct([found.colors.get(number, [None])[0] for number in range(len(classes))])
     if not 1 <= len(classes) <= IGNORE:
         raise UserError(f"the masks hold {len(classes)} classes besides the ignore label; a mask holds 1 to {IGNORE}")
-    return classes, colors, [value for value in (BORDER, IGNORE) if value in found.total]
+    return classes, colors, [value for value in dict.fromkeys(void) if value in found.total]
 
 
 def _is_brightness(values):
@@ -213,7 +216,7 @@ def _table(labels, classes, ignored, found):
     for number, value in [*enumerate(classes), *((labels.ignore_label, value) for value in ignored)]:
         pixels, masks, example = found.total.get(value, (0, 0, "-"))
         name = labels.names[number] if number < len(labels) else "(ignored)"
-        color = labels.palette()[number].tolist() if value != BORDER else BORDER
+        color = value if isinstance(value, tuple) else labels.palette()[number].tolist()
         rows.append((number, name, "({}, {}, {})".format(*color), f"{100 * pixels / total:.2f}", masks,
                      os.path.basename(example)))
     return text_table(("number", "class", "colour", "share of pixels %", "masks", "first in"), rows)
@@ -231,7 +234,8 @@ def _notes(labels, classes, found, encoding, config, out):
     if config.mask_encoding != "auto":
         notes.append(f"inspect and prepare also need --mask_encoding {config.mask_encoding}")
     if not config.names:
-        notes.append(f"next: give the classes names in {out}")
+        notes.append(f"next: give the classes names in {out}, and list those that do not count, such as a white "
+                     "outline, under ignore")
     folder = os.path.normpath(os.path.join(config.masks, os.pardir))
     if os.path.isdir(os.path.join(folder, "images")):
         notes.append(f"then: mindfcn inspect {folder}")

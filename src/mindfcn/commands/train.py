@@ -36,7 +36,7 @@ class TrainResult:
 
     Attributes:
         run_dir: its folder.
-        checkpoint: the best checkpoint, or the last one if nothing was evaluated.
+        checkpoint: the best checkpoint, or that of the last epoch if nothing was evaluated.
         evaluation: EvalResult of the best checkpoint; None without validation records or after a signal.
         signal: number of the signal that stopped the run early, or None.
         epoch: number of completed epochs; fewer than the settings' after a signal or with `patience`.
@@ -93,7 +93,7 @@ def train_in(run_dir, config, resuming, device, console):
     data = dataclasses.replace(config.data, identity=records.identity, overwrite=False)
     config = dataclasses.replace(config, data=data)
     dtype, scaler = loss_scaler(config.optim, device)
-    check_best_by(config, records.labels)
+    check_best_by(config, records)
     bands = band_preprocess(config, records.train, records.labels, notes)
     net, card, report = build(config, records.labels, records.val, notes, resuming, bands)
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
@@ -142,8 +142,9 @@ def train_in(run_dir, config, resuming, device, console):
 
 def run_page(run_dir, config, device, card, train_set, val_set):
     """The run's Page, without curves and figures."""
+    evaluated = f"{val_set.count:,} images" if val_set else "nothing: no validation, best.ckpt is of the last epoch"
     facts = {"network": network_text(card), "records": records_text(card), "trained on": f"{train_set.count:,} images",
-             "evaluated on": f"{val_set.count:,} images" if val_set else "nothing",
+             "evaluated on": evaluated,
              "epochs": config.optim.epochs, "device": device}
     return Page(run_dir.report, f"Training of {os.path.basename(os.path.abspath(run_dir.path))}", card.labels, facts,
                 details={"Settings": flat(dataclasses.asdict(config)), "Versions": runtime.versions()})

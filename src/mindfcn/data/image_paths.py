@@ -10,9 +10,10 @@ from mindfcn.console import SILENT
 from mindfcn.data.sources.folder import IMAGE_SUFFIXES
 from mindfcn.errors import UserError
 from mindfcn.storage.images import HEIF_REMEDY, HEIF_SUFFIXES, extra_suffixes
+from mindfcn.storage.video import VIDEO_SUFFIXES
 
 
-def find_images(patterns, out="", console=SILENT):
+def find_images(patterns, out="", console=SILENT, videos=False):
     """List the images that files, folders and glob patterns match, each once, in the order of the patterns.
 
     A folder gives the images directly in it; `**` in a pattern matches any depth of folders, links to folders excepted.
@@ -23,6 +24,7 @@ def find_images(patterns, out="", console=SILENT):
         patterns: files, folders and patterns.
         out: folder of the results; matches of patterns in it are results of earlier calls and are left out.
         console: Console that shows which files are left out.
+        videos: whether folders and patterns give videos, too.
 
     Returns:
         list of paths.
@@ -33,7 +35,7 @@ def find_images(patterns, out="", console=SILENT):
     patterns = [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
     found = {}
     for pattern in map(os.fspath, patterns):
-        for path in _matches(pattern, out, console):
+        for path in _matches(pattern, out, console, IMAGE_SUFFIXES + extra_suffixes() + VIDEO_SUFFIXES * videos):
             found.setdefault(os.path.abspath(path), path)
     if not found:
         raise UserError("no images named; give image files, folders or patterns such as 'photos/*.jpg'")
@@ -127,7 +129,7 @@ def output_names(paths):
     return [names[path] for path in paths]
 
 
-def _matches(pattern, out, console):
+def _matches(pattern, out, console, suffixes):
     """The images of one pattern. An existing path is never read as a pattern, even if it has brackets."""
     if os.path.isfile(pattern):
         return [pattern]
@@ -142,7 +144,6 @@ def _matches(pattern, out, console):
     found = sorted(filter(os.path.isfile, found))
     inside = os.path.realpath(out) + os.sep if out else "\0"
     results = [path for path in found if os.path.realpath(path).startswith(inside)]
-    suffixes = IMAGE_SUFFIXES + extra_suffixes()
     images = [path for path in found if path.lower().endswith(suffixes) and path not in results]
     others = [path for path in found if not path.lower().endswith(suffixes) and path not in results]
     if results and not images or out and os.path.realpath(out) == os.path.realpath(pattern):

@@ -82,10 +82,12 @@ class MaskReader:
     labels are grey and include every value of every mask of 8 or 16 bits: black and white masks need the classes
     (0, 0, 0) and (255, 255, 255). Otherwise they are class numbers. Palettes must show a number in one colour.
 
+    Colours that `labels.map` ignores are also those of palettes, with auto, and of grey values.
+
     Args:
         paths: all mask files of the data set.
         labels: LabelSet; colour masks are decoded by its colours. The ignore label's palette colour and VOC's border
-            colour (224, 224, 192) are read as the ignore label.
+            colour (224, 224, 192) are read as the ignore label. Its map is applied to what a mask holds.
         encoding: palette (numbers of a palette image, whatever its colours), grey (grey values are numbers), rgb
             (colours), or auto.
     """
@@ -101,18 +103,41 @@ class MaskReader:
             UserError: the file is unreadable or not in the given encoding, a colour is unknown, a number is over 255,
                 or, with auto, palettes contradict one another or the labels.
         """
+        numbers = self._stored(path)
+        return self.labels.map.apply(numbers) if self.labels.map else numbers
+
+    def _stored(self, path):
+        """The class numbers of a mask before classes are merged and left out."""
         mask, auto = read_mask_image(path), self.encoding == "auto"
         kind = _kind(mask) if auto else self.encoding
         if kind == "rgb":
             return _decode_colors(np.asarray(mask.convert("RGB")), self.labels, path)
         numbers = _numbers(mask, kind, path)
         if auto and mask.mode == "P":
-            check_palette(mask.getpalette("RGB"), numbers, self.labels, path)
-            self._check_same_palette(mask.getpalette("RGB"), np.bincount(numbers.ravel(), minlength=256), path)
+            palette = mask.getpalette("RGB")
+            check_palette(palette, numbers, self.labels, path)
+            self._check_same_palette(palette, _present(numbers, self.labels.in_masks), path)
+            return self._without_ignored(numbers, lambda number: tuple(palette[3 * number:3 * number + 3]), path)
         if auto and kind == "grey" and self._are_shades():
             # Images of few bits are read as numbers; their shades are spread over 0..255.
             shades = numbers * (255 // (2 ** mask.info["bits"] - 1)) if "bits" in mask.info else numbers
             return _decode_colors(np.repeat(shades[..., None], 3, axis=2), self.labels, path)
+        return self._without_ignored(numbers, lambda number: (number,) * 3, path) if kind == "grey" else numbers
+
+    def _without_ignored(self, numbers, color_of, path):
+        """The numbers with the ignore label where the file shows a colour that does not count.
+
+        Raises UserError if the number is a class.
+        """
+        classes = self.labels.in_masks
+        for number in _present(numbers).tolist() if self.labels.map and self.labels.map.colors else ():
+            if (color := color_of(number)) not in self.labels.map.colors:
+                continue
+            if number < len(classes):
+                raise UserError(f"{path} shows {number} ({classes.names[number]}) in {color}, which labels.yaml "
+                                "ignores; ignore the class by its name, or, if the colours of a palette count, use "
+                                "--mask_encoding rgb")
+            numbers[numbers == number] = classes.ignore_label
         return numbers
 
     def __getstate__(self):
@@ -128,20 +153,23 @@ class MaskReader:
 
         Args:
             path: the mask.
-            pixels: (256,) int64, number of its pixels of each number.
+            pixels: (256,) int64, number of its pixels of each number, as the copy returned them.
 
         Raises:
             UserError: it shows a number in another colour.
         """
         mask = read_mask_image(path)
         if self.encoding == "auto" and mask.mode == "P":
-            self._check_same_palette(mask.getpalette("RGB"), pixels, path)
+            # Where classes are merged, only the file has its own numbers.
+            numbers = (_present(_numbers(mask, "palette", path), self.labels.in_masks) if self.labels.map
+                       else np.flatnonzero(pixels[:len(self.labels)]))
+            self._check_same_palette(mask.getpalette("RGB"), numbers, path)
 
     def _are_shades(self):
         """Whether grey values of this data set are colours of the labels."""
         with self._lock:
             if self._shades is None:
-                self._shades = _all_grey(self.labels) and all(in_threads(self._fits, self.paths))
+                self._shades = self.labels.in_masks.all_grey and all(in_threads(self._fits, self.paths))
             return self._shades
 
     def _fits(self, path):
@@ -153,19 +181,34 @@ class MaskReader:
         if _kind(mask) != "grey" or "bits" in mask.info:
             return True
         values = np.unique(np.asarray(mask)[..., 0] if mask.mode == "LA" else np.asarray(mask))
-        return bool(np.isin(values, np.array(self.labels.colors)[:, 0]).all())
+        known = [*self.labels.in_masks.colors, *_ignored_colors(self.labels)]
+        return bool(np.isin(values, [color[0] for color in known if len(set(color)) == 1]).all())
 
-    def _check_same_palette(self, palette, pixels, path):
+    def _check_same_palette(self, palette, numbers, path):
         if self._colors is None:
             return
         with self._lock:
-            for number in np.flatnonzero(pixels[:len(self.labels)]).tolist():
+            for number in numbers.tolist():
                 color = tuple(palette[3 * number:3 * number + 3])
                 before, file = self._colors.setdefault(number, (color, path))
                 if before != color:
                     raise UserError(f"number {number} is {before} in the palette of {file} but {color} in that of "
                                     f"{path}; if the numbers are right, use --mask_encoding palette, if the colours "
                                     "are, rgb")
+
+
+def mapped_reader(read, labels):
+    """`read`, a function path -> mask numbers, with the labels' map applied. Raises UserError if it ignores colours."""
+    if labels.map is None:
+        return read
+    if labels.map.colors:
+        raise UserError(f"labels: ignore: {labels.map.colors[0]}: these masks hold numbers, not colours; give its "
+                        "number")
+    return functools.partial(_read_mapped, read, labels.map)
+
+
+def _read_mapped(read, label_map, path):
+    return label_map.apply(read(path))
 
 
 def mask_reader(paths, labels, encoding="auto"):
@@ -194,8 +237,9 @@ def _numbers(mask, kind, path):
 
 def check_palette(palette, numbers, labels, path):
     """Raise UserError if the palette shows a class of the mask in the colour of another: one of the two is wrong."""
+    labels = labels.in_masks
     classes = {color: number for number, color in enumerate(labels.colors) if labels.colors.count(color) == 1}
-    for number in np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(labels)]).tolist():
+    for number in _present(numbers, labels).tolist():
         color = tuple(palette[3 * number:3 * number + 3])
         other = classes.get(color, number)
         if other != number:
@@ -204,9 +248,16 @@ def check_palette(palette, numbers, labels, path):
                             "numbers are right, or rgb if the colours are")
 
 
-def _all_grey(labels):
-    colors = np.array(labels.colors)
-    return bool((colors == colors[:, :1]).all())
+def _present(numbers, labels=None):
+    """The numbers that occur in a mask, or only the classes among them, (K,) int64, sorted."""
+    return np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)[:len(labels) if labels else 256])
+
+
+def _ignored_colors(labels):
+    """Colours that the labels' map ignores; for classes in greys, its numbers are greys, too."""
+    if not labels.map:
+        return []
+    return [*labels.map.colors, *((number,) * 3 for number in labels.map.numbers if labels.in_masks.all_grey)]
 
 
 def _decode_grey(values, mode, path):
@@ -230,20 +281,21 @@ def _decode_colors(colors, labels, path):
     if unknown.any():
         row, column = np.argwhere(unknown)[0]
         raise UserError(f"{path}: colour {tuple(map(int, colors[row, column]))} at row {row}, column {column} "
-                        "is in no class; add it to labels.yaml or fix the mask")
+                        "is in no class; add it to labels.yaml, as a class or under ignore, or fix the mask")
     return numbers[indices]
 
 
 def _color_table(labels):
     """Packed colours, sorted, (K,) int64, and their class numbers, (K,) uint8."""
-    table = {}
-    for number, color in enumerate(labels.colors):
+    table, classes = {}, labels.in_masks
+    for number, color in enumerate(classes.colors):
         other = table.setdefault(int(_pack(np.array(color))), number)
-        if other != number:
-            raise UserError(f"labels: {labels.names[other]!r} and {labels.names[number]!r} share the colour "
-                            f"{list(color)}; colour masks need a different colour for each class")
-    for color in (labels.palette()[labels.ignore_label], voc_palette()[255]):
-        table.setdefault(int(_pack(color)), labels.ignore_label)
+        if other != number and not (labels.map and labels.map.same(other, number)):
+            raise UserError(f"labels: {classes.names[other]!r} and {classes.names[number]!r} share the colour "
+                            f"{list(color)}, so masks of colours cannot tell them apart; keep one of the names, merge "
+                            "the two, or give each its own colour")
+    for color in (*_ignored_colors(labels), classes.palette()[classes.ignore_label], voc_palette()[255]):
+        table.setdefault(int(_pack(color)), classes.ignore_label)
     codes = np.array(sorted(table), np.int64)
     return codes, np.array([table[code] for code in codes.tolist()], np.uint8)
 

@@ -103,7 +103,8 @@ def decode_mask(data, where):
 
 def check_mask(mask, labels, where):
     """Raise UserError if a mask (H, W) uint8 holds a number that is neither a class nor the ignore label."""
-    check_numbers(mask, len(labels), labels.ignore_label, where)
+    # A map leaves only numbers unchanged that are none of the masks' classes.
+    check_numbers(mask, len(labels.in_masks), labels.ignore_label, where)
 
 
 def check_numbers(mask, num_classes, ignore_label, where):
@@ -115,7 +116,8 @@ def check_numbers(mask, num_classes, ignore_label, where):
     if unknown.size:
         row, column = np.argwhere(mask == unknown[0])[0]
         raise UserError(f"mask {where} holds {unknown[0]} at row {row}, column {column}: not a class of "
-                        f"0..{num_classes - 1} nor the ignore label {ignore_label}; fix the mask or the labels")
+                        f"0..{num_classes - 1} nor the ignore label {ignore_label}; fix the mask or the labels, where "
+                        f"ignore: [{unknown[0]}] leaves the number out")
 
 
 def check_names(names, where):

@@ -286,9 +286,9 @@ class Evaluator(RunCallback):
                 run.notes.say(f"stopping after epoch {epoch}: {run.config.best_by} has not risen since epoch "
                               f"{run.improved}, {run.config.patience} epochs or more ago")
                 run_context.request_stop()
-        elif run.step.average and epoch == run.config.optim.epochs and run.writes:
-            # Without validation records, the averaged weights of the last epoch are the result.
-            with run.step.average.applied():
+        elif epoch == run.config.optim.epochs and run.writes:
+            # Without validation records, the weights of the last epoch, or their averages, are the result.
+            with run.step.average.applied() if run.step.average else contextlib.nullcontext():
                 save_checkpoint(run.run_dir.best, run.segmenter.net, run.card)
 
     def evaluate(self, epoch):

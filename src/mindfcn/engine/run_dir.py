@@ -7,7 +7,8 @@
     evaluation.csv      step, epoch and the four metrics
     curves.png          both, drawn
     report.html         all of this on one page, rewritten after each epoch
-    checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (of the best evaluation)
+    checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (of the best evaluation;
+                        without validation, of the last epoch)
     tensorboard/        both tables for TensorBoard, on request
     evaluation/         evaluation of the best checkpoint, as `eval` writes it
     run.lock            present while a process trains here; names the process

@@ -2,11 +2,13 @@
 
 import importlib.util
 import math
+import os
 
 from mindfcn import combinations
 from mindfcn.config import check_bounds
 from mindfcn.engine.run_dir import EVALUATION
 from mindfcn.errors import UserError
+from mindfcn.metrics import MEAN_IOU
 from mindfcn.models.factory import DECONVNET, split_name
 
 
@@ -71,8 +73,13 @@ def check_start(model, optim):
                         "others would stay random; give weights")
 
 
-def check_best_by(config, labels):
-    """Raise UserError if the best checkpoint is to be best by something that is not measured."""
-    known = [*EVALUATION[2:], *labels.names]
+def check_best_by(config, records):
+    """Raise UserError if the best checkpoint, or the end of the run, depends on something that is not measured."""
+    if records.val is None:
+        for name, value, default in (("patience", config.patience, 0), ("best_by", config.best_by, MEAN_IOU)):
+            if value != default:
+                raise UserError(f"--{name} {value}: {os.path.dirname(records.train)} has no validation records, so "
+                                "nothing is measured; leave it out, or hold photographs out with --data.val_fraction")
+    known = [*EVALUATION[2:], *records.labels.names]
     if config.best_by not in known:
         raise UserError(f"--best_by {config.best_by}: must be one of {', '.join(known)}")

@@ -4,7 +4,9 @@ The manifest of records has an entry `identity`:
     source    where the photographs and masks come from
     settings  {setting of `prepare`: value} of those that decide which photographs, pixels and classes are recorded
     samples   {name: [[bytes, modification time, change time, CRC-32] of each of its files]}, in the records' order
-    hash      of the classes and of the photograph and mask pixels of every record, wherever they were read from
+    validation  false if there are no validation records; not there otherwise
+    map       `merge` and `ignore` of the labels file with the masks' own classes (`LabelMap.to_dict`), if it has any
+    hash      of the classes, the map, and the photograph and mask pixels of every record, wherever they were read from
 
 A file of the recorded size and times is taken as unchanged; of any other file the CRC-32 is compared. A mask replaced
 by one of the same size and modification time still has another change time; a copied folder is read once per use.
@@ -48,12 +50,14 @@ class Origin:
         labels: LabelSet of the masks.
         samples: list of Sample of whole photographs, in the records' order.
         geometric: LabelSet of the second mask, or None.
+        validation: whether there are validation records.
     """
     source: str
     settings: dict[str, Any]
     labels: LabelSet
     samples: list[Sample]
     geometric: Optional[LabelSet] = None
+    validation: bool = True
 
 
 def source_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -61,7 +65,8 @@ def source_settings(config: PrepareConfig) -> dict[str, Any]:
     source = str(config.source)
     names = ["root", *_PLACES.get(source, _LISTS), *_choices(source), "instances"]
     found = {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
-    return {**found, "bands": list(config.bands)} if config.bands else found
+    # Settings that older records lack are there only where they are given.
+    return found | {name: list(value) for name in ("bands", "more_roots") if (value := getattr(config, name))}
 
 
 def _choices(source):
@@ -75,6 +80,8 @@ class Digest:
         self._digest = hashlib.blake2b(digest_size=8)
         # Several files change the order in which records are read.
         self._add([labels.to_dict(), geometric and geometric.to_dict(), shards])
+        if labels.map:
+            self._add(labels.map.to_dict())
 
     def _add(self, content):
         self._digest.update(json.dumps(content, sort_keys=True).encode())
@@ -129,12 +136,26 @@ def difference(manifest: dict[str, Any], origin: Origin) -> str:
     """What differs between records and the data that settings name, in words; "" if nothing does."""
     entry = manifest.get("identity")
     found = entry and settings_difference(entry, origin.source, origin.settings)
+    if entry and not found and entry.get("validation", True) != origin.validation:
+        without, with_it = ("there", "here") if origin.validation else ("here", "there")
+        found = f"validation images are held out {with_it} and none {without}"
     found = found or LabelSet.from_dict(manifest["labels"], "records").difference(origin.labels)
+    found = found or entry and _map_difference(entry.get("map"), origin.labels.map)
     if not found and manifest.get("geometric") != (origin.geometric and origin.geometric.to_dict()):
         found = "the geometric classes differ"
     if found:
         return found
     return _samples_difference(entry["samples"], origin.samples) if entry else _older_difference(manifest, origin)
+
+
+def _map_difference(recorded, here):
+    there = LabelSet.from_dict(recorded, "records").map if recorded else None
+    if there == here:
+        return ""
+    texts = [str(label_map or "nothing merged or ignored") for label_map in (there, here)]
+    if texts[0] == texts[1]:
+        return f"the masks' classes differ: {there.classes.difference(here.classes)}"
+    return f"the labels file says ({texts[0]}) there and ({texts[1]}) here"
 
 
 def settings_difference(entry: dict[str, Any], source: str, settings: dict[str, Any]) -> str:

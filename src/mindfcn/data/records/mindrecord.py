@@ -99,10 +99,19 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
                             "free some space or choose another folder") from None
         check_unchanged(origin.samples, read)
         identity = {"source": origin.source, "settings": origin.settings, "samples": read,
-                    "hash": rows.digest.hexdigest()}
+                    **({} if origin.validation else {"validation": False}),
+                    **({"map": labels.map.to_dict()} if labels.map else {}), "hash": rows.digest.hexdigest()}
         _write_manifest(rows, files, shards, identity, os.path.join(folder, manifest_name))
         _publish(folder, path)
         return RecordSummary(rows.written, rows.skipped)
+
+
+def remove_records(path):
+    """Remove the records that `write_records` wrote at a path, if there are any; the manifest first."""
+    folder, manifest = os.path.dirname(os.path.abspath(path)), load_manifest(path)
+    for name in [os.path.basename(path) + ".json", *manifest["files"]] if manifest else ():
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
 
 
 def read_records(path, extras=()):

@@ -19,9 +19,10 @@ class Records(NamedTuple):
 
     Attributes:
         train: MindRecord path of the training records, as `SegDataset` takes it.
-        val: that of the validation records; None for the course's ready record, which has none.
+        val: that of the validation records; None for the course's ready record, and without validation images.
         labels: LabelSet of the masks.
-        identity: hashes of the training and of the validation records, TRAIN+VAL; empty without recorded identity.
+        identity: hashes of the training and of the validation records, TRAIN+VAL, or TRAIN; empty without recorded
+            identity.
         source: what they were made from, such as "folder mydata"; empty if it is not recorded.
         images: number of images of both.
     """
@@ -43,16 +44,21 @@ class Records(NamedTuple):
 
     @classmethod
     def exist(cls, folder: str) -> bool:
-        """Whether a folder has the records of both splits, or the course's ready record; contents are not checked."""
+        """Whether a folder has the records of all splits, or the course's ready record; contents are not checked."""
         return os.path.isfile(os.path.join(folder, COURSE_RECORD)) or all(
-            os.path.isfile(path) or os.path.isfile(path + ".json") for path in cls.paths(folder))
+            os.path.isfile(path) or os.path.isfile(path + ".json") for path in cls.made(folder))
+
+    @classmethod
+    def made(cls, folder: str) -> list[str]:
+        """The paths of the records that a folder should hold: of training alone if they were made so."""
+        train, val = cls.paths(folder)
+        return [train, val] if has_validation(train) else [train]
 
     @classmethod
     def open(cls, folder: str, labels: LabelSet) -> "Records":
         """The records in a folder; `labels` are the classes of records without a manifest."""
-        train, val = cls.paths(folder)
         course = os.path.join(folder, COURSE_RECORD)
-        paths = [course] if os.path.isfile(course) else [train, val]
+        paths = [course] if os.path.isfile(course) else cls.made(folder)
         manifest = read_manifest(paths[0])
         if manifest:
             labels = LabelSet.from_dict(manifest["labels"], paths[0])
@@ -62,13 +68,19 @@ class Records(NamedTuple):
                    entries[0]["source"], sum(map(count_records, paths)))
 
 
+def has_validation(train):
+    """Whether there are validation records besides training records."""
+    return (read_manifest(train) or {}).get("identity", {}).get("validation", True)
+
+
 def record_entry(path):
     """{"path", "source", "hash"} of a MindRecord file, for reports; the last two are empty if they are not recorded.
 
     The source is such as "folder mydata"; the hash is of the classes, photographs and masks.
     """
     entry = (read_manifest(path) or {}).get("identity")
-    source = f"{entry['source']} {entry['settings'].get('root', '')}".strip() if entry else ""
+    roots = [entry["settings"].get("root", ""), *entry["settings"].get("more_roots", [])] if entry else []
+    source = f"{entry['source']} {' + '.join(roots)}".strip() if entry else ""
     return {"path": os.fspath(path), "source": source, "hash": entry["hash"] if entry else ""}
 
 
@@ -145,10 +157,13 @@ def evaluation_records(records, card, checkpoint):
     """
     path = os.fspath(records or card.records)
     if not path:
-        raise UserError(f"{checkpoint} does not name its validation records; give --records")
+        raise UserError(f"{checkpoint} was trained without validation, or does not name its validation records; give "
+                        "--records")
     if not records:
         path = _near(checkpoint, path)
-    inside = Records.paths(path)[1]
+    train, inside = Records.paths(path)
+    if not has_validation(train):
+        raise UserError(f"{path} holds no validation records; to measure on those of training, give --records {train}")
     if os.path.isfile(inside) or os.path.isfile(inside + ".json"):
         path = inside
     check_classes(path, card.labels, checkpoint)

@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from functools import partial
+from typing import NamedTuple
 
 from mindfcn.data.bands import sample_options
 from mindfcn.data.masks import mask_reader
@@ -61,8 +62,42 @@ class Layout:
         return os.path.join(root, self.mask_dir, f"{inner}{self.mask_suffix}.png")
 
 
+class Root(NamedTuple):
+    """One of the folders of a data set.
+
+    Attributes:
+        path: folder.
+        prefix: what is put before its names; empty for the first folder.
+        images, masks: {name in this folder: path}.
+    """
+    path: str
+    prefix: str
+    images: dict
+    masks: dict
+
+
+def open_roots(paths, layout):
+    """[Root] of the folders of a data set; the names of all but the first begin with their folder's, folder_name.
+
+    Raises:
+        UserError: a folder twice, or two photographs or masks of one name.
+    """
+    roots, taken = [], {}
+    for path in paths:
+        prefix = f"{os.path.basename(os.path.abspath(path))}_" if roots else ""
+        if any(os.path.realpath(path) == os.path.realpath(root.path) for root in roots):
+            raise UserError(f"{path} is given twice; leave out one of --root and --more_roots")
+        roots.append(Root(path, prefix, *layout.files(path)))
+        for kind in ("images", "masks"):
+            for name, file in getattr(roots[-1], kind).items():
+                other = taken.setdefault((kind, prefix + name), file)
+                if other != file:
+                    raise UserError(f"{other} and {file} would both be named {prefix}{name}; rename one, or a folder")
+    return roots
+
+
 def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=True, bits=0,
-                bands=None, layout=Layout()):  # noqa: B008 (it is frozen)
+                bands=None, layout=Layout(), more_roots=()):  # noqa: B008 (it is frozen)
     """List the samples of a split of your own folder, sorted by name or in the order of its list.
 
     With lists `train.txt` and `val.txt` (names with or without suffix) they decide. Without, an image is held out
@@ -73,11 +108,14 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
         split: train or val, or another list's name.
         labels: LabelSet.
         encoding: auto, palette, grey or rgb, see `masks.MaskReader`.
-        val_fraction: share of the images held out, 0..1; with two images or more, both splits get at least one.
+        val_fraction: share of the images held out, 0..1; above 0, with two images or more, both splits get at least
+            one; 0 holds out none, and train.txt may be alone.
         check: whether every mask must exist.
         bits: see `with_8_bits`; 0 leaves the photographs as they are.
         bands: for multispectral TIFFs, numbers from 1 of the bands that are shown as red, green and blue.
         layout: Layout.
+        more_roots: further folders like `root`, see `open_roots`. A folder without lists is split together with the
+            others without.
 
     Returns:
         list of Sample.
@@ -85,16 +123,16 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
     Raises:
         UserError: no such folder or list, two images of one name, missing files.
     """
-    images, masks = layout.files(root)
-    read = mask_reader(list(masks.values()), labels, encoding)
+    roots = open_roots([root, *more_roots], layout)
+    read = mask_reader([mask for one in roots for mask in one.masks.values()], labels, encoding)
     samples = []
-    for name in _split_names(root, split, sorted(images), val_fraction, layout):
-        image = images.get(name, os.path.join(root, layout.image_dir, f"{name}.jpg"))
-        mask = masks.get(name, layout.mask_path(root, image))
+    for one, name in _split_names(roots, split, val_fraction, layout):
+        image = one.images.get(name, os.path.join(one.path, layout.image_dir, f"{name}.jpg"))
+        mask = one.masks.get(name, layout.mask_path(one.path, image))
         options = {"read_image": partial(_with_8_bits, bits=bits)} if bits else {}
         if bands and os.path.exists(image):
             options = sample_options(image, bands)
-        samples.append(Sample(name, image, mask, read, **options))
+        samples.append(Sample(one.prefix + name, image, mask, read, **options))
     if check:
         check_present(samples, f"split {split!r}")
     return samples
@@ -105,7 +143,8 @@ def _with_8_bits(path, bits):
 
 
 def hold_out(names, val_fraction, layout=Layout()):  # noqa: B008 (it is frozen)
-    """Split names into (train, val) lists by a hash of each name, sorted; with two names or more neither is empty.
+    """Split names into (train, val) lists by a hash of each name, sorted; with two names or more neither is empty,
+    unless `val_fraction` is 0.
 
     Groups are split instead of names, by a hash of the group; folds are equal parts of the order of the hashes.
     """
@@ -122,7 +161,7 @@ def hold_out(names, val_fraction, layout=Layout()):  # noqa: B008 (it is frozen)
         val = ordered[layout.fold - 1::layout.folds]
     else:
         count = sum(place < val_fraction for place in places.values())
-        if len(ordered) > 1:
+        if len(ordered) > 1 and val_fraction:
             count = min(max(count, 1), len(ordered) - 1)
         val = ordered[:count]
     held_out = {name for group in val for name in groups[group]}
@@ -206,16 +245,30 @@ def _bare(entry, folder, suffixes):
     return flat_name((stem if suffix.lower() in suffixes else stem + suffix).removeprefix(f"{folder.rstrip('/')}/"))
 
 
-def _split_names(root, split, names, val_fraction, layout):
-    path = os.path.join(root, f"{split}.txt")
+def _split_names(roots, split, val_fraction, layout):
+    """[(Root, name)] of a split: of folders with lists in their order, then of the others by their names."""
+    listed = [(root, _listed_names(root, split, val_fraction, layout)) for root in roots]
+    free = {root.prefix + name: (root, name) for root, names in listed if names is None for name in root.images}
+    found = [(root, name) for root, names in listed if names is not None for name in names]
+    if any(names is None for _, names in listed):
+        if not free:
+            raise UserError(f"no images in {os.path.join(roots[0].path, layout.image_dir)}; known suffixes are "
+                            f"{' '.join(IMAGE_SUFFIXES)}")
+        found += [free[name] for name in hold_out(sorted(free), val_fraction, layout)[split == "val"]]
+    return found
+
+
+def _listed_names(root, split, val_fraction, layout):
+    """The names of a folder's list of a split, [] if only training is listed; None if the folder has no lists."""
+    path = os.path.join(root.path, f"{split}.txt")
     if os.path.isfile(path):
-        return read_list(path, names, layout)
+        return read_list(path, sorted(root.images), layout)
     if split not in ("train", "val"):
         raise UserError(f"no split {split!r}: {path} is missing; write it, one image name a line")
-    other = os.path.join(root, "val.txt" if split == "train" else "train.txt")
+    other = os.path.join(root.path, "val.txt" if split == "train" else "train.txt")
+    if os.path.isfile(other) and split == "val" and val_fraction == 0:
+        return []
     if os.path.isfile(other):
-        raise UserError(f"{other} exists but {path} does not; write both lists or none")
-    if not names:
-        raise UserError(f"no images in {os.path.join(root, layout.image_dir)}; known suffixes are "
-                        f"{' '.join(IMAGE_SUFFIXES)}")
-    return hold_out(names, val_fraction, layout)[split == "val"]
+        raise UserError(f"{other} exists but {path} does not; write both lists or none, or, to train without "
+                        "validation, train.txt and --val_fraction 0")
+    return None
