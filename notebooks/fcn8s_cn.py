@@ -21,11 +21,42 @@
 # 具体工作都由 `mindfcn` 软件包完成；教程展示每一步发生了什么，并且每个概念都先用一个数字或一幅图验证，然后才使用。
 #
 # 整个教程使用由程序自动绘制的小型**样例数据集**，在两个 CPU 核上从头到尾运行只需几分钟。
-# 同样的代码也可以在 **PASCAL VOC 2012** 上训练：修改第一个代码单元中的 `DATA` 即可。
+# 同样的代码也可以在 **PASCAL VOC 2012** 上训练：修改第二个代码单元中的 `DATA` 即可。
+#
+# 在 Colab 或昇腾云上，什么都没有安装？先输入哪几行，见 [docs/servers_cn.md](../docs/servers_cn.md#在云端运行笔记本)。
+#
+# 第一个单元切换到仓库所在的文件夹，用仓库自带的网络分割一张照片。
 
 # %%
 import os
+import sys
 
+os.environ.setdefault("GLOG_v", "3")  # MindSpore 的日志只显示错误
+os.chdir(".." if os.path.isdir("../ckpt") else ".")  # 切换到仓库所在的文件夹
+sys.path.insert(0, os.path.abspath("src"))
+
+import cv2
+import numpy as np
+
+import mindfcn
+from mindfcn.report.notebook import set_up, show
+
+set_up()
+segment, card = mindfcn.load_segmenter()  # ckpt/ 中的小网络，认识 VOC 的 21 个类别
+photo = cv2.imread("docs/pictures/photographs/cat.jpg")
+mask, _ = segment(photo)
+rgb = photo[..., ::-1]
+show([rgb, card.labels.colorize(mask), mindfcn.overlay(rgb, mask, card.labels)],
+     ("照片", "掩码：每个像素一个类别", "叠加图"), card.labels, np.unique(mask))
+print(f"照片 {photo.shape} {photo.dtype}，掩码 {mask.shape} {mask.dtype}")
+
+# %% [markdown]
+# *您应当看到*：一只猫盖着暗红色的掩码，掩码大致沿着它的轮廓。这个网络是怎样训练的，见
+# [ckpt/README.md](../ckpt/README.md)（英文）。本教程讲解这样的网络如何工作，并训练一个。
+#
+# 先看设置。随机种子固定，因此在同一台机器上每次运行得到的数字都相同。
+
+# %%
 DATA = "sample"               # "sample"：由程序在几秒内绘制；"voc"：PASCAL VOC 2012
 VOC_ROOT = "data/VOCdevkit"   # 用于 "voc"：包含 VOC2012/ 的文件夹，相对于仓库目录
 SBD_ROOT = ""                 # 用于 "voc"：填写 benchmark_RELEASE 文件夹后，SBD 的图像也参与训练
@@ -33,39 +64,20 @@ PHOTO = ""                    # 第 9 章：您自己的照片，例如 "/home/m
 WORK = os.environ.get("MINDFCN_NOTEBOOK_DIR", "runs/notebook")  # 本教程写出的所有文件都在这里
 QUICK = os.environ.get("MINDFCN_NOTEBOOK_QUICK", "") == "1"     # 一分钟的快速测试：少量图像，一个 epoch
 
-print(f"数据：{DATA}，结果保存在 {WORK}{'，快速测试' if QUICK else ''}")
-
-# %% [markdown]
-# 下一个单元切换到仓库所在的目录；如果没有安装软件包，就直接使用仓库中的源代码；然后选择设备（Ascend、GPU 或 CPU）。
-# 随机种子固定，因此在同一台机器上每次运行得到的数字都相同。
-
-# %%
-import importlib.util
-import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("GLOG_v", "3")  # MindSpore 只显示错误
-here = Path.cwd()
-os.chdir(next((folder for folder in (here, *here.parents) if (folder / "src" / "mindfcn").is_dir()), here))
-if importlib.util.find_spec("mindfcn") is None:
-    sys.path.insert(0, str(Path("src").resolve()))
-
-import cv2
 import matplotlib.pyplot as plt
 import mindspore as ms
-import numpy as np
 import PIL.Image
 from IPython.display import Image
-from matplotlib.patches import Patch
 from mindspore import nn, ops
 
-import mindfcn
 from mindfcn import runtime
+from mindfcn.report.notebook import show_legend
 
-device = runtime.set_up(seed=1)
-plt.rcParams.update({"figure.dpi": 72, "font.size": 9, "axes.titlesize": 9})
-print(f"MindSpore {ms.__version__}，设备：{device}")
+device = runtime.set_up(seed=1)  # Ascend、GPU 或 CPU
+print(f"MindSpore {ms.__version__}，设备：{device}；数据：{DATA}，结果保存在 {WORK}{'，快速测试' if QUICK else ''}")
 
 # %% [markdown]
 # ## 1 什么是语义分割
@@ -97,36 +109,16 @@ def read(sample):
     return cv2.imread(sample.image)[..., ::-1], sample.read_label(sample.label)
 
 
-def show(rows, titles=(), classes=(), height=1.7, **options):
-    """按行显示图像，第一行上方是标题，最下方是类别图例。"""
-    columns = len(rows[0])
-    figure, axes = plt.subplots(len(rows), columns, figsize=(10, height * len(rows) + 0.3 * bool(len(classes))),
-                                squeeze=False, layout="constrained")
-    for axis, picture in zip(axes.flat, [picture for row in rows for picture in row]):
-        axis.imshow(picture, interpolation="nearest", **options)
-        axis.axis("off")
-    for axis, title in zip(axes.flat, titles):
-        axis.set_title(title)
-    if len(classes):
-        figure.legend(handles=[swatch(labels, number) for number in classes], ncols=8, frameon=False,
-                      loc="outside lower center")
-    plt.show()
-
-
-def swatch(labels, number):
-    """图例中一个类别的条目。"""
-    name = "255: does not count" if number == labels.ignore_label else f"{number} {labels.names[number]}"
-    return Patch(facecolor=labels.palette()[number] / 255, edgecolor="grey", label=name)
-
-
 pairs = [read(sample) for sample in train_samples[:5]]
 show([[photo for photo, _ in pairs], [labels.colorize(mask) for _, mask in pairs],
       [mindfcn.overlay(photo, mask, labels) for photo, mask in pairs]],
-     classes=np.unique(np.concatenate([mask.ravel() for _, mask in pairs])))
+     labels=labels, classes=np.unique(np.concatenate([mask.ravel() for _, mask in pairs])))
 print(f"训练图像 {len(train_samples)} 幅，验证图像 {len(val_samples)} 幅，类别 {len(labels)} 个：",
       ", ".join(labels.names))
 
 # %% [markdown]
+# *您应当看到*五幅图像，下面是它们的掩码，最下面是两者的叠加。
+#
 # 样例数据集由程序绘制：六种形状，带有纹理、阴影、噪声和遮挡，大小不一。
 # 单凭形状、纹理或颜色中的任何一种都不足以判断类别，所以网络必须观察像素周围的内容。
 #
@@ -147,10 +139,7 @@ print("\n".join(" ".join(f"{number:3d}" for number in row) for row in mask[top:t
 # 它的类别和颜色如下：
 
 # %%
-figure, axes = plt.subplots(figsize=(10, 1.3))
-axes.axis("off")
-axes.legend(handles=[swatch(mindfcn.VOC, number) for number in (*range(21), 255)], ncols=6, frameon=False, loc="center")
-plt.show()
+show_legend(mindfcn.VOC)
 
 # %% [markdown]
 # ## 2 模型简介
@@ -189,8 +178,8 @@ print(f"10x12 特征图：卷积 {slid.shape}，与全连接层在 {len(differen
 
 # %% [markdown]
 # 再用一幅图来说明。下面的“分类器”是全连接层的一行权重，它的数值取自图像中剪下的一小块。
-# 它只对一个窗口回答一个问题：*你和我这一小块有多像？* 写成卷积以后，它一次就对所有窗口作出回答，得到一幅**热图**，
-# 最亮的地方就是这一小块原来的位置。FCN 计算的正是这样的热图：每个类别一幅，权重则由训练得到。
+# 它只对一个窗口回答一个问题：*你和我这一小块有多像？* 写成卷积以后，它一次就对所有窗口作出回答，得到一幅**热力图**，
+# 最亮的地方就是这一小块原来的位置。FCN 计算的正是这样的热力图：每个类别一幅，权重则由训练得到。
 
 # %%
 photo, mask = pairs[3]
@@ -206,19 +195,21 @@ detector = nn.Conv2d(3, 1, side, pad_mode="valid", weight_init=ms.Tensor(weight[
 heat = detector(ms.Tensor(pixels[None])).asnumpy()[0, 0]
 peak = np.unravel_index(heat.argmax(), heat.shape)
 
-figure, axes = plt.subplots(1, 3, figsize=(7, 2.4), layout="constrained", width_ratios=(1, 0.4, 1))
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", width_ratios=(1, 0.4, 1))
 axes[0].imshow(photo)
 axes[0].add_patch(plt.Rectangle((left, top), side, side, fill=False, color="white", linewidth=2))
 axes[1].imshow(photo[top:top + side, left:left + side])
 axes[2].imshow(heat)
 axes[2].plot(peak[1], peak[0], "o", color="white", fillstyle="none", markersize=12)
-for axis, title in zip(axes, (f"photograph {photo.shape[0]}x{photo.shape[1]}", "the weights",
-                              f"heat map {heat.shape[0]}x{heat.shape[1]}")):
+for axis, title in zip(axes, (f"图像 {photo.shape[0]}x{photo.shape[1]}", "权重",
+                              f"热力图 {heat.shape[0]}x{heat.shape[1]}")):
     axis.set_title(title)
 plt.show()
 print(f"小块剪自第 {top} 行、第 {left} 列；响应最高处在第 {peak[0]} 行、第 {peak[1]} 列")
 
 # %% [markdown]
+# *您应当看到*响应最亮的地方在小圆圈里，正是剪下小块的位置：打印出的行和列都一致。
+#
 # ### 2.2 上采样
 #
 # VGG16 五次将特征图缩小一半，所以它的得分图比原图粗糙 32 倍。要给每个像素一个标签，必须把得分图重新放大。
@@ -243,24 +234,26 @@ print(f"双线性转置卷积与双线性缩放相比，最大差值（0 到 255
       f"内部 {difference[:, :, 1:-1, 1:-1].max():.1e}，最外圈像素 {difference.max():.0f}，"
       "因为图像之外没有邻居，叠加时按零计算")
 
-figure, axes = plt.subplots(1, 4, figsize=(8, 2.8), layout="constrained", width_ratios=(0.5, 0.5, 1, 1))
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.6), layout="constrained", width_ratios=(0.8, 0.6, 1, 1))
 kernel = layers.bilinear_kernel(4)
 axes[0].imshow(kernel, cmap="Greys", vmin=0, vmax=1)
 for (row, column), value in np.ndenumerate(kernel):
-    axes[0].text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
+    axes[0].text(column, row, f"{value:.2f}", ha="center", va="center",
                  color="white" if value > 0.5 else "black")
 axes[1].imshow(small_photo)
 random_double = doubled["xavier"][0].transpose(1, 2, 0)
 axes[2].imshow(doubled["bilinear"][0].transpose(1, 2, 0).astype(np.uint8))
 axes[3].imshow((random_double - random_double.min()) / np.ptp(random_double))
-for axis, title in zip(axes, ("bilinear kernel, 4x4", "photograph", "deconvolution, bilinear start",
-                              "deconvolution, random start")):
+for axis, title in zip(axes, ("双线性核，4x4", "图像", "转置卷积，双线性初始值",
+                              "转置卷积，随机初始值")):
     axis.set_title(title)
     axis.set_xticks([])
     axis.set_yticks([])
 plt.show()
 
 # %% [markdown]
+# *您应当看到*放大一倍的图像，旁边是颜色错误的点阵。
+#
 # 最右边是同样的层，只是权重随机：它得先学会什么是插值。论文用双线性插值的参数来初始化上采样层，`mindfcn` 也是如此
 # （另一种选择是 `upsampling="xavier"`）。
 #
@@ -271,7 +264,7 @@ plt.show()
 
 # %%
 found = [str(path) for path in sorted(Path("ckpt").glob("*vgg16*.*"))]
-WEIGHTS = found[0] if found else ""  # 在 ImageNet 上训练的 VGG16（如果有文件），见 6.1 节
+WEIGHTS = found[0] if found else ""  # VGG16 的权重，见 6.1 节
 normalised = "bn" in WEIGHTS or "pretrain" in WEIGHTS  # 带批归一化的形式
 
 square = min(photo.shape[:2])
@@ -282,13 +275,15 @@ if WEIGHTS:
     mindfcn.load_vgg16(backbone, WEIGHTS)
 backbone.set_train(False)
 maps = backbone(ms.Tensor(preprocess.normalise(photo_256[..., ::-1]).transpose(2, 0, 1)[None]))
-print("VGG16 的权重：", "来自 ImageNet（fc7 随机）" if WEIGHTS else "随机，没有找到预训练文件，见 6.1 节")
+print("VGG16 的权重：", f"来自 {WEIGHTS}（fc7 随机）" if WEIGHTS else "随机，没有找到预训练文件，见 6.1 节")
 for name, one_map in maps.items():
     print(f"{name:6} {one_map.shape}：每个数对应 {256 // one_map.shape[2]:2} x {256 // one_map.shape[3]:2} 个像素")
 show([[photo_256, *(one_map[0].mean(0).asnumpy() for one_map in maps.values())]],
-     titles=("photograph, 256x256", *(f"{name}, mean of channels" for name in maps)), height=2.6)
+     titles=("图像，256x256", *(f"{name}，各通道的平均" for name in maps)))
 
 # %% [markdown]
+# *您应当看到*从左到右越来越粗糙的特征图。
+#
 # 粗糙要付出多大代价？假设一个网络知道完全正确的答案，但是每个 32x32 的方块只能写一个类别。
 # 下面是各种步长下它能达到的平均 IoU（见 6.3 节，1 为满分）：
 
@@ -306,7 +301,7 @@ for stride in (32, 16, 8):
         matrix.update(coarsen(truth, stride), truth)
     print(f"步长 {stride:2}：平均 IoU 最高约为 {matrix.mean_iou():.2f}")
 show([[labels.colorize(truths[0]), *(labels.colorize(coarsen(truths[0], stride)) for stride in (32, 16, 8))]],
-     titles=("truth", "stride 32", "stride 16", "stride 8"), height=2.4)
+     titles=("真值", "步长 32", "步长 16", "步长 8"))
 
 # %% [markdown]
 # （论文在 VOC 上测得 0.86、0.93 和 0.96，因为 VOC 中的物体更大。）
@@ -360,7 +355,7 @@ wide = cv2.resize(photo_256, (side, side), interpolation=cv2.INTER_CUBIC)
 pixels = ms.Tensor(preprocess.normalise(wide[..., ::-1]).transpose(2, 0, 1)[None])
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
 axes[0].imshow(wide)
-axes[0].set_title("photograph, 448x448")
+axes[0].set_title("图像，448x448")
 for axis, (name, place), color in zip(axes[1:], seer.receptive_fields().items(), ("white", "gold", "tomato")):
     cell = int(side / place.stride) // 2
     gradient = ms.grad(lambda image: seer(image)[name][0, :, cell, cell].sum())(pixels).asnumpy()
@@ -369,7 +364,7 @@ for axis, (name, place), color in zip(axes[1:], seer.receptive_fields().items(),
     reach = [np.ptp(np.flatnonzero(moved.any(along))) + 1 for along in (1, 0)]
     print(f"{name:6} 感受野 {place.field} x {place.field}，梯度范围 {reach[0]} x {reach[1]} 像素")
     axis.imshow(moved ** 0.2, cmap="magma")
-    axis.set_title(f"{name}, cell ({cell}, {cell})")
+    axis.set_title(f"{name}，单元 ({cell}, {cell})")
     for each in (axes[0], axis):
         each.add_patch(plt.Rectangle((first, first), length, length, fill=False, color=color, linewidth=1.5))
 for axis in axes:
@@ -377,6 +372,8 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
+# *您应当看到*每个亮斑填满自己的方框，方框之外什么也没有；算出的感受野与梯度的范围相等。
+#
 # 可见，fc7（即课程中的 conv7）几乎根据整幅图像作出判断，pool4 看到物体的很大一部分，pool3 只看到一段边缘和它附近的内容。
 
 # %% [markdown]
@@ -394,6 +391,8 @@ name, encoded, mask = next(mindfcn.SegDataset(data_file=prepared.train_path, bat
 print(f"第一条记录：file_name {name!r}，data {len(encoded):,} 字节（{encoded[6:10].decode()}），掩码 {mask.shape}")
 
 # %% [markdown]
+# *您应当看到*两行记录数，没有任何一对被排除，以及第一条记录。
+#
 # ### 4.2 训练数据加载
 #
 # `SegDataset` 把记录变成一批一批的训练数据。每幅图像依次经过：
@@ -427,7 +426,7 @@ print(f"掩码 {masks.shape} {masks.dtype}，数值 {np.unique(masks).tolist()}"
 # %%
 crops = [train_set.preprocess.denormalise(image.transpose(1, 2, 0)) for image in images]
 colored = [labels.colorize(mask) for mask in masks]
-show([crops, colored], classes=np.unique(masks), height=2)
+show([crops, colored], labels=labels, classes=np.unique(masks))
 
 # %% [markdown]
 # 255 从哪里来？下面把一段轮廓放大。边缘上的像素一半属于物体，一半属于物体后面的内容，标注的人也无法精确到每个像素。
@@ -440,11 +439,14 @@ top, left = (int(np.clip(place[len(place) // 3] - 16, 0, size - 32)) for place, 
              zip((rows_255, columns_255), mask.shape))
 window = np.s_[top:top + 32, left:left + 32]
 show([[photo[window], labels.colorize(mask[window]), mindfcn.overlay(photo, mask, labels, show_ignore=True)[window]]],
-     titles=("photograph, 32x32 pixels", "mask", "one over the other"), classes=np.unique(mask[window]), height=2.5)
+     titles=("图像，32x32 像素", "掩码", "叠在一起"),
+     labels=labels, classes=np.unique(mask[window]))
 print(f"255 占这幅掩码的 {100 * (mask == 255).mean():.1f} %，"
       f"占上面那个批次的 {100 * (masks == 255).mean():.1f} %")
 
 # %% [markdown]
+# *您应当看到*颜色之间有一条几个像素宽的浅色边界。
+#
 # ### 4.3 评估数据加载
 #
 # 得分不应取决于运气：设置 `training=False` 之后，每幅验证图像恰好出现一次，保持原来的尺寸，不缩放、不裁剪、不翻转。
@@ -505,7 +507,8 @@ for size in ((1, 1), (61, 97), (224, 224), (187, 250)):
 # 几百个掩码不足以让网络认识世界。VGG16 见过 ImageNet 的一百多万幅图像，FCN 直接沿用它的卷积。
 # `load_vgg16` 可以读取 MindSpore、torchvision 等多种来源的权重，并逐个说明去向：已载入、已转换或缺失。
 # 有些权重（例如 torchvision 的）要求红、绿、蓝的通道顺序，它们的第一层会被反转成我们的蓝、绿、红。
-# 文件中没有的权重保持初始值。
+# 文件中没有的权重保持初始值。这里使用 `ckpt/` 中名称含有 `vgg16` 的第一个文件：在刚克隆的仓库里就是小网络，它的 conv1 至
+# conv4 来自 ImageNet。
 
 # %%
 weights_net = mindfcn.FCN8s(21, batch_norm=normalised, fc_width=256)
@@ -527,10 +530,12 @@ def filters(weight):
     return tiles.reshape(8, 8, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(32, 32, 3)
 
 
-show([[filters(before), filters(weights_net.backbone.conv1[0].weight.asnumpy())]], height=3,
-     titles=("64 kernels of conv1, random", "after load_vgg16: edges and colours" if WEIGHTS else "unchanged"))
+show([[filters(before), filters(weights_net.backbone.conv1[0].weight.asnumpy())]],
+     titles=("conv1 的 64 个卷积核，随机", "load_vgg16 之后：边缘和颜色" if WEIGHTS else "没有改变"))
 
 # %% [markdown]
+# *您应当看到*左边是噪声；如果找到了权重，右边是条纹和色斑。
+#
 # ### 6.2 损失函数
 #
 # 语义分割对每个像素做分类，所以使用交叉熵损失：对每个像素，取网络给真实类别的概率的负对数，
@@ -552,6 +557,8 @@ print(f"全部像素不计入：        {loss.asnumpy() + 0:.4f}，最大梯度 
 print(f"nn.CrossEntropyLoss:    {nn.CrossEntropyLoss(ignore_index=255)(zero_scores, nothing).asnumpy():.4f}")
 
 # %% [markdown]
+# *您应当看到*第一行是 3.0445，第二行是零，第三行是 `nan`。
+#
 # ### 6.3 评价指标
 #
 # 用**混淆矩阵**统计真实类别为 $i$ 的像素中有多少被预测为类别 $j$：$n_{ij}$。
@@ -562,7 +569,7 @@ print(f"nn.CrossEntropyLoss:    {nn.CrossEntropyLoss(ignore_index=255)(zero_scor
 # | 像素准确率（PA） | $\sum_i n_{ii} \,/\, \sum_i t_i$ | 预测正确的像素所占的比例 |
 # | 平均像素准确率（MPA） | $\frac{1}{n}\sum_i n_{ii}/t_i$ | 先按类别计算，再求平均 |
 # | 平均交并比（MIoU） | $\frac{1}{n}\sum_i \mathrm{IoU}_i$, $\quad\mathrm{IoU}_i = \dfrac{n_{ii}}{t_i + \sum_j n_{ji} - n_{ii}}$ | 每个类别的真值与预测的交集除以并集，再求平均：最常用的得分 |
-# | 频权交并比（FWIoU） | $\sum_i t_i \,\mathrm{IoU}_i \,/\, \sum_k t_k$ | 按出现频率加权的 IoU |
+# | 频率加权交并比（FWIoU） | $\sum_i t_i \,\mathrm{IoU}_i \,/\, \sum_k t_k$ | 按出现频率加权的 IoU |
 #
 # 真值和预测中都没有出现的类别不计入平均。下面是一个可以手算的例子：三个类别，18 个像素，其中有像素不计入。
 
@@ -605,21 +612,23 @@ else:
                                 paper_biases=True, head_lr=10, freeze="conv3" if WEIGHTS else "")
 
 steps = train_set.steps_per_epoch
-figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+figure, axes = plt.subplots(figsize=(10, 3.2), layout="constrained")
 for schedule in ("cosine", "polynomial"):
     for warmup, line in ((0, "-"), (0.5, "--")):
         rates = mindfcn.learning_rates(steps * epochs, optim.lr, optim.min_lr, schedule, optim.power,
                                        round(warmup * steps))
         used = schedule == optim.schedule and warmup == optim.warmup_epochs
-        axes.plot(rates, line, linewidth=2.5 if used else 0.8, label=f"{schedule}{', warm-up' if warmup else ''}"
-                  f"{': this run' if used else ''}")
+        axes.plot(rates, line, linewidth=2.5 if used else 0.8, label=f"{schedule}{'，预热' if warmup else ''}"
+                  f"{'：本次运行' if used else ''}")
         if used:
             print(f"共 {len(rates)} 步：第一步 {rates[0]:.2g}，最高 {rates.max():.2g}，最后一步 {rates[-1]:.2g}")
-axes.set(xlabel="step", ylabel="learning rate", ylim=0)
+axes.set(xlabel="步", ylabel="学习率", ylim=0)
 axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
+# *您应当看到*四条曲线，粗的一条是本次运行的学习率。
+#
 # ## 7 模型训练
 #
 # `train` 把前面的各个部分组装起来，交给 MindSpore 的 `Model.train`：`SegDataset`、`FCN8s`、`CrossEntropy`、
@@ -639,10 +648,12 @@ else:
 config = mindfcn.TrainConfig(
     run_dir=f"{WORK}/run", overwrite=True, seed=1, eval_every=2, keep=1, data=data, augment=augment, model=model,
     optim=optim)
-result = mindfcn.train(config, mindfcn.Console(lambda text: print(text.splitlines()[0])))
+result = mindfcn.train(config, mindfcn.LiveCurve(say=lambda text: print(text.splitlines()[0])))
 print("最好的检查点：", result.checkpoint)
 
 # %% [markdown]
+# *您应当看到*曲线在训练中不断延长：损失从 3 以上降到约 0.3；在样例数据集上，平均 IoU 在两到五分钟内升到约 0.56。
+#
 # 每一步的日志都以表格形式保存在运行目录中。对于 $n$ 个类别，如果各类得分相同，损失应从 $\ln n$ 开始（见 6.2 节）；
 # 而刚初始化的网络得分随机，会对错误的答案很有把握，所以起点更高。重要的是曲线随后的走向。
 
@@ -652,7 +663,6 @@ print(f"ln {len(labels)} = {np.log(len(labels)):.3f}")
 for row in (*log[:3], *log[-3:]):
     print(f"epoch {row['epoch']:.0f}  步 {row['step']:3.0f}  损失 {row['loss']:.4f}  "
           f"学习率 {row['learning_rate']:.5f}")
-Image(f"{result.run_dir}/curves.png", width=620)
 
 # %% [markdown]
 # ## 8 模型评估
@@ -669,19 +679,21 @@ for name, value in evaluated.metrics.items():
 print(f"\n{evaluated.table}")
 
 # %% [markdown]
+# *您应当看到*像素准确率约 0.9，平均 IoU 约 0.56，得分最低的类别是 cross。
+#
 # 大多数像素是背景，所以像素准确率很早就显得不错；平均 IoU 则不让背景掩盖其他类别。
 # 混淆矩阵说明*哪些*类别被当成了哪些类别：每一行表示一个真实类别的像素都去了哪里，以百分比表示。
 
 # %%
-Image(f"{evaluated.out}/confusion.png", width=470)
+Image(f"{evaluated.out}/confusion.png")
 
 # %% [markdown]
 # 看失败的例子比看成功的例子收获更多。下面是 IoU 最低的一幅：
 
 # %%
-worst = plt.imread(min(Path(evaluated.out, "worst").glob("*.jpg")))
-show([[worst]], height=3.2)
+worst = min(Path(evaluated.out, "worst").glob("*.jpg"))
 print(f"{evaluated.images} 幅中最差的一幅；更多见 {evaluated.out}/worst")
+Image(worst)
 
 # %% [markdown]
 # ## 9 模型推理
@@ -692,23 +704,25 @@ print(f"{evaluated.images} 幅中最差的一幅；更多见 {evaluated.out}/wor
 # 它接受 OpenCV 读入的任意尺寸的图像，返回掩码。
 
 # %%
-segmenter, card = mindfcn.load_segmenter(result.checkpoint, None)
+segmenter, card = mindfcn.load_segmenter(result.checkpoint)
 pairs = [read(sample) for sample in val_samples[:4]]
 predictions = [segmenter(np.ascontiguousarray(photo[..., ::-1]))[0] for photo, _ in pairs]
 show([[photo, labels.colorize(truth), labels.colorize(prediction), mindfcn.overlay(photo, prediction, labels)]
       for (photo, truth), prediction in zip(pairs, predictions)],
-     titles=("photograph", "truth", "prediction", "overlay"),
-     classes=np.unique(np.concatenate([mask.ravel() for mask in (*predictions, *(truth for _, truth in pairs))])),
-     height=1.7)
+     titles=("图像", "真值", "预测", "叠加图"),
+     labels=labels,
+     classes=np.unique(np.concatenate([mask.ravel() for mask in (*predictions, *(truth for _, truth in pairs))])))
 print("训练好的网络：", card.model)
 
 # %% [markdown]
+# *您应当看到*预测的颜色在大多数地方与真值相同，轮廓更圆滑。
+#
 # 背景和大的部分是正确的，错误大多发生在类别之间；轮廓比真值圆滑，因为最细的得分图步长也有 8。
 #
 # ### 9.2 每个类别一幅概率图
 #
 # 掩码只显示哪个类别获胜。在它背后是网络的得分：每个类别一幅图。这里把得分变成概率（在类别之间做 softmax），
-# 越亮表示网络越有把握。这又是 2.1 节的热图，只不过权重由训练得到，并且上采样到了图像的尺寸。
+# 越亮表示网络越有把握。这又是 2.1 节的热力图，只不过权重由训练得到，并且上采样到了图像的尺寸。
 
 # %%
 photo, truth = pairs[0]
@@ -717,13 +731,13 @@ largest = np.argsort(-probabilities.mean((1, 2)))[:6]
 print(f"概率 {probabilities.shape}；各类之和最小 {probabilities.sum(0).min():.3f}，"
       f"最大 {probabilities.sum(0).max():.3f}")
 print(f"所选类别的平均概率：{probabilities.max(0).mean():.2f}")
-show([[photo, *probabilities[largest]]], height=1.9, vmin=0, vmax=1,
-     titles=("photograph", *(labels.names[number] for number in largest)))
+show([[photo, *probabilities[largest]]], vmin=0, vmax=1,
+     titles=("图像", *(labels.names[number] for number in largest)))
 
 # %% [markdown]
 # ### 9.3 您自己的照片
 #
-# 把照片的路径写到第一个代码单元的 `PHOTO` 中。如果没有，这里会绘制一幅新的图像，比训练用的图像都大。
+# 把照片的路径写到第二个代码单元的 `PHOTO` 中。如果没有，这里会绘制一幅新的图像，比训练用的图像都大。
 # `predict` 接受文件、文件夹和通配符，为每幅图像写出一个掩码（调色板 PNG，像素值就是类别编号）和一幅带图例的叠加图。
 # 用样例数据集训练的网络只认识它的六种形状：面对真实的照片，它会很有把握地给出错误的答案。
 # 要处理真实照片，请使用 `DATA = "voc"`。
@@ -744,10 +758,13 @@ for path, reason in predicted.failed:
 for written in predicted.written:
     print("已写出：", written["mask"], "和", written["overlay"])
     photo, mask = cv2.imread(own)[..., ::-1], np.array(PIL.Image.open(written["mask"]))
-    show([[photo, labels.colorize(mask), mindfcn.overlay(photo, mask, labels)]], classes=np.unique(mask), height=3,
-         titles=(f"photograph, {photo.shape[0]}x{photo.shape[1]}", "prediction", "overlay"))
+    show([[photo, labels.colorize(mask), mindfcn.overlay(photo, mask, labels)]], labels=labels,
+         classes=np.unique(mask),
+         titles=(f"图像，{photo.shape[0]}x{photo.shape[1]}", "预测", "叠加图"))
 
 # %% [markdown]
+# *您应当看到*大多数形状都被找到，有一些的颜色属于别的类别。
+#
 # ## 10 总结
 #
 # **优点**
@@ -762,7 +779,7 @@ for written in predicted.written:
 # - 每个像素都是根据固定大小的窗口独立判断的，没有考虑相邻标签之间的一致性；比窗口大得多的物体会被拆散，
 #   比步长小得多的物体会被忽略。
 #
-# **下一步。**[FCN 家族及其恒等式](family.ipynb)（英文）依次训练 FCN-32s、16s 和 8s，并验证论文中的其他想法。
+# **下一步。**[FCN 家族中的等价关系](family.ipynb)（英文）依次训练 FCN-32s、16s 和 8s，并验证论文中的其他想法。
 # 上述缺点由后来的工作加以改进：与整个网络对称的解码器（DeconvNet），以及让相邻像素保持一致的条件随机场。
 #
 # 您可以从这里继续：
