@@ -190,6 +190,9 @@ def test_the_course_page_runs_from_top_to_bottom(sample_records, tmp_path, monke
     assert cells == blocks("docs/course_cn.md", "python")
     monkeypatch.chdir(tmp_path)
     photo = next((sample_records / "source" / "JPEGImages").glob("*.jpg"))
+    # Where the loss of so narrow a network begins depends on its random weights.
+    import mindspore as ms
+    ms.set_seed(1)
     scope = {}
     for cell in cells:
         if "load_vgg16" in cell:
