@@ -3,8 +3,7 @@
     python benchmarks/speed/many/run.py [--images 4000] [--predicted 40] [--runs 3] [--keep]
 
 Photographs of VOC 2012 in ../shared/data, or drawn ones of its size. `predict` segments with the small network of the
-repository, and what it takes to start is measured with two photographs and taken off. Takes ten minutes on two cores;
-downloads nothing.
+repository; its start counts. Takes ten minutes on two cores; downloads nothing.
 """
 
 import os
@@ -55,13 +54,7 @@ def prepare(root, folder, count, processes):
 
 
 def predict(samples, folder, processes):
-    """Images per second from photographs to masks and overlays, without the start."""
-    few, many = (seconds(samples[:count], folder, processes) for count in (processes, len(samples)))
-    return (len(samples) - processes) / (many - few)
-
-
-def seconds(samples, folder, processes):
-    """Seconds of `mindfcn predict` on these photographs, with its start."""
+    """Images per second of `mindfcn predict` from photographs to masks and overlays, with its start."""
     shutil.rmtree(folder / "photographs", ignore_errors=True)
     (folder / "photographs").mkdir()
     for sample in samples:
@@ -79,7 +72,7 @@ def seconds(samples, folder, processes):
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     start = time.perf_counter()
     subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
-    return time.perf_counter() - start
+    return len(samples) / (time.perf_counter() - start)
 
 
 def main():
