@@ -61,8 +61,8 @@ def test_the_first_picture_comes_within_twenty_lines_of_code(name):
     assert any("image/jpeg" in output.get("data", {}) for output in cell.outputs)
 
 
-# The Chinese notebooks have the English ones' code (tested below), so running one of each pair is enough. The family and
-# what an FCN misses take more than a minute each; what they call has tests of its own.
+# The Chinese notebooks have the English ones' code (tested below), so running one of each pair is enough. Those of the
+# family and of what an FCN misses take more than a minute each; what they call has tests of its own.
 @pytest.mark.parametrize("name, folder", [
     pytest.param(name, FOLDER, marks=[] if name in ("fcn8s", "own_data") else [pytest.mark.long]) for name in NAMES
 ] + [("fcn8s", ROOT)], ids=[*NAMES, "fcn8s from the root"])
