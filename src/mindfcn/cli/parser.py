@@ -171,7 +171,7 @@ def _rewritten(message, verb, arguments):
         key, value = wrong.groups()
         given = any(word.split("=")[0] == f"--{key}" for word in arguments)
         place = f"--{key}" if given else ", ".join(_config_files(arguments)) + f": {key}"
-        value = re.split(": Parser key|: Expected a", value)[0].strip("'")[:60]
+        value = re.split(": (?:Parser key|Expected a|Given value)", value)[0].strip("'")[:60]
         return translate("{place}: expected {kind}, got {value}", place=place, kind=_type_in_words(types[key]),
                          value=repr(value))
     entries = {name: kind for entry in filter(None, map(_entry_type, types.values()))
