@@ -6,7 +6,7 @@
     log.csv             step, epoch, loss, learning rate, images per second
     evaluation.csv      step, epoch and the four metrics
     curves.png          both, drawn
-    report.html         all of this on one page, rewritten after each epoch
+    report.html         all of this on one page, rewritten while the run goes on
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (of the best evaluation;
                         without validation, of the last epoch)
     tensorboard/        both tables for TensorBoard, on request
