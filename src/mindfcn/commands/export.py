@@ -87,7 +87,7 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
     runtime.pynative_mode()
     segmenter, card = load_network(config.checkpoint, config.fallback_model, "float32", console)
     net = segmenter.net.set_train(False)
-    if config.shorter_side not in (None, card.shorter_side):
+    if config.shorter_side is not None and config.shorter_side != card.shorter_side:
         # The metrics were measured at the other size.
         card = dataclasses.replace(card, shorter_side=config.shorter_side, metrics={})
     channels = card.preprocess.channels
