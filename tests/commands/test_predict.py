@@ -492,6 +492,26 @@ def test_masks_of_an_earlier_video_are_not_replaced(tmp_path):
     assert "clip is there already; remove it" in again.failed[0][1] and len(os.listdir(tmp_path / "out")) == 1
 
 
+def test_a_video_cut_short_between_its_two_results_is_segmented_again(tmp_path, monkeypatch):
+    film(tmp_path / "clip.avi")
+    replace, published = os.replace, []
+
+    def interrupted(source, path):
+        if os.path.dirname(path) == str(tmp_path / "out"):
+            published.append(path)
+            if len(published) == 2:
+                raise KeyboardInterrupt
+        replace(source, path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupted)
+        run(tmp_path, [tmp_path / "clip.avi"])
+    again = run(tmp_path, [tmp_path / "clip.avi"], skip_existing=True)
+    assert len(again.written) == 1 and not again.failed
+    assert sorted(os.listdir(tmp_path / "out")) == ["clip", "clip_overlay.mp4"]
+    assert run(tmp_path, [tmp_path / "clip.avi"], skip_existing=True).skipped == 1
+
+
 def test_folders_and_patterns_give_videos_and_photographs_settings_are_refused(tmp_path):
     film(tmp_path / "clip.avi")
     for pattern in (tmp_path, tmp_path / "*.avi"):

@@ -26,6 +26,7 @@ from mindfcn.engine.settings import check_settings
 from mindfcn.errors import UserError
 from mindfcn.evaluation import WARM_UP, median_time, timed
 from mindfcn.inference.load import load_network
+from mindfcn.launcher import num_processes
 from mindfcn.logits import argmax
 from mindfcn.memory import is_out_of_memory
 from mindfcn.metrics import MEAN_IOU, ConfusionMatrix
@@ -160,7 +161,7 @@ def plan(config):
     if config.train.resume or config.train.overwrite:
         raise UserError("compare resumes unfinished runs automatically; leave out --train.resume and "
                         "--train.overwrite, and delete a network's folder to train it again")
-    if int(os.environ.get("MS_WORKER_NUM", "1")) > 1:
+    if num_processes() > 1:
         raise UserError("compare runs in one process; train with msrun and give the checkpoints as variants")
     runs, folders = [], {}
     for variant in config.variants:

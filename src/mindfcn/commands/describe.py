@@ -65,8 +65,9 @@ def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
         net = create_model(config.name, config.classes,
                            **{name: value for name, value in options.items() if value is not None})
     # The weights' values do not matter, and random ones take seconds.
-    for parameter in filter(lambda one: one.has_init, net.get_parameters()):
-        parameter.set_data(ms.Tensor(np.zeros(parameter.shape, np.float32)))
+    for parameter in net.get_parameters():
+        if parameter.has_init:
+            parameter.set_data(ms.Tensor(np.zeros(parameter.shape, np.float32)))
     layers, _ = trace(net, config.size)
     upsampling = [layer for layer in layers if ".upscore" in layer.name]
     last = net.backbone.receptive_fields()["fc7"]

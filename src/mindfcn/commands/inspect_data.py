@@ -8,7 +8,7 @@ import heapq
 import json
 import os
 import zlib
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -30,34 +30,49 @@ from mindfcn.storage.files import read_bytes
 from mindfcn.storage.images import check_complete, dark_note, decode_image, image_size, orientation
 
 SPLITS = ("train", "val")
-# Title of each kind of finding, whether it breaks training or distorts the metrics, and the cure.
-KINDS = {"missing": ("a photograph or its mask is missing", True,
-                     "add the file, name the folders (--image_dir, --mask_dir, --mask_suffix), or take it off the "
-                     "list"),
-         "unreadable": ("files that cannot be read, or masks with unknown colours", True,
-                        "save the file again, add its colour to labels.yaml, as a class or under ignore, or set "
-                        "--mask_encoding"),
-         "size": ("mask and photograph differ in size", True,
-                  "export the mask at the photograph's size, by nearest neighbour"),
-         "classes": ("numbers of no class", True,
-                     "fix the mask, or give the number a name, or an entry of ignore, in labels.yaml"),
-         "leak": ("photographs in both training and validation", True,
-                  "keep each in one list; --group_by keeps photographs of one thing in one split"),
-         "stale": ("records that were made from other data than their source holds now", False,
-                   "mindfcn prepare --overwrite"),
-         "twice": ("photographs twice in a split", False, "remove one"),
-         "ignored": ("masks without a labelled pixel", False, "label them, or take them off the list"),
-         "one class": ("masks with a single class", False, "nothing if it is true; look at the sheet"),
-         "void": ("an ignore label that may hide a class", False,
-                  "nothing if labels.yaml ignores it on purpose; else give it a name there"),
-         "turned": ("masks that may lie on their side: the photograph has an EXIF tag, the mask has none", False,
-                    "turn the mask as its photograph is shown, or nothing if the sheet shows that they fit"),
-         "dark": ("photographs of 16 bits that use few of them", False, "--bits of prepare and predict, --data.bits of "
-                  "train"),
-         "unvalidated": ("no photograph is held out for validation", False,
-                         "--val_fraction 0.2, unless metrics are not needed"),
-         "absent": ("classes missing from a split", False,
-                    "add photographs of them, or merge or ignore them in labels.yaml")}
+
+
+class Kind(NamedTuple):
+    """A kind of finding.
+
+    Attributes:
+        title: what was found.
+        broken: whether it breaks training or distorts the metrics.
+        cure: what to do about it.
+    """
+    title: str
+    broken: bool
+    cure: str
+
+
+KINDS = {
+    "missing": Kind("a photograph or its mask is missing", True,
+                    "add the file, name the folders (--image_dir, --mask_dir, --mask_suffix), or take it off the "
+                    "list"),
+    "unreadable": Kind("files that cannot be read, or masks with unknown colours", True,
+                       "save the file again, add its colour to labels.yaml, as a class or under ignore, or set "
+                       "--mask_encoding"),
+    "size": Kind("mask and photograph differ in size", True,
+                 "export the mask at the photograph's size, by nearest neighbour"),
+    "classes": Kind("numbers of no class", True,
+                    "fix the mask, or give the number a name, or an entry of ignore, in labels.yaml"),
+    "leak": Kind("photographs in both training and validation", True,
+                 "keep each in one list; --group_by keeps photographs of one thing in one split"),
+    "stale": Kind("records that were made from other data than their source holds now", False,
+                  "mindfcn prepare --overwrite"),
+    "twice": Kind("photographs twice in a split", False, "remove one"),
+    "ignored": Kind("masks without a labelled pixel", False, "label them, or take them off the list"),
+    "one class": Kind("masks with a single class", False, "nothing if it is true; look at the sheet"),
+    "void": Kind("an ignore label that may hide a class", False,
+                 "nothing if labels.yaml ignores it on purpose; else give it a name there"),
+    "turned": Kind("masks that may lie on their side: the photograph has an EXIF tag, the mask has none", False,
+                   "turn the mask as its photograph is shown, or nothing if the sheet shows that they fit"),
+    "dark": Kind("photographs of 16 bits that use few of them", False, "--bits of prepare and predict, --data.bits of "
+                 "train"),
+    "unvalidated": Kind("no photograph is held out for validation", False,
+                        "--val_fraction 0.2, unless metrics are not needed"),
+    "absent": Kind("classes missing from a split", False,
+                   "add photographs of them, or merge or ignore them in labels.yaml")}
 # Names or findings listed in one message.
 MAX_LISTED = 3
 
@@ -96,7 +111,7 @@ class Finding:
     @property
     def broken(self):
         """Whether it breaks training or distorts the metrics."""
-        return bool(KINDS[self.kind][1])
+        return KINDS[self.kind].broken
 
 
 @dataclasses.dataclass
@@ -162,7 +177,7 @@ class Inspection:
         return {"data": self.data, "source": self.source, "labels": self.labels.to_dict(),
                 "map": str(self.labels.map or ""),
                 "splits": {name: self._split(split) for name, split in self.splits.items()},
-                "findings": [{**dataclasses.asdict(finding), "broken": finding.broken, "cure": KINDS[finding.kind][2]}
+                "findings": [{**dataclasses.asdict(finding), "broken": finding.broken, "cure": KINDS[finding.kind].cure}
                              for finding in self.findings],
                 "broken": len(self.broken), "sheet": self.sheet}
 
@@ -464,8 +479,8 @@ def _summary(kind, findings):
     """A heading and the first few findings of a kind, or ""."""
     if not findings:
         return ""
-    title, broken, cure = KINDS[kind]
-    lines = [f"{'FIX' if broken else 'check'}  {title}: {len(findings)}"]
+    about = KINDS[kind]
+    lines = [f"{'FIX' if about.broken else 'check'}  {about.title}: {len(findings)}"]
     lines += [f"  {finding.message}" for finding in findings[:MAX_LISTED]]
     more = [f"  and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []
-    return "\n".join([*lines, *more, f"  cure: {cure}"])
+    return "\n".join([*lines, *more, f"  cure: {about.cure}"])

@@ -240,22 +240,21 @@ def _segment_video(path, target, segment, labels, console):
     masks, overlay_path = target["mask"], target["overlay"]
     if os.path.lexists(masks):
         raise UserError(f"{masks} is there already; remove it, or choose another --out")
-    with contextlib.ExitStack() as stack:
-        video = stack.enter_context(contextlib.closing(VideoReader(path)))
-        folder = stack.enter_context(partial_folder(masks))
+    with contextlib.closing(VideoReader(path)) as video, partial_folder(masks) as folder:
         empty_folder(folder)
         made = os.path.join(folder, "masks")
         os.mkdir(made)
-        temporary = stack.enter_context(atomic_path(overlay_path)) if overlay_path else ""
-        writer = VideoWriter(temporary, video.rate)
-        for number, frame in enumerate(console.track(video, video.count or None, unit="frame", desc=_stem(path))):
-            mask, _ = segment(frame, False)
-            with open(os.path.join(made, f"{number:06d}.png"), "wb") as file:
-                file.write(encode_palette_png(mask, labels))
-            if overlay_path:
-                writer.add(overlay(frame[..., ::-1], mask, labels)[..., ::-1])
-        if overlay_path:
-            writer.close()
+        with atomic_path(overlay_path) if overlay_path else contextlib.nullcontext() as temporary:
+            writer = VideoWriter(temporary, video.rate) if temporary else None
+            for number, frame in enumerate(console.track(video, video.count or None, unit="frame", desc=_stem(path))):
+                mask, _ = segment(frame, False)
+                with open(os.path.join(made, f"{number:06d}.png"), "wb") as file:
+                    file.write(encode_palette_png(mask, labels))
+                if writer:
+                    writer.add(overlay(frame[..., ::-1], mask, labels)[..., ::-1])
+            if writer:
+                writer.close()
+        # Last, so that a call that was cut short in between segments the video again.
         os.replace(made, masks)
 
 
