@@ -229,7 +229,8 @@ def _check_videos(images, config, planes, second):
     video = next(filter(is_video, images), None)
     names = [f"--{name}" for name in ("probabilities", "voc_names", "depth", "bits") if getattr(config, name)]
     if video and names:
-        raise UserError(f"{names[0]} is for photographs, and {video} is a video; segment it in a call without")
+        raise UserError(f"{names[0]} is for photographs, and {video} is a video; segment it in a call without "
+                        "that setting")
     if video and (planes != ("image",) or second):
         raise UserError(f"{video} is a video, and this network takes {' and '.join(planes)}"
                         f"{' to two masks' if second else ''}; videos need a network from photographs to one mask")

@@ -254,7 +254,7 @@ def _present(numbers, labels=None):
 
 
 def _ignored_colors(labels):
-    """Colours that the labels' map ignores; for classes in greys, its numbers are greys, too."""
+    """Colours that the labels' map ignores; if all classes are grey, also its numbers, as greys."""
     if not labels.map:
         return []
     return [*labels.map.colors, *((number,) * 3 for number in labels.map.numbers if labels.in_masks.all_grey)]

@@ -103,7 +103,7 @@ def decode_mask(data, where):
 
 def check_mask(mask, labels, where):
     """Raise UserError if a mask (H, W) uint8 holds a number that is neither a class nor the ignore label."""
-    # A map leaves only numbers unchanged that are none of the masks' classes.
+    # A map changes known numbers alone, so unknown ones are compared with the masks' own classes.
     check_numbers(mask, len(labels.in_masks), labels.ignore_label, where)
 
 

@@ -65,7 +65,7 @@ def source_settings(config: PrepareConfig) -> dict[str, Any]:
     source = str(config.source)
     names = ["root", *_PLACES.get(source, _LISTS), *_choices(source), "instances"]
     found = {name: getattr(config, name) for name in names + (list(_WINDOWS) if config.instances != "none" else [])}
-    # Settings that older records lack are there only where they are given.
+    # Records of older releases lack these settings, so they are listed only where they are given.
     return found | {name: list(value) for name in ("bands", "more_roots") if (value := getattr(config, name))}
 
 

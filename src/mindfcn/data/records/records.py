@@ -50,7 +50,7 @@ class Records(NamedTuple):
 
     @classmethod
     def made(cls, folder: str) -> list[str]:
-        """The paths of the records that a folder should hold: of training alone if they were made so."""
+        """The paths of the records that a folder should hold: only training where there is no validation."""
         train, val = cls.paths(folder)
         return [train, val] if has_validation(train) else [train]
 
