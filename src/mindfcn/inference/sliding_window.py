@@ -76,7 +76,7 @@ class SlidingWindow:
             if probabilities:
                 if found is None:
                     found = np.empty((len(logits), *image.shape[:2]), np.float32)
-                found[(slice(None), *here)] = softmax(logits)
+                found[:, here[0], here[1]] = softmax(logits)
         return mask, found
 
     def blocks(self, image):
