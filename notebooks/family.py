@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -12,37 +14,57 @@
 # ---
 
 # %% [markdown]
-# # The FCN family and its identities
+# # The FCN family and what equals what
 #
 # [The walkthrough](fcn8s.ipynb) ([中文](fcn8s_cn.ipynb)) built and trained one network. The paper behind it says more:
 # that a classifier and a fully convolutional network are the *same* function, that three ways to a dense prediction
 # give the *same* scores, that training on patches and on whole photographs is the *same* sum, and that FCN-32s is where
-# FCN-16s *begins*. Statements with an equals sign can be checked, and this notebook checks each of them with the
-# functions of `mindfcn`. In the end FCN-32s, 16s and 8s are trained one after another.
+# FCN-16s *begins*. Such statements can be checked, and this notebook checks each of them with the functions of `mindfcn`.
+# In the end FCN-32s, 16s and 8s are trained one after another.
 #
-# It runs in about three minutes on two CPU cores. [docs/family.md](../docs/family.md) lists all networks and ideas.
+# It runs in a few minutes on two CPU cores. [docs/family.md](../docs/family.md) lists all networks and ideas.
+# Nothing installed, as on Colab or in Ascend's cloud? [docs/servers.md](../docs/servers.md#notebooks-in-the-cloud) has the
+# lines to type first.
+#
+# First, one of the family, the repository's own network, on a photograph.
 
 # %%
-import importlib.util
 import os
 import sys
-import time
-from pathlib import Path
 
-os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only
-here = Path.cwd()
-os.chdir(next((folder for folder in (here, *here.parents) if (folder / "src" / "mindfcn").is_dir()), here))
-if importlib.util.find_spec("mindfcn") is None:
-    sys.path.insert(0, str(Path("src").resolve()))
+os.environ.setdefault("GLOG_v", "3")  # MindSpore's log: errors only
+os.chdir(".." if os.path.isdir("../ckpt") else ".")  # to the repository's folder
+sys.path.insert(0, os.path.abspath("src"))
 
 import cv2
+import numpy as np
+
+import mindfcn
+from mindfcn.report.notebook import set_up, show
+
+set_up()
+segment, card = mindfcn.load_segmenter()  # the small network in ckpt/: VOC's 21 classes
+photo = cv2.imread("docs/pictures/photographs/cat.jpg")
+mask, probabilities = segment(photo, probabilities=True)
+names = card.labels.names
+show([photo[..., ::-1], *(probabilities[names.index(name)] for name in ("background", "cat", "dog"))],
+     ("photograph", "probability of background", "of cat", "of dog"), vmin=0, vmax=1)
+print(card.model["name"], f"{probabilities.shape}: one map per class")
+
+# %% [markdown]
+# *You should see* the cat's map bright where the cat is, and the others dark there. A network of this family gives such a
+# map for every class in one pass.
+#
+# The photographs from here on are those of the sample set, drawn by the program.
+
+# %%
+import time
+
 import matplotlib.pyplot as plt
 import mindspore as ms
-import numpy as np
 from IPython.display import Image
 from mindspore import nn
 
-import mindfcn
 from mindfcn import runtime
 from mindfcn.models import layers
 from mindfcn.models.analysis.receptive_field import ReceptiveField, alignment
@@ -56,13 +78,6 @@ QUICK = os.environ.get("MINDFCN_NOTEBOOK_QUICK", "") == "1"   # a minute's test:
 device = runtime.set_up(seed=1)
 runtime.pynative_mode()  # operator by operator, to try things out
 random = np.random.default_rng(0)
-plt.rcParams.update({"figure.dpi": 72, "font.size": 9, "axes.titlesize": 9})
-print(f"MindSpore {ms.__version__} on {device}, results in {WORK}{', quick test' if QUICK else ''}")
-
-# %% [markdown]
-# The photographs are those of the sample set, drawn by the program.
-
-# %%
 data = mindfcn.PrepareConfig(records=f"{WORK}/records", source="sample", root=f"{WORK}/sample", samples=15 if QUICK else 200,
                              size=96 if QUICK else 128)
 labels, train_samples, val_samples = mindfcn.list_samples(data)
@@ -75,19 +90,10 @@ def read(sample):
     return photo[..., ::-1], preprocess.normalise(photo).transpose(2, 0, 1), sample.read_label(sample.label)
 
 
-def show(pictures, titles, height=2.4, **options):
-    """Draw pictures in a row, each below its title."""
-    figure, axes = plt.subplots(1, len(pictures), figsize=(10, height), layout="constrained", squeeze=False)
-    for axis, picture, title in zip(axes.flat, pictures, titles):
-        axis.imshow(picture, interpolation="nearest", **options)
-        axis.set_title(title)
-        axis.axis("off")
-    plt.show()
-
-
 photo, image, truth = read(val_samples[1])
-show([photo, labels.colorize(truth)], ("photograph", "truth"), height=2)
+print(f"MindSpore {ms.__version__} on {device}, results in {WORK}{', quick test' if QUICK else ''}")
 print(f"{len(train_samples)} photographs to learn from, {len(val_samples)} to judge by; this one is {truth.shape}")
+show([photo, labels.colorize(truth)], ("photograph", "truth"))
 
 # %% [markdown]
 # ## 1 The family
@@ -150,9 +156,11 @@ right = classifier(ms.Tensor(test_images)).asnumpy().argmax(1) == test_classes
 print(f"{steps} steps of {batch} patches; right on {100 * right.mean():.0f} % of {right.size} new patches, "
       f"where chance is {100 / len(labels):.0f} %")
 show([preprocess.denormalise(each.transpose(1, 2, 0)) for each in test_images[:8]],
-     [labels.names[number] for number in test_classes], height=1.5)
+     [labels.names[number] for number in test_classes[:8]])
 
 # %% [markdown]
+# *You should see* eight patches with the class in the middle of each, and a share of right answers far above chance.
+#
 # ### 2.1 A classifier is a fully convolutional network
 #
 # `convolutionalise` turns its dense layers into convolutions; no number changes. The new network takes the whole
@@ -185,9 +193,11 @@ alone, together = work(scorer, SIDE) * slid[0, 0].size, work(scorer, *truth.shap
 print(f"million multiply-adds: {alone:.0f} for the patches, {together:.0f} in one pass, "
       f"{alone / together:.0f} times fewer")
 show([photo, labels.colorize(truth), labels.colorize(coarse[0].argmax(0)), slid[0, 0], coarse[0, 0]],
-     ("photograph", "truth", f"classes, {height}x{width}", "background score, patches", "background score, one pass"))
+     ("photograph", "truth", f"classes, {height}x{width}", "background, by patches", "background, one pass"))
 
 # %% [markdown]
+# *You should see* a difference of rounding only, and the last two maps, scores of the background, alike.
+#
 # The gain comes from overlapping patches, whose convolutions are computed once. Not every classifier is *equal* to its
 # convolutional form: VGG16 pads its maps with zeros. In a patch the zeros lie at the patch's border, in one pass at the
 # photograph's. At 224x224 both are one; on a larger photograph they are related, no more:
@@ -278,6 +288,8 @@ show([photo[inside], labels.colorize(truth[inside]), labels.colorize(stitched[0]
      ("photograph", "truth", "shift-and-stitch", "rarefied filters", "upsampled scores"))
 
 # %% [markdown]
+# *You should see* four ways with nearly the same accuracy at very different costs.
+#
 # That is the paper's bargain: upsampling costs next to nothing. From stride 4 it loses nothing, either; what it loses
 # from stride 32, skips to finer maps bring back.
 #
@@ -309,6 +321,8 @@ for parameter, one, other in zip(scorer.trainable_params(), one_pass, batch_of_p
           f"largest difference {np.abs(one - other).max():.1e}")
 
 # %% [markdown]
+# *You should see* for each parameter a difference about a million times smaller than its gradient.
+#
 # ## 3 Where maps lie
 #
 # To be summed, maps have to lie on one another. The published networks pad the photograph by 100 pixels and crop each
@@ -318,7 +332,7 @@ for parameter, one, other in zip(scorer.trainable_params(), one_pass, batch_of_p
 # later than the others: what they have before it is cropped.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 1.9), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(10, 2.6), layout="constrained", sharey=True)
 for axis, padding in zip(axes, ("same", "pad100")):
     net = mindfcn.create_model("fcn8s_vgg16", 2, padding=padding, width=0.03, fc_width=2)
     for line, at in enumerate(net.backbone.receptive_fields().values()):
@@ -326,7 +340,7 @@ for axis, padding in zip(axes, ("same", "pad100")):
         axis.plot(middles, [line] * 40, "o", markersize=2 + 2 * line)
     axis.axvspan(-0.5, 63.5, color="lightgrey", zorder=0)
     axis.set(xlim=(-110, 110), ylim=(-0.7, 2.7), yticks=range(3), yticklabels=list(net.backbone.receptive_fields()),
-             title=f"padding \"{padding}\"; grey: the photograph's first 64 pixels")
+             title=f"padding {padding}; grey: the first 64 pixels")
 plt.show()
 print("crops that the package derives (negative: of the finer map)")
 for name in ("fcn32s_vgg16", "fcn16s_vgg16", "fcn8s_vgg16", "fcn32s_caffenet"):
@@ -423,9 +437,11 @@ print("network             mean IoU, %  pixel accuracy, %  parameters  initial w
 for row in compared.rows:
     print(f"{row.name:18} {100 * row.metrics['mean IoU']:12.1f}  {100 * row.metrics['pixel accuracy']:17.1f}  "
           f"{row.parameters:10,}  {row.start or 'random weights'}")
-Image(f"{compared.out}/pictures.jpg", width=760)
+Image(f"{compared.out}/pictures.jpg")
 
 # %% [markdown]
+# *You should see* the mean IoU rise from row to row, and outlines get finer from picture to picture.
+#
 # Each stage has learned longer than the one before it, so that not all of its gain is the skip's; but outlines get
 # finer from left to right, and that no longer training gives FCN-32s, whose bound is the one of chapter 4.
 # `mindfcn compare --config configs/compare/sample.yaml` trains the three with equal budgets, and
@@ -442,7 +458,7 @@ Image(f"{compared.out}/pictures.jpg", width=760)
 # | crops typed into the published networks | those derived from the layers | exactly |
 # | FCN-16s at its first step | FCN-32s, upsampled twice | exactly |
 #
-# The tests of the package hold it to these identities; [docs/family.md](../docs/family.md) says which file is which
+# The tests of the package check these; [docs/family.md](../docs/family.md) says which file is which
 # idea.
 
 # %%

@@ -95,7 +95,7 @@ use_venv() {
         fi
     fi
     if ! installed || ! has_extras; then
-        say "installing MindFCN into .venv"
+        say "installing MindFCN into .venv: some minutes, 3 GB"
         [ -x "$root/.venv/bin/python" ] || make_environment || return 1
         local extras
         extras=$(sed -n '3p' "$root/.venv/complete" 2>/dev/null)

@@ -123,9 +123,9 @@ def prepare_import():
 def clear_kernels():
     """Free the kernels and workspaces that MindSpore keeps in PyNative mode for every shape that it has computed."""
     # It is defined in mindspore.common.api in 2.8 and in mindspore.graph.api in 2.10; cells import it in both.
-    import mindspore as ms
     from mindspore.nn.cell import _pynative_executor
-    ms.runtime.synchronize()
+    # ms.runtime.synchronize logs an error on CPU, and does nothing the first time.
+    _pynative_executor.sync()
     _pynative_executor.clear_res()
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -17,14 +16,12 @@ from PIL import Image
 import mindfcn
 from mindfcn import runtime
 from mindfcn.cli.console import Terminal
-from mindfcn.cli.language import CHINESE, choose_language, translate
 from mindfcn.cli.main import main
 from mindfcn.cli.parser import parse
 from mindfcn.cli.verbs import VERBS
 from mindfcn.config import ModelConfig, TrainConfig
 from mindfcn.data.synthetic.shapes import SAMPLE
 from mindfcn.engine.build import build
-from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
 from mindfcn.weights.checkpoint import save_checkpoint
 
@@ -473,41 +470,3 @@ def test_a_log_file_gets_lines_instead_of_a_progress_bar(capsys, monkeypatch):
     assert "\r" not in "".join(lines) and len(lines) == 11, "a line every 40 seconds"
     assert "epoch 1 loss 0.250 lr 1.00e-01 4.0 images/s" in lines[2] and "mIoU" not in lines[2]
     assert "epoch 2 loss 0.062 lr 1.00e-01 4.0 images/s mIoU 0.250" in lines[8]
-
-
-@pytest.fixture
-def english():
-    """The language is English again after a test."""
-    yield
-    choose_language(["--language", "en"])
-
-
-def test_the_help_is_chinese_by_option_or_environment(english, capsys):
-    cases = ((["--language", "zh"], {}), (["--language=zh"], {"LANG": "en_US.UTF-8"}), ([], {"LANG": "zh_CN.UTF-8"}))
-    for before, environment in cases:
-        arguments = choose_language([*before, "--help"], environment)
-        with pytest.raises(SystemExit):
-            parse(arguments)
-        shown = re.sub(r"\s", "", capsys.readouterr().out)
-        assert "全卷积语义分割" in shown
-        assert all(re.sub(r"\s", "", CHINESE[verb.purpose]) in shown for verb in VERBS.values())
-    for environment in ({}, {"LC_ALL": "C", "LANG": "zh_CN.UTF-8"}, {"LANG": "de_DE"}):
-        choose_language([], environment)
-        assert translate("text") == "text"
-
-
-def test_messages_are_chinese(english):
-    choose_language(["--language", "zh"])
-    with pytest.raises(UserError, match="没有选项 --optim.rate.*；参见 mindfcn train --help"):
-        parse(["train", "--optim.rate", "1"])
-    with pytest.raises(UserError, match="--optim.epochs：应为整数，实际是 'many'"):
-        parse(["train", "--optim.epochs", "many"])
-    with pytest.raises(UserError, match="choose en or zh"):
-        choose_language(["--language", "fr"])
-
-
-def test_every_verb_has_its_chinese_words_with_the_same_places():
-    for verb in VERBS.values():
-        assert verb.purpose in CHINESE and verb.config.__doc__.split("\n")[0] in CHINESE
-    for english, chinese in CHINESE.items():
-        assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", chinese)), english

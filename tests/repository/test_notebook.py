@@ -52,7 +52,7 @@ def test_every_source_has_its_notebook():
     assert NAMES == sorted(path.stem for path in FOLDER.glob("*.py")) and "fcn8s" in NAMES
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("fcn8s", "own_data"))])
+@every_notebook
 def test_the_first_picture_comes_within_twenty_lines_of_code(name):
     """The network of the repository segments a photograph of the repository, before anything is trained."""
     cell = code_cells(read(name))[0]

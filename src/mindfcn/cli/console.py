@@ -4,6 +4,7 @@ import sys
 
 from tqdm import tqdm
 
+from mindfcn.cli.language import localize, translate
 from mindfcn.console import Console, printable
 
 
@@ -16,28 +17,29 @@ class Terminal(Console):
         self.score = ""
 
     def say(self, line):
-        """Write one line above the progress bars."""
-        tqdm.write(printable(line), file=sys.stdout)
+        """Write one line above the progress bars, in the chosen language."""
+        tqdm.write(printable(localize(line)), file=sys.stdout)
         sys.stdout.flush()
 
     def track(self, iterable=None, total=None, **options):
         """Iterate with a progress bar that is removed at the end; without a bar if stderr is not a terminal."""
-        return tqdm(iterable, total=total, leave=False, dynamic_ncols=True, disable=None,
-                    **{"unit": "image", **options})
+        unit = translate(options.pop("unit", "image"))
+        return tqdm(iterable, total=total, leave=False, dynamic_ncols=True, disable=None, unit=unit, **options)
 
     def begin_training(self, steps_per_epoch, epochs, first_step):
         """Open the progress bar of a training run."""
         self.close()
         pace = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 30, "file": _Lines()}
-        self.training = tqdm(total=steps_per_epoch * epochs, initial=first_step, unit="step", dynamic_ncols=True,
-                             leave=False, **pace)
+        self.training = tqdm(total=steps_per_epoch * epochs, initial=first_step, unit=translate("step"),
+                             dynamic_ncols=True, leave=False, **pace)
         self.score = ""
 
     def step(self, step, epoch, loss, learning_rate, images_per_s):
         """Advance the bar of the run, and remove it after the last step."""
         bar = self.training
-        bar.set_postfix_str(f"epoch {epoch} loss {loss:.3f} lr {learning_rate:.2e} {images_per_s:.1f} images/s"
-                            f"{self.score}", refresh=False)
+        state = translate("epoch {epoch} loss {loss} lr {rate} {speed} images/s", epoch=epoch, loss=f"{loss:.3f}",
+                          rate=f"{learning_rate:.2e}", speed=f"{images_per_s:.1f}")
+        bar.set_postfix_str(state + self.score, refresh=False)
         bar.update(step - bar.n)
         if bar.n == bar.total:
             self.close()

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from mindfcn.cli.console import Terminal
-from mindfcn.cli.language import choose_language, translate
+from mindfcn.cli.language import choose_language, localize, translate
 from mindfcn.cli.parser import parse
 from mindfcn.cli.verbs import VERBS
 from mindfcn.console import printable
@@ -24,7 +24,7 @@ def main(arguments=None):
     try:
         verb, config = parse(choose_language(arguments))
     except UserError as error:
-        _report(f"mindfcn: {error}")
+        _report(f"mindfcn: {localize(str(error))}")
         return 2
     try:
         # Before the libraries that start threads, which would take the signals of a server.
@@ -32,7 +32,7 @@ def main(arguments=None):
         with contextlib.closing(Terminal()) as console, quiet:
             return VERBS[verb].run(config, console)
     except UserError as error:
-        _report(f"mindfcn {verb}: {error}")
+        _report(f"mindfcn {verb}: {localize(str(error))}")
         return 1
     except ModuleNotFoundError as error:
         if error.name != "mindspore":
@@ -53,7 +53,7 @@ def main(arguments=None):
         # Failing disks and mounts get one line; any other OSError is a bug and keeps its traceback.
         if error.errno not in FAULTS:
             raise
-        _report(f"mindfcn {verb}: {cannot_use(error.filename or 'a file', error)}")
+        _report(f"mindfcn {verb}: {localize(cannot_use(error.filename or 'a file', error))}")
         return 1
     except KeyboardInterrupt:
         _report(f"mindfcn {verb}: {translate('interrupted; nothing is left half-written')}")

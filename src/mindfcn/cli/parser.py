@@ -9,7 +9,7 @@ import typing
 import jsonargparse
 
 import mindfcn
-from mindfcn.cli.language import translate
+from mindfcn.cli.language import localize, translate
 from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
 from mindfcn.cli.verbs import VERBS
 from mindfcn.errors import UserError
@@ -86,7 +86,7 @@ def parse(arguments):
         names = parser.parse_args(_with_values(arguments))
     except UserError as error:
         help_of = f"mindfcn {verb} --help" if verb else "mindfcn --help"
-        message = _rewritten(str(error), verb, arguments)
+        message = localize(_rewritten(str(error), verb, arguments))
         raise UserError(translate("{message}; see {help}", message=message, help=help_of)) from None
     settings = names[names["verb"]].as_dict()
     settings.pop("config", None)

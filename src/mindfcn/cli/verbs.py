@@ -114,9 +114,10 @@ def _is_first_process():
 
 def _say_next(command, console):
     """Show a command to type next, after the one that activates the environment that a run script has made."""
-    activate = os.environ.get("MINDFCN_ACTIVATE")
-    for heading, line in zip(("next", ""), filter(None, (activate, command))):
-        console.say(f"{heading:11} {line}")
+    first, *rest = filter(None, (os.environ.get("MINDFCN_ACTIVATE"), command))
+    console.say(f"next        {first}")
+    for line in rest:
+        console.say(f"            {line}")
 
 
 def _show_training(result, config, console):
@@ -156,8 +157,8 @@ def _say_metrics(result, console):
     if result.protocol == "course":
         console.say("course protocol: random crops of the given records, last batch dropped; not comparable with other "
                     "results")
-    speed = f", {1000 * result.seconds:.1f} ms each (median)" if result.seconds else ""
-    console.say(f"{result.images} images{speed}")
+    console.say(f"{result.images} images, {1000 * result.seconds:.1f} ms each (median)" if result.seconds else
+                f"{result.images} images")
     for name, value in result.metrics.items():
         console.say(f"{name:24} {value:.4f}")
     for name, value in (result.geometric or {}).items():
