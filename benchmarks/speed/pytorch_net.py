@@ -1,4 +1,6 @@
-"""FCN-8s on VGG16 in PyTorch, with MindFCN's parameter names, for all benchmarks against PyTorch."""
+"""The networks of all benchmarks against PyTorch, from MindFCN's weights: FCN-8s on VGG16, and torchvision's FCNs."""
+
+import re
 
 import numpy as np
 import torch
@@ -63,8 +65,38 @@ class FCN8s(nn.Module):
         return self.upscore8(scores + self.score_pool3(pool3))[:, :, :height, :width]
 
 
+class Torchvision(nn.Module):
+    """torchvision's FCN on a dilated ResNet: (N, 3, H, W) -> logits (N, classes, H, W); in training those of both heads.
+
+    Args:
+        depth: 50 or 101.
+        classes: channels of the logits.
+    """
+
+    def __init__(self, depth, classes):
+        super().__init__()
+        from torchvision.models import segmentation
+        self.net = getattr(segmentation, f"fcn_resnet{depth}")(weights=None, weights_backbone=None,
+                                                               num_classes=classes, aux_loss=True)
+
+    def forward(self, x):
+        """The auxiliary head is computed in training alone, as MindFCN does; torchvision always computes it."""
+        if self.training:
+            found = self.net(x)
+            return found["out"], found["aux"]
+        maps = self.net.backbone(x)["out"]
+        return functional.interpolate(self.net.classifier(maps), x.shape[2:], mode="bilinear", align_corners=False)
+
+
+# (pattern of MindFCN's name, torchvision's name), first match
+TORCHVISION = ((r"auxiliary\.score_convs\.", "net.aux_classifier."), (r"auxiliary\.score\.", "net.aux_classifier.4."),
+               (r"score_convs\.", "net.classifier."), (r"score\.", "net.classifier.4."),
+               (r"conv1\.0\.", "net.backbone.conv1."), (r"conv1\.1\.", "net.backbone.bn1."),
+               (r"layer", "net.backbone.layer"))
+
+
 def rival(path, **options):
-    """Build FCN8s with the variant and widths of a weight file, and load its weights.
+    """Build the network of a weight file, with its variant and widths, and load its weights.
 
     Args:
         path: .npz file with MindFCN's parameter names.
@@ -73,8 +105,25 @@ def rival(path, **options):
     with np.load(path) as file:
         state = {".".join([*name.split(".")[:-1], NORM.get(name.split(".")[-1], name.split(".")[-1])]):
                  torch.from_numpy(file[name]) for name in file.files if not name.endswith(".step")}
-    *channels, fc_width = (len(state[f"conv{block}.0.weight"]) for block in (1, 2, 3, 4, 6))
-    net = FCN8s("conv1.0.bias" not in state, channels, fc_width, len(state["score_fr.weight"]), **options)
+    if "layer4.0.conv1.weight" in state:
+        depth = {6: 50, 23: 101}[len({name.split(".")[1] for name in state if name.startswith("layer3.")})]
+        net = Torchvision(depth, len(state["score.weight"]), **options)
+        state = {_torchvision_name(name): value for name, value in state.items()}
+    else:
+        *channels, fc_width = (len(state[f"conv{block}.0.weight"]) for block in (1, 2, 3, 4, 6))
+        net = FCN8s("conv1.0.bias" not in state, channels, fc_width, len(state["score_fr.weight"]), **options)
     missing, unexpected = net.load_state_dict(state, strict=False)
     assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing), (missing, unexpected)
     return net
+
+
+def _torchvision_name(name):
+    pattern, theirs = next(pair for pair in TORCHVISION if re.match(pair[0], name))
+    return theirs + name[re.match(pattern, name).end():]
+
+
+def loss_of(logits, labels):
+    """Mean cross entropy of a network's result in training; a second head counts half."""
+    heads = logits if isinstance(logits, tuple) else (logits,)
+    return sum(weight * functional.cross_entropy(head, labels, ignore_index=255)
+               for weight, head in zip((1, 0.5), heads))

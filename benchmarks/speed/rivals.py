@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SHARED = ROOT.parent / "shared"
 PAGE = ROOT / "docs" / "performance.md"
-PACKAGES = {"torch": ["torch==2.13.0", "numpy<2", "opencv-python-headless<4.12"],
+PACKAGES = {"torch": ["torch==2.13.0", "torchvision==0.28.0", "numpy<2", "opencv-python-headless<4.12"],
             "runtimes": ["onnxruntime", "openvino", "numpy<2"]}
 THREADS = os.cpu_count()
 

@@ -128,8 +128,10 @@ def measure(model, images, options):
 def main():
     """Print the table."""
     made = parser(__doc__)
+    made.add_argument("--table", default="inference", help="the table of docs/performance.md that --keep writes")
     made.add_argument("--images", type=int, default=16, help="photographs at native size")
-    made.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"], help="FCN-8s on VGG16")
+    made.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"],
+                      help="FCN-8s on VGG16, fcn_resnet50, fcn_resnet101")
     made.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="batch sizes of the squares")
     made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="MindFCN, PyTorch and any others")
     options = made.parse_args()
@@ -140,7 +142,7 @@ def main():
         new_rows, new_notes = measure(model, images, options)
         rows += new_rows
         notes += [note for note in new_notes if note not in notes]
-    show("inference", ["seconds", *WAYS, "MindFCN / PyTorch", "best exported / PyTorch", "MindFCN, of peak"], rows,
+    show(options.table, ["seconds", *WAYS, "MindFCN / PyTorch", "best exported / PyTorch", "MindFCN, of peak"], rows,
          [*notes, f"Medians of {options.runs} runs in turn, after 2 warm-up runs; photographs: one pass each. "
           "MindSpore, plain: PyNative mode, the network as it trains. PyTorch: eager. Of peak: the multiply-adds "
           "of plain convolutions."], options.keep)

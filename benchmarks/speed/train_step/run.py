@@ -37,6 +37,7 @@ BLOCK = re.compile(r"conv\d|pool\d|head|loss|update|Dropout")
 def main():
     """Print the tables."""
     options = parser(__doc__)
+    options.add_argument("--table", default="train_step", help="the table of docs/performance.md that --keep writes")
     options.add_argument("--models", nargs="+", default=["fcn8s_vgg16_bn", "fcn8s_vgg16"])
     options.add_argument("--sizes", nargs="+", default=SIZES, metavar="SIZExBATCH",
                          help="side of the images in pixels, and batch size")
@@ -58,7 +59,7 @@ def main():
             rows += [row for _, row in found.values()]
             if variants is options.rivals and "eager" in variants:
                 variants = [variant for variant in variants if found[variant][0] <= found["eager"][0]]
-    show("train_step", HEADER, rows, keep=options.keep, notes=[
+    show(options.table, HEADER, rows, keep=options.keep, notes=[
         f"Seconds are medians of {options.runs} steps in turn (minimum-maximum). Memory is the peak of the process, "
         "libraries included. Before timing, logits agree to 1e-3 of the largest. % of peak counts the multiply-adds of "
         "plain convolutions; MindFCN's algorithm needs fewer."])

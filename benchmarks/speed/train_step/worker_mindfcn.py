@@ -17,6 +17,7 @@ from mindfcn import runtime
 from mindfcn.config import OptimConfig
 from mindfcn.engine.optimiser import optimiser
 from mindfcn.engine.step import TrainStep
+from mindfcn.losses import AuxiliaryLoss, CrossEntropy
 from mindfcn.models.factory import create_model
 
 folder, model, size, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -43,7 +44,8 @@ subprocess.run([sys.executable, __file__, *sys.argv[1:], "logits"], check=True)
 
 runtime.graph_mode()
 update, _ = optimiser(net, OptimConfig(lr=1e-4, min_lr=1e-4, schedule="constant"), 1000)
-train_step = TrainStep(net, update)
+auxiliary = getattr(net, "auxiliary_weight", 0)
+train_step = TrainStep(net, update, AuxiliaryLoss(CrossEntropy(), auxiliary) if auxiliary else None)
 train_step.set_train()
 
 

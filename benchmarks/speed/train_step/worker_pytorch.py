@@ -5,9 +5,8 @@ import sys
 
 import numpy as np
 import torch
-from pytorch_net import rival
+from pytorch_net import loss_of, rival
 from serve import batch, serve
-from torch.nn import functional
 
 folder, size, count, variant = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 torch.set_num_threads(os.cpu_count())
@@ -27,7 +26,7 @@ forward = torch.compile(net) if variant == "compiled" else net
 def step():
     """Forward, backward, update."""
     update.zero_grad()
-    loss = functional.cross_entropy(forward(images), labels, ignore_index=255)
+    loss = loss_of(forward(images), labels)
     loss.backward()
     update.step()
     return loss.item()
