@@ -5,6 +5,9 @@
 FOLDER/images/*.jpg and FOLDER/masks/*.png, without lists or a labels file, which docs/own_data.md creates. Four
 classes of very different size: soil, leaf, fruit and, in two images of five, a beetle or two of about 100 pixels each.
 Stones look like beetles and are soil.
+
+With --encoding bands, the masks are TIFFs with a band for each of leaf, fruit and beetle, also where another one covers
+it, and labels.yaml says that the classes overlap.
 """
 
 import argparse
@@ -26,22 +29,33 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--size", type=int, default=192, help="longer side, pixels")
-    parser.add_argument("--encoding", choices=("rgb", "palette", "grey"), default="rgb")
+    parser.add_argument("--encoding", choices=("rgb", "palette", "grey", "bands"), default="rgb")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     for folder in ("images", "masks"):
         os.makedirs(os.path.join(options.folder, folder), exist_ok=True)
     for number in range(options.images):
-        image, mask = draw(options.size, np.random.default_rng([options.seed, number]))
+        bands = np.zeros((len(NAMES) - 1, options.size * 3 // 4, options.size), np.uint8)
+        image, mask = draw(options.size, np.random.default_rng([options.seed, number]), bands)
         name = f"bed_{number + 1:04d}"
         cv2.imwrite(os.path.join(options.folder, "images", f"{name}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        encode(mask, options.encoding).save(os.path.join(options.folder, "masks", f"{name}.png"))
+        path = os.path.join(options.folder, "masks", name)
+        if options.encoding == "bands":
+            write_bands(f"{path}.tif", bands)
+        else:
+            encode(mask, options.encoding).save(f"{path}.png")
+    if options.encoding == "bands":
+        write_labels(os.path.join(options.folder, "labels.yaml"))
     print(f"{options.images} photographs and {options.encoding} masks in {options.folder}")
 
 
-def draw(size, random):
-    """One photograph (H, W, 3) uint8 BGR and its mask (H, W) uint8, 255 along outlines; W is `size`."""
+def draw(size, random, bands=None):
+    """One photograph (H, W, 3) uint8 BGR and its mask (H, W) uint8, 255 along outlines; W is `size`.
+
+    `bands` (classes but soil, H, W) uint8, if given, gets 1 wherever a class is, also below another one.
+    """
     height, width = size * 3 // 4, size
+    bands = np.zeros((len(NAMES) - 1, height, width), np.uint8) if bands is None else bands
     image = soil(height, width, random)
     mask = np.zeros((height, width), np.uint8)
     unit = size / 192
@@ -50,14 +64,14 @@ def draw(size, random):
               tone(random, (55, 60, 65), 25), random)
     for _ in range(random.integers(2, 6)):
         paint(image, mask, 1, leaf(random, random.uniform(18, 42) * unit, mask.shape), tone(random, (50, 140, 60), 30),
-              random)
+              random, bands[0])
     for _ in range(random.integers(0, 4)):
         paint(image, mask, 2, ellipse(random, random.uniform(8, 16) * unit, random.uniform(0.85, 1), mask.shape),
-              tone(random, (40, 60, 215), 30), random)
+              tone(random, (40, 60, 215), 30), random, bands[1])
     if random.random() < BEETLES:
         for _ in range(random.integers(1, 3)):
             paint(image, mask, 3, beetle(random, random.uniform(7, 9) * unit, mask.shape),
-                  tone(random, (60, 35, 40), 15), random)
+                  tone(random, (60, 35, 40), 15), random, bands[2])
     noise = random.normal(0, 5, image.shape)
     return np.clip(image * random.uniform(0.75, 1.15) + noise, 0, 255).astype(np.uint8), mask
 
@@ -74,6 +88,18 @@ def encode(mask, encoding):
     return picture
 
 
+def write_bands(path, bands):
+    """Write (C, H, W) uint8 as a TIFF of C bands, 255 where there was 1."""
+    import tifffile
+    tifffile.imwrite(path, 255 * bands, photometric="minisblack", planarconfig="separate", compression="zlib")
+
+
+def write_labels(path):
+    """Write the labels file of the bands."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"names: [{', '.join(NAMES[1:])}]\ncolours: {COLORS[1:].tolist()}\nmultilabel: true\n")
+
+
 def soil(height, width, random):
     """(H, W, 3) float32 BGR: brown in clouds of several sizes."""
     clouds = sum(weight * cv2.resize(random.random((height // cell + 2, width // cell + 2), np.float32),
@@ -87,8 +113,11 @@ def tone(random, color, spread):
     return np.clip(np.array(color) + random.normal(0, spread / 2, 3), 0, 255)
 
 
-def paint(image, mask, number, parts, color, random):
-    """Lay closed outlines [(K, 2)] over image and mask: a shadow, the colour with light from one side, a border."""
+def paint(image, mask, number, parts, color, random, band=None):
+    """Lay closed outlines [(K, 2)] over image and mask: a shadow, the colour with light from one side, a border.
+
+    `band` (H, W) gets 1 inside.
+    """
     def fill(shift, value, line):
         canvas = np.zeros(mask.shape, np.uint8)
         for part in parts:
@@ -103,6 +132,8 @@ def paint(image, mask, number, parts, color, random):
     image *= 1 - 0.45 * shadow
     image[:] = image * (1 - cover) + np.clip(color * light, 0, 255) * cover
     inside = fill(0, 1, cv2.LINE_8)
+    if band is not None:
+        band[inside == 1] = 1
     mask[inside == 1] = number
     if number:
         mask[cv2.dilate(inside, np.ones((2, 2), np.uint8)) != cv2.erode(inside, np.ones((2, 2), np.uint8))] = BORDER

@@ -1,5 +1,6 @@
 """Every cell of the table of what goes with what: it works, or it is refused in one line with the table's reason."""
 
+import dataclasses
 import itertools
 import pathlib
 
@@ -7,10 +8,20 @@ import pytest
 from helpers import one_line
 
 from mindfcn import combinations
-from mindfcn.combinations import AXES, REFUSED, TABLES, check, inputs, markdown, reason
+from mindfcn.combinations import AXES, REFUSED, TABLES, check, markdown, reason
 from mindfcn.commands.explain import explain
 from mindfcn.commands.tune_crf import tune_crf
-from mindfcn.config import ExplainConfig, PredictConfig, ServeConfig, TuneCrfConfig
+from mindfcn.config import (
+    AugmentConfig,
+    ExplainConfig,
+    ModelConfig,
+    OptimConfig,
+    PredictConfig,
+    ServeConfig,
+    TrainConfig,
+    TuneCrfConfig,
+)
+from mindfcn.engine.settings import check_settings, check_training
 from mindfcn.errors import UserError
 from mindfcn.inference.load import combined
 from mindfcn.inference.network import Segmenter
@@ -36,20 +47,26 @@ METHODS = {combinations.WINDOW: {"window": 512, "overlap": 64}, combinations.SCA
            combinations.SIDE: {"shorter_side": 64}, combinations.PROPOSALS: {"proposals": "edge_boxes"},
            combinations.ENSEMBLE: {"ensemble": "b.ckpt"}}
 
+SETTINGS = {combinations.BOOTSTRAPPED: "bootstrapped", combinations.FOCAL: "focal", combinations.DICE: "dice",
+            combinations.WEIGHTS: "median_frequency", combinations.SMOOTHING: 0.1, combinations.CELLS: 0.5,
+            combinations.RARE: 0.3, combinations.SHARE: 0.5, combinations.PIPELINE: "pipeline.yaml"}
+GROUPS = {"optim": OptimConfig, "augment": AugmentConfig}
+
 pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def card_of(taken):
     """The Card of a network with this input."""
     second = taken == combinations.GEOMETRIC
-    return Card({"name": "fcn8s_vgg16"}, LABELS, preprocess_of(taken), geometric=LABELS if second else None)
+    labels = dataclasses.replace(LABELS, multilabel=taken == combinations.MULTILABEL)
+    return Card({"name": "fcn8s_vgg16"}, labels, preprocess_of(taken), geometric=LABELS if second else None)
 
 
 def preprocess_of(taken):
     """The Preprocess of an input; of five bands, where it is bands."""
     if taken == combinations.BANDS:
         return Preprocess(mean=range(5), std=range(1, 6), modality=taken)
-    return COURSE if taken == combinations.GEOMETRIC else COURSE.to(taken)
+    return COURSE if taken in (combinations.GEOMETRIC, combinations.MULTILABEL) else COURSE.to(taken)
 
 
 def refused(call, one, other):
@@ -69,8 +86,9 @@ def test_every_entry_is_of_two_axes_and_every_network_of_a_kind():
     assert all(one in known and other in known for one, other in REFUSED)
     assert all(combinations.kind(name) in NETWORKS for name in MODELS)
     assert {combinations.kind(name) for name, _ in NETWORKS.values()} == set(AXES["network"]) == set(NETWORKS)
-    assert set(AXES["input"]) == {*MODALITIES, combinations.GEOMETRIC}
+    assert set(AXES["input"]) == {*MODALITIES, combinations.GEOMETRIC, combinations.MULTILABEL}
     assert set(AXES["precision"]) == set(TYPES) and set(METHODS) == set(AXES["method"])
+    assert set(SETTINGS) == set(AXES["training"])
     with pytest.raises(UserError, match="^GPU and bfloat16 do not go together: "):
         check("rgb", "GPU", "bfloat16")
 
@@ -79,6 +97,10 @@ def test_every_entry_is_of_two_axes_and_every_network_of_a_kind():
 def test_networks_and_inputs(kind):
     name, options = NETWORKS[kind]
     for taken in AXES["input"]:
+        # Overlapping classes change the loss and what is made of the scores, but no network.
+        if taken == combinations.MULTILABEL:
+            assert not reason(kind, taken)
+            continue
         # Building a network of mindcv takes seconds; rgb is built in the test of windows.
         if kind in (combinations.MINDCV, combinations.SQUEEZE) and taken in (combinations.RGB, combinations.GEOMETRIC):
             continue
@@ -131,6 +153,26 @@ def test_methods_and_inputs(method, taken, monkeypatch):
         use()
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("taken", AXES["input"])
+def test_settings_of_training_and_inputs(setting, taken):
+    group, _, name = setting.split(" ")[0].removeprefix("--").partition(".")
+    config = TrainConfig(**{group: GROUPS[group](**{name: SETTINGS[setting]})})
+    if reason(setting, taken):
+        refused(lambda: check_training(config, taken), setting, taken)
+    else:
+        check_training(config, taken)
+
+
+def test_training_refuses_what_does_not_go_with_its_input():
+    for setting, model in ((combinations.CELLS, ModelConfig(geometric=True)),
+                           (combinations.PIPELINE, ModelConfig(modality="hha"))):
+        group, _, name = setting.removeprefix("--").partition(".")
+        config = TrainConfig(model=model, **{group: GROUPS[group](**{name: SETTINGS[setting]})})
+        with pytest.raises(UserError, match=f"^{setting} and "):
+            check_settings(config)
+
+
 @pytest.mark.parametrize("verb", ["tune_crf", "explain", "serve"])
 @pytest.mark.parametrize("taken", AXES["input"])
 def test_verbs_and_inputs(verb, taken, monkeypatch, tmp_path):
@@ -151,7 +193,7 @@ def test_verbs_and_inputs(verb, taken, monkeypatch, tmp_path):
         monkeypatch.setattr(f"mindfcn.commands.{module}.load_network", lambda *_: (Net(), card))
     call = {"explain": lambda: explain(ExplainConfig("a.ckpt", device="CPU", image=str(tmp_path / "a.png"))),
             "tune_crf": lambda: tune_crf(TuneCrfConfig("a.ckpt", device="CPU")),
-            "serve": lambda: check("serve", *inputs(card.preprocess.modality, bool(card.geometric)))}[verb]
+            "serve": lambda: check("serve", *card.inputs)}[verb]
     if verb == "tune_crf":
         pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed")
     if reason(verb, taken):

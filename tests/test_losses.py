@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
+from mindfcn.losses import BinaryCrossEntropy, Bootstrapped, CrossEntropy, Dice, Focal
 
 
 def batch(seed=1, classes=21, ignore_label=255, scale=3.0):
@@ -477,3 +477,41 @@ def test_labels_below_zero_do_not_count(make):
     labels[0, :2], labels[1, 3] = -1, 255
     loss = make()
     assert float(loss(logits, ms.Tensor(labels))) == float(loss(logits, ms.Tensor(np.where(labels < 0, 255, labels))))
+
+
+def overlapping(scale):
+    """Logits (2, 5, 6, 7) and labels of 0, 1 and 254, of which about a fifth does not count."""
+    random = np.random.default_rng(3)
+    logits = (scale * random.standard_normal((2, 5, 6, 7))).astype(np.float32)
+    labels = random.integers(0, 2, logits.shape).astype(np.int32)
+    labels[random.uniform(size=labels.shape) < 0.2] = 254
+    return logits, labels
+
+
+@pytest.mark.parametrize("scale, reduction", [(1.0, "mean"), (1.0, "sum"), (200.0, "mean")])
+def test_binary_cross_entropy_is_that_of_the_definition(mode, scale, reduction):
+    """The logarithm of the probability of what is true, in float64; also of logits whose exponentials overflow."""
+    logits, labels = overlapping(scale)
+    value, gradient = step(BinaryCrossEntropy(254, reduction), logits, labels)
+    counted, scores = labels != 254, logits.astype(np.float64)
+    divisor = counted.sum() if reduction == "mean" else 1
+    expected = np.logaddexp(0, np.where(labels == 1, -scores, scores))[counted].sum() / divisor
+    assert value == pytest.approx(expected, rel=1e-5)
+    slope = np.where(counted, np.exp(-np.logaddexp(0, -scores)) - labels, 0) / divisor
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
+    assert (gradient[~counted] == 0).all()
+    nothing = step(BinaryCrossEntropy(254, reduction), logits, np.full_like(labels, 254))
+    assert nothing[0] == 0 and not nothing[1].any()
+
+
+@pytest.mark.parametrize("scale, reduction", [(1.0, "mean"), (1.0, "sum"), (200.0, "mean")])
+def test_binary_cross_entropy_equals_pytorchs_over_the_labels_that_count(scale, reduction):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    logits, labels = overlapping(scale)
+    value, gradient = step(BinaryCrossEntropy(254, reduction), logits, labels)
+    scores, counted = torch.tensor(logits, dtype=torch.float64, requires_grad=True), torch.tensor(labels != 254)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        scores[counted], torch.tensor(labels, dtype=torch.float64)[counted], reduction=reduction)
+    expected.backward()
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    np.testing.assert_allclose(gradient, scores.grad.numpy(), rtol=1e-4, atol=1e-6)

@@ -13,7 +13,15 @@ from mindspore.train import Model
 from mindfcn import metrics
 from mindfcn.errors import UserError
 from mindfcn.logits import argmax
-from mindfcn.metrics import SIZES, ConfusionMatrix, ObjectSizes, Trimap, boundary_distance, segmentation_metrics
+from mindfcn.metrics import (
+    SIZES,
+    BinaryCounts,
+    ConfusionMatrix,
+    ObjectSizes,
+    Trimap,
+    boundary_distance,
+    segmentation_metrics,
+)
 
 KEYS = ["pixel accuracy", "mean pixel accuracy", "mean IoU", "frequency weighted IoU"]
 
@@ -403,3 +411,33 @@ def test_pixels_below_every_class_count_nowhere():
         counters[0].update(prediction, truth)
         counters[1].update(prediction, np.where(truth < 0, 255, truth))
         np.testing.assert_array_equal(counters[0].counts, counters[1].counts)
+
+
+def test_counts_of_overlapping_classes_equal_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(5)
+    truth, prediction = random.integers(0, 2, (2, 3, 20, 30, 4)).astype(np.uint8)
+    truth[..., 3] = prediction[..., 3] = 0
+    counts = BinaryCounts(4)
+    for one, other in zip(prediction, truth):
+        counts.update(one, other)
+    flat = truth.reshape(-1, 4), prediction.reshape(-1, 4)
+    np.testing.assert_array_equal(counts.counts, sklearn.multilabel_confusion_matrix(*flat))
+    for found, score in ((counts.class_ious(), sklearn.jaccard_score), (counts.class_recalls(), sklearn.recall_score),
+                         (counts.class_precisions(), sklearn.precision_score)):
+        np.testing.assert_allclose(found[:3], score(*flat, average=None, zero_division=0)[:3])
+        assert np.isnan(found[3])
+    np.testing.assert_allclose(counts.class_shares(), flat[0].mean(0))
+    assert counts.compute()["mean IoU"] == pytest.approx(counts.class_ious()[:3].mean())
+    left_out = BinaryCounts(4, excluded=[0, 3])
+    left_out.counts = counts.counts
+    assert left_out.mean_iou() == pytest.approx(counts.class_ious()[1:3].mean())
+    ignored = np.where(random.uniform(size=truth.shape) < 0.3, 254, truth)
+    counts.clear()
+    counts.update(prediction, ignored)
+    for band in range(4):
+        kept = ignored[..., band] != 254
+        np.testing.assert_array_equal(counts.counts[band], sklearn.confusion_matrix(
+            truth[kept, band], prediction[kept, band], labels=[0, 1]))
+    with pytest.raises(UserError, match="must have 4 bands"):
+        counts.update(prediction[..., :3], truth)

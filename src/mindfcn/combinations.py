@@ -1,7 +1,8 @@
 """What does not go together, in one table, from which every refusal and the page docs/combinations.md come.
 
-Networks that mindfcn describes by name fall into kinds (`kind`), which together with inputs, heads, methods, verbs,
-runtimes, devices and precisions are the names in the table. What is not in it works.
+Networks that mindfcn describes by name fall into kinds (`kind`), which together with inputs, heads, overlapping
+classes, methods, settings of training, verbs, runtimes, devices and precisions are the names in the table. What is not
+in it works.
 """
 
 import itertools
@@ -10,25 +11,32 @@ from mindfcn.errors import UserError
 
 FCN, MINDCV, SQUEEZE, DILATED, DECONVNET = ("FCNs on the paper's backbones", "mindcv's backbones",
                                             "mindcv's mobilenet_v3", "dilated ResNets", "DeconvNet")
-RGB, RGBD, HHA, LATE, BANDS, GEOMETRIC = ("rgb", "rgbd", "hha", "rgb_hha", "bands", "two heads")
+RGB, RGBD, HHA, LATE, BANDS, GEOMETRIC, MULTILABEL = ("rgb", "rgbd", "hha", "rgb_hha", "bands", "two heads",
+                                                      "multilabel")
 WINDOW, SCALES, FLIP, CRF, SIDE, PROPOSALS, ENSEMBLE = ("--window", "--scales", "--flip", "--crf", "--shorter_side",
                                                         "--proposals", "--ensemble")
+BOOTSTRAPPED, FOCAL, DICE, WEIGHTS, SMOOTHING, CELLS = (
+    "--optim.loss bootstrapped", "--optim.loss focal", "--optim.loss dice", "--optim.class_weights",
+    "--optim.label_smoothing", "--optim.keep_cells")
+RARE, SHARE, PIPELINE = "--augment.rare_crops", "--augment.max_class_share", "--augment.pipeline"
 ONNX, MINDIR = "ONNX files", "MindIR files"
 AXES = {
     "network": (FCN, MINDCV, SQUEEZE, DILATED, DECONVNET),
-    "input": (RGB, RGBD, HHA, LATE, BANDS, GEOMETRIC),
+    "input": (RGB, RGBD, HHA, LATE, BANDS, GEOMETRIC, MULTILABEL),
     "method": (WINDOW, SCALES, FLIP, CRF, SIDE, PROPOSALS, ENSEMBLE),
+    "training": (BOOTSTRAPPED, FOCAL, DICE, WEIGHTS, SMOOTHING, CELLS, RARE, SHARE, PIPELINE),
     "verb": ("train", "eval", "predict", "compare", "tune_crf", "explain", "serve"),
     "file": (ONNX, MINDIR),
     "precision": ("float32", "float32_strict", "float16", "bfloat16"),
     "device": ("CPU", "GPU", "Ascend")}
 # The tables of the page: rows, columns.
-TABLES = (("network", "input"), ("network", "method"), ("method", "input"), ("verb", "input"), ("file", "network"),
-          ("file", "method"), ("file", "precision"), ("device", "precision"))
+TABLES = (("network", "input"), ("network", "method"), ("method", "input"), ("training", "input"), ("verb", "input"),
+          ("file", "network"), ("file", "method"), ("file", "precision"), ("device", "precision"))
 
 _THREE = "its first layer takes three channels; take a network of the paper's backbones"
 _PHOTOGRAPHS = "it is for networks of photographs with one head; leave it out"
 _VIEWS = "it resizes and cuts photographs, not depth, HHA, bands or two heads' scores; leave it out"
+_ONE_CLASS = "it is for masks with one class a pixel; leave it out"
 REFUSED = {
     **{(kind, taken): _THREE for kind in (MINDCV, SQUEEZE, DILATED, DECONVNET) for taken in (RGBD, BANDS)},
     (MINDCV, LATE): "two streams would share mindcv's parameter names; take a network of the paper's backbones",
@@ -42,6 +50,14 @@ REFUSED = {
     (DECONVNET, WINDOW): "it resizes each photograph, and so each window, to its own square; leave it out",
     **{(method, kind): _VIEWS for method in (WINDOW, SCALES, FLIP, CRF, SIDE, PROPOSALS, ENSEMBLE)
        for kind in (RGBD, HHA, LATE, BANDS, GEOMETRIC)},
+    **{(method, MULTILABEL): _ONE_CLASS for method in (CRF, PROPOSALS, ENSEMBLE)},
+    **{(setting, MULTILABEL): _ONE_CLASS for setting in (BOOTSTRAPPED, FOCAL, DICE, WEIGHTS, SMOOTHING, CELLS, RARE,
+                                                         SHARE, PIPELINE)},
+    (CELLS, GEOMETRIC): "it would draw other cells for each head; leave it out",
+    (PIPELINE, HHA): "albumentations works on the colours of a photograph; leave it out",
+    (PIPELINE, BANDS): "albumentations works on the colours of a photograph; leave it out",
+    **{(verb, MULTILABEL): "its figures and pictures are of one class a pixel; use eval and predict"
+       for verb in ("compare", "tune_crf", "explain", "serve")},
     (WINDOW, PROPOSALS): "proposals are windows already; leave one out",
     **{("tune_crf", kind): _PHOTOGRAPHS for kind in (RGBD, HHA, LATE, BANDS, GEOMETRIC)},
     **{("explain", kind): "it shows photographs; take a network of rgb" for kind in (RGBD, HHA, LATE, BANDS)},
@@ -80,9 +96,9 @@ def kind(name: str) -> str:
     return DILATED if name.startswith("fcn_r") else FCN
 
 
-def inputs(modality: str, second_head: bool) -> tuple[str, ...]:
-    """The names of a network's input and heads."""
-    return (modality, GEOMETRIC) if second_head else (modality,)
+def inputs(modality: str, second_head: bool, multilabel: bool = False) -> tuple[str, ...]:
+    """The names of a network's input and heads, and of its classes if they overlap."""
+    return (modality, *[GEOMETRIC] * second_head, *[MULTILABEL] * multilabel)
 
 
 def markdown() -> str:

@@ -446,8 +446,8 @@ class TrainConfig:
         device: device to compute on; auto takes the one that MindSpore was built for
         seed: seed of weights, augmentation and dropout
         eval_every: epochs between evaluations on the validation records; 0 evaluates only at the end
-        best_by: what best.ckpt is best by: pixel accuracy, mean pixel accuracy, mean IoU, frequency weighted IoU, or
-            the name of a class, for its IoU
+        best_by: what best.ckpt is best by: pixel accuracy, mean pixel accuracy, mean IoU, frequency weighted IoU (of
+            overlapping classes: mean IoU, mean precision, mean recall), or the name of a class, for its IoU
         patience: end the run after an evaluation that comes this many epochs after the last improvement; 0 trains all
             epochs
         keep: number of newest checkpoints kept besides the best
@@ -583,8 +583,8 @@ class PredictConfig(InferenceConfig):
         checkpoint: checkpoint file, .onnx file of mindfcn export, or a name that mindfcn weights lists, which is
             fetched once; the small network of the repository if not given
         images: image or video files, folders or glob patterns
-        out: folder for NAME.png (palette mask) and NAME_overlay.jpg; for a video, the folder NAME with a mask for each
-            frame, and NAME_overlay.mp4
+        out: folder for NAME.png (palette mask; NAME.tif with a band for each class where classes overlap) and
+            NAME_overlay.jpg; for a video, the folder NAME with a mask for each frame, and NAME_overlay.mp4
         overlay: write the overlay, that of photographs with its legend
         probabilities: write NAME.npz with `probabilities` (classes, H, W) float16
         voc_names: write masks under results/VOC2012/Segmentation/comp6_test_cls, as the VOC server expects

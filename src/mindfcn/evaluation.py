@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import time
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
 from mindfcn import runtime
 from mindfcn.console import SILENT
-from mindfcn.metrics import ConfusionMatrix, ObjectSizes, Trimap
+from mindfcn.metrics import BinaryCounts, ConfusionMatrix, ObjectSizes, Trimap, counter_of
 
 # Number of first passes that are not timed: they set up kernels and memory.
 WARM_UP = 2
@@ -22,17 +22,17 @@ class Evaluation:
     """Result of an evaluation.
 
     Attributes:
-        matrix: ConfusionMatrix of all pixels.
-        trimap: Trimap of the pixels near boundaries.
-        sizes: ObjectSizes.
+        matrix: ConfusionMatrix of all pixels; BinaryCounts where classes overlap.
+        trimap: Trimap of the pixels near boundaries; None where classes overlap.
+        sizes: ObjectSizes; None where classes overlap.
         names: file names, in the records' order.
         scores: (images,) float64: mean IoU of each image over the classes in its truth or prediction; NaN without any.
         seconds: median time from a photograph in memory to its mask.
         geometric: ConfusionMatrix of the second head, or None.
     """
-    matrix: ConfusionMatrix
-    trimap: Trimap
-    sizes: ObjectSizes
+    matrix: Union[ConfusionMatrix, BinaryCounts]
+    trimap: Optional[Trimap]
+    sizes: Optional[ObjectSizes]
     names: list
     scores: np.ndarray
     seconds: float
@@ -40,7 +40,7 @@ class Evaluation:
 
     @property
     def metrics(self):
-        """{name: value} of the four metrics."""
+        """{name: value} of the four metrics, or of those of overlapping classes."""
         return self.matrix.compute()
 
 
@@ -51,7 +51,8 @@ def evaluate_network(segment, dataset, labels, console=SILENT, stop=None, geomet
     return the counts and scores of the complete data set.
 
     Args:
-        segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything), such as a Segmenter.
+        segment: function (image (H, W, 3) uint8 BGR) -> (mask (H, W) uint8, anything), such as a Segmenter; where
+            classes overlap, the mask is bands (H, W, C).
         dataset: SegDataset(training=False).
         labels: LabelSet of the masks.
         console: Console that shows progress.
@@ -67,11 +68,11 @@ def evaluate_network(segment, dataset, labels, console=SILENT, stop=None, geomet
     runtime.pynative_mode()
     shared, excluded = dataset.rank_size > 1, labels.excluded_numbers()
     with runtime.fail_on_all_ranks() if shared else contextlib.nullcontext():
-        counters = (ConfusionMatrix(len(labels), excluded), Trimap(len(labels), excluded),
-                    ObjectSizes(len(labels), labels.background, excluded))
+        counters = [counter_of(labels)]
+        if not labels.multilabel:
+            counters += [Trimap(len(labels), excluded), ObjectSizes(len(labels), labels.background, excluded)]
         second = ConfusionMatrix(GEOMETRIC_CLASSES)
-        share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second,
-                                                  excluded)
+        share, seconds, stopped = _evaluate_share(segment, dataset, counters, console, stop, geometric, second, labels)
     add_up = runtime.sum_over_ranks if shared else np.asarray
     if add_up(np.array(stopped, np.int64)):
         return None
@@ -79,11 +80,12 @@ def evaluate_network(segment, dataset, labels, console=SILENT, stop=None, geomet
         counter.counts = add_up(counter.counts)
     scores = np.zeros(dataset.count)
     scores[dataset.rank::dataset.rank_size] = share
-    return Evaluation(*counters, dataset.names(), add_up(scores), median_time(seconds),
+    matrix, trimap, sizes = [*counters, None, None][:3]
+    return Evaluation(matrix, trimap, sizes, dataset.names(), add_up(scores), median_time(seconds),
                       second if geometric else None)
 
 
-def _evaluate_share(segment, dataset, counters, console, stop, geometric, second, excluded):
+def _evaluate_share(segment, dataset, counters, console, stop, geometric, second, labels):
     """Count this process's records. Returns (mean IoU of each image, seconds of each image, whether it was stopped)."""
     matrix, *others = counters
     scores, seconds = [], []
@@ -91,7 +93,7 @@ def _evaluate_share(segment, dataset, counters, console, stop, geometric, second
     for image, truth in console.track(pairs, dataset.steps_per_epoch):
         if stop and stop():
             return scores, seconds, True
-        single = ConfusionMatrix(matrix.num_classes, excluded)
+        single = counter_of(labels)
         if geometric:
             second.update(geometric(image), truth[..., 1])
             truth = truth[..., 0]

@@ -14,7 +14,9 @@ from mindfcn.errors import UserError
 from mindfcn.storage.files import atomic_path, read_lines, read_yaml
 
 # Keys of a labels file.
-KEYS = ("names", "colours", "ignore_label", "excluded", "merge", "ignore")
+KEYS = ("names", "colours", "ignore_label", "excluded", "merge", "ignore", "multilabel")
+# Number of pixels that do not count in masks of overlapping classes, where 255 may be a class, and their most classes.
+MULTILABEL_IGNORE, MAX_MULTILABEL = 254, 64
 
 
 def voc_palette(count=256):
@@ -37,12 +39,15 @@ class LabelSet:
         ignore_label: mask number of pixels that count neither in the loss nor in the metrics.
         excluded: names of classes that the data set's protocol leaves out of means over classes.
         map: LabelMap of the masks that are read into these classes; None if masks hold the classes themselves.
+        multilabel: whether a pixel may be of several classes, or of none. A mask is then (H, W, C) uint8, a band for
+            each class: 0, 1 or the ignore label.
     """
     names: tuple
     colors: tuple
     ignore_label: int = 255
     excluded: tuple = ()
     map: Optional["LabelMap"] = None
+    multilabel: bool = False
 
     def __post_init__(self):
         if not all(isinstance(name, (str, int, float)) for name in self.names):
@@ -70,6 +75,9 @@ class LabelSet:
         if type(self.ignore_label) is not int or not len(names) <= self.ignore_label <= 255:
             raise UserError(f"labels: ignore label {self.ignore_label!r} must be a number from {len(names)} to 255; a "
                             "class that does not count is listed by name under `ignore`")
+        if self.multilabel and not 2 <= len(names) <= MAX_MULTILABEL:
+            raise UserError(f"labels: {len(names)} overlapping classes; multilabel takes 2 to {MAX_MULTILABEL}; one "
+                            "class and its background are an ordinary mask")
         object.__setattr__(self, "excluded", tuple(str(name) for name in self.excluded))
         for name in self.excluded:
             if name not in names:
@@ -100,7 +108,8 @@ class LabelSet:
     def difference(self, other: "LabelSet") -> str:
         """The first difference between these classes ("there") and others ("here") in words; "" if they are the same.
 
-        Names in their order, colours, the ignore label and the excluded classes are compared, but not `map`.
+        Names in their order, colours, the ignore label, the excluded classes and whether they overlap are compared, but
+        not `map`.
         """
         if len(self) != len(other):
             more, less, where = (self, other, "there") if len(self) > len(other) else (other, self, "here")
@@ -111,6 +120,9 @@ class LabelSet:
             for number, (one, two) in enumerate(zip(there, here)):
                 if one != two:
                     return f"class {number} ({self.names[number]}) is {what} {one} there and {two} here"
+        if self.multilabel != other.multilabel:
+            words = ["overlap" if one.multilabel else "do not overlap" for one in (self, other)]
+            return f"the classes {words[0]} there and {words[1]} here (multilabel)"
         if self.ignore_label != other.ignore_label:
             return f"the ignore label is {self.ignore_label} there and {other.ignore_label} here"
         if set(self.excluded) != set(other.excluded):
@@ -131,7 +143,8 @@ class LabelSet:
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain lists and numbers, as written to YAML and checkpoints."""
         return {"names": list(self.names), "colours": [list(color) for color in self.colors],
-                "ignore_label": self.ignore_label, **({"excluded": list(self.excluded)} if self.excluded else {})}
+                "ignore_label": self.ignore_label, **({"excluded": list(self.excluded)} if self.excluded else {}),
+                **({"multilabel": True} if self.multilabel else {})}
 
     def save(self, path: FilePath) -> None:
         """Write a labels file for `load`, without `map`: YAML, or JSON if the name ends in .json."""
@@ -148,17 +161,23 @@ class LabelSet:
         unknown = set(entries) - set(KEYS)
         if unknown:
             raise UserError(f"{where}: unknown key {sorted(map(str, unknown))[0]!r}; known are {', '.join(KEYS)}")
-        names = entries["names"]
-        colors = entries.get("colours", voc_palette()[:len(names)].tolist())
+        names, multilabel = entries["names"], entries.get("multilabel", False)
+        # VOC's first colour, black, is for a background, which overlapping classes do not have.
+        colors = entries.get("colours", voc_palette()[multilabel is True:][:len(names)].tolist())
         if not isinstance(colors, list):
             raise UserError(f"{where}: `colours` must be a list of [R, G, B]")
         excluded = entries.get("excluded", [])
         if not isinstance(excluded, list):
             raise UserError(f"{where}: `excluded` must be a list of class names")
+        if type(multilabel) is not bool:
+            raise UserError(f"{where}: `multilabel` must be true or false, not {multilabel!r}")
+        if multilabel and {"merge", "ignore"} & entries.keys():
+            raise UserError(f"{where}: `merge` and `ignore` are for masks with one class a pixel; leave them out with "
+                            "`multilabel`")
         try:
-            ignore_label = entries.get("ignore_label", 255)
+            ignore_label = entries.get("ignore_label", MULTILABEL_IGNORE if multilabel else 255)
             if not {"merge", "ignore"} & entries.keys():
-                return cls(tuple(names), tuple(colors), ignore_label, tuple(excluded))
+                return cls(tuple(names), tuple(colors), ignore_label, tuple(excluded), multilabel=multilabel)
             found = cls(tuple(names), tuple(colors), ignore_label)
             return LabelMap.of(found, entries.get("merge", {}), entries.get("ignore", [])).labels(tuple(excluded))
         except UserError as error:
@@ -167,7 +186,7 @@ class LabelSet:
     @classmethod
     def load(cls, path: FilePath) -> "LabelSet":
         """Read a labels file: YAML or JSON with `names`, and optionally `colours` (RGB), `ignore_label`, `excluded`,
-        `merge` and `ignore` (see LabelMap).
+        `multilabel`, `merge` and `ignore` (see LabelMap).
 
         A name is the text that is written, also if YAML takes it for a number or a truth value. Raises UserError.
         """

@@ -1,4 +1,4 @@
-"""From logits to classes and probabilities."""
+"""From logits to classes and probabilities, of one class a pixel or of overlapping classes."""
 
 import numpy as np
 
@@ -30,3 +30,24 @@ def softmax(logits):
     """(C, H, W) float32 -> probabilities of the classes, (C, H, W) float32."""
     exponentials = np.exp(logits - logits.max(0))
     return exponentials / exponentials.sum(0)
+
+
+def sigmoid(logits):
+    """(C, H, W) float32 -> probability of each class for itself, (C, H, W) float32."""
+    # The hyperbolic tangent does not overflow.
+    return (0.5 * np.tanh(0.5 * logits) + 0.5).astype(np.float32)
+
+
+def probabilities_of(logits, multilabel=False):
+    """(C, H, W) float32 -> probabilities, (C, H, W) float32: the softmax, or of overlapping classes the sigmoid."""
+    return sigmoid(logits) if multilabel else softmax(logits)
+
+
+def mask_of(scores, multilabel=False, threshold=0.0):
+    """(C, H, W) scores -> mask: classes (H, W) uint8, or bands (H, W, C) uint8 of 1 where a score is above `threshold`.
+
+    A threshold of 0 for logits is one of 0.5 for probabilities.
+    """
+    if not multilabel:
+        return argmax(scores)
+    return np.ascontiguousarray((scores > threshold).transpose(1, 2, 0)).view(np.uint8)

@@ -1,4 +1,4 @@
-"""Losses of dense prediction: cross entropy, bootstrapped (hardest pixels only), focal, and Dice."""
+"""Losses of dense prediction: cross entropy, bootstrapped (hardest pixels only), focal, Dice, and binary."""
 
 from collections.abc import Sequence
 from typing import Optional
@@ -242,6 +242,43 @@ def log_probabilities(logits):
     identity = ops.broadcast_to(ops.eye(classes, classes, ms.float32), (images, classes, classes))
     scores = ops.BatchMatMul(transpose_a=True)(scores, identity).reshape(-1, classes)
     return ops.log_softmax(scores, -1)
+
+
+class BinaryCrossEntropy(nn.Cell):
+    """Sigmoid cross entropy of overlapping classes, each for itself, over the labels that count.
+
+    Args:
+        ignore_label: labels of this number do not count.
+        reduction: "mean" over the labels that count, all pixels and classes together; or "sum".
+
+    Inputs: logits (N, C, H, W) float, labels (N, C, H, W) int32: 0, 1 or the ignore label.
+    Outputs: () float32; 0 with zero gradients where no label counts.
+    """
+
+    def __init__(self, ignore_label: int = 254, reduction: str = "mean") -> None:
+        super().__init__()
+        self.ignore_label = ignore_label
+        self.reduction = reduction
+
+    def construct(self, logits, labels):
+        counts = self.labelled(labels)
+        logits, truth = logits.astype(ms.float32), labels.astype(ms.float32)
+        # log(1 + e^x) - x y, written so that no exponential overflows.
+        losses = ops.relu(logits) - logits * truth * counts + ops.log1p(ops.exp(-ops.abs(logits)))
+        total = (losses * counts).sum()
+        return total if self.reduction == "sum" else total / self.divisor(counts.sum())
+
+    def labelled(self, labels):
+        """(N, C, H, W) float32: 1 where a label counts, else 0."""
+        return (labels != self.ignore_label).astype(ms.float32)
+
+    def count(self, labels, _classes):
+        """How many labels of a batch count: () float32."""
+        return self.labelled(labels).sum()
+
+    def divisor(self, count):
+        """A count, () float32, or 1 where nothing counts."""
+        return ops.maximum(count, ms.Tensor(1.0, ms.float32))
 
 
 class JointLoss(nn.Cell):

@@ -27,6 +27,7 @@ PIXEL_ACCURACY = "pixel accuracy"
 MEAN_PIXEL_ACCURACY = "mean pixel accuracy"
 MEAN_IOU = "mean IoU"
 FREQUENCY_WEIGHTED_IOU = "frequency weighted IoU"
+MEAN_PRECISION, MEAN_RECALL = "mean precision", "mean recall"
 # COCO's limits of an object's area, pixels: below 32^2, up to 96^2, and above (Lin et al. 2014; cocodataset.org,
 # detection evaluation).
 SIZES = {"small": 32 ** 2, "medium": 96 ** 2, "large": np.inf}
@@ -104,6 +105,10 @@ class ConfusionMatrix:
             return float("nan")
         return float(np.nansum(self.class_shares() * self.class_ious()))
 
+    def by_class(self) -> dict[str, np.ndarray]:
+        """{heading: (n,) float64} of a table of the classes."""
+        return {"IoU": self.class_ious(), "accuracy": self.class_accuracies(), "share": self.class_shares()}
+
     def compute(self) -> dict[str, float]:
         """The four metrics under the course's names."""
         return {PIXEL_ACCURACY: self.pixel_accuracy(), MEAN_PIXEL_ACCURACY: self.mean_pixel_accuracy(),
@@ -111,6 +116,84 @@ class ConfusionMatrix:
 
     def __str__(self):
         return "  ".join(f"{name} {value:.4f}" for name, value in self.compute().items())
+
+
+class BinaryCounts:
+    """Pixel counts of overlapping classes, each for itself: (n, 2, 2) int64 of [class, is it, is predicted].
+
+    They are scikit-learn's `multilabel_confusion_matrix`. Labels other than 0 and 1 do not count.
+
+    Args:
+        num_classes: number of classes.
+        excluded: numbers of classes that the means leave out.
+    """
+
+    def __init__(self, num_classes: int, excluded: Sequence[int] = ()) -> None:
+        self.num_classes = num_classes
+        self.kept = np.setdiff1d(np.arange(num_classes), excluded)
+        self.counts = np.zeros((num_classes, 2, 2), np.int64)
+
+    def clear(self) -> None:
+        """Set all counts to zero."""
+        self.counts[:] = 0
+
+    def update(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Count two arrays of equal shape, (..., n), of 0 and 1. Returns the counts of these only.
+
+        Raises:
+            UserError: the shapes differ, or are not of n classes.
+        """
+        if prediction.shape != truth.shape or truth.shape[-1] != self.num_classes:
+            raise UserError(f"predictions of shape {prediction.shape} but truth of {truth.shape}; both must have "
+                            f"{self.num_classes} bands")
+        pixels = tuple(range(truth.ndim - 1))
+        counts = np.stack([np.stack([((truth == one) & (prediction == two)).sum(pixels) for two in (0, 1)], -1)
+                           for one in (0, 1)], -2)
+        self.counts += counts
+        return counts
+
+    def class_precisions(self) -> np.ndarray:
+        """(n,) float64: share of each class's predicted pixels that are it; NaN where none is predicted."""
+        return _ratio(self.counts[:, 1, 1], self.counts[:, :, 1].sum(1))
+
+    def class_recalls(self) -> np.ndarray:
+        """(n,) float64: share of each class's true pixels that were found; NaN without true pixels."""
+        return _ratio(self.counts[:, 1, 1], self.counts[:, 1].sum(1))
+
+    def class_ious(self) -> np.ndarray:
+        """(n,) float64: intersection over union; NaN for a class that is neither in the truth nor predicted."""
+        return _ratio(self.counts[:, 1, 1], self.counts.sum((1, 2)) - self.counts[:, 0, 0])
+
+    def class_shares(self) -> np.ndarray:
+        """(n,) float64: share of the labelled pixels that are of each class; they may add up to more than 1."""
+        return _ratio(self.counts[:, 1].sum(1), self.counts.sum((1, 2)))
+
+    def by_class(self) -> dict[str, np.ndarray]:
+        """{heading: (n,) float64} of a table of the classes."""
+        return {"IoU": self.class_ious(), "precision": self.class_precisions(), "recall": self.class_recalls(),
+                "share": self.class_shares()}
+
+    def compute(self) -> dict[str, float]:
+        """The means over classes, by name."""
+        return {MEAN_IOU: self.mean_iou(), MEAN_PRECISION: _nanmean(self.class_precisions()[self.kept]),
+                MEAN_RECALL: _nanmean(self.class_recalls()[self.kept])}
+
+    def mean_iou(self) -> float:
+        """Mean of the class IoUs."""
+        return _nanmean(self.class_ious()[self.kept])
+
+    def __str__(self):
+        return "  ".join(f"{name} {value:.4f}" for name, value in self.compute().items())
+
+
+def counter_of(labels):
+    """An empty ConfusionMatrix of these classes, or BinaryCounts where they overlap."""
+    return (BinaryCounts if labels.multilabel else ConfusionMatrix)(len(labels), labels.excluded_numbers())
+
+
+def metric_names(labels):
+    """Names of the metrics of these classes, in their order."""
+    return list(counter_of(labels).compute())
 
 
 class Trimap:

@@ -94,9 +94,20 @@ def test_the_recipe_keeps_its_class_weights(walk):
 
 
 def test_the_labels_shown_are_those_that_are_proposed(walk):
-    shown, = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    (walk / "shown.yaml").write_text(shown, encoding="utf-8")
-    assert LabelSet.load(walk / "shown.yaml") == LabelSet.load(walk / "mydata" / "labels.yaml")
+    for shown, folder in zip(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL), ("mydata", "whole")):
+        (walk / "shown.yaml").write_text(shown, encoding="utf-8")
+        assert LabelSet.load(walk / "shown.yaml") == LabelSet.load(walk / folder / "labels.yaml")
+
+
+def test_overlapping_classes_go_from_drawn_bands_to_predicted_ones(walk):
+    tifffile = pytest.importorskip("tifffile", reason="pip install tifffile")
+    labels = load_checkpoint(walk / "runs" / "whole" / "checkpoints" / "best.ckpt")[1].labels
+    assert labels.names == ("leaf", "fruit", "beetle") and labels.multilabel
+    drawn = [tifffile.imread(walk / "whole" / "masks" / f"bed_{number:04d}.tif") for number in range(1, 15)]
+    assert any(((mask == 255).sum(0) > 1).any() for mask in drawn)
+    for number, mask in enumerate(drawn, 1):
+        found = tifffile.imread(walk / "predictions" / "whole" / f"bed_{number:04d}.tif")
+        assert found.shape == mask.shape and set(np.unique(found)) <= {0, 1}
 
 
 @pytest.mark.parametrize("encoding", ["palette", "grey"])

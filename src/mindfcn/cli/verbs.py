@@ -93,6 +93,8 @@ def _show_inspection(result, config, console):
         given = [f"--data.{name} {shlex.quote(json.dumps(value) if isinstance(value, list) else str(value))}"
                  for name, value in values.items() if value != getattr(defaults, name)]
         command = ["mindfcn train --config configs/own_data.yaml --data.root", shlex.quote(config.data), *given]
+        # The recipe weights the classes, which is for masks with one class a pixel.
+        command += ["--optim.class_weights none"] * result.labels.multilabel
         _say_next(" ".join(command), console)
     if result.broken:
         raise UserError(f"{len(result.broken)} problems to fix; they are listed in {result.report}")

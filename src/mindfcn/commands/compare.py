@@ -9,7 +9,7 @@ import typing
 import numpy as np
 import yaml
 
-from mindfcn import runtime
+from mindfcn import combinations, runtime
 from mindfcn.commands.evaluate import evaluate
 from mindfcn.commands.prepare import find_records
 from mindfcn.commands.train import train
@@ -123,6 +123,8 @@ def compare(config: CompareConfig, console: Console = SILENT) -> CompareResult:
         raise UserError("compare runs in one process; train its networks one by one with msrun, and give it their "
                         "checkpoints")
     records = find_records(config.train.data, console, "--train.data.")
+    if records.labels.multilabel:
+        combinations.check("compare", combinations.MULTILABEL)
     if not records.val:
         raise UserError(f"{records.train} has no validation records next to it, and a comparison measures on them; "
                         "prepare records with a validation split")

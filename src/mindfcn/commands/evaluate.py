@@ -46,6 +46,8 @@ def evaluate(config: EvalConfig, console: Console = SILENT) -> EvalResult:
                                          or config.proposals != "none" or config.ensemble):
         raise UserError("--protocol course evaluates the plain network on all records: leave out scales, flip, "
                         "window, crf, limit, proposals and ensemble, and keep the size with --shorter_side 0")
+    if config.protocol == "course" and card.labels.multilabel:
+        raise UserError("--protocol course is for masks with one class a pixel; use the native protocol")
     folder = "evaluation" if config.protocol == "native" else "evaluation-course"
     out = config.out or os.path.join(os.path.dirname(os.path.abspath(config.checkpoint)), folder)
     console.say(f"using records {describe_file(records)}")

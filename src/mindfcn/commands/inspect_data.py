@@ -6,6 +6,7 @@ import functools
 import hashlib
 import heapq
 import json
+import math
 import os
 import zlib
 from typing import Any, Callable, NamedTuple, Optional
@@ -16,6 +17,7 @@ from mindfcn.commands.prepare import changed_since, list_samples
 from mindfcn.config import InspectConfig, PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, count_inner, histogram
+from mindfcn.data.multilabel import decode_multilabel, multilabel_histogram
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
 from mindfcn.data.records.records import describe_file, hidden_class
@@ -85,7 +87,7 @@ class Pair:
         split: train, val, or a record file's name.
         name: of the photograph.
         files: (photograph, mask) for messages.
-        load: function without arguments -> (encoded photograph, mask (H, W) uint8).
+        load: function without arguments -> (encoded photograph, mask uint8, (H, W) or bands (H, W, C)).
     """
     split: str
     name: str
@@ -132,7 +134,7 @@ class PairCheck:
 @dataclasses.dataclass
 class Split:
     """Totals of a split: ClassCounts, number of photographs of each (height, width), pairs, ignored pixels, and ignored
-    pixels away from outlines.
+    pixels away from outlines. Where classes overlap, ignored pixels are the mean over the bands.
     """
     classes: ClassCounts
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -143,7 +145,7 @@ class Split:
     @property
     def ignored_share(self):
         """Share of the ignore label in all pixels, 0..1."""
-        return self.ignored / max(1, self.ignored + int(self.classes.pixels.sum()))
+        return self.ignored / max(1, self.ignored + self.classes.labelled)
 
 
 @dataclasses.dataclass
@@ -212,7 +214,8 @@ class Inspection:
             columns[f"{name} pixels %"] = [f"{100 * share:.2f}" for share in split.classes.shares()]
             columns[f"{name} images"] = split.classes.images.tolist()
         weights = next(iter(self.splits.values())).classes.median_frequency()
-        columns["weight"] = [f"{weight:.3g}" for weight in weights]
+        if not self.labels.multilabel:
+            columns["weight"] = [f"{weight:.3g}" for weight in weights]
         return text_table(("number", "class", *columns),
                           list(zip(range(len(self.labels)), self.labels.names, *columns.values())))
 
@@ -242,9 +245,10 @@ def inspect(config: InspectConfig, console: Console = SILENT) -> Inspection:
         findings += found.findings
         if found.counts is None:
             continue
-        split.classes.add(found.counts)
+        ignored = int(found.counts[labels.ignore_label]) // (len(labels) if labels.multilabel else 1)
+        split.classes.add(found.counts, math.prod(found.size) - ignored if labels.multilabel else None)
         split.sizes[found.size] += 1
-        split.ignored += int(found.counts[labels.ignore_label])
+        split.ignored += ignored
         split.inner += found.inner
         findings += _duplicate(digests, found)
         chosen.offer(found)
@@ -281,16 +285,18 @@ def check_pair(pair, labels):
     except UserError as error:
         note("unreadable", error)
         return PairCheck(pair, wrong)
-    counts, where = histogram(mask), pair.files[1] or f"of {pair.name}"
+    where = pair.files[1] or f"of {pair.name}"
+    counts = multilabel_histogram(mask, labels.ignore_label) if labels.multilabel else histogram(mask)
     try:
-        check_mask(mask, labels, where)
+        if not labels.multilabel:
+            check_mask(mask, labels, where)
     except UserError as error:
         note("classes", error)
     # Few photographs are turned: only then the mask's file is read again, for its own tag.
     turn = orientation(data, pair.name) if pair.files[1] else 1
     if turn > 1 and orientation(read_bytes(where), where) > 1:
         turn = 1
-    if mask.shape != (height, width):
+    if mask.shape[:2] != (height, width):
         note("size", f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph is {width}x{height}"
              + (", turned by its EXIF tag, which the mask lacks" if turn > 1 else ""))
     elif 1 < turn < 5 or turn > 1 and height == width:
@@ -299,15 +305,16 @@ def check_pair(pair, labels):
     if dark := dark_note(data, photograph):
         note("dark", dark)
     kinds = np.flatnonzero(counts[:len(labels)])
-    if not kinds.size and not wrong:
+    # Where classes overlap, a pixel may be of none.
+    if not wrong and (mask == labels.ignore_label).all():
         note("ignored", f"mask {where} has no labelled pixel")
-    elif kinds.size == 1 and not wrong:
+    elif kinds.size == 1 and not wrong and not labels.multilabel:
         note("one class", f"mask {where} is all {labels.names[kinds[0]]}")
     # The pixels of a JPEG are not decoded here, so hash its bytes.
     content = data if picture.format == "JPEG" else repr(picture.size).encode() + picture.tobytes()
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return PairCheck(pair, wrong, (height, width), counts if mask.shape == (height, width) else None, digest,
-                     count_inner(mask, labels.ignore_label))
+    return PairCheck(pair, wrong, (height, width), counts if mask.shape[:2] == (height, width) else None,
+                     digest, 0 if labels.multilabel else count_inner(mask, labels.ignore_label))
 
 
 class _Selection:
@@ -352,8 +359,9 @@ def _sheet(result, chosen):
     """The contact sheet, (H, W, 3) uint8 RGB; photographs are read one at a time."""
     pictures = ((*_rgb_and_mask(pair), text) for pair, text in chosen)
     pixels = sum(split.classes.pixels for split in result.splits.values())
+    labelled = sum(split.classes.labelled for split in result.splits.values())
     pairs = ", ".join(f"{split.pairs} {name}" for name, split in result.splits.items())
-    return contact_sheet(pictures, result.labels, pixels / max(1, pixels.sum()), f"{result.data}: {pairs}")
+    return contact_sheet(pictures, result.labels, pixels / max(1, labelled), f"{result.data}: {pairs}")
 
 
 def _rgb_and_mask(pair):
@@ -367,10 +375,10 @@ def _open_data(config, console):
         raise UserError(f"no {config.data}; give your folder, a VOC folder or records")
     records = _record_paths(config.data)
     if records:
-        pairs = (pair for split, path in records.items() for pair in _record_pairs(split, path))
         for path in records.values():
             console.say(f"using records {describe_file(path)}")
         labels = _record_labels(config, next(iter(records.values())))
+        pairs = (pair for split, path in records.items() for pair in _record_pairs(split, path, labels))
         findings = [Finding("stale", split, "", found) for split, path in records.items()
                     if (found := changed_since(path))]
         return "records", labels, pairs, sum(map(count_records, records.values())), findings
@@ -418,13 +426,13 @@ def _record_labels(config, path):
     return recorded or given or VOC
 
 
-def _record_pairs(split, path):
+def _record_pairs(split, path, labels):
     for name, data, label in read_records(path):
-        yield Pair(split, name, ("", ""), functools.partial(_decoded, data, label, f"{name}'s mask"))
+        yield Pair(split, name, ("", ""), functools.partial(_decoded, data, label, labels, f"{name}'s mask"))
 
 
-def _decoded(data, label, where):
-    return data, decode_mask(label, where)
+def _decoded(data, label, labels, where):
+    return data, decode_multilabel(label, len(labels), where) if labels.multilabel else decode_mask(label, where)
 
 
 def _unpaired_masks(config, root, listed):

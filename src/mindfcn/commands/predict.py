@@ -1,4 +1,4 @@
-"""The verb predict: photographs and videos of any size -> palette masks, overlays and probabilities in a folder.
+"""The verb predict: photographs and videos of any size -> masks, overlays and probabilities in a folder.
 
 MindSpore is imported only if it is the runtime.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from mindfcn.config import PredictConfig
 from mindfcn.console import SILENT, Console
-from mindfcn.data.bands import colors, read_bands
+from mindfcn.data.bands import colors, package, read_bands, write_bands
 from mindfcn.data.image_paths import _stem, find_images, output_names
 from mindfcn.errors import UserError
 from mindfcn.inference.open import Segment, open_segmenter
@@ -89,8 +89,8 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
 
     Args:
         config: PredictConfig; its windows, scales, mirroring and CRF are applied to `segment`
-        segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8,
-            probabilities (C, H, W) float32 or None)
+        segment: function (image (H, W, 3) uint8 BGR, probabilities: bool) -> (mask (H, W) uint8, or bands (H, W, C) of
+            overlapping classes, probabilities (C, H, W) float32 or None)
         labels: LabelSet of the masks
         console: Console that shows progress and notes
         card: Card of the network; needed if it takes more than colours or has a second head
@@ -110,14 +110,16 @@ def segment_images(config: PredictConfig, segment: Segment, labels: LabelSet, co
     segmenter: Any = segment
     segment = Inference(segment, config, card.shorter_side if card else 0, console)
     segment.check(card)
+    if labels.multilabel:
+        _check_multilabel(config)
     result = PredictResult()
     with _all_processes() as (rank, rank_size):
-        images, names = _checked_images(config, planes, second, console)
+        images, names = _checked_images(config, planes, second, labels, console)
         share = list(zip(images, names))[rank::rank_size]
 
         def jobs():
             for path, name in share:
-                target = _targets(config, name, second, is_video(path))
+                target = _targets(config, name, second, is_video(path), labels)
                 if not (config.skip_existing and _exist(target)):
                     yield path, target
 
@@ -206,10 +208,18 @@ def _totals(result):
     return dict(zip(counts, runtime.sum_over_ranks(np.array(list(counts.values()), np.int64)).tolist()))
 
 
-def _checked_images(config, planes, second, console):
+def _check_multilabel(config):
+    """Raise UserError if masks of overlapping classes cannot be written, or a setting asks for another form of them."""
+    if config.voc_names:
+        raise UserError("--voc_names is for masks with one class a pixel, and this network's classes overlap; leave it "
+                        "out")
+    package()
+
+
+def _checked_images(config, planes, second, labels, console):
     """(paths of all images, names of their results), after every check that needs no network. Raises UserError."""
     images = find_images(config.images, config.out, console, videos=True)
-    _check_videos(images, config, planes, second)
+    _check_videos(images, config, planes, second or labels.multilabel)
     if config.depth:
         _check_depth_names(images)
     names = output_names(images)
@@ -217,23 +227,26 @@ def _checked_images(config, planes, second, console):
     # A generator, because the paths of a million results would fill the memory.
     def targets():
         for path, name in zip(images, names):
-            yield _targets(config, name, second, is_video(path))
+            yield _targets(config, name, second, is_video(path), labels)
 
     _check_overwriting(images, (target for target in targets() if not (_exist(target) and config.skip_existing)))
     _create_folders(targets())
     return images, names
 
 
-def _check_videos(images, config, planes, second):
-    """Raise UserError if there are videos and a setting or the network is for photographs alone."""
+def _check_videos(images, config, planes, several):
+    """Raise UserError if there are videos and a setting or the network is for photographs alone.
+
+    `several` is whether the network gives several masks.
+    """
     video = next(filter(is_video, images), None)
     names = [f"--{name}" for name in ("probabilities", "voc_names", "depth", "bits") if getattr(config, name)]
     if video and names:
         raise UserError(f"{names[0]} is for photographs, and {video} is a video; segment it in a call without "
                         "that setting")
-    if video and (planes != ("image",) or second):
+    if video and (planes != ("image",) or several):
         raise UserError(f"{video} is a video, and this network takes {' and '.join(planes)}"
-                        f"{' to two masks' if second else ''}; videos need a network from photographs to one mask")
+                        f"{' to several masks' if several else ''}; videos need a network from photographs to one mask")
 
 
 def _segment_video(path, target, segment, labels, console):
@@ -308,7 +321,7 @@ def _with_planes(image, path, planes, config):
     return {plane: readers[plane]() for plane in planes}
 
 
-def _targets(config, name, second, video):
+def _targets(config, name, second, video, labels):
     """The files to write for one image: {mask, overlay, probabilities, geometric: path or None}."""
     if video:
         return {"mask": os.path.join(config.out, name),
@@ -316,7 +329,7 @@ def _targets(config, name, second, video):
                 "probabilities": None, "geometric": None}
     masks = os.path.join(config.out, VOC_FOLDER) if config.voc_names else config.out
     return {
-        "mask": os.path.join(masks, name + ".png"),
+        "mask": os.path.join(masks, name + (".tif" if labels.multilabel else ".png")),
         "overlay": os.path.join(config.out, name + "_overlay.jpg") if config.overlay else None,
         "probabilities": os.path.join(config.out, name + ".npz") if config.probabilities else None,
         "geometric": os.path.join(config.out, name + "_geometric.png") if second else None,
@@ -360,6 +373,9 @@ def _write(target, image, mask, probabilities, labels, geometric, second):
     if target["probabilities"]:
         with atomic_path(target["probabilities"]) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities.astype(np.float16))
-    write_palette_png(target["mask"], mask, labels)
+    if labels.multilabel:
+        write_bands(target["mask"], mask)
+    else:
+        write_palette_png(target["mask"], mask, labels)
     if second:
         write_palette_png(target["geometric"], geometric, second)

@@ -88,6 +88,9 @@ def prepare(config: PrepareConfig, console: Console = SILENT) -> PrepareResult:
 
 def windows(config, train, labels, console):
     """Training samples of photographs -> samples of the windows in them. Raises UserError."""
+    if labels.multilabel:
+        raise UserError(f"--instances {config.instances}: windows are cut around objects of masks with one class a "
+                        "pixel, and these classes overlap; leave it out")
     if config.instances == "proposals":
         check_installed()
     found = window_samples(train, config.instances, labels, config.instance_size, config.per_image,
@@ -117,6 +120,9 @@ def list_samples(config: PrepareConfig, console: Console = SILENT) -> tuple[Labe
     if config.more_roots and config.source != "folder":
         raise UserError(f"--more_roots is for your own folders, not for source {config.source}; leave it out")
     labels, train, val = SOURCES[str(config.source)](config)
+    if labels.multilabel and config.source != "folder":
+        raise UserError(f"{config.labels}: multilabel is for your own folder; masks of source {config.source} hold one "
+                        "class a pixel")
     held_out = {sample.name for sample in val}
     kept = [sample for sample in train if sample.name not in held_out]
     if not kept:

@@ -6,6 +6,7 @@ import os
 from typing import Optional
 
 from mindfcn import runtime
+from mindfcn.combinations import MULTILABEL
 from mindfcn.commands.prepare import find_records
 from mindfcn.config import PredictConfig, TrainConfig, flat
 from mindfcn.console import SILENT, Console
@@ -16,14 +17,15 @@ from mindfcn.engine.callbacks import Run, Signals
 from mindfcn.engine.fit import final_evaluation, fit
 from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
-from mindfcn.engine.run_dir import RunDir
-from mindfcn.engine.settings import check_best_by, check_settings
+from mindfcn.engine.run_dir import EVALUATION, RunDir
+from mindfcn.engine.settings import check_best_by, check_settings, check_training
 from mindfcn.engine.step import TrainStep
 from mindfcn.engine.watch import TOLERANCE
 from mindfcn.errors import UserError
 from mindfcn.inference.load import network_text, records_text
 from mindfcn.inference.network import Segmenter
 from mindfcn.inference.pipeline import Inference
+from mindfcn.metrics import metric_names
 from mindfcn.models.precision import compute_in
 from mindfcn.report.evaluation import EvalResult
 from mindfcn.report.page import Page
@@ -94,6 +96,9 @@ def train_in(run_dir, config, resuming, device, console):
     config = dataclasses.replace(config, data=data)
     dtype, scaler = loss_scaler(config.optim, device)
     check_best_by(config, records)
+    if records.labels.multilabel:
+        check_training(config, MULTILABEL)
+    run_dir.columns = (*EVALUATION[:2], *metric_names(records.labels))
     bands = band_preprocess(config, records.train, records.labels, notes)
     net, card, report = build(config, records.labels, records.val, notes, resuming, bands)
     card.data = {"identity": records.identity, "source": records.source} if records.identity else {}
@@ -125,7 +130,7 @@ def train_in(run_dir, config, resuming, device, console):
               f"{train_set.count} training records, {val_set.count if val_set else 0} validation records")
     with Signals() as signals, contextlib.closing(run_dir):
         page = run_page(run_dir, config, device, card, train_set, val_set)
-        segmenter = Segmenter(net, card.preprocess)
+        segmenter = Segmenter(net, card.preprocess, records.labels.multilabel)
         segment = Inference(segmenter, PredictConfig(), card.shorter_side, notes)
         run = Run(run_dir, config, step, segmenter, segment, train_set, val_set, card, signals, page, console, notes,
                   writes)

@@ -1,4 +1,4 @@
-"""Multispectral images: TIFF files of more than three channels, read by tifffile."""
+"""Multispectral images: TIFF files of several bands, read and written by tifffile."""
 
 import contextlib
 import functools
@@ -8,6 +8,7 @@ import numpy as np
 
 from mindfcn.data.samples import Extra
 from mindfcn.errors import UserError
+from mindfcn.storage.files import atomic_path
 from mindfcn.storage.images import MAX_PIXELS
 
 # Shares of a band's pixels that are black and white in its picture.
@@ -40,6 +41,14 @@ def read_bands(path):
         raise UserError(f"{path} holds NaN or infinite numbers; fill them, and mark these pixels as ignored in the "
                         "mask")
     return bands
+
+
+def write_bands(path, bands):
+    """Write (H, W, N) uint8 as a compressed TIFF of N bands. Raises UserError if it cannot be written."""
+    tifffile = package()
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, np.moveaxis(bands, -1, 0), photometric="minisblack", planarconfig="separate",
+                         compression="zlib")
 
 
 def picture(path, shown):
@@ -96,14 +105,20 @@ def _stretched(band):
 @contextlib.contextmanager
 def _opened(path):
     """A context with (the package tifffile, its TiffFile of a path). Raises UserError."""
-    try:
-        import tifffile
-    except ModuleNotFoundError:
-        raise UserError("multispectral images need the package tifffile, which is not installed; pip install "
-                        "'mindfcn[bands]'") from None
+    tifffile = package()
     try:
         file = tifffile.TiffFile(path)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(f"{path} is no TIFF file: {' '.join(str(error).split())[:200]}") from None
     with file:
         yield tifffile, file
+
+
+def package():
+    """The package tifffile. Raises UserError if it is not installed."""
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        raise UserError("files of several bands need the package tifffile, which is not installed; pip install "
+                        "'mindfcn[bands]'") from None
+    return tifffile

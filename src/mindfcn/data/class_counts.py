@@ -14,24 +14,30 @@ class ClassCounts:
         pixels: (n,) int64, number of pixels of each class.
         images: (n,) int64, number of images that contain the class.
         area: (n,) int64, number of labelled pixels in the images that contain the class.
+        labelled: number of labelled pixels.
         masks: number of masks counted.
     """
 
     def __init__(self, num_classes):
         self.pixels, self.images, self.area = np.zeros((3, num_classes), np.int64)
-        self.masks = 0
+        self.labelled = self.masks = 0
 
-    def add(self, histogram):
-        """Add a mask, given by its histogram (256,) int64. Numbers that are not classes are ignored."""
+    def add(self, histogram, labelled=None):
+        """Add a mask, given by its histogram (256,) int64. Numbers that are not classes are ignored.
+
+        `labelled` is its number of labelled pixels where classes overlap; if not given, it is the sum of the classes'.
+        """
         pixels = histogram[:len(self.pixels)]
+        labelled = int(pixels.sum()) if labelled is None else labelled
         self.pixels += pixels
         self.images += pixels > 0
-        self.area += np.where(pixels > 0, pixels.sum(), 0)
+        self.area += np.where(pixels > 0, labelled, 0)
+        self.labelled += labelled
         self.masks += 1
 
     def shares(self):
         """(n,) float64: share of each class in the labelled pixels, 0..1; all zeros if no pixel is labelled."""
-        return self.pixels / max(self.pixels.sum(), 1)
+        return self.pixels / max(self.labelled, 1)
 
     def median_frequency(self):
         """Class weights by median frequency balancing, (n,) float64.

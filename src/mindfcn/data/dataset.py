@@ -17,6 +17,7 @@ from mindfcn.config import AugmentConfig
 from mindfcn.console import FilePath
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram, repeats
+from mindfcn.data.multilabel import decode_multilabel, multilabel_histogram
 from mindfcn.data.pipeline import Pipeline
 from mindfcn.data.records.integrity import count_records, record_columns, record_files
 from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
@@ -56,6 +57,7 @@ class SegDataset:
         rank, rank_size: this device's number and the number of devices that share the records.
         limit: number of records to use, evenly spread over all; 0 uses all.
         geometric: read the second mask as well; labels are then (N, 2, H, W).
+        multilabel: classes overlap; labels are then (N, num_classes, H, W) of 0, 1 and the ignore label.
 
     Raises:
         UserError: no such records, a column missing that the network needs, fewer records than one batch, or
@@ -70,7 +72,7 @@ class SegDataset:
                  max_class_share: float = 1.0, crop_tries: int = 10, shorter_side: int = 0, repeat_rare: float = 0.0,
                  seed: Optional[int] = None, preprocess: Optional[Preprocess] = None, first_epoch: int = 0,
                  skip_batches: int = 0, rank: int = 0, rank_size: int = 1, limit: int = 0,
-                 geometric: bool = False) -> None:
+                 geometric: bool = False, multilabel: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
         if batch_size < 1 or crop_size < 0:
@@ -79,7 +81,7 @@ class SegDataset:
             raise UserError(f"batch size {batch_size}: crop size 0 takes whole photographs, which differ in size; "
                             "use batch size 1")
         self.preprocess = preprocess or Preprocess("BGR", image_mean, image_std)
-        self.geometric = geometric
+        self.geometric, self.multilabel = geometric, multilabel
         self.path, self.files = os.fspath(data_file), record_files(data_file)
         self.stamps = [_stamp(file) for file in self.files]
         # `prepare` has checked every mask; records of other programs may hold any number.
@@ -136,7 +138,7 @@ class SegDataset:
         crops = dataclasses.asdict(augment)
         return cls(data_file=data_file, num_parallel_calls=crops.pop("workers"), num_classes=len(labels),
                    ignore_label=labels.ignore_label, preprocess=preprocess, seed=seed, rank=runtime.rank(),
-                   rank_size=runtime.rank_size(), geometric=geometric, **crops)
+                   rank_size=runtime.rank_size(), geometric=geometric, multilabel=labels.multilabel, **crops)
 
     @classmethod
     def for_evaluation(cls, data_file: FilePath, card: Any, limit: int = 0) -> "SegDataset":
@@ -149,7 +151,7 @@ class SegDataset:
         """
         return cls(data_file=data_file, training=False, preprocess=card.preprocess, num_classes=len(card.labels),
                    ignore_label=card.labels.ignore_label, rank=runtime.rank(), rank_size=runtime.rank_size(),
-                   limit=limit, geometric=bool(card.geometric))
+                   limit=limit, geometric=bool(card.geometric), multilabel=card.labels.multilabel)
 
     @property
     def columns(self) -> list[str]:
@@ -179,10 +181,10 @@ class SegDataset:
         return [str(name) for name, in self._read(["file_name"])]
 
     def samples(self, records: Iterable[int]) -> Iterator[tuple[str, bytes, np.ndarray]]:
-        """Yield (file name, encoded photograph, mask (H, W) uint8) of the records with these numbers."""
+        """Yield (file name, encoded photograph, mask as in `photographs`) of the records with these numbers."""
         records = [int(record) for record in records]
         for name, image, label in self._read(["file_name", "data", "label"], records) if records else ():
-            yield str(name), image.tobytes(), decode_mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
+            yield str(name), image.tobytes(), self._mask(label.tobytes(), f"{name}'s mask in {self.files[0]}")
 
     def examples(self, records: Iterable[int]) -> Iterator[tuple]:
         """Yield (file name, photograph (H, W, 3) uint8 BGR, image as `to_input` takes it, mask, geometric mask or None)
@@ -195,7 +197,7 @@ class SegDataset:
             photograph = decode_image(row["data"], str(name))
             image = {plane: decode_plane(plane, row[plane], f"{name}'s {plane}") for plane in self.preprocess.planes
                      if plane != "image"}
-            mask, *second = (decode_mask(row[column], f"{name}'s mask") for column in self.columns
+            mask, *second = (self._mask(row[column], f"{name}'s mask") for column in self.columns
                              if column in ("label", "geometric"))
             seen: Any = photograph if self.preprocess.modality == "rgb" else {"image": photograph, **image}
             yield str(name), photograph, seen, mask, *(second or [None])
@@ -226,7 +228,14 @@ class SegDataset:
         """Iterate over the histograms (256,) of the masks of all records, in their order."""
         labels = (_bytes(label) for label, in self._read(["label"]))
         where = f"a mask in {self.files[0]}"
-        return in_threads(lambda label: histogram(decode_mask(label, where)), labels, self.num_parallel_calls)
+        return in_threads(lambda label: self._histogram(self._mask(label, where)), labels, self.num_parallel_calls)
+
+    def _histogram(self, mask):
+        return multilabel_histogram(mask, self.ignore_label) if self.multilabel else histogram(mask)
+
+    def _mask(self, data, where):
+        """Decode a column of masks. Raises UserError."""
+        return decode_multilabel(data, self.num_classes, where) if self.multilabel else decode_mask(data, where)
 
     @contextlib.contextmanager
     def _reading(self):
@@ -250,7 +259,7 @@ class SegDataset:
         return self._crop((image, label), random) if self.augment.crop_size else self._complete(image, label)
 
     def get_dataset(self) -> ds.Dataset:
-        """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W)."""
+        """The pipeline of (data, label) batches: float32 (N, C, H, W) and int32 (N, H, W), or with several masks."""
         if not self.training:
             return self._evaluation_dataset(self._complete).batch(1)
         dataset = ds.GeneratorDataset(_Epochs(self), ["data", "label"], shuffle=False, python_multiprocessing=False)
@@ -262,7 +271,8 @@ class SegDataset:
     def photographs(self) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield (image, mask) of each record that this device evaluates, in their order.
 
-        The image is (H, W, 3) uint8 BGR, or planes as `to_input` takes them; the mask is (H, W) or (H, W, 2) uint8.
+        The image is (H, W, 3) uint8 BGR, or planes as `to_input` takes them; the mask is uint8: (H, W), with a second
+        one (H, W, 2), or the bands (H, W, C) of overlapping classes.
         """
         with self._reading(), runtime.unwrap_user_errors():
             if self.preprocess.modality == "rgb":
@@ -301,7 +311,8 @@ class SegDataset:
             return tuple(array[None] for array in self._complete(*row))
         side = self.augment.crop_size
         data = np.empty((len(rows), self.preprocess.channels, side, side), np.float32)
-        label = np.empty((len(rows), *([2] if self.geometric else []), side, side), np.int32)
+        planes = [self.num_classes] if self.multilabel else [2] if self.geometric else []
+        label = np.empty((len(rows), *planes, side, side), np.int32)
         # Each crop has its own seed, so the number of threads and their timing change nothing.
         for (number, *row), *out in zip(rows, data, label):
             self._crop(row, np.random.RandomState([self.seed, epoch, number]), out)
@@ -313,12 +324,12 @@ class SegDataset:
                                   self.pipeline)
 
     def _decode(self, *row):
-        """Decode the columns to (image as `transforms` takes it, mask (H, W) or (H, W, 2)). Raises UserError."""
+        """Decode the columns to (image as `transforms` takes it, mask as in `photographs`). Raises UserError."""
         planes, source = self.preprocess.planes, self.files[0]
         image = {plane: decode_plane(plane, data.tobytes(), f"an image in {source}")
                  for plane, data in zip(planes, row)}
-        masks = [decode_mask(label.tobytes(), f"a mask in {source}") for label in row[len(planes):]]
-        height, width = masks[0].shape
+        masks = [self._mask(label.tobytes(), f"a mask in {source}") for label in row[len(planes):]]
+        height, width = masks[0].shape[:2]
         for array in (*image.values(), *masks):
             if array.shape[:2] != (height, width):
                 raise UserError(f"an image in {source} is {array.shape[1]}x{array.shape[0]} pixels but its mask "

@@ -2,7 +2,7 @@
 
 Images are (H, W, 3) uint8 BGR, as OpenCV reads them, or, for networks that take more than colours, the planes of
 `preprocess.MODALITIES` by name: {"image": ..., "depth": (H, W) uint16 mm, "hha": (H, W, 3) uint8, "bands": (H, W, N)}.
-Masks are (H, W) uint8 class numbers, or (H, W, tasks) for several label sets.
+Masks are (H, W) uint8 class numbers, (H, W, tasks) for several label sets, or (H, W, C) bands of overlapping classes.
 """
 
 import cv2
@@ -61,7 +61,7 @@ def rotate(image, mask, degrees, preprocess, ignore_label):
                               borderValue=outside)
 
     return (map_planes(image, lambda plane, name: turn(plane, SCALING[name], outside_of(name, preprocess))),
-            turn(mask, cv2.INTER_NEAREST, (ignore_label,) * 4))
+            turn(mask, cv2.INTER_NEAREST, (ignore_label,) * mask[0, 0].size))
 
 
 def outside_of(name, preprocess):
@@ -190,14 +190,14 @@ def augment(image, mask, random, config, preprocess, ignore_label, out=None, pip
 
     Returns:
         image (C, crop_size, crop_size) float32, normalised, 0 (the mean colour) beyond the photograph;
-        mask (crop_size, crop_size) int32, or (tasks, crop_size, crop_size), the ignore label beyond the photograph.
+        mask (crop_size, crop_size) int32, or with its tasks or bands first, the ignore label beyond the photograph.
     """
     crop_size = config.crop_size
     factor = config.shorter_side / min(mask.shape[:2]) if config.shorter_side else 1.0
     image, mask = scale(image, mask, factor * random.uniform(config.min_scale, config.max_scale))
     if config.rotate:
         image, mask = rotate(image, mask, random.uniform(-config.rotate, config.rotate), preprocess, ignore_label)
-    # With two masks, the first one decides.
+    # With two masks, the first one decides. Of overlapping classes none does: what asks for it is refused with them.
     first = mask[..., 0] if mask.ndim == 3 else mask
     for _ in range(config.crop_tries):
         top, left = place(first, random, config, ignore_label)

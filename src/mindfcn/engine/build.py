@@ -10,7 +10,7 @@ from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.engine.optimiser import loss_function
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
-from mindfcn.losses import AuxiliaryLoss, CrossEntropy, JointLoss
+from mindfcn.losses import AuxiliaryLoss, BinaryCrossEntropy, CrossEntropy, JointLoss
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import CONVENTIONS, COURSE, Preprocess
@@ -49,7 +49,8 @@ def training_loss(config, train_set, card, console, net):
     """The loss of a run, with a second term for the network's second head, if it has one."""
     optim = config.optim
     weights = class_weights(optim, train_set, card, console)
-    loss = loss_function(optim, card.labels.ignore_label, config.seed, weights)
+    loss = (BinaryCrossEntropy(card.labels.ignore_label, optim.loss) if card.labels.multilabel else
+            loss_function(optim, card.labels.ignore_label, config.seed, weights))
     if getattr(net, "auxiliary", None) is not None:
         return AuxiliaryLoss(loss, net.auxiliary_weight)
     if not card.geometric:

@@ -4,7 +4,7 @@
     versions.json       versions of the packages and the git revision; `until step` has those before a resumed run
     weights.txt         what became of each pretrained weight, where there are any
     log.csv             step, epoch, loss, learning rate, images per second
-    evaluation.csv      step, epoch and the four metrics
+    evaluation.csv      step, epoch and the four metrics, or those of overlapping classes
     curves.png          both, drawn
     report.html         all of this on one page, rewritten while the run goes on
     checkpoints/        epoch-NNNN.ckpt of the newest epochs, last.ckpt (the newest), best.ckpt (of the best evaluation;
@@ -48,6 +48,9 @@ class RunDir:
         path: the folder.
         keep: number of newest checkpoints to keep.
         tensorboard: also write both tables for TensorBoard.
+
+    Attributes:
+        columns: columns of evaluation.csv; a run with other metrics sets them before it begins.
     """
 
     def __init__(self, path, keep=2, tensorboard=False):
@@ -64,6 +67,7 @@ class RunDir:
         self.report = os.path.join(path, REPORT)
         self.tensorboard = os.path.join(path, "tensorboard")
         self.writes_events, self.events = tensorboard, None
+        self.columns = EVALUATION
         self._deleting = os.path.join(path, PARTIAL + "deleting")
 
     @contextlib.contextmanager
@@ -105,7 +109,7 @@ class RunDir:
                                 "start again with --overwrite true, or choose another --run_dir")
             self._delete()
         write_text(self.log, ",".join(LOG) + "\n")
-        write_text(self.evaluations, ",".join(EVALUATION) + "\n")
+        write_text(self.evaluations, ",".join(self.columns) + "\n")
         write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
         self._write_settings(config, [])
         self.begin_events()
@@ -165,7 +169,7 @@ class RunDir:
         for path in (self.log, self.evaluations):
             rows = [row for row in table_rows(path) if int(row["step"]) <= step]
             text = io.StringIO()
-            writer = csv.DictWriter(text, LOG if path == self.log else EVALUATION, lineterminator="\n")
+            writer = csv.DictWriter(text, LOG if path == self.log else self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
             write_text(path, text.getvalue())
@@ -176,7 +180,7 @@ class RunDir:
         if self.writes_events:
             self.events = Events(self.tensorboard)
             self._add_events("train", LOG, [row.values() for row in table_rows(self.log)])
-            self._add_events("evaluation", EVALUATION, [row.values() for row in table_rows(self.evaluations)])
+            self._add_events("evaluation", self.columns, [row.values() for row in table_rows(self.evaluations)])
 
     def _add_events(self, group, header, rows):
         """Add rows of a table, whose first two columns are step and epoch, to the event files."""
@@ -197,9 +201,9 @@ class RunDir:
 
     def add_evaluation(self, step, epoch, metrics):
         """Append one evaluation."""
-        row = [step, epoch] + [f"{metrics[name]:.6f}" for name in EVALUATION[2:]]
+        row = [step, epoch] + [f"{metrics[name]:.6f}" for name in self.columns[2:]]
         _append(self.evaluations, [row])
-        self._add_events("evaluation", EVALUATION, [row])
+        self._add_events("evaluation", self.columns, [row])
 
     def evaluated(self, step):
         """Whether evaluation.csv has a row for this step."""
@@ -208,7 +212,7 @@ class RunDir:
     def draw_curves(self):
         """Draw both tables into curves.png. Returns its path."""
         train = [(int(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in table_rows(self.log)]
-        evals = [(int(row["step"]), {name: float(row[name]) for name in EVALUATION[2:]})
+        evals = [(int(row["step"]), {name: float(row[name]) for name in self.columns[2:]})
                  for row in table_rows(self.evaluations)]
         path = os.path.join(self.path, "curves.png")
         save_curves(path, train, evals)

@@ -6,9 +6,8 @@ import os
 
 from mindfcn import combinations
 from mindfcn.config import check_bounds
-from mindfcn.engine.run_dir import EVALUATION
 from mindfcn.errors import UserError
-from mindfcn.metrics import MEAN_IOU
+from mindfcn.metrics import MEAN_IOU, metric_names
 from mindfcn.models.factory import DECONVNET, split_name
 
 
@@ -18,6 +17,7 @@ def check_settings(config):
     split_name(model.name)
     check_bounds(config)
     check_start(model, optim)
+    check_training(config, *combinations.inputs(model.modality, model.geometric))
     adam = optim.name != "sgd"
     side = model.side or 224
     # Without padding to larger maps, the coarsest map has a cell for each 32 pixels.
@@ -40,13 +40,10 @@ def check_settings(config):
               "0 with --augment.crop_size 0, for other images than photographs and with --model.geometric"),
              ("optim.recalibrate", optim.recalibrate, not (optim.recalibrate and optim.ema),
               "0 with --optim.ema, which also averages the statistics"),
-             ("augment.pipeline", augment.pipeline, not augment.pipeline or augment.crop_size > 0
-              and model.modality not in ("hha", "bands"), "left out with --augment.crop_size 0, and with "
-              "--model.modality hha or bands"),
+             ("augment.pipeline", augment.pipeline, not augment.pipeline or augment.crop_size > 0,
+              "left out with --augment.crop_size 0"),
              ("model.pretrained_hha", model.pretrained_hha, not model.pretrained_hha or model.modality == "rgb_hha"
               and model.pretrained, "left out except for --model.modality rgb_hha with --model.pretrained"),
-             ("optim.keep_cells", optim.keep_cells, optim.keep_cells == 1 or not model.geometric,
-              "1 with --model.geometric"),
              ("augment.crop_size", augment.crop_size, model.name != DECONVNET or augment.crop_size >= side,
               f"at least --model.side, {side} pixels"),
              ("augment.batch_size", augment.batch_size, model.name != DECONVNET or augment.batch_size > 1,
@@ -59,6 +56,18 @@ def check_settings(config):
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: the package tensorboard is not installed; pip install 'mindfcn[tensorboard]', "
                         "or leave it out")
+
+
+def check_training(config, *names):
+    """Raise UserError if a setting of training does not go with these names of inputs, heads or classes."""
+    augment, optim = config.augment, config.optim
+    given = {combinations.WEIGHTS: optim.class_weights != "none", combinations.SMOOTHING: bool(optim.label_smoothing),
+             combinations.CELLS: optim.keep_cells != 1, combinations.RARE: bool(augment.rare_crops),
+             combinations.SHARE: augment.max_class_share != 1, combinations.PIPELINE: bool(augment.pipeline),
+             **{f"--optim.loss {loss}": optim.loss == loss for loss in ("bootstrapped", "focal", "dice")}}
+    for setting, used in given.items():
+        for name in names if used else ():
+            combinations.check(setting, name)
 
 
 def check_start(model, optim):
@@ -80,6 +89,6 @@ def check_best_by(config, records):
             if value != default:
                 raise UserError(f"--{name} {value}: {os.path.dirname(records.train)} has no validation records, so "
                                 "nothing is measured; leave it out, or hold photographs out with --data.val_fraction")
-    known = [*EVALUATION[2:], *records.labels.names]
+    known = [*metric_names(records.labels), *records.labels.names]
     if config.best_by not in known:
         raise UserError(f"--best_by {config.best_by}: must be one of {', '.join(known)}")

@@ -49,7 +49,7 @@ def load_network(checkpoint: FilePath, default_model: Optional[str] = None, prec
     words = compute_in(net, dtype, precision)
     if device != "CPU":
         console.say(f"{device}, {words}: {checkpoint}")
-    return Segmenter(net, card.preprocess), card
+    return Segmenter(net, card.preprocess, card.labels.multilabel), card
 
 
 def network_of(card, weights, where):

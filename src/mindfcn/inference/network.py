@@ -44,11 +44,12 @@ class Segmenter(Predictor):
         net: network from (N, C, H, W) to logits (N, C, H, W). It may train between two calls; after any other
             change of its weights, call `refresh`.
         preprocess: the Preprocess record of its weights.
+        multilabel: whether its classes overlap.
     """
 
-    def __init__(self, net: nn.Cell, preprocess: Preprocess) -> None:
+    def __init__(self, net: nn.Cell, preprocess: Preprocess, multilabel: bool = False) -> None:
         self.net = net
-        self.preprocess = preprocess
+        self.preprocess, self.multilabel = preprocess, multilabel
         # Networks of other packages have one head.
         self.classes = None if getattr(net, "geometric", None) is None else net.n_class
         self.reach, self.stride = getattr(net, "reach", None), getattr(net, "stride", 32)

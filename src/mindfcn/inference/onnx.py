@@ -71,7 +71,7 @@ class OnnxSegmenter(Predictor):
             raise UserError(f"{path} has no card of its classes and preprocessing: it was not written by mindfcn "
                             "export; write it with mindfcn export")
         self.card = Card.from_json(texts[CARD], path)
-        self.preprocess = self.card.preprocess
+        self.preprocess, self.multilabel = self.card.preprocess, self.card.labels.multilabel
         self.classes = len(self.card.labels) if self.card.geometric else None
         # Files of earlier releases, and of networks whose windows give another result, have none.
         numbers = texts.get(REACH, "").split()

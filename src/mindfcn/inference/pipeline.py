@@ -11,7 +11,7 @@ from mindfcn.errors import UserError
 from mindfcn.inference.crf import crf_of, permutohedral
 from mindfcn.inference.multi_scale import average_views
 from mindfcn.inference.sliding_window import AutomaticWindows, SlidingWindow
-from mindfcn.logits import argmax
+from mindfcn.logits import mask_of
 from mindfcn.weights.card import Card
 
 # Longer side in shorter sides, as in mmsegmentation's scale of 2048x512.
@@ -49,6 +49,7 @@ class Inference:
                                else AutomaticWindows(segmenter, console))
         self.whole = not config.window
         self.scales, self.flip = tuple(config.scales), config.flip
+        self.multilabel = getattr(segmenter, "multilabel", False)
         self.crf = crf_of(config.crf) if config.crf else None
         chosen = getattr(config, "shorter_side", None)
         self.shorter_side = shorter_side if chosen is None else chosen
@@ -67,7 +68,7 @@ class Inference:
         """Segment one photograph, (H, W, 3) uint8 BGR, of any size.
 
         Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+            mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
         """
         if self.plain:
             return self.segmenter(image, probabilities)
@@ -75,7 +76,7 @@ class Inference:
         found = average_views(self.segmenter, image, [factor * scale for scale in self.scales], self.flip)
         if self.crf is not None:
             found = permutohedral(image, found, self.crf)
-        return argmax(found), found if probabilities else None
+        return mask_of(found, self.multilabel, 0.5), found if probabilities else None
 
     def factor(self, image: np.ndarray) -> float:
         """By which an image's sides are multiplied to have the shorter side; 1 without one."""

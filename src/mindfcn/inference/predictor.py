@@ -5,7 +5,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mindfcn.data.transforms import to_input
-from mindfcn.logits import argmax, softmax
+from mindfcn.logits import argmax, mask_of, probabilities_of
 from mindfcn.preprocess import Preprocess
 
 
@@ -15,6 +15,8 @@ class Predictor:
     Attributes:
         preprocess: how its input is normalised.
         classes: number of classes of the first head if the network has a second one, else None.
+        multilabel: whether classes overlap; masks are then bands (H, W, C) uint8 of 0 and 1, where a class's
+            probability is above 0.5.
         reach: pixels to each side beyond which nothing changes an output pixel; None if it is not known.
         stride: multiple of pixels by which a photograph may be cut without moving the network's cells.
         window_problem: why windows of a photograph give another result than the whole; "" if they do not.
@@ -22,6 +24,7 @@ class Predictor:
 
     preprocess: Preprocess
     classes: Optional[int] = None
+    multilabel = False
     reach: Optional[int] = None
     stride = 32
     window_problem = ""
@@ -39,13 +42,13 @@ class Predictor:
 
         Args:
             image: (H, W, 3) uint8 BGR, or planes, as `to_input` takes them.
-            probabilities: also return the softmax.
+            probabilities: also return the softmax, or the sigmoid where classes overlap.
 
         Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+            mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
         """
         logits, _ = self.split(self.image_logits(image))
-        return argmax(logits), softmax(logits) if probabilities else None
+        return mask_of(logits, self.multilabel), probabilities_of(logits, self.multilabel) if probabilities else None
 
     def geometric(self, image: Any) -> np.ndarray:
         """(H, W) uint8: the second head's classes of an image."""

@@ -15,7 +15,7 @@ import numpy as np
 from mindfcn.console import SILENT
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.logits import argmax, softmax
+from mindfcn.logits import mask_of, probabilities_of
 from mindfcn.memory import available_memory
 
 # Bytes for a pixel of a whole photograph: VGG16, the widest network, takes 850 as a compiled graph, measured, and more
@@ -64,19 +64,23 @@ class SlidingWindow:
     def __call__(self, image, probabilities=False):
         """Segment one photograph of any size, (H, W, 3) uint8 BGR.
 
-        Without probabilities, this needs the memory of one window and one byte per pixel.
+        Without probabilities, this needs the memory of one window and of the mask.
 
         Returns:
-            mask (H, W) uint8; probabilities (C, H, W) float32, or None.
+            mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
         """
-        mask, found = np.empty(image.shape[:2], np.uint8), None
+        mask = found = None
+        multilabel = getattr(self.segmenter, "multilabel", False)
         for rows, columns, logits in self.blocks(image):
             here = slice(rows.first, rows.last), slice(columns.first, columns.last)
-            mask[here] = argmax(logits)
+            part = mask_of(logits, multilabel)
+            if mask is None:
+                mask = np.empty((*image.shape[:2], *part.shape[2:]), np.uint8)
+            mask[here] = part
             if probabilities:
                 if found is None:
                     found = np.empty((len(logits), *image.shape[:2]), np.float32)
-                found[:, here[0], here[1]] = softmax(logits)
+                found[:, here[0], here[1]] = probabilities_of(logits, multilabel)
         return mask, found
 
     def blocks(self, image):

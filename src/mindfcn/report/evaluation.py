@@ -11,11 +11,11 @@ import numpy as np
 
 from mindfcn import runtime
 from mindfcn.data.records.records import record_entry
-from mindfcn.metrics import MEAN_IOU, MEAN_PIXEL_ACCURACY, ConfusionMatrix
+from mindfcn.metrics import MEAN_IOU, MEAN_PIXEL_ACCURACY, counter_of
 from mindfcn.report.overlays import side_by_side, write_picture
 from mindfcn.report.page import picture, write_page
 from mindfcn.report.plots import save_class_bars, save_confusion, save_trimap
-from mindfcn.report.tables import class_table, csv_text
+from mindfcn.report.tables import class_table, csv_text, overlapping_table
 from mindfcn.storage.files import atomic_path, held, remove_leftovers, write_text
 
 # Folders of an evaluation with the pictures of single images.
@@ -27,7 +27,7 @@ class EvalResult:
     """Metrics of an evaluation and the folder of its files.
 
     Attributes:
-        metrics: the four metrics by name.
+        metrics: the four metrics by name, or those of overlapping classes.
         table: per-class table as text; empty for the course's protocol.
         out: folder of the files.
         images: images counted.
@@ -50,7 +50,8 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
     Returns EvalResult.
     """
     matrix, labels = evaluation.matrix, page.labels
-    table = class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares())
+    table = (overlapping_table(labels.names, matrix) if labels.multilabel else
+             class_table(labels.names, matrix.class_ious(), matrix.class_accuracies(), matrix.class_shares()))
     second = evaluation.geometric
     result = EvalResult(evaluation.metrics, table, out, len(evaluation.names), "native", evaluation.seconds,
                         second and second.compute())
@@ -64,19 +65,13 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
         with contextlib.suppress(FileNotFoundError):
             os.remove(done)
         write_text(os.path.join(out, "classes.txt"), table + "\n")
-        save_confusion(os.path.join(out, "confusion.png"), matrix.counts, labels)
         save_class_bars(os.path.join(out, "classes.png"), matrix.class_ious(), labels)
-        sizes, bands = evaluation.sizes.compute(), evaluation.trimap.mean_ious()
-        trimap = os.path.join(out, "trimap.png")
-        save_trimap(trimap, bands, matrix.mean_iou())
-        write_text(os.path.join(out, "sizes.csv"), csv_text(
-            ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
-        write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
+        figures = _overlapping_figures(matrix) if labels.multilabel else _figures(out, evaluation, page)
         order = [number for number in np.argsort(evaluation.scores) if not np.isnan(evaluation.scores[number])]
         shown = dict(zip(PICTURES, (order[:worst], order[worst:][::-1][:best])))
         page.galleries = {f"{kind.capitalize()} images": write_pictures(
             os.path.join(out, kind), numbers, evaluation, labels, segment, dataset) for kind, numbers in shown.items()}
-        page.matrix, page.sizes, page.trimap = matrix, sizes, trimap if np.isfinite(bands).any() else ""
+        page.matrix = matrix
         page.facts |= {"images": f"{result.images:,}",
                        "an image takes": f"{1000 * evaluation.seconds:.1f} ms"}
         if second:
@@ -89,14 +84,32 @@ def write_evaluation(out, evaluation, segment, dataset, page, worst=8, best=8):
             "protocol": "native", "images": len(evaluation.names), "records": record_entry(dataset.path),
             "metrics": evaluation.metrics,
             "seconds per image": evaluation.seconds,
-            "object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
-            "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(),
-            "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist(),
+            "classes": list(labels.names), "class IoU": matrix.class_ious().tolist(), **figures,
             "image IoU": dict(zip(evaluation.names, evaluation.scores.tolist())),
             **({"geometric": {"metrics": second.compute(), "class IoU": second.class_ious().tolist(),
                               "confusion matrix": second.counts.tolist()}} if second else {}),
             **({"excluded": list(labels.excluded)} if labels.excluded else {})})
     return result
+
+
+def _figures(out, evaluation, page):
+    """Write tables and plots of confusions, boundaries and object sizes, also into the page. Returns their figures."""
+    matrix, sizes, bands = evaluation.matrix, evaluation.sizes.compute(), evaluation.trimap.mean_ious()
+    save_confusion(os.path.join(out, "confusion.png"), matrix.counts, page.labels)
+    trimap = os.path.join(out, "trimap.png")
+    save_trimap(trimap, bands, matrix.mean_iou())
+    write_text(os.path.join(out, "sizes.csv"), csv_text(
+        ("size", MEAN_IOU, MEAN_PIXEL_ACCURACY, "objects"), [(size, *row.values()) for size, row in sizes.items()]))
+    write_text(os.path.join(out, "trimap.csv"), csv_text(("width", MEAN_IOU), list(enumerate(bands, 1))))
+    page.sizes, page.trimap = sizes, trimap if np.isfinite(bands).any() else ""
+    return {"object sizes": sizes, "boundary mean IoU": {str(width): float(iou) for width, iou in enumerate(bands, 1)},
+            "class accuracy": matrix.class_accuracies().tolist(), "confusion matrix": matrix.counts.tolist()}
+
+
+def _overlapping_figures(counts):
+    """The figures of overlapping classes for metrics.json, from their BinaryCounts."""
+    return {"class precision": counts.class_precisions().tolist(), "class recall": counts.class_recalls().tolist(),
+            "binary counts": counts.counts.tolist()}
 
 
 def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
@@ -111,7 +124,7 @@ def write_pictures(folder, numbers, evaluation, labels, segment, dataset):
         note = f"mean IoU {100 * evaluation.scores[numbers[place - 1]]:.1f} %"
         write_picture(os.path.join(folder, f"{place:02d}_{_safe(name)}.jpg"),
                       side_by_side(image, truth, mask, labels, f"{name}: {note}"))
-        single = ConfusionMatrix(len(labels))
+        single = counter_of(labels)
         single.update(mask, truth)
         pictures.append(picture(name, image, {"truth": truth, "prediction": mask}, labels, note, single.class_ious()))
     return pictures

@@ -21,6 +21,7 @@ from mindfcn.report.canvas import (
     text_width,
     vstack,
 )
+from mindfcn.report.overlaps import IGNORED, as_drawn
 from mindfcn.storage.files import atomic_path
 
 LONGEST_NAME = 40
@@ -86,7 +87,8 @@ def overlay_with_legend(image: np.ndarray, mask: np.ndarray, labels: LabelSet, a
                         show_ignore: bool = False) -> np.ndarray:
     """An overlay with a legend below: the classes found, their colours and their shares of the pixels in %.
 
-    Ignored pixels do not count in the shares. Tiny pictures are enlarged by an integer factor.
+    Ignored pixels do not count in the shares. Tiny pictures are enlarged by an integer factor. Where classes overlap,
+    the mask is bands (H, W, C), and the legend has their combinations.
 
     Returns:
         (H', W', 3) uint8 RGB with H' > H and W' >= W.
@@ -94,6 +96,7 @@ def overlay_with_legend(image: np.ndarray, mask: np.ndarray, labels: LabelSet, a
     Raises:
         UserError: shapes or types do not fit.
     """
+    (mask,), labels = as_drawn([mask], labels)
     picture = enlarge(overlay(image, mask, labels, alpha, show_ignore), 96)
     size = font_size(picture)
     entries = _share_entries(mask, labels)
@@ -129,7 +132,7 @@ def masks_in_a_row(image, masks, labels, title="", max_side=800):
 
     Args:
         image: (H, W, 3) uint8 RGB
-        masks: {heading: (H, W) uint8 class numbers}
+        masks: {heading: (H, W) uint8 class numbers, or bands (H, W, C) of overlapping classes}
         labels: LabelSet
         title: a line above the pictures
         max_side: longest side of a panel, pixels
@@ -140,6 +143,8 @@ def masks_in_a_row(image, masks, labels, title="", max_side=800):
     Raises:
         UserError: shapes or types do not fit.
     """
+    drawn, labels = as_drawn(list(masks.values()), labels)
+    masks = dict(zip(masks, drawn))
     for mask in masks.values():
         _check_pair(image, mask)
     pictures = {"photograph": panel(image, cv2.INTER_AREA, max_side=max_side)}
@@ -155,8 +160,8 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, max_side=360):
     """Many photographs with their overlays on one sheet, with one legend of all classes below.
 
     Args:
-        pairs: iterable of (image (H, W, 3) uint8 RGB, mask (H, W) uint8 class numbers, a line of text above both);
-            ignored pixels appear in the ignore label's colour
+        pairs: iterable of (image (H, W, 3) uint8 RGB, mask (H, W) uint8 class numbers or bands (H, W, C) of overlapping
+            classes, a line of text above both); ignored pixels appear in the ignore label's colour
         labels: LabelSet
         shares: (n,) share of each class in all pixels of the data set, 0..1, for the legend
         title: a line above everything
@@ -173,10 +178,11 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, max_side=360):
     width = max((tile.shape[1] for tile in tiles), default=2 * max_side)
     rows = [hstack([pad(tile, tile.shape[0], width) for tile in tiles[at:at + columns]], max_side // 15)
             for at in range(0, len(tiles), columns)]
-    colors = [PAPER, *labels.palette()[1:len(labels)]]
+    # Overlays leave class 0 untinted, but not the first of overlapping classes.
+    colors = [*labels.colors] if labels.multilabel else [PAPER, *labels.palette()[1:len(labels)]]
     entries = [(f"{class_name(number, labels)}  {_legend_percent(share)}", color)
                for number, (share, color) in enumerate(zip(shares, colors))]
-    entries.append(("ignored", labels.palette()[labels.ignore_label]))
+    entries.append(("ignored", labels.palette()[IGNORED if labels.multilabel else labels.ignore_label]))
     size = max_side // 22
     legend = draw_legend(entries, rows[0].shape[1] if rows else width, size)
     return vstack(([draw_text(title, round(1.4 * size))] if title else []) + rows + [legend])
@@ -184,6 +190,7 @@ def contact_sheet(pairs, labels, shares, title="", columns=2, max_side=360):
 
 def _tile(image, mask, labels, text, max_side):
     """A photograph next to its overlay, below a line of text cut to their width."""
+    (mask,), labels = as_drawn([mask], labels)
     _check_pair(image, mask)
     # Resize before drawing, so that outlines keep their thickness.
     image = panel(image, cv2.INTER_AREA, max_side // 2, max_side)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mindfcn.report.overlaps import as_drawn
 from mindfcn.report.overlays import class_name, display_name, encode_palette_png, found_classes
 from mindfcn.report.plots import MAX_NUMBERED_CLASSES, row_percent
 from mindfcn.storage.files import read_bytes, write_text
@@ -58,7 +59,7 @@ class Page:
         labels: LabelSet of `matrix`.
         facts: {name: text} below the title.
         notes: sentences below the facts.
-        matrix: ConfusionMatrix.
+        matrix: ConfusionMatrix, or BinaryCounts where classes overlap.
         sizes: {size: {"mean IoU", "mean pixel accuracy", "objects"}}, as ObjectSizes.compute returns it.
         trimap: path of the picture that `save_trimap` wrote.
         curves: path of the picture that `save_curves` wrote.
@@ -89,7 +90,8 @@ def write_page(page):
     galleries, left_out = _fitting(page.galleries)
     write_text(page.path, _template().render(
         page=page, written=time.strftime("%Y-%m-%d %H:%M"), classes=page.matrix and _class_rows(page),
-        compared=_compared(page), confusion=page.matrix and _confusion(page), sizes=_sizes(page),
+        figures=list(page.matrix.by_class()) if page.matrix else [], compared=_compared(page),
+        confusion=page.matrix and not page.labels.multilabel and _confusion(page), sizes=_sizes(page),
         trimap=_plot(page.trimap), curves=_plot(page.curves), galleries=galleries, left_out=left_out))
 
 
@@ -99,7 +101,7 @@ def picture(name, image, masks, labels, note="", iou=None):
     Args:
         name: file name
         image: (H, W, 3) uint8 RGB
-        masks: {heading: (H, W) uint8 class numbers}; no heading is PHOTOGRAPH
+        masks: {heading: (H, W) uint8 class numbers, or bands (H, W, C)}; no heading is PHOTOGRAPH
         labels: LabelSet
         note: a short text shown next to the name
         iou: (n,) class IoUs in this image, 0..1 or NaN; None if there are several masks to score
@@ -110,6 +112,10 @@ def picture(name, image, masks, labels, note="", iou=None):
     Raises:
         UserError: a mask is not (H, W) uint8.
     """
+    if labels.multilabel:
+        drawn, labels = as_drawn(list(masks.values()), labels)
+        # The IoUs are those of single classes, not of combinations.
+        masks, iou = dict(zip(masks, drawn)), None
     height, width = image.shape[:2]
     factor = min(1, SIDE / max(height, width))
     size = max(1, round(factor * width)), max(1, round(factor * height))
@@ -153,11 +159,11 @@ def _fitting(galleries):
 
 
 def _class_rows(page):
-    """[(name, colour, IoU, accuracy, share of pixels)] in %, the highest IoU first; None for NaN."""
-    figures = [page.matrix.class_ious(), page.matrix.class_accuracies(), page.matrix.class_shares()]
+    """[(name, colour, [IoU and further figures])] in %, the highest IoU first; None for NaN."""
+    figures = list(page.matrix.by_class().values())
     order = np.argsort(-figures[0], kind="stable")
     return [(class_name(number, page.labels), page.labels.palette()[number].tolist(),
-             *(_to_percent(values[number]) for values in figures)) for number in order]
+             [_to_percent(values[number]) for values in figures]) for number in order]
 
 
 def _compared(page):

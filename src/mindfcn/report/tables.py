@@ -26,6 +26,13 @@ def class_table(names, iou, accuracy, share):
     return text_table(header, list(zip(names, *columns)))
 
 
+def overlapping_table(names, counts):
+    """The same of overlapping classes, from their BinaryCounts: IoU, precision, recall and share of the pixels."""
+    figures = counts.by_class()
+    columns = [[format_number(100 * value, 2) for value in values] for values in figures.values()]
+    return text_table(("class", *(f"{name} %" for name in figures)), list(zip(names, *columns)))
+
+
 def text_table(header, rows):
     """Align cells in columns: numbers right, words left, two spaces between columns.
 

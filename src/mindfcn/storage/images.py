@@ -180,6 +180,11 @@ def read_mask_image(path):
     data = read_bytes(path)
     mask = _open(data, path)
     _load(mask, data, path)
+    bands = mask.tag_v2.get(BANDS, 1) if mask.format == "TIFF" else 1
+    # Of a TIFF with bands that are no colours, Pillow may read the first one alone.
+    if bands > 1 and bands != len(mask.getbands()):
+        raise UserError(f"{path} is a mask of {bands} bands; if they are of {bands} classes that may overlap, write "
+                        "multilabel: true in labels.yaml, else save one class a pixel")
     if mask.mode == "F":
         raise UserError(f"{path} is a mask of floating point numbers; save it as whole numbers of 8 or 16 bits")
     depth = data[24] if mask.format == "PNG" else 8
@@ -229,7 +234,8 @@ def _open(data, where):
     except Exception:
         if bytes(data[:4]) in (b"II*\0", b"MM\0*"):
             raise UserError(f"{where} is a TIFF of bands or numbers that cannot be read; save it with the three bands "
-                            "of colours, as whole numbers of 8 or 16 bits") from None
+                            "of colours, as whole numbers of 8 or 16 bits; a mask with a band for each class needs "
+                            "multilabel: true in labels.yaml") from None
         if _is_heif(data):
             raise UserError(f"{where} is a HEIC or AVIF image, which cannot be read; {HEIF_REMEDY}, or save it as "
                             "JPEG") from None

@@ -62,8 +62,8 @@ class Card:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of its input and heads in `mindfcn.combinations`."""
-        return inputs(self.preprocess.modality, bool(self.geometric))
+        """The names of its input, heads and overlapping classes in `mindfcn.combinations`."""
+        return inputs(self.preprocess.modality, bool(self.geometric), self.labels.multilabel)
 
     @property
     def source_name(self) -> str:

@@ -117,6 +117,9 @@ def hidden_class(labels, pixels, ignored, inner):
         ignored: number of pixels of the ignore label.
         inner: number of those away from outlines, see `count_inner`.
     """
+    # Where classes overlap, what is no class is 0, and no number hides one.
+    if labels.multilabel:
+        return ""
     total = max(1, ignored + sum(pixels))
     regions = inner / total > MAX_INNER
     if ignored / total <= MAX_IGNORED and not regions and not (

@@ -16,6 +16,7 @@ import numpy as np
 
 from mindfcn.data.class_counts import count_inner, histogram
 from mindfcn.data.masks import MaskReader
+from mindfcn.data.multilabel import encode_multilabel, multilabel_histogram
 from mindfcn.data.samples import check_mask, encode_plane
 from mindfcn.errors import UserError
 from mindfcn.storage.images import check_complete, decode_image, image_size
@@ -33,8 +34,8 @@ class Row:
     Attributes:
         columns: {column: value}: the photograph's bytes unchanged, or a window as JPEG; the mask as PNG; the extras.
         planes: [mask, extras ...] as arrays.
-        pixels: (256,) int64, number of the mask's pixels of each value.
-        inner: number of its pixels of the ignore label away from outlines.
+        pixels: (256,) int64, number of the mask's pixels of each class, and of each other value.
+        inner: number of its pixels of the ignore label away from outlines; 0 where classes overlap.
     """
     columns: dict
     planes: list
@@ -107,7 +108,10 @@ def _read(sample, labels, page_size, geometric):
     """Row of a sample, or UserError. Raises RuntimeError that names the sample if anything else fails."""
     try:
         columns, planes = read_row(sample, labels, page_size, geometric)
-        return Row(columns, planes, histogram(planes[0]), count_inner(planes[0], labels.ignore_label))
+        mask, ignore_label = planes[0], labels.ignore_label
+        if labels.multilabel:
+            return Row(columns, planes, multilabel_histogram(mask, ignore_label), 0)
+        return Row(columns, planes, histogram(mask), count_inner(mask, ignore_label))
     except UserError as error:
         return error
     except Exception as error:
@@ -123,15 +127,17 @@ def read_row(sample, labels, page_size, geometric):
     check_complete(data, sample.image)
     height, width = image_size(data, sample.image)
     mask = sample.read_label(sample.label)
-    if mask.shape != (height, width):
+    if mask.shape[:2] != (height, width):
         raise UserError(f"mask {sample.label} is {mask.shape[1]}x{mask.shape[0]} pixels but its photograph "
                         f"{sample.image} is {width}x{height}; fix one")
-    check_mask(mask, labels, sample.label)
+    if not labels.multilabel:
+        check_mask(mask, labels, sample.label)
     if sample.window:
         image, mask = sample.window(decode_image(data, sample.image), mask)
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, WINDOW_QUALITY])[1].tobytes()
     # OpenCV's default level writes in a third of the time but takes more than twice as long to read in every epoch.
-    label = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+    label = (encode_multilabel(mask) if labels.multilabel else
+             cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes())
     planes = {column: _read_extra(column, extra, (height, width), geometric)
               for column, extra in sample.extras.items()}
     extras = {column: encode_plane(column, plane) for column, plane in planes.items()}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mindfcn.data.bands import sample_options
 from mindfcn.data.masks import mask_reader
+from mindfcn.data.multilabel import read_multilabel
 from mindfcn.data.samples import Sample, check_names, check_present, is_utf8
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_bytes, read_lines
@@ -124,7 +125,11 @@ def list_folder(root, split, labels, encoding="auto", val_fraction=0.2, check=Tr
         UserError: no such folder or list, two images of one name, missing files.
     """
     roots = open_roots([root, *more_roots], layout)
-    read = mask_reader([mask for one in roots for mask in one.masks.values()], labels, encoding)
+    if labels.multilabel and encoding != "auto":
+        raise UserError(f"mask_encoding {encoding} is for masks with one class a pixel; leave it out with multilabel "
+                        "in labels.yaml")
+    read = (partial(read_multilabel, labels=labels) if labels.multilabel else
+            mask_reader([mask for one in roots for mask in one.masks.values()], labels, encoding))
     samples = []
     for one, name in _split_names(roots, split, val_fraction, layout):
         image = one.images.get(name, os.path.join(one.path, layout.image_dir, f"{name}.jpg"))
