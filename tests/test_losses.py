@@ -513,5 +513,5 @@ def test_binary_cross_entropy_equals_pytorchs_over_the_labels_that_count(scale, 
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         scores[counted], torch.tensor(labels, dtype=torch.float64)[counted], reduction=reduction)
     expected.backward()
-    assert value == pytest.approx(float(expected), rel=1e-5)
+    assert value == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, scores.grad.numpy(), rtol=1e-4, atol=1e-6)
