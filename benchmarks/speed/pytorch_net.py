@@ -66,7 +66,7 @@ class FCN8s(nn.Module):
 
 
 class Torchvision(nn.Module):
-    """torchvision's FCN on a dilated ResNet: (N, 3, H, W) -> logits (N, classes, H, W); in training those of both heads.
+    """torchvision's FCN on a dilated ResNet: (N, 3, H, W) -> logits (N, classes, H, W); in training of both heads.
 
     Args:
         depth: 50 or 101.
