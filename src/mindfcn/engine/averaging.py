@@ -4,8 +4,17 @@ import contextlib
 
 import mindspore as ms
 from mindspore import nn, ops
+from mindspore.ops import functional
 
 from mindfcn.engine.step import MOVING
+
+# One weight's average; HyperMap compiles it quicker than a loop (see step.py).
+_move = ops.MultitypeFuncGraph("move")
+
+
+@_move.register("Tensor", "Tensor", "Tensor")
+def _move_average(share, average, weight):
+    return ops.assign_add(average, (weight - average) * share)
 
 
 class WeightAverage(nn.Cell):
@@ -27,6 +36,7 @@ class WeightAverage(nn.Cell):
     def __init__(self, net, decay):
         super().__init__(auto_prefix=False)
         self.decay = decay
+        self.each = ops.HyperMap()
         self.weights = ms.ParameterTuple([parameter for parameter in net.get_parameters()
                                           if parameter.requires_grad or parameter.name.endswith(MOVING)])
         self.averages = self.weights.clone(prefix="ema", init="same")
@@ -36,10 +46,7 @@ class WeightAverage(nn.Cell):
         self(ms.Tensor(1 - min(self.decay, (1 + updates) / (10 + updates)), ms.float32))
 
     def construct(self, share):
-        updated = ()
-        for average, weight in zip(self.averages, self.weights):
-            updated += (ops.assign_add(average, (weight - average) * share),)
-        return updated
+        return self.each(functional.partial(_move, share), self.averages, self.weights)
 
     @contextlib.contextmanager
     def applied(self):

@@ -12,6 +12,30 @@ from mindfcn.weights.load import block_of, stream_of
 HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.", "auxiliary.")
 UNDECAYED = (".bias", ".gamma", ".beta")
 
+# Decay of one weight, mapped over all of them by HyperMap, which compiles quicker than a loop.
+_add_to_moment, _add_decay, _shrink = map(ops.MultitypeFuncGraph, ("add_to_moment", "add_decay", "shrink"))
+_descend = ops.ApplyGradientDescent()
+
+
+@_add_to_moment.register("Tensor", "Tensor", "Tensor", "Tensor")
+def _add_decay_to_moment(factor, gradient, weight, moment):
+    return ops.depend(gradient, _descend(moment, factor, weight))
+
+
+@_add_decay.register("Tensor", "Tensor", "Tensor")
+def _add_decay_to_gradient(decay, gradient, weight):
+    return gradient + weight * decay
+
+
+@_shrink.register("Tensor", "Tensor", "Tensor", "Tensor")
+def _shrink_weight(decay, gradient, weight, rate):
+    return ops.depend(gradient, _descend(weight, rate * decay, weight))
+
+
+def _tensors(numbers):
+    """() float32 Tensors."""
+    return tuple(ms.Tensor(number, ms.float32) for number in numbers)
+
 
 def freeze(net, last):
     """Freeze the backbone's blocks up to and including `last`, such as "conv3"; "" freezes none.
@@ -68,22 +92,18 @@ class Momentum(nn.Momentum):
 
     def __init__(self, groups, learning_rate, momentum):
         super().__init__(groups, learning_rate, momentum)
-        self.add_to_moment = ops.ApplyGradientDescent()
-        self.momentum_factor = momentum
+        # The decay of each weight, or what is subtracted from its moment.
+        self.decays = _tensors(-decay / momentum if momentum else decay for decay in self.weight_decay)
+        self.has_momentum = bool(momentum)
 
     def decay_weight(self, gradients):
         """Gradients; without momentum, gradients plus decay times weights.
 
         With momentum m, the decay d w is added to the moments as d / m w, since the update multiplies them by m.
         """
-        decayed = ()
-        for gradient, weight, moment, decay in zip(gradients, self._parameters, self.moments, self.weight_decay):
-            if self.momentum_factor:
-                added = self.add_to_moment(moment, -decay / self.momentum_factor, weight)
-                decayed += (ops.depend(gradient, added),)
-            else:
-                decayed += (gradient + weight * decay,)
-        return decayed
+        if self.has_momentum:
+            return self.hyper_map(_add_to_moment, self.decays, gradients, self._parameters, self.moments)
+        return self.hyper_map(_add_decay, self.decays, gradients, self._parameters)
 
 
 class AdamW(nn.Adam):
@@ -94,14 +114,11 @@ class AdamW(nn.Adam):
 
     def __init__(self, groups, learning_rate, beta1, beta2):
         super().__init__(groups, learning_rate, beta1, beta2)
-        self.shrink = ops.ApplyGradientDescent()
+        self.decays = _tensors(self.weight_decay)
 
     def decay_weight(self, gradients):
         """The gradients as they are, after the weights have decayed."""
-        decayed = ()
-        for gradient, weight, decay, rate in zip(gradients, self._parameters, self.weight_decay, self.get_lr()):
-            decayed += (ops.depend(gradient, self.shrink(weight, rate * decay, weight)),)
-        return decayed
+        return self.hyper_map(_shrink, self.decays, gradients, self._parameters, self.get_lr())
 
 
 def loss_function(config, ignore_label, seed, class_weights):

@@ -3,11 +3,39 @@
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
+from mindspore.ops import functional
 
 from mindfcn import runtime
 from mindfcn.losses import CrossEntropy
 
 MOVING = (".moving_mean", ".moving_variance")
+
+# Functions of one parameter, mapped over all of them by HyperMap. Where a loop or a generator makes a tuple, the time and
+# memory of MindSpore's compiler grow with the square of its length: for fcn_resnet50, 125 s in place of 35, and 2.8 GB
+# in place of 1.
+_after, _add_share, _store, _zero = map(ops.MultitypeFuncGraph, ("after", "add_share", "store", "zero"))
+
+
+@_after.register("Tensor", "Tensor")
+@_after.register("Tuple", "Tensor")
+@_after.register("Bool", "Tensor")
+def _after_done(done, parameter):
+    return ops.depend(parameter, done)
+
+
+@_add_share.register("Number", "Tensor", "Tensor")
+def _add_share_of_batch(count, total, gradient):
+    return total + gradient / count
+
+
+@_store.register("Tensor", "Tensor")
+def _store_value(parameter, value):
+    return ops.assign(parameter, value)
+
+
+@_zero.register("Tensor")
+def _zero_like(parameter):
+    return ops.zeros_like(parameter)
 
 
 class TrainStep(nn.Cell):
@@ -46,6 +74,7 @@ class TrainStep(nn.Cell):
         self.batches = 0
         # In a tuple, because a cell's attributes take part in its compilation.
         self.sizes = (runtime.OneSize(),)
+        self.each = ops.HyperMap()
         self.weights = update.parameters
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         moving = [parameter for parameter in net.get_parameters() if parameter.name.endswith(MOVING)]
@@ -126,7 +155,7 @@ class TrainStep(nn.Cell):
 
     def all_finite(self, parameters, done):
         """() bool: whether all parameters are finite after `done` is computed."""
-        return ms.amp.all_finite(tuple(ops.depend(parameter, done) for parameter in parameters))
+        return ms.amp.all_finite(self.each(functional.partial(_after, done), parameters))
 
     def nonfinite_names(self):
         """Names of the weights and moving averages that are not finite, in the network's order."""
@@ -139,12 +168,12 @@ class TrainStep(nn.Cell):
 
     def mean(self, gradients):
         """The gradient sums so far plus this batch's share."""
-        return tuple(total + gradient / self.accumulate for total, gradient in zip(self.sums, gradients))
+        return self.each(functional.partial(_add_share, self.accumulate), self.sums, gradients)
 
     def store(self, gradients):
         """Store the gradient sums for the next batch."""
-        return tuple(ops.assign(total, gradient) for total, gradient in zip(self.sums, gradients))
+        return self.each(_store, self.sums, gradients)
 
     def zeros(self):
         """Gradient sums of zero."""
-        return tuple(ops.zeros_like(total) for total in self.sums)
+        return self.each(_zero, self.sums)
