@@ -10,9 +10,9 @@ from mindfcn.losses import CrossEntropy
 
 MOVING = (".moving_mean", ".moving_variance")
 
-# Functions of one parameter, mapped over all of them by HyperMap. Where a loop or a generator makes a tuple, the time and
-# memory of MindSpore's compiler grow with the square of its length: for fcn_resnet50, 125 s in place of 35, and 2.8 GB
-# in place of 1.
+# Functions of one parameter, mapped over all of them by HyperMap. Where a loop or a generator makes a tuple, the time
+# and memory of MindSpore's compiler grow with the square of its length: for fcn_resnet50, 125 s in place of 35, and
+# 2.8 GB in place of 1.
 _after, _add_share, _store, _zero = map(ops.MultitypeFuncGraph, ("after", "add_share", "store", "zero"))
 
 
