@@ -12,9 +12,10 @@ from mindfcn.commands.prepare import prepare
 from mindfcn.config import AugmentConfig, PrepareConfig
 from mindfcn.data import transforms
 from mindfcn.data.bands import write_bands
+from mindfcn.data.class_counts import histogram
 from mindfcn.data.dataset import SegDataset
 from mindfcn.data.masks import MaskReader
-from mindfcn.data.multilabel import decode_multilabel, encode_multilabel, multilabel_histogram, read_multilabel
+from mindfcn.data.multilabel import decode_multilabel, encode_multilabel, read_multilabel
 from mindfcn.data.records.mindrecord import read_manifest
 from mindfcn.errors import UserError
 from mindfcn.labels import LabelSet
@@ -101,7 +102,7 @@ def test_a_palette_mask_is_no_mask_of_bands_and_bands_are_no_ordinary_mask(tmp_p
 def test_records_and_written_files_hold_every_band(tmp_path, classes):
     mask = bands(classes=classes)
     np.testing.assert_array_equal(decode_multilabel(encode_multilabel(mask), classes, "here"), mask)
-    counts = multilabel_histogram(mask, 254)
+    counts = histogram(mask, 254)
     assert counts[:classes].tolist() == [(mask[..., band] == 1).sum() for band in range(classes)]
     assert counts[254] == (mask == 254).sum()
     labels = LabelSet.from_dict({"names": [f"c{band}" for band in range(classes)], "multilabel": True}, "here")
@@ -154,7 +155,7 @@ def test_records_give_batches_of_bands(leaves):
     image, label = next(data.get_dataset().create_tuple_iterator(num_epochs=1, output_numpy=True))
     assert image.shape == (2, 3, 16, 16) and label.shape == (2, 5, 16, 16) and set(np.unique(label)) <= {0, 1, 254}
     names = data.names()
-    expected = sum(multilabel_histogram(bands(int(name)), 254) for name in names)
+    expected = sum(histogram(bands(int(name)), 254) for name in names)
     assert manifest["pixels"] == expected.tolist() and data.class_counts().pixels.tolist() == expected[:5].tolist()
     for name, _, mask in data.samples(range(len(names))):
         np.testing.assert_array_equal(mask, bands(int(name)))

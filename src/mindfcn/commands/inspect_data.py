@@ -17,7 +17,7 @@ from mindfcn.commands.prepare import changed_since, list_samples
 from mindfcn.config import InspectConfig, PrepareConfig, check_bounds
 from mindfcn.console import SILENT, Console
 from mindfcn.data.class_counts import ClassCounts, count_inner, histogram
-from mindfcn.data.multilabel import decode_multilabel, multilabel_histogram
+from mindfcn.data.multilabel import decode_multilabel
 from mindfcn.data.records.integrity import count_records
 from mindfcn.data.records.mindrecord import read_manifest, read_records
 from mindfcn.data.records.records import describe_file, hidden_class
@@ -285,8 +285,7 @@ def check_pair(pair, labels):
     except UserError as error:
         note("unreadable", error)
         return PairCheck(pair, wrong)
-    where = pair.files[1] or f"of {pair.name}"
-    counts = multilabel_histogram(mask, labels.ignore_label) if labels.multilabel else histogram(mask)
+    counts, where = histogram(mask, labels.ignore_label), pair.files[1] or f"of {pair.name}"
     try:
         if not labels.multilabel:
             check_mask(mask, labels, where)
@@ -313,8 +312,8 @@ def check_pair(pair, labels):
     # The pixels of a JPEG are not decoded here, so hash its bytes.
     content = data if picture.format == "JPEG" else repr(picture.size).encode() + picture.tobytes()
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return PairCheck(pair, wrong, (height, width), counts if mask.shape[:2] == (height, width) else None,
-                     digest, 0 if labels.multilabel else count_inner(mask, labels.ignore_label))
+    return PairCheck(pair, wrong, (height, width), counts if mask.shape[:2] == (height, width) else None, digest,
+                     count_inner(mask, labels.ignore_label))
 
 
 class _Selection:

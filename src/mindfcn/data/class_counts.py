@@ -56,15 +56,26 @@ class ClassCounts:
 def count_inner(mask, number):
     """Number of a mask's pixels of this number that are more than OUTLINE pixels from any other: (H, W) uint8 -> int.
 
-    The edge of the mask is not another number. A mask of this number alone counts 0: it has no region to learn.
+    The edge of the mask is not another number. A mask of this number alone counts 0: it has no region to learn. So do
+    bands (H, W, C) of overlapping classes.
     """
+    if mask.ndim == 3:
+        return 0
     found, side = mask == number, 2 * OUTLINE + 1
     return 0 if found.all() else int(cv2.erode(found.astype(np.uint8), np.ones((side, side))).sum())
 
 
-def histogram(mask):
-    """Number of pixels of each value: (H, W) uint8 -> (256,) int64."""
-    return np.bincount(mask.ravel(), minlength=256)
+def histogram(mask, ignore_label=255):
+    """Number of pixels of each value: (H, W) uint8 -> (256,) int64.
+
+    Of bands (H, W, C): the pixels of each class, and at `ignore_label` the labels that do not count.
+    """
+    if mask.ndim == 2:
+        return np.bincount(mask.ravel(), minlength=256)
+    found = np.zeros(256, np.int64)
+    found[:mask.shape[2]] = (mask == 1).sum((0, 1))
+    found[ignore_label] = (mask == ignore_label).sum()
+    return found
 
 
 def repeats(present, threshold, random):

@@ -17,7 +17,7 @@ from mindfcn.config import AugmentConfig
 from mindfcn.console import FilePath
 from mindfcn.data import transforms
 from mindfcn.data.class_counts import ClassCounts, histogram, repeats
-from mindfcn.data.multilabel import decode_multilabel, multilabel_histogram
+from mindfcn.data.multilabel import decode_multilabel
 from mindfcn.data.pipeline import Pipeline
 from mindfcn.data.records.integrity import count_records, record_columns, record_files
 from mindfcn.data.records.mindrecord import FAILURES, first_line, read_manifest
@@ -228,10 +228,8 @@ class SegDataset:
         """Iterate over the histograms (256,) of the masks of all records, in their order."""
         labels = (_bytes(label) for label, in self._read(["label"]))
         where = f"a mask in {self.files[0]}"
-        return in_threads(lambda label: self._histogram(self._mask(label, where)), labels, self.num_parallel_calls)
-
-    def _histogram(self, mask):
-        return multilabel_histogram(mask, self.ignore_label) if self.multilabel else histogram(mask)
+        return in_threads(lambda label: histogram(self._mask(label, where), self.ignore_label), labels,
+                          self.num_parallel_calls)
 
     def _mask(self, data, where):
         """Decode a column of masks. Raises UserError."""

@@ -67,11 +67,3 @@ def decode_multilabel(data, num_classes, where):
     if len(stacked) % num_classes:
         raise UserError(f"{where} is no mask of {num_classes} overlapping classes; prepare the records again")
     return np.ascontiguousarray(stacked.reshape(num_classes, -1, stacked.shape[1]).transpose(1, 2, 0))
-
-
-def multilabel_histogram(mask, ignore_label):
-    """Number of pixels of each class, and at `ignore_label` of labels that do not count: (H, W, C) -> (256,) int64."""
-    found = np.zeros(256, np.int64)
-    found[:mask.shape[2]] = (mask == 1).sum((0, 1))
-    found[ignore_label] = (mask == ignore_label).sum()
-    return found

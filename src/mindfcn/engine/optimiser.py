@@ -33,7 +33,7 @@ def _shrink_weight(decay, gradient, weight, rate):
 
 
 def _tensors(numbers):
-    """() float32 Tensors."""
+    """A () float32 Tensor of each number."""
     return tuple(ms.Tensor(number, ms.float32) for number in numbers)
 
 

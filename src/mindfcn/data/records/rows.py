@@ -16,7 +16,7 @@ import numpy as np
 
 from mindfcn.data.class_counts import count_inner, histogram
 from mindfcn.data.masks import MaskReader
-from mindfcn.data.multilabel import encode_multilabel, multilabel_histogram
+from mindfcn.data.multilabel import encode_multilabel
 from mindfcn.data.samples import check_mask, encode_plane
 from mindfcn.errors import UserError
 from mindfcn.storage.images import check_complete, decode_image, image_size
@@ -108,10 +108,8 @@ def _read(sample, labels, page_size, geometric):
     """Row of a sample, or UserError. Raises RuntimeError that names the sample if anything else fails."""
     try:
         columns, planes = read_row(sample, labels, page_size, geometric)
-        mask, ignore_label = planes[0], labels.ignore_label
-        if labels.multilabel:
-            return Row(columns, planes, multilabel_histogram(mask, ignore_label), 0)
-        return Row(columns, planes, histogram(mask), count_inner(mask, ignore_label))
+        return Row(columns, planes, histogram(planes[0], labels.ignore_label),
+                   count_inner(planes[0], labels.ignore_label))
     except UserError as error:
         return error
     except Exception as error:
