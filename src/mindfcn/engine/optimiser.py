@@ -2,6 +2,7 @@
 
 import mindspore as ms
 from mindspore import nn, ops
+from mindspore.ops import functional
 
 from mindfcn.errors import UserError
 from mindfcn.losses import Bootstrapped, CrossEntropy, Dice, Focal
@@ -17,9 +18,10 @@ _add_to_moment, _add_decay, _shrink = map(ops.MultitypeFuncGraph, ("add_to_momen
 _descend = ops.ApplyGradientDescent()
 
 
-@_add_to_moment.register("Tensor", "Tensor", "Tensor", "Tensor")
-def _add_decay_to_moment(factor, gradient, weight, moment):
-    return ops.depend(gradient, _descend(moment, factor, weight))
+@_add_to_moment.register("Number", "Tensor", "Tensor", "Tensor", "Tensor")
+def _add_decay_to_moment(momentum, decay, gradient, weight, moment):
+    # Divided here, as the compiler rounds it: computed before, it differs in the last bit, and so do resumed runs.
+    return ops.depend(gradient, _descend(moment, -decay / momentum, weight))
 
 
 @_add_decay.register("Tensor", "Tensor", "Tensor")
@@ -30,11 +32,6 @@ def _add_decay_to_gradient(decay, gradient, weight):
 @_shrink.register("Tensor", "Tensor", "Tensor", "Tensor")
 def _shrink_weight(decay, gradient, weight, rate):
     return ops.depend(gradient, _descend(weight, rate * decay, weight))
-
-
-def _tensors(numbers):
-    """A () float32 Tensor of each number."""
-    return tuple(ms.Tensor(number, ms.float32) for number in numbers)
 
 
 def freeze(net, last):
@@ -92,18 +89,17 @@ class Momentum(nn.Momentum):
 
     def __init__(self, groups, learning_rate, momentum):
         super().__init__(groups, learning_rate, momentum)
-        # The decay of each weight, or what is subtracted from its moment.
-        self.decays = _tensors(-decay / momentum if momentum else decay for decay in self.weight_decay)
-        self.has_momentum = bool(momentum)
+        self.momentum_factor = momentum
 
     def decay_weight(self, gradients):
         """Gradients; without momentum, gradients plus decay times weights.
 
         With momentum m, the decay d w is added to the moments as d / m w, since the update multiplies them by m.
         """
-        if self.has_momentum:
-            return self.hyper_map(_add_to_moment, self.decays, gradients, self._parameters, self.moments)
-        return self.hyper_map(_add_decay, self.decays, gradients, self._parameters)
+        if self.momentum_factor:
+            add = functional.partial(_add_to_moment, self.momentum_factor)
+            return self.hyper_map(add, self.weight_decay, gradients, self._parameters, self.moments)
+        return self.hyper_map(_add_decay, self.weight_decay, gradients, self._parameters)
 
 
 class AdamW(nn.Adam):
@@ -112,13 +108,9 @@ class AdamW(nn.Adam):
     nn.AdamWeightDecay leaves out the correction of the moments' bias, and its first steps are too long.
     """
 
-    def __init__(self, groups, learning_rate, beta1, beta2):
-        super().__init__(groups, learning_rate, beta1, beta2)
-        self.decays = _tensors(self.weight_decay)
-
     def decay_weight(self, gradients):
         """The gradients as they are, after the weights have decayed."""
-        return self.hyper_map(_shrink, self.decays, gradients, self._parameters, self.get_lr())
+        return self.hyper_map(_shrink, self.weight_decay, gradients, self._parameters, self.get_lr())
 
 
 def loss_function(config, ignore_label, seed, class_weights):
