@@ -76,10 +76,10 @@ def until_first_step(runs, size, torch):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         records, root = os.path.join(folder, "records"), os.path.join(folder, "files")
-        subprocess.run([sys.executable, "-m", "mindfcn", "prepare", "--records", records, "--root", root, "--samples",
-                        "40"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "mindfcn", "prepare", "--records", records, "--source", "sample", "--root",
+                        root, "--size", "160", "--samples", "40"], check=True, stdout=subprocess.DEVNULL)
         for name, mindfcn, rival in (
-                ("the sample recipe, 128x128, batch 4", ("recipe", records), ("recipe", root)),
+                ("the sample recipe, 128x128, batch 4", ("recipe", records, root), ("recipe", root)),
                 (f"fcn8s_vgg16_bn, {size}x{size}, batch 1", ("full", size), ("full", size))):
             pairs = []
             for run in range(1 + runs):

@@ -1,6 +1,6 @@
 """MindFCN's first three training steps in a new process; prints the time after each. Started by run.py.
 
-    worker_mindfcn.py recipe RECORDS RUN_DIR | full SIZE
+    worker_mindfcn.py recipe RECORDS ROOT RUN_DIR | full SIZE
 """
 
 import sys
@@ -12,8 +12,8 @@ def print_time():
     print(time.time(), flush=True)
 
 
-def recipe(records, run_dir):
-    """Train with the sample recipe; exits after the third step."""
+def recipe(records, root, run_dir):
+    """Train with the sample recipe on the 40 images that run.py prepared; exits after the third step."""
     import os
 
     from mindfcn.cli.parser import parse
@@ -29,7 +29,8 @@ def recipe(records, run_dir):
                 # Skip the rest of the epoch and its checkpoint.
                 os._exit(0)
     config = os.path.join(os.path.dirname(__file__), *[".."] * 3, "configs", "sample.yaml")
-    words = ["train", "--config", config, "--data.records", records, "--run_dir", run_dir, "--device", "CPU"]
+    words = ["train", "--config", config, "--data.records", records, "--data.root", root, "--data.samples", "40",
+             "--run_dir", run_dir, "--device", "CPU"]
     train(parse(words)[1], Show())
 
 
