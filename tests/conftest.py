@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import threading
 
 # Read when MindSpore is imported. Silence its C++ log; errors still arrive as exceptions.
@@ -30,6 +31,16 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Set the device, in this process and in those that tests start, before a test file imports MindSpore."""
     os.environ["DEVICE_TARGET"] = config.getoption("--device")
+    # Compiled steps are shared by the processes of a run of the tests, and not by two runs.
+    if not hasattr(config, "workerinput"):
+        config.graphs = tempfile.TemporaryDirectory()
+        os.environ["MINDFCN_GRAPHS"] = config.graphs.name
+
+
+def pytest_unconfigure(config):
+    """Remove the compiled steps."""
+    if hasattr(config, "graphs"):
+        config.graphs.cleanup()
 
 
 # Files that take longest, in the order in which they start, so that no process is left alone with one at the end.

@@ -137,6 +137,22 @@ def drop_graphs(net, keys):
 
 
 @contextlib.contextmanager
+def compile_cache(folder):
+    """MindSpore keeps the graphs that it compiles while the block runs in this folder, and takes them from there."""
+    from mindspore.nn.cell import _cell_graph_executor
+    # mindspore.common.api in 2.8, mindspore.graph.api in 2.10. It would read and compare the script that Python was
+    # started with, which may be no file: python -c, or a notebook.
+    api = sys.modules[type(_cell_graph_executor).__module__]
+    script, api.entry_script_path = api.entry_script_path, None
+    os.environ.update(MS_COMPILER_CACHE_ENABLE="1", MS_COMPILER_CACHE_PATH=folder)
+    try:
+        yield
+    finally:
+        api.entry_script_path = script
+        del os.environ["MS_COMPILER_CACHE_ENABLE"], os.environ["MS_COMPILER_CACHE_PATH"]
+
+
+@contextlib.contextmanager
 def forward_hooks(hooks):
     """Call hook(cell, inputs, output) after the forward pass of each cell of (cell, hook), while the block runs.
 

@@ -15,6 +15,7 @@ from mindfcn.engine.averaging import WeightAverage
 from mindfcn.engine.build import band_preprocess, build, offset_seeds, training_loss, training_set
 from mindfcn.engine.callbacks import Run, Signals
 from mindfcn.engine.fit import final_evaluation, fit
+from mindfcn.engine.graph_cache import graph_key
 from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
 from mindfcn.engine.run_dir import EVALUATION, RunDir
@@ -115,6 +116,7 @@ def train_in(run_dir, config, resuming, device, console):
     # Gradients made in graph mode, which an earlier run of this process may have left, are always compiled.
     runtime.pynative_mode()
     step = TrainStep(net, update, loss, scaler, config.optim.accumulate, frozen, average, config.optim.clip_norm)
+    step.graph_key = graph_key(config, card, train_set.steps_per_epoch, step)
     with runtime.fail_on_all_ranks():
         if resuming:
             resume(run_dir, net, card, step, train_set, config, rates, notes)

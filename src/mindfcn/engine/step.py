@@ -6,6 +6,7 @@ from mindspore import nn, ops
 from mindspore.ops import functional
 
 from mindfcn import runtime
+from mindfcn.engine.graph_cache import reused
 from mindfcn.losses import CrossEntropy
 
 MOVING = (".moving_mean", ".moving_variance")
@@ -57,6 +58,7 @@ class TrainStep(nn.Cell):
 
     Attributes:
         batches: number of batches so far; a resumed run sets it.
+        graph_key: see `graph_cache.graph_key`; "" keeps no compiled graph between runs.
         finite: () bool Parameter; whether all weights and moving averages are finite after the last step.
     """
 
@@ -72,6 +74,7 @@ class TrainStep(nn.Cell):
         self.average = average
         self.clip_norm = clip_norm
         self.batches = 0
+        self.graph_key = ""
         # In a tuple, because a cell's attributes take part in its compilation.
         self.sizes = (runtime.OneSize(),)
         self.each = ops.HyperMap()
@@ -91,8 +94,10 @@ class TrainStep(nn.Cell):
         self.batches += 1
         self.sizes[0].before(images.shape)
         # A constant argument compiles two graphs, with and without the update, instead of one with a branch.
-        loss = super().__call__(images, labels, self.batches % self.accumulate == 0)
-        if self.average and self.batches % self.accumulate == 0:
+        updates = self.batches % self.accumulate == 0
+        with reused(self.graph_key, images.shape, images.dtype, labels.shape, labels.dtype, updates):
+            loss = super().__call__(images, labels, updates)
+        if self.average and updates:
             self.average.update(self.batches // self.accumulate)
         return loss
 
