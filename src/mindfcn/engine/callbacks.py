@@ -272,7 +272,15 @@ class CheckpointSaver(RunCallback):
 
 
 class Evaluator(RunCallback):
-    """Evaluate every `eval_every` epochs and after the last one, and keep the best checkpoint."""
+    """Evaluate every `eval_every` epochs and after the last one, and keep the best checkpoint.
+
+    Attributes:
+        seconds: time taken by evaluations so far.
+    """
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.seconds = 0.0
 
     def on_train_epoch_end(self, run_context):
         """Evaluate if it is due."""
@@ -293,8 +301,10 @@ class Evaluator(RunCallback):
 
     def evaluate(self, epoch):
         """Evaluate the network, with its averaged weights if there are any."""
+        started = time.monotonic()
         with self.run.step.average.applied() if self.run.step.average else contextlib.nullcontext():
             self._evaluate(epoch)
+        self.seconds += time.monotonic() - started
         # Training mode makes the segmenter read the weights again.
         self.run.step.set_train()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import time
 
 import mindspore as ms
 from mindspore.train import Model
@@ -27,6 +28,7 @@ def fit(run, rates, tolerance):
     """Train the remaining epochs; two computations of a loss may differ by `tolerance` of it."""
     epochs, first = run.config.optim.epochs, run.train.first_epoch
     log, evaluator = StepLog(run, rates), Evaluator(run)
+    started = time.monotonic()
     run.console.begin_training(run.train.steps_per_epoch, epochs, run.step.batches)
     # A run that was killed between a checkpoint and its evaluation evaluates now.
     if run.step.batches and not run.train.skip_batches and run.evaluation_due(first) \
@@ -46,6 +48,9 @@ def fit(run, rates, tolerance):
         with runtime.unwrap_user_errors():
             Model(run.step).train(epochs, run.train.get_dataset(), callbacks=callbacks, dataset_sink_mode=False,
                                   initial_epoch=first)
+    taken = time.monotonic() - started
+    if evaluator.seconds > taken / 10:
+        run.notes.say(f"evaluation took {evaluator.seconds:.0f} of {taken:.0f} s; --eval_every evaluates less often")
 
 
 def watch(run, log, tolerance):
