@@ -18,6 +18,10 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 LARGEST = 3_000_000  # bytes of a notebook with its pictures
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
+# Narrower networks than the reader's, where their width changes nothing but the numbers.
+NARROWER = {"fcn8s": {"FCN8s(21)": "FCN8s(21, width=0.125, fc_width=64)",
+                      'name="fcn8s_vgg16_bn", width=0.25': 'name="fcn8s_vgg16_bn", width=0.125'}}
+
 every_notebook = pytest.mark.parametrize("name", NAMES)
 
 
@@ -69,6 +73,9 @@ def test_the_first_picture_comes_within_twenty_lines_of_code(name):
                  else [pytest.mark.long]) for name in NAMES], ids=NAMES)
 def test_it_runs_from_top_to_bottom(name, folder, tmp_path, monkeypatch):
     notebook = read(name)
+    for text, narrower in NARROWER.get(name, {}).items():
+        cell, = (cell for cell in code_cells(notebook) if text in cell.source)
+        cell.source = cell.source.replace(text, narrower)
     run(notebook, folder, tmp_path, monkeypatch)
     assert all(cell.outputs for cell in code_cells(notebook))
 
