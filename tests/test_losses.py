@@ -1,5 +1,6 @@
 """The losses against their definitions in float64 and against PyTorch, with gradients, and patchwise training."""
 
+import functools
 import math
 
 import mindspore as ms
@@ -37,8 +38,14 @@ def value_and_gradient(logits, labels, ignore_label=255, reduction="mean"):
     return step(CrossEntropy(ignore_label, reduction), logits, labels)
 
 
+@functools.lru_cache(maxsize=4)
+def differentiated(loss):
+    """The same function for the same loss: in graph mode it is compiled once for each size."""
+    return ms.value_and_grad(loss)
+
+
 def step(loss, logits, labels):
-    value, gradient = ms.value_and_grad(loss)(ms.Tensor(logits), ms.Tensor(labels))
+    value, gradient = differentiated(loss)(ms.Tensor(logits), ms.Tensor(labels))
     assert value.shape == () and value.dtype == ms.float32
     return float(value), gradient.asnumpy()
 
@@ -104,10 +111,11 @@ def test_half_precision_logits(mode):
         logits.astype(np.float64), np.where(labels == 255, 0, labels)[:, None], 1)[:, 0]
     expected = counted[labels != 255].mean()
     assert counted[labels != 255].sum() > np.finfo(np.float16).max
-    value, gradient = value_and_gradient(logits, labels)
+    loss = CrossEntropy()
+    value, gradient = step(loss, logits, labels)
     assert value == pytest.approx(expected, rel=1e-4)
     assert gradient.dtype == np.float16 and np.isfinite(gradient).all()
-    equal, _ = value_and_gradient(np.zeros_like(logits), labels)
+    equal, _ = step(loss, np.zeros_like(logits), labels)
     assert equal == pytest.approx(math.log(21), rel=1e-6), "float16 has four digits of it"
 
 
@@ -274,26 +282,25 @@ def softmax64(logits):
 
 
 def pixels_of(logits, labels):
-    """(true class's probability, whether it counts), a list for each image, pixel by pixel."""
-    probabilities = softmax64(logits)
-    return [[(probabilities[image][labels[image, row, column], row, column], labels[image, row, column])
-             for row in range(labels.shape[1]) for column in range(labels.shape[2])
-             if labels[image, row, column] != 255] for image in range(len(labels))]
+    """(true class's probability, true class) of the pixels that count, (K,) each, for each image."""
+    for probabilities, truth in zip(softmax64(logits), labels):
+        true = truth[truth != 255]
+        yield probabilities[:, truth != 255][true, np.arange(len(true))], true
 
 
 def focal_by_definition(gamma, weights, reduction="mean"):
     def value(logits, labels):
-        pixels = [pixel for image in pixels_of(logits, labels) for pixel in image]
-        total = sum(-weights[label] * (1 - p) ** gamma * math.log(p) for p, label in pixels)
-        return total / sum(weights[label] for _, label in pixels) if reduction == "mean" else total
+        p, label = map(np.concatenate, zip(*pixels_of(logits, labels)))
+        total = (-weights[label] * (1 - p) ** gamma * np.log(p)).sum()
+        return total / weights[label].sum() if reduction == "mean" else total
     return value
 
 
 def bootstrapped_by_definition(count, weights, reduction="mean"):
     def value(logits, labels):
-        kept = [loss for image in pixels_of(logits, labels)
-                for loss in sorted((-weights[label] * math.log(p) for p, label in image), reverse=True)[:count]]
-        return sum(kept) / (len(kept) if reduction == "mean" else 1)
+        kept = np.concatenate([np.sort(-weights[label] * np.log(p))[::-1][:count]
+                               for p, label in pixels_of(logits, labels)])
+        return kept.sum() / (len(kept) if reduction == "mean" else 1)
     return value
 
 
@@ -401,9 +408,10 @@ def test_other_losses_without_pixels_are_0_and_in_float16_finite(mode, name):
     """In both modes: the graph compiles, and operator by operator the numbers are the same."""
     kind, options, definition = OTHERS[name]
     logits, labels = uneven(23)
-    value, gradient = step(kind(**options), logits, np.full_like(labels, 255))
+    loss = kind(**options)
+    value, gradient = step(loss, logits, np.full_like(labels, 255))
     assert value == 0 and (gradient == 0).all()
-    value, gradient = step(kind(**options), logits, labels)
+    value, gradient = step(loss, logits, labels)
     assert value == pytest.approx(definition(*options.values(), ALIKE)(logits.astype(np.float64), labels), rel=1e-5)
     # Sums over 2 x 200 x 203 pixels are beyond float16's range.
     logits, labels = np.tile(logits, (1, 1, 40, 29)).astype(np.float16), np.tile(labels, (1, 40, 29))
@@ -492,7 +500,8 @@ def overlapping(scale):
 def test_binary_cross_entropy_is_that_of_the_definition(mode, scale, reduction):
     """The logarithm of the probability of what is true, in float64; also of logits whose exponentials overflow."""
     logits, labels = overlapping(scale)
-    value, gradient = step(BinaryCrossEntropy(254, reduction), logits, labels)
+    loss = BinaryCrossEntropy(254, reduction)
+    value, gradient = step(loss, logits, labels)
     counted, scores = labels != 254, logits.astype(np.float64)
     divisor = counted.sum() if reduction == "mean" else 1
     expected = np.logaddexp(0, np.where(labels == 1, -scores, scores))[counted].sum() / divisor
@@ -500,7 +509,7 @@ def test_binary_cross_entropy_is_that_of_the_definition(mode, scale, reduction):
     slope = np.where(counted, np.exp(-np.logaddexp(0, -scores)) - labels, 0) / divisor
     np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
     assert (gradient[~counted] == 0).all()
-    nothing = step(BinaryCrossEntropy(254, reduction), logits, np.full_like(labels, 254))
+    nothing = step(loss, logits, np.full_like(labels, 254))
     assert nothing[0] == 0 and not nothing[1].any()
 
 

@@ -21,24 +21,41 @@ def test_the_cap_is_set_where_it_is_needed_and_never_over_a_users_value(monkeypa
     monkeypatch.delitem(os.environ, versions.CAP, False)
 
 
-@pytest.mark.parametrize("imports", ["mindfcn, onnx", "onnx, mindfcn", "google.protobuf.descriptor, mindfcn"])
-def test_protobuf_and_mindspore_live_in_one_process(imports, tmp_path):
-    """MindSpore 2.8 would end the interpreter; after it is imported, both still read and write their files."""
+@pytest.mark.parametrize("imports, own", [("mindfcn, onnx", {}),
+                                          ("onnx, mindfcn", {"CUDA_LAUNCH_BLOCKING": "0"}),
+                                          ("google.protobuf.descriptor, mindfcn", {})])
+def test_protobuf_and_mindspore_live_in_one_process(imports, own, tmp_path):
+    """MindSpore 2.8 would end the interpreter; after it is imported, both still read and write their files.
+
+    Its import also makes launches block on GPU, unless the environment has another value.
+    """
     pytest.importorskip("onnx")
     code = f"""
+import os
 import {imports}
 import onnx
-net = mindfcn.create_model("fcn32s_vgg16", 3, width=0.05, fc_width=4)
+net = mindfcn.create_model("fcn32s_alexnet", 3, width=0.05, fc_width=4)
 import mindspore as ms
 ms.save_checkpoint(net, {str(tmp_path / 'a.ckpt')!r})
 assert set(ms.load_checkpoint({str(tmp_path / 'a.ckpt')!r})) == set(net.parameters_dict())
 graph = onnx.helper.make_graph([], "graph", [], [])
 onnx.save(onnx.helper.make_model(graph), {str(tmp_path / 'a.onnx')!r})
-print(onnx.load({str(tmp_path / 'a.onnx')!r}).graph.name)
+print(onnx.load({str(tmp_path / 'a.onnx')!r}).graph.name, os.environ["CUDA_LAUNCH_BLOCKING"])
 """
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_LAUNCH_BLOCKING"}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                           env={**os.environ, "GLOG_v": "4"})
-    assert (found.returncode, found.stdout) == (0, "graph\n"), found.stderr
+                           env={**environment, **own, "GLOG_v": "4"})
+    assert (found.returncode, found.stdout) == (0, f"graph {'0' if own else '1'}\n"), found.stderr
+
+
+@pytest.mark.parametrize("own, expected", [(None, "1"), ("0", "0")])
+def test_launches_block_on_gpu_unless_the_environment_has_another_value(monkeypatch, own, expected):
+    """What the import of MindSpore calls; the processes above show that it does."""
+    for name, value in ((versions.LAUNCH_BLOCKING, own), (versions.CAP, "AVX2")):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, False)
+    monkeypatch.setattr(versions.cuda_libraries, "prepare", lambda: None)
+    versions.set_environment()
+    assert os.environ[versions.LAUNCH_BLOCKING] == expected
 
 
 @pytest.mark.parametrize("slow", [True, False])
@@ -52,15 +69,6 @@ def test_slow_kernels_are_warned_of_once(monkeypatch, recwarn, slow):
     versions.check_cpu_kernels()
     assert [versions.REMEDY in str(warning.message) for warning in recwarn
             if issubclass(warning.category, RuntimeWarning)] == [True] * slow
-
-
-def test_launches_block_on_gpu_unless_the_environment_has_another_value():
-    code = "import os, mindfcn, mindspore; print(os.environ['CUDA_LAUNCH_BLOCKING'])"
-    for own, expected in (({}, "1"), ({"CUDA_LAUNCH_BLOCKING": "0"}, "0")):
-        environment = {name: value for name, value in os.environ.items() if name != "CUDA_LAUNCH_BLOCKING"}
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                               env={**environment, **own, "GLOG_v": "4"})
-        assert found.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("own, words", [("1", "launches block"), ("0", "do not block")])

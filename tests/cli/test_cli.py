@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import sys
 import mindspore as ms
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 import mindfcn
@@ -28,10 +26,10 @@ from mindfcn.weights.checkpoint import save_checkpoint
 TINY = "--model.width 0.125 --model.fc_width 8 --augment.crop_size 32 --augment.batch_size 4"
 
 
-def run(*words, cwd=None):
+def run(*words, cwd=None, **environment):
     """Run the command in a separate process."""
     return subprocess.run([sys.executable, "-m", "mindfcn", *words], capture_output=True, text=True, cwd=cwd,
-                          timeout=300, check=False)
+                          timeout=300, check=False, env={**os.environ, **environment})
 
 
 def out_of(capfd, *words):
@@ -139,7 +137,8 @@ def test_prepare_predict_and_eval_as_typed(tmp_path):
     assert sorted(os.listdir(tmp_path / "predictions")) == [
         f"{name}{end}" for name in ("glob_3", "one", "two") for end in (".png", "_overlay.jpg")]
     assert Image.open(tmp_path / "predictions" / "one.png").size == (30, 20)
-    done = run("eval", "--checkpoint", "a.ckpt", "--records", "rec/val.mindrecord", cwd=tmp_path)
+    # The prediction was compiled; one photograph more is not worth it.
+    done = run("eval", "--checkpoint", "a.ckpt", "--records", "rec/val.mindrecord", cwd=tmp_path, MINDFCN_COMPILE="0")
     assert done.returncode == 0 and "mean IoU" in done.stdout and "1 images" in done.stdout
     assert "Traceback" not in done.stderr and (tmp_path / "evaluation" / "metrics.json").exists()
 
@@ -391,7 +390,9 @@ MISTAKES = [
 
 
 def contents(folder):
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    """{path: when it was written and its size}, or None for a folder."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+            for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("command, words", MISTAKES, ids=[command or "nothing" for command, _ in MISTAKES])
@@ -405,14 +406,15 @@ def test_a_mistake_is_reported_in_one_line(bench, monkeypatch, capfd, command, w
     assert all(word in output.err for word in words), output.err
     assert "Traceback" not in output.out + output.err
     # Nothing is left: no partial record, run or result (MindSpore's kernel folders are ignored).
-    left = {path for path in contents(bench).keys() - before.keys() if path.relative_to(bench).parts[0] != "rank_0"}
+    after = contents(bench)
+    left = {path for path in after.keys() - before.keys() if path.relative_to(bench).parts[0] != "rank_0"}
     assert not [path for path in left if path.is_file()], left
-    assert {path: text for path, text in contents(bench).items() if path in before} == before
+    assert {path: written for path, written in after.items() if path in before} == before
 
 
+# Before MindSpore is imported, from MindSpore itself, and after a network and records were read.
 @pytest.mark.parametrize("command", [
-    "train --optim.lr fast", f"{TRAIN} --device GPU", f"{EVAL} cut.ckpt",
-    f"{EVAL} two.ckpt --records rec/val.mindrecord", "predict --checkpoint good.ckpt away.jpg"])
+    "train --optim.lr fast", f"{TRAIN} --device GPU", f"{EVAL} two.ckpt --records rec/val.mindrecord"])
 def test_the_same_line_from_a_process_of_its_own(bench, monkeypatch, capfd, command):
     monkeypatch.chdir(bench)
     status = main(command.split())
@@ -437,23 +439,13 @@ def test_a_device_whose_memory_is_used_up_is_one_line_and_other_errors_keep_thei
 
 def test_unreadable_images_are_named_and_the_rest_is_written(bench, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(bench)
+    monkeypatch.setenv("MINDFCN_COMPILE", "0")
     Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
     assert main(["predict", "--checkpoint", "good.ckpt", "text.jpg", str(tmp_path / "good.png"), "--device", "CPU",
                  "--out", str(tmp_path / "out")]) == 1
     output = capfd.readouterr()
     assert "left out: text.jpg" in output.out and "1 of 2 images" in output.err
     assert sorted(os.listdir(tmp_path / "out")) == ["good.png", "good_overlay.jpg"]
-
-
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-
-
-@pytest.mark.parametrize("config", sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem != "base"),
-                         ids=lambda path: path.relative_to(CONFIGS).as_posix())
-def test_every_recipe_is_valid(config):
-    verb, folder = ("compare", "out") if config.parent.name == "compare" else ("train", "run_dir")
-    settings = parse([verb, "--config", str(config)])[1]
-    assert getattr(settings, folder) == yaml.safe_load(config.read_text(encoding="utf-8"))[folder]
 
 
 def test_a_log_file_gets_lines_instead_of_a_progress_bar(capsys, monkeypatch):

@@ -175,45 +175,65 @@ def test_photographs_larger_than_a_small_page(tmp_path):
     assert [row[1] for row in read_records(tmp_path / "r")] == [pathlib.Path(tmp_path / "a.bmp").read_bytes()] * 4
 
 
-def run_killed(folder, path, where):
-    """Write records in another process that dies at `where` of the module, as by a power cut."""
-    code = ("import os, sys; from mindfcn.data.records import mindrecord, rows; "
-            "from mindfcn.data.sources import voc; from mindfcn.data.synthetic import shapes as sample\n"
-            "class Death:\n"
-            "    def __init__(self, calls): self.calls = calls\n"
-            "    def __call__(self, *a, **k):\n"
-            "        self.calls -= 1\n"
-            "        if self.calls < 0: os._exit(9)\n"
-            "        return real(*a, **k)\n"
-            "name, calls = sys.argv[3].split(':')\n"
-            "if name == 'replace': real = os.replace; mindrecord.os.replace = Death(int(calls))\n"
-            "else: real = getattr(rows, name); setattr(rows, name, Death(int(calls)))\n"
-            "samples = voc.list_voc(sys.argv[1], 'train')\n"
-            "mindrecord.write_records(samples, sys.argv[2], sample.SAMPLE, 2, overwrite=True)\n")
+KILLED = """
+import os, sys
+from mindfcn.data.records import mindrecord, rows
+from mindfcn.data.sources import voc
+from mindfcn.data.synthetic.shapes import SAMPLE
+
+class Death:
+    def __init__(self, real, calls):
+        self.real, self.calls = real, int(calls)
+
+    def __call__(self, *arguments, **options):
+        self.calls -= 1
+        if self.calls < 0:
+            os._exit(9)
+        return self.real(*arguments, **options)
+
+samples = voc.list_voc(sys.argv[1], "train")
+for case in sys.argv[2:]:
+    name, calls, path = case.split(":")
+    child = os.fork()
+    if not child:
+        owner = mindrecord.os if name == "replace" else rows
+        setattr(owner, name, Death(getattr(owner, name), calls))
+        mindrecord.write_records(samples, path, SAMPLE, 2, overwrite=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, case
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(samples, tmp_path_factory):
+    """Records that processes wrote until they died, as by a power cut: {where: path}; "over" wrote over older ones."""
+    folder = tmp_path_factory.mktemp("killed")
+    paths = {name: folder / name / "a" for name in ("read_row", "replace", "over")}
+    write_records(samples[:5], paths["over"], SAMPLE, 2)
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(mindrecord.__file__))))
     environment = dict(os.environ, PYTHONPATH=source, GLOG_v="3")
-    assert subprocess.run([sys.executable, "-c", code, str(folder), str(path), where], env=environment).returncode == 9
+    # One process imports MindSpore, and one for each case is copied from it.
+    subprocess.run([sys.executable, "-c", KILLED, os.path.dirname(os.path.dirname(samples[0].image)),
+                    f"read_row:20:{paths['read_row']}", f"replace:3:{paths['replace']}", f"replace:3:{paths['over']}"],
+                   env=environment, check=True)
+    return paths
 
 
-def test_overwriting_killed_between_two_moves_is_finished_by_the_next_run(samples, tmp_path):
-    path = tmp_path / "records" / "a"
-    write_records(samples[:5], path, SAMPLE, 2)
-    run_killed(os.path.dirname(os.path.dirname(samples[0].image)), path, "replace:3")
+def test_overwriting_killed_between_two_moves_is_finished_by_the_next_run(samples, killed):
+    path = killed["over"]
     assert "a.json" not in os.listdir(path.parent)
     assert write_records(samples, path, SAMPLE, 2).reused and count_records(path) == 40
 
 
-@pytest.mark.parametrize("where", ["read_row:20", "replace:3"])
-def test_a_killed_run_leaves_nothing_half_written(samples, tmp_path, where):
+@pytest.mark.parametrize("where", ["read_row", "replace"])
+def test_a_killed_run_leaves_nothing_half_written(samples, killed, where):
     """Killed while writing, or (after the manifest was made) between two of the final moves."""
-    root = os.path.dirname(os.path.dirname(samples[0].image))
-    path = tmp_path / "records" / "a"
-    run_killed(root, path, where)
+    path = killed[where]
     assert read_manifest(path) is None
-    if where.startswith("read_row"):
+    if where == "read_row":
         assert os.listdir(path.parent) == [".partial-a"]
     summary = write_records(samples, path, SAMPLE, 2)
-    assert summary.written == 40 and summary.reused == where.startswith("replace")
+    assert summary.written == 40 and summary.reused == (where == "replace")
     assert sorted(os.listdir(path.parent)) == ["a.json", "a0", "a0.db", "a1", "a1.db"]
     assert sorted(row[0] for row in read_records(path)) == [sample.name for sample in samples]
 

@@ -5,6 +5,7 @@ import functools
 import pathlib
 
 import pytest
+import yaml
 
 from mindfcn.cli.main import main
 from mindfcn.cli.parser import parse
@@ -52,6 +53,13 @@ def test_a_recipe_can_be_run(name):
         before = settings(runs["/".join(source.split("/")[:2])])
         assert source == f"{before.run_dir}/checkpoints/last.ckpt"
         assert (config.model.padding, config.model.preprocess) == (before.model.padding, before.model.preprocess)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_recipe_is_read_with_the_folder_that_it_names(name):
+    folder = "out" if name in COMPARISONS else "run_dir"
+    written = yaml.safe_load(PATHS[name].read_text(encoding="utf-8"))
+    assert getattr(settings(name), folder) == written[folder]
 
 
 @pytest.mark.parametrize("name", RECIPES)
