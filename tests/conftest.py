@@ -54,6 +54,9 @@ def computing_device(pytestconfig):
     ms = sys.modules.get("mindspore")
     if ms and ms.get_context("device_target") != device:
         ms.set_device(device)
+    if ms:
+        # An uncompiled test before this one may have set it.
+        ms.set_context(pynative_synchronize=os.environ.get("MINDFCN_COMPILE") == "0")
     if ms and device == "GPU":
         # The tolerances are those of the CPU; TF32 is beyond them.
         ms.set_context(gpu_config={"conv_allow_tf32": False})
@@ -80,6 +83,20 @@ def uncompiled():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINDFCN_COMPILE", "0")
         yield
+
+
+@pytest.fixture(scope="module")
+def unrendered():
+    """Figures of the module's tests are made, but their files hold one pixel: rendering is most of a small run's time.
+
+    Yields matplotlib's own function, which tests of the files put back.
+    """
+    from matplotlib.figure import Figure
+    from PIL import Image
+    rendering = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda _, path, format: Image.new("L", (1, 1)).save(path, format))
+        yield rendering
 
 
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])

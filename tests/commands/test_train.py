@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import small_network
 from helpers import read_table, sample_settings
+from matplotlib.figure import Figure
 from mindspore import nn, ops
 from PIL import Image
 
@@ -50,6 +51,7 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 from mindfcn.weights.load import is_state, load_weights
 
 long = pytest.mark.long
+pytestmark = pytest.mark.usefixtures("unrendered")
 EPOCHS, STEPS = 4, 3
 TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width", "0.125", "--model.fc_width", "8"]
 # With three steps an epoch and two batches an update, an update's batches lie in two epochs. Of each batch's four cells
@@ -137,8 +139,8 @@ GRAPHS = {}
 
 
 @pytest.fixture(scope="module")
-def whole_run(sample_records, tmp_path_factory):
-    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once."""
+def whole_run(sample_records, unrendered, tmp_path_factory):
+    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once, with its figures."""
     @functools.cache
     def made(name):
         folder = tmp_path_factory.mktemp(name) / "run"
@@ -151,6 +153,7 @@ def whole_run(sample_records, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "fit", counted)
+            patch.setattr(Figure, "savefig", unrendered)
             result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))
         assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
         return folder
@@ -570,6 +573,7 @@ def test_frozen_layers_stay_as_they_are(sample_records, tmp_path):
 
 
 @on(COURSE)
+@pytest.mark.usefixtures("uncompiled")
 def test_a_loss_that_is_not_finite_stops_the_run(whole, sample_records, tmp_path, capfd):
     _, folder = whole
     shutil.copytree(folder, tmp_path / "run")
