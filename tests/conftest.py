@@ -87,15 +87,16 @@ def uncompiled():
 
 @pytest.fixture(scope="module")
 def unrendered():
-    """Figures of the module's tests are made, but their files hold one pixel: rendering is most of a small run's time.
+    """Plots of the module's tests are made, but their files hold one pixel: rendering is most of a small run's time.
 
-    Yields matplotlib's own function, which tests of the files put back.
+    Yields the function that renders them, which tests of the files put back as `mindfcn.report.plots._save`.
     """
-    from matplotlib.figure import Figure
     from PIL import Image
-    rendering = Figure.savefig
+
+    from mindfcn.report import plots
+    rendering = plots._save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda _, path, format: Image.new("L", (1, 1)).save(path, format))
+        patch.setattr(plots, "_save", lambda figure, path: Image.new("L", (1, 1)).save(path))
         yield rendering
 
 

@@ -14,7 +14,7 @@ from mindfcn.commands.train import train
 from mindfcn.config import EvalConfig, ExportConfig, ModelConfig, OptimConfig, PredictConfig
 from mindfcn.weights.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 
 
 @pytest.fixture(scope="module")

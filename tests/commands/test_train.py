@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import small_network
 from helpers import read_table, sample_settings
-from matplotlib.figure import Figure
 from mindspore import nn, ops
 from PIL import Image
 
@@ -46,6 +45,7 @@ from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.models.precision import compute_in
+from mindfcn.report import plots
 from mindfcn.schedules import learning_rates
 from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 from mindfcn.weights.load import is_state, load_weights
@@ -153,7 +153,7 @@ def whole_run(sample_records, unrendered, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "fit", counted)
-            patch.setattr(Figure, "savefig", unrendered)
+            patch.setattr(plots, "_save", unrendered)
             result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))
         assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
         return folder
@@ -290,7 +290,7 @@ class Watch(StopAt):
 
 def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bits(tmp_path):
     """The published recipes: native sizes, summed loss, momentum 0.99. Otherwise each size would be compiled again."""
-    data = PrepareConfig(records=str(tmp_path / "records"), source="sample", root=str(tmp_path / "source"), samples=6,
+    data = PrepareConfig(records=str(tmp_path / "records"), source="sample", root=str(tmp_path / "source"), samples=5,
                          size=64)
     records = SegDataset(data_file=prepare(data).train_path, training=False)
     assert len({image.shape for image, _ in records.get_dataset().create_tuple_iterator(output_numpy=True)}) > 1
@@ -304,8 +304,8 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
     assert watch.modes == {ms.PYNATIVE_MODE}
     losses = [float(row["loss"]) for row in read_table(tmp_path / "whole" / "log.csv")]
     assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
-    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=8)
-    assert train(config, Watch(steps + 2)).signal == signal.SIGTERM
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=5)
+    assert train(config, Watch(steps + 1)).signal == signal.SIGTERM
     train(dataclasses.replace(config, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
@@ -521,11 +521,11 @@ def test_a_default_that_is_written_out_is_the_same_network(written, same):
 @pytest.mark.usefixtures("uncompiled")
 def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, tmp_path):
     """last.ckpt is written before its epoch is evaluated: the next run still needs that epoch's figures."""
-    config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 12, "lr": 0.02}, eval_every=0)
+    config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 3, "lr": 0.02}, eval_every=0)
     train(config)
     kept = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
     # A rate this high forgets what was learned.
-    worse = OptimConfig(epochs=13, lr=3.0, schedule="constant", warmup_epochs=0)
+    worse = OptimConfig(epochs=4, lr=3.0, schedule="constant", warmup_epochs=0)
     train(dataclasses.replace(config, optim=worse, resume=True))
     first, second = (float(row["mean IoU"]) for row in read_table(tmp_path / "evaluation.csv"))
     assert second < first

@@ -25,7 +25,7 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 TINY = {"width": 0.125, "fc_width": 8}
 PLACES = {"1": 2, "2": 2, "3": 3, "4": 3, "5": 3}
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 
 
 def caffes(name):
