@@ -140,7 +140,7 @@ GRAPHS = {}
 
 @pytest.fixture(scope="module")
 def whole_run(sample_records, unrendered, tmp_path_factory):
-    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once, with its figures."""
+    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once, with its plots."""
     @functools.cache
     def made(name):
         folder = tmp_path_factory.mktemp(name) / "run"
