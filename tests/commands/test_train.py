@@ -708,6 +708,7 @@ def test_updates_are_those_of_the_formula():
             np.testing.assert_allclose(after[name], expected, rtol=0, atol=2e-3 * scale + 1e-6, err_msg=name)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_the_summed_loss_is_the_mean_loss_at_another_rate_and_decay():
     """Published rates are for the sum: of P counted pixels, lr and decay of the mean are lr P and decay / P.
 
@@ -733,6 +734,7 @@ def test_the_summed_loss_is_the_mean_loss_at_another_rate_and_decay():
                                    -lr * counted * decay * start[name], rtol=0, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_accumulation_uses_every_rate_once():
     """Three batches an epoch and two an update: an update in each half of the run has its own rate, none is 0."""
     config = OptimConfig(epochs=4, lr=0.1, min_lr=0.05, accumulate=2, momentum=0.0, weight_decay=0.0)
