@@ -65,6 +65,9 @@ def computing_device(pytestconfig):
     ms = sys.modules.get("mindspore")
     if ms and ms.get_context("device_target") != device:
         ms.set_device(device)
+    if ms:
+        # An uncompiled test before this one may have set it.
+        ms.set_context(pynative_synchronize=os.environ.get("MINDFCN_COMPILE") == "0")
     if ms and device == "GPU":
         # The tolerances are those of the CPU; TF32 is beyond them.
         ms.set_context(gpu_config={"conv_allow_tf32": False})
@@ -91,6 +94,21 @@ def uncompiled():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINDFCN_COMPILE", "0")
         yield
+
+
+@pytest.fixture(scope="module")
+def unrendered():
+    """Plots of the module's tests are made, but their files hold one pixel: rendering is most of a small run's time.
+
+    Yields the function that renders them, which tests of the files put back as `mindfcn.report.plots._save`.
+    """
+    from PIL import Image
+
+    from mindfcn.report import plots
+    rendering = plots._save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_save", lambda figure, path: Image.new("L", (1, 1)).save(path))
+        yield rendering
 
 
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])

@@ -183,12 +183,18 @@ def compiles():
 
 def graph_mode():
     """Compile complete steps: fastest for training, where every batch has the same size."""
-    ms.set_context(mode=ms.GRAPH_MODE if compiles() else ms.PYNATIVE_MODE)
+    if compiles():
+        ms.set_context(mode=ms.GRAPH_MODE)
+    else:
+        pynative_mode()
 
 
 def pynative_mode():
     """Run operator by operator: no compilation for each new image size."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
+    if not compiles():
+        # Wait for each operator: a queued one fails at a later line, and on CPU the queues' threads take its cores.
+        ms.set_context(pynative_synchronize=True)
 
 
 @contextlib.contextmanager

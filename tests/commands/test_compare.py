@@ -42,7 +42,7 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
 METRICS = ("pixel accuracy", "mean pixel accuracy", "mean IoU", "frequency weighted IoU")
 FIRST, STAGED = "fcn32s_small_bn", "after 32s"
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = pytest.mark.usefixtures("uncompiled", "unrendered")
 SHARED = {"conv1.0.weight", "conv4.0.weight", "conv6.0.weight", "score_fr.weight"}
 
 

@@ -29,7 +29,7 @@ from mindfcn.preprocess import COURSE
 from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 
 # No network runs often enough here to be worth compiling.
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = pytest.mark.usefixtures("uncompiled", "unrendered")
 
 
 @pytest.fixture(scope="module")

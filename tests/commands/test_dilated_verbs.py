@@ -12,13 +12,23 @@ from mindfcn.commands.export import export
 from mindfcn.commands.predict import predict
 from mindfcn.commands.train import train
 from mindfcn.config import EvalConfig, ExportConfig, ModelConfig, OptimConfig, PredictConfig
+from mindfcn.models.backbones import resnet
 from mindfcn.weights.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """ResNet-18 has six of its eight blocks, of every kind: with projection, stride and dilation, and without."""
+    kernels, expansion, _ = resnet.DEPTHS[18]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.DEPTHS, 18, (kernels, expansion, (1, 2, 1, 2)))
+        yield
 
 
 @pytest.fixture(scope="module")
-def run(sample_records, tmp_path_factory):
+def run(sample_records, shallow, tmp_path_factory):
     """TrainResult of one epoch."""
     return train(settings(sample_records, tmp_path_factory.mktemp("run") / "run"))
 
@@ -28,7 +38,7 @@ def settings(records, run_dir):
     config = sample_settings(records, ModelConfig(name="fcn_r18b_d8", width=0.125),
                              OptimConfig(epochs=1, lr=1e-6, min_lr=0),
                              run_dir=str(run_dir), eval_every=0)
-    return dataclasses.replace(config, augment=dataclasses.replace(config.augment, shorter_side=24))
+    return dataclasses.replace(config, augment=dataclasses.replace(config.augment, shorter_side=24, batch_size=6))
 
 
 def test_a_run_ends_with_a_network_that_has_both_heads(run):

@@ -27,12 +27,13 @@ from mindfcn.labels import LabelSet
 from mindfcn.metrics import ConfusionMatrix, ObjectSizes, Trimap
 from mindfcn.models.factory import create_model
 from mindfcn.preprocess import COURSE
+from mindfcn.report import plots
 from mindfcn.storage.images import decode_image
 from mindfcn.weights.checkpoint import Card, save_checkpoint
 
 OPTIONS = {"width": 0.125, "fc_width": 8}
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = pytest.mark.usefixtures("uncompiled", "unrendered")
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,8 @@ def test_a_stopped_evaluation_has_no_result(checkpoint, sample_records, processe
     assert not list(answers), "it is called before each image"
 
 
-def test_files_and_the_worst_and_best_images_in_order(checkpoint, tmp_path):
+def test_files_and_the_worst_and_best_images_in_order(checkpoint, unrendered, monkeypatch, tmp_path):
+    monkeypatch.setattr(plots, "_save", unrendered)
     result = evaluate(EvalConfig(str(checkpoint), out=str(tmp_path / "out"), worst=2, device="CPU"))
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == ["best", "classes.png", "classes.txt", "confusion.png", "metrics.json",

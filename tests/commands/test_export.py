@@ -6,6 +6,7 @@ import os
 import mindspore as ms
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its networks are exported)
 from mindspore import nn
 from PIL import Image
 
@@ -16,6 +17,7 @@ from mindfcn.data.synthetic.shapes import draw_image
 from mindfcn.errors import UserError
 from mindfcn.inference.load import load_network
 from mindfcn.labels import LabelSet
+from mindfcn.models.backbones import resnet
 from mindfcn.models.factory import create_model
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.preprocess import Preprocess
@@ -55,8 +57,15 @@ def test_the_file_computes_the_networks_logits_for_images_of_any_size(tiny, name
         assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """ResNet-50 has six of its sixteen blocks, of every kind: with projection, stride and dilation, and without."""
+    kernels, expansion, _ = resnet.DEPTHS[50]
+    monkeypatch.setitem(resnet.DEPTHS, 50, (kernels, expansion, (1, 2, 1, 2)))
+
+
 @pytest.mark.parametrize("name", ["fcn_resnet50", "fcn_r18_d8"])
-def test_a_dilated_resnet_for_images_of_any_size(scramble, name):
+def test_a_dilated_resnet_for_images_of_any_size(scramble, shallow, name):
     net = scramble(create_model(name, 3, width=0.125))
     run = evaluator(onnx_model(net))
     for count, height, width in SIZES:
@@ -134,11 +143,12 @@ def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(ch
     assert exported(image)[1] is None
 
 
-@pytest.mark.parametrize("name, options", [("fcn8s_vgg16_bn", {}), ("fcn16s_vgg16", {"padding": "pad100"}),
-                                           ("fcn32s_vgg16", {}), ("fcn32s_googlenet", {}),
+@pytest.mark.parametrize("name, options", [("fcn8s_small_bn", {}), ("fcn16s_vgg16", {"padding": "pad100"}),
+                                           ("fcn32s_small", {}), ("fcn32s_googlenet", {}),
                                            ("fcn_resnet50", {}), ("fcn_r18_d8", {}), ("fcn_r50b_d8", {})])
+@pytest.mark.usefixtures("shallow")
 def test_a_mindir_file_computes_the_networks_logits_at_its_size(scramble, name, options, photographs, tmp_path):
-    options = {**(NARROW if "vgg16" in name else {"width": 0.25}), **options}
+    options = {**(NARROW if "vgg16" in name or "small" in name else {"width": 0.25}), **options}
     net = scramble(create_model(name, 3, **options))
     card = Card(**{**CARD_OF, "model": Card.model_entry(name, options)})
     save_checkpoint(tmp_path / "net.ckpt", net, card)

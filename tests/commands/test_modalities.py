@@ -47,7 +47,7 @@ from mindfcn.weights.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = {"width": 0.0625, "fc_width": 8}
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 
 
 @pytest.fixture(scope="module")

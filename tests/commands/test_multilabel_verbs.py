@@ -41,7 +41,7 @@ from mindfcn.weights.checkpoint import load_checkpoint
 tifffile = pytest.importorskip("tifffile", reason="pip install tifffile")
 NAMES = ("left", "top", "dark")
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 
 
 def leaf(seed, height=40, width=48):

@@ -37,7 +37,7 @@ from mindfcn.errors import UserError
 from mindfcn.labels import LabelMap, LabelSet
 from mindfcn.weights.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 HELD = LabelSet(("sky", "cat", "dog", "soil"), ((0, 0, 200), (200, 0, 0), (0, 200, 0), (90, 60, 9)))
 COUNT = 6
 

@@ -45,11 +45,13 @@ from mindfcn.losses import CrossEntropy
 from mindfcn.models import layers
 from mindfcn.models.factory import create_model
 from mindfcn.models.precision import compute_in
+from mindfcn.report import plots
 from mindfcn.schedules import learning_rates
 from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 from mindfcn.weights.load import is_state, load_weights
 
 long = pytest.mark.long
+pytestmark = pytest.mark.usefixtures("unrendered")
 EPOCHS, STEPS = 4, 3
 TINY = ["--augment.crop_size", "32", "--augment.batch_size", "4", "--model.width", "0.125", "--model.fc_width", "8"]
 # With three steps an epoch and two batches an update, an update's batches lie in two epochs. Of each batch's four cells
@@ -137,8 +139,8 @@ GRAPHS = {}
 
 
 @pytest.fixture(scope="module")
-def whole_run(sample_records, tmp_path_factory):
-    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once."""
+def whole_run(sample_records, unrendered, tmp_path_factory):
+    """Function (word for a network) -> folder of a run that nothing interrupted; each is made once, with its plots."""
     @functools.cache
     def made(name):
         folder = tmp_path_factory.mktemp(name) / "run"
@@ -151,6 +153,7 @@ def whole_run(sample_records, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "fit", counted)
+            patch.setattr(plots, "_save", unrendered)
             result = train(settings(sample_records, folder, keep=3, **{"course": COURSE, "paper": PAPER}[name]))
         assert (result.epoch, result.signal, result.run_dir) == (EPOCHS, None, str(folder))
         return folder
@@ -287,7 +290,7 @@ class Watch(StopAt):
 
 def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bits(tmp_path):
     """The published recipes: native sizes, summed loss, momentum 0.99. Otherwise each size would be compiled again."""
-    data = PrepareConfig(records=str(tmp_path / "records"), source="sample", root=str(tmp_path / "source"), samples=6,
+    data = PrepareConfig(records=str(tmp_path / "records"), source="sample", root=str(tmp_path / "source"), samples=5,
                          size=64)
     records = SegDataset(data_file=prepare(data).train_path, training=False)
     assert len({image.shape for image, _ in records.get_dataset().create_tuple_iterator(output_numpy=True)}) > 1
@@ -301,8 +304,8 @@ def test_whole_photographs_train_operator_by_operator_and_resume_to_the_same_bit
     assert watch.modes == {ms.PYNATIVE_MODE}
     losses = [float(row["loss"]) for row in read_table(tmp_path / "whole" / "log.csv")]
     assert len(losses) == 2 * steps and sum(losses[steps:]) < sum(losses[:steps])
-    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=8)
-    assert train(config, Watch(steps + 2)).signal == signal.SIGTERM
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "halves"), watch_every=5)
+    assert train(config, Watch(steps + 1)).signal == signal.SIGTERM
     train(dataclasses.replace(config, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
@@ -518,11 +521,11 @@ def test_a_default_that_is_written_out_is_the_same_network(written, same):
 @pytest.mark.usefixtures("uncompiled")
 def test_a_worse_epoch_after_resume_leaves_the_best_checkpoint(sample_records, tmp_path):
     """last.ckpt is written before its epoch is evaluated: the next run still needs that epoch's figures."""
-    config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 12, "lr": 0.02}, eval_every=0)
+    config = settings(sample_records, tmp_path, **QUICK, optim={"epochs": 3, "lr": 0.02}, eval_every=0)
     train(config)
     kept = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
     # A rate this high forgets what was learned.
-    worse = OptimConfig(epochs=13, lr=3.0, schedule="constant", warmup_epochs=0)
+    worse = OptimConfig(epochs=4, lr=3.0, schedule="constant", warmup_epochs=0)
     train(dataclasses.replace(config, optim=worse, resume=True))
     first, second = (float(row["mean IoU"]) for row in read_table(tmp_path / "evaluation.csv"))
     assert second < first
@@ -570,6 +573,7 @@ def test_frozen_layers_stay_as_they_are(sample_records, tmp_path):
 
 
 @on(COURSE)
+@pytest.mark.usefixtures("uncompiled")
 def test_a_loss_that_is_not_finite_stops_the_run(whole, sample_records, tmp_path, capfd):
     _, folder = whole
     shutil.copytree(folder, tmp_path / "run")
@@ -704,6 +708,7 @@ def test_updates_are_those_of_the_formula():
             np.testing.assert_allclose(after[name], expected, rtol=0, atol=2e-3 * scale + 1e-6, err_msg=name)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_the_summed_loss_is_the_mean_loss_at_another_rate_and_decay():
     """Published rates are for the sum: of P counted pixels, lr and decay of the mean are lr P and decay / P.
 
@@ -729,6 +734,7 @@ def test_the_summed_loss_is_the_mean_loss_at_another_rate_and_decay():
                                    -lr * counted * decay * start[name], rtol=0, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_accumulation_uses_every_rate_once():
     """Three batches an epoch and two an update: an update in each half of the run has its own rate, none is 0."""
     config = OptimConfig(epochs=4, lr=0.1, min_lr=0.05, accumulate=2, momentum=0.0, weight_decay=0.0)

@@ -1,5 +1,6 @@
 """What a run starts from: published and earlier weights, and the normalisation that comes with them."""
 
+import dataclasses
 import os
 import re
 
@@ -25,7 +26,7 @@ from mindfcn.weights.checkpoint import Card, load_checkpoint, save_checkpoint
 TINY = {"width": 0.125, "fc_width": 8}
 PLACES = {"1": 2, "2": 2, "3": 3, "4": 3, "5": 3}
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 
 
 def caffes(name):
@@ -51,8 +52,10 @@ def published(path, name="fcn8s_vgg16", backbone_only=False):
 
 
 def settings(records, run_dir, epochs=1, resume=False, **model):
-    return sample_settings(records, ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
-                           OptimConfig(epochs=epochs, lr=1e-6, min_lr=0), run_dir=str(run_dir), resume=resume)
+    config = sample_settings(records, ModelConfig(**{"name": "fcn8s_vgg16", **TINY, **model}),
+                             OptimConfig(epochs=epochs, lr=1e-6, min_lr=0), run_dir=str(run_dir), resume=resume)
+    # An epoch is one step.
+    return dataclasses.replace(config, augment=dataclasses.replace(config.augment, batch_size=12))
 
 
 def first_card(name="fcn8s_vgg16", pretrained="", **model):

@@ -177,7 +177,7 @@ def test_weights(reader, tmp_path, name, data):
 
 BILLION = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + level)}: &{chr(98 + level)} [{','.join(['*' + chr(97 + level)] * 9)}]\n" for level in range(9))
-TEXTS = {"aliases": BILLION + "names: [*j]", "deep": "names: " + "[" * 5_000, "date": "names: [2020-99-99]",
+TEXTS = {"aliases": BILLION + "names: [*j]", "deep": "names:\n" + "- " * 6_000, "date": "names: [2020-99-99]",
          "digits": "names: [" + "1" * 10_000 + "]", "infinite": "names: [a]\ncolours: [[.inf, 0, 0]]",
          "anchor to itself": "names: &n [*n]", "binary": "names: [!!binary 'x']", "set": "names: !!set {a, b}"}
 

@@ -17,7 +17,7 @@ from mindfcn.labels import LabelSet
 from mindfcn.weights.card import Card
 from mindfcn.weights.checkpoint import save_checkpoint
 
-pytestmark = pytest.mark.usefixtures("uncompiled", "pynative")
+pytestmark = pytest.mark.usefixtures("uncompiled", "pynative", "unrendered")
 
 THREE = LabelSet(("sky", "road", "car"), ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
 
