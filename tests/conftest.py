@@ -54,10 +54,6 @@ def computing_device(pytestconfig):
     ms = sys.modules.get("mindspore")
     if ms and ms.get_context("device_target") != device:
         ms.set_device(device)
-    if ms and not pytestconfig.getoption("--long"):
-        # Operators run in the thread that calls them, where they otherwise wait for queues in busy loops: the same
-        # kernels and half of the processor time. It counts only before the process' first operator.
-        ms.set_context(pynative_synchronize=True)
     if ms and device == "GPU":
         # The tolerances are those of the CPU; TF32 is beyond them.
         ms.set_context(gpu_config={"conv_allow_tf32": False})
