@@ -29,7 +29,7 @@ def found(uncompiled):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     segment, card = mindfcn.load_segmenter()
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def of(name):
         image = cv2.imread(str(PHOTOGRAPHS / f"{name}.jpg"))
         return (image, *segment(image, probabilities=True), card)
