@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mindfcn.data.transforms import to_input
-from mindfcn.inference.instance_wise import BATCH, InstanceWise, aggregate
+from mindfcn.inference import instance_wise
+from mindfcn.inference.instance_wise import InstanceWise, aggregate
 from mindfcn.inference.network import Segmenter, resized
 from mindfcn.logits import softmax
 from mindfcn.models.factory import create_model
@@ -73,7 +74,8 @@ def test_aggregation_is_its_equation_and_does_not_depend_on_the_order(rule):
 
 
 def test_windows_in_batches_give_the_results_of_single_windows(segmenter, monkeypatch):
-    image, boxes = photograph(), some_windows(2 * BATCH + 3)
+    monkeypatch.setattr(instance_wise, "BATCH", 3)
+    image, boxes = photograph(), some_windows(8)
     instances = InstanceWise(segmenter, lambda _: boxes)
     inputs = to_input(image, COURSE)
     single = [(box, segmenter.logits(resized(inputs[None, :, box[1]:box[3], box[0]:box[2]], 32, 32))[0])
@@ -81,7 +83,7 @@ def test_windows_in_batches_give_the_results_of_single_windows(segmenter, monkey
     sizes, logits = [], segmenter.logits
     monkeypatch.setattr(segmenter, "logits", lambda batch: sizes.append(len(batch)) or logits(batch))
     scores = instances.scores(inputs, boxes)
-    assert sizes == [BATCH] * 3
+    assert sizes == [3, 3, 3]
     expected = aggregate(single, 4, 50, 70)
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_allclose(instances.logits(inputs[None])[0], scores, rtol=1e-3, atol=1e-4 * np.abs(scores).max())

@@ -5,17 +5,19 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+import small_network  # noqa: F401  (its network is compiled)
 from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
+from mindfcn.models import factory
+from mindfcn.models.backbones.googlenet import MODULES, GoogLeNet
 from mindfcn.models.factory import HEADS, MODELS, PAIRS, create_model, split_name
 from mindfcn.models.fcn import FCN8s
 from mindfcn.models.layers import bilinear_weight
 
-BACKBONES = {"vgg16": {"fc_width": 8, "width": 0.125}, "vgg16_bn": {"fc_width": 8, "width": 0.125},
-          "alexnet": {"fc_width": 8, "width": 0.125}, "caffenet": {"fc_width": 8, "width": 0.125},
-          "googlenet": {"width": 0.25}}
+NARROW = {"fc_width": 8, "width": 0.125}
+BACKBONES = {"vgg16": NARROW, "vgg16_bn": NARROW, "alexnet": NARROW, "caffenet": NARROW, "googlenet": {"width": 0.25}}
 # every backbone, and every head
 NAMES = [*(f"fcn8s_{backbone}" for backbone in BACKBONES),
          "fcn16s_vgg16", "fcn32s_vgg16", "fcn16s_alexnet", "fcn32s_caffenet"]
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("pynative")
 
 
 def tiny(name, classes=3, **options):
-    return create_model(name, classes, **{**BACKBONES[split_name(name)[1]], **options})
+    return create_model(name, classes, **{**BACKBONES.get(split_name(name)[1], NARROW), **options})
 
 
 def scrambled(name, classes=3, seed=1, **options):
@@ -58,23 +60,59 @@ def run(net, image):
     return net(ms.Tensor(image)).asnumpy()
 
 
+class Once(nn.Cell):
+    """A backbone for several networks that computes the maps of an image for the first of them; None forgets them."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.multiple, self.maps = backbone, backbone.multiple, None
+
+    def construct(self, image):
+        if self.maps is None:
+            self.maps = self.backbone(image)
+        return self.maps
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def network(request):
+    """(name, scrambled network, its logits of a picture of 33x47 pixels), for tests that change nothing in it."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    net = scrambled(request.param)
+    return request.param, net, run(net, picture(33, 47))
+
+
+def test_every_head_has_a_network_on_every_backbone():
+    assert {name for name in MODELS if name not in PAIRS} == {
+        f"{head}_{backbone}" for head in HEADS for backbone in BACKBONES}
+
+
 @pytest.mark.parametrize("padding", ["same", "pad100"])
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in PAIRS])
-def test_logits_have_the_size_of_the_image(name, padding):
-    net = scrambled(name, padding=padding)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_logits_have_the_size_of_the_image(backbone, padding):
+    """Of the networks of all heads, each with the maps of the first one's backbone."""
+    nets = {head: scrambled(f"{head}_{backbone}", padding=padding) for head in HEADS}
+    maps = Once(next(iter(nets.values())).backbone)
+    for net in nets.values():
+        assert type(net.backbone) is type(maps.backbone) and net.backbone.channels == maps.backbone.channels
+        net.backbone = maps
     for height, width in ((1, 1), (1, 33), (31, 32), (33, 47), (64, 96)):
-        logits = run(net, picture(height, width, 2))
-        assert logits.shape == (2, 3, height, width) and logits.dtype == np.float32 and np.isfinite(logits).all()
+        maps.maps = None
+        for head, net in nets.items():
+            logits = run(net, picture(height, width, 2))
+            assert logits.shape == (2, 3, height, width) and logits.dtype == np.float32, head
+            assert np.isfinite(logits).all(), head
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("classes", [1, 2, 21])
-def test_number_of_classes(name, classes):
-    net = scrambled(name, classes)
-    assert run(net, picture(32, 32)).shape == (1, classes, 32, 32)
-    for parameter in net.get_parameters():
-        if parameter.name.startswith(("score", "upscore")):
-            assert parameter.shape[0] == classes
+def test_number_of_classes(name):
+    maps = Once(scrambled(name).backbone)
+    for classes in (1, 2, 21):
+        net = scrambled(name, classes)
+        for parameter in net.get_parameters():
+            if parameter.name.startswith(("score", "upscore")):
+                assert parameter.shape[0] == classes
+        net.backbone = maps
+        assert run(net, picture(32, 32)).shape == (1, classes, 32, 32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,47 +128,76 @@ def test_every_trainable_parameter_has_a_gradient(name):
         assert np.isfinite(gradient.asnumpy()).all() and np.abs(gradient.asnumpy()).max() > 0, parameter.name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_saved_and_loaded_by_mindspore_it_gives_the_same_logits(name, tmp_path):
-    net, other = scrambled(name), scrambled(name, seed=9)
-    image = picture(33, 47)
-    assert np.abs(run(net, image) - run(other, image)).max() > 1e-3
+def test_saved_and_loaded_by_mindspore_it_gives_the_same_logits(network, tmp_path):
+    name, net, expected = network
+    other, image = scrambled(name, seed=9), picture(33, 47)
+    assert np.abs(expected - run(other, image)).max() > 1e-3
     ms.save_checkpoint(net, str(tmp_path / "net.ckpt"))
     missing, unexpected = ms.load_param_into_net(other, ms.load_checkpoint(str(tmp_path / "net.ckpt")))
     assert (missing, unexpected) == ([], [])
-    np.testing.assert_array_equal(run(other, image), run(net, image))
+    np.testing.assert_array_equal(run(other, image), expected)
 
 
-@pytest.mark.parametrize("name", [PAPER, COURSE, "fcn16s_caffenet", "fcn32s_googlenet"])
+class ShortGoogLeNet(GoogLeNet):
+    """Its first layers and one Inception module for each map: every kind of layer of all nine modules."""
+
+    stages = {"pool3": (*GoogLeNet.stages["pool3"][:-2], "inception_3b"), "pool4": ("pool3", "inception_4e"),
+              "fc7": ("pool4", "inception_5b", "drop")}
+
+
+@pytest.fixture
+def short_googlenet(monkeypatch):
+    """fcn32s_googlenet and so on are networks on a ShortGoogLeNet."""
+    for name in set(MODULES) - {"3b", "4e", "5b"}:
+        monkeypatch.delitem(MODULES, name)
+    monkeypatch.setitem(factory.BACKBONES, "googlenet", ShortGoogLeNet)
+
+
+class EvaluatedAndTrained(nn.Cell):
+    """Logits of a network in evaluation and of a second one in training, in one graph."""
+
+    def __init__(self, evaluated, trained):
+        super().__init__()
+        self.evaluated, self.trained = evaluated.set_train(False), trained.set_train(True)
+
+    def construct(self, image):
+        return self.evaluated(image), self.trained(image)
+
+
+@pytest.mark.parametrize("name", [PAPER, "fcn8s_small_bn", "fcn16s_caffenet", *(
+    pytest.param(name, marks=pytest.mark.long) for name in (COURSE, "fcn32s_googlenet"))])
 def test_compiled_equals_operator_by_operator(name):
     net = scrambled(name, dropout=0.5)
     image = picture(33, 47)
     plain = run(net, image)
     trained = run(net.set_train(True), image)
-    state = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
+    again = EvaluatedAndTrained(scrambled(name, dropout=0.5), scrambled(name, dropout=0.5))
     ms.set_context(mode=ms.GRAPH_MODE)
-    again = scrambled(name, dropout=0.5)
-    np.testing.assert_allclose(run(again, image), plain, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(run(again.set_train(True), image), trained, rtol=1e-3, atol=1e-4)
+    evaluated, found = again(ms.Tensor(image))
+    np.testing.assert_allclose(evaluated.asnumpy(), plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.asnumpy(), trained, rtol=1e-3, atol=1e-4)
     assert np.abs(plain - trained).max() > 1e-2, "dropout or batch statistics must show"
-    for parameter in again.get_parameters():
-        np.testing.assert_allclose(parameter.asnumpy(), state[parameter.name], rtol=1e-4, atol=1e-6)
+    states = [list(cell.get_parameters()) for cell in (again.trained, net)]
+    assert len(states[0]) == len(states[1])
+    for ours, theirs in zip(*states):
+        np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_odd_sizes_are_padded_with_the_mean_color_below_and_at_the_right(name):
-    net = scrambled(name)
-    image = picture(33, 47)
+def test_inception_compiled_equals_operator_by_operator(short_googlenet):
+    test_compiled_equals_operator_by_operator("fcn32s_googlenet")
+
+
+def test_odd_sizes_are_padded_with_the_mean_color_below_and_at_the_right(network):
+    _, net, expected = network
     padded = np.zeros((1, 3, 64, 64), np.float32)
-    padded[:, :, :33, :47] = image
-    np.testing.assert_array_equal(run(net, image), run(net, padded)[:, :, :33, :47])
+    padded[:, :, :33, :47] = picture(33, 47)
+    np.testing.assert_array_equal(expected, run(net, padded)[:, :, :33, :47])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_image_does_not_depend_on_its_batch(name):
-    net = scrambled(name)
-    images = picture(40, 33, 2)
-    np.testing.assert_allclose(run(net, images)[1:], run(net, images[1:]), rtol=1e-4, atol=1e-5)
+def test_an_image_does_not_depend_on_its_batch(network):
+    _, net, expected = network
+    images = np.concatenate([picture(33, 47, seed=3), picture(33, 47)])
+    np.testing.assert_allclose(run(net, images)[1:], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_paper_form_starts_at_ln_21():

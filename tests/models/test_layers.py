@@ -22,6 +22,16 @@ class Towards(nn.Cell):
         return (self.cell(x) * self.direction).sum()
 
 
+def output_and_gradients(net, x, direction, mode="PYNATIVE"):
+    """[output, gradient by x, gradients by the parameters], in the mode of that name; PyNative is set again after."""
+    ms.set_context(mode=getattr(ms, f"{mode}_MODE"))
+    try:
+        by_input, by_weights = ms.grad(Towards(net, direction), 0, net.trainable_params())(x)
+        return [part.asnumpy() for part in (net(x), by_input, *by_weights)]
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
 def test_bilinear_kernel_values():
     """Caffe's filler in 4x4 and 3x3, by hand."""
     np.testing.assert_array_equal(layers.bilinear_kernel(4)[1], np.float32([0.1875, 0.5625, 0.5625, 0.1875]))
@@ -45,10 +55,11 @@ WIDE = (7, 12, (6, 5), True)
 WINOGRAD = (3, 5, (8, 12), False)
 
 
+@pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("mode, kernel, channels, size, bias", [
     ("PYNATIVE", *WIDE), ("PYNATIVE", 1, 6, (3, 4), False), ("PYNATIVE", *WINOGRAD), ("PYNATIVE", 3, 4, (4, 4), True),
     ("PYNATIVE", 3, 4, (6, 8), True), ("PYNATIVE", (5, 2), 6, (6, 7), True), ("GRAPH", *WIDE),
-    ("GRAPH", *WINOGRAD)], indirect=["mode"])
+    ("GRAPH", *WINOGRAD)])
 @pytest.mark.parametrize("direct, large_map", [(True, 1), (False, 1), (False, 10 ** 6)])
 def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mode, kernel, channels, size, bias,
                                                                  direct, large_map):
@@ -71,16 +82,15 @@ def test_a_convolution_by_another_algorithm_equals_the_plain_one(monkeypatch, mo
         theirs.set_data(ms.Tensor(value))
     x = ms.Tensor(random.standard_normal((2, 3, *size)).astype(np.float32))
     direction = random.standard_normal(plain(x).shape).astype(np.float32)
-    results = []
-    for net in (special, plain):
-        results.append((net(x), ms.grad(Towards(net, direction), 0, net.trainable_params())(x)))
-    (value, (by_input, by_weights)), (plain_value, (plain_input, plain_weights)) = results
-    assert len(by_weights) == 1 + bias
-    for ours, theirs in zip((value, by_input, *by_weights), (plain_value, plain_input, *plain_weights)):
-        largest = np.abs(theirs.asnumpy()).max()
-        np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * largest)
+    found = output_and_gradients(special, x, direction, mode)
+    expected = output_and_gradients(plain, x, direction)
+    assert len(found) == len(expected) == 3 + bias
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.usefixtures("pynative")
+@pytest.mark.parametrize("mode", ["GRAPH", "PYNATIVE"])
 @pytest.mark.parametrize("stride, padding, size, kernel", [
     (8, 4, (3, 5), 16), (4, 0, (2, 1), 8), (6, 1, (1, 4), 12), (16, 8, (3, 2), 32), (32, 16, (1, 3), 64),
     (32, 0, (2, 1), 64), (32, 12, (2, 1), 63), (16, 1, (1, 2), 31), (8, 1, (2, 3), 15)])
@@ -96,11 +106,11 @@ def test_upsampling_by_blocks_equals_the_transposed_convolution(mode, stride, pa
     plain.weight.set_data(weight)
     ours.weight.set_data(weight)
     direction = random.standard_normal(plain(x).shape).astype(np.float32)
-    results = []
-    for net in (ours, plain):
-        results.append((net(x), *ms.grad(Towards(net, direction), 0, net.weight)(x)))
-    for mine, theirs in zip(*results):
-        np.testing.assert_allclose(mine.asnumpy(), theirs.asnumpy(), rtol=0, atol=1e-5 * np.abs(theirs.asnumpy()).max())
+    found = output_and_gradients(ours, x, direction, mode)
+    expected = output_and_gradients(plain, x, direction)
+    assert len(found) == len(expected) == 3
+    for mine, theirs in zip(found, expected):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_winograd_leaves_few_tiles_to_the_plain_kernel():

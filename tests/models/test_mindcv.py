@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
@@ -20,7 +21,7 @@ def picture(height, width):
 
 
 @pytest.mark.parametrize("head, name, output_stride", [
-    ("fcn32s", "resnet50", 32), ("fcn8s", "resnet50", 8), ("fcn16s", "resnet18", 16), ("fcn8s", "resnet18", 32)])
+    ("fcn32s", "resnet18", 32), ("fcn8s", "resnet50", 8), ("fcn16s", "resnet18", 16), ("fcn8s", "resnet18", 32)])
 def test_heads_on_resnets_dilated_or_not(head, name, output_stride):
     net = create_model(f"{head}_mindcv_{name}", 3, output_stride=output_stride).set_train(False)
     assert net.backbone.receptive_fields()["fc7"].stride == output_stride
@@ -49,8 +50,11 @@ def test_every_listed_backbone_has_maps_at_its_strides_and_computes_as_in_mindcv
     for pool, stride in STRIDES.items():
         assert maps[pool].shape == (1, backbone.channels[pool], 64 // stride, 96 // stride)
         assert backbone.receptive_fields()[pool].stride == stride
-    network = mindcv.create_model(name).set_train(False)
-    ms.load_param_into_net(network, {parameter.name: parameter for parameter in backbone.get_parameters()})
+    with nn.no_init_parameters():
+        network = mindcv.create_model(name).set_train(False)
+    missing, _ = ms.load_param_into_net(network, {parameter.name: parameter for parameter in backbone.get_parameters()})
+    # The classifier stays without numbers, which nothing reads.
+    assert all(name.startswith(("classifier", "head")) for name in missing), missing
     np.testing.assert_allclose(maps["fc7"].asnumpy(), network.forward_features(image).asnumpy(), rtol=1e-4, atol=1e-5)
 
 
