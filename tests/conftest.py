@@ -66,8 +66,9 @@ def computing_device(pytestconfig):
     if ms and ms.get_context("device_target") != device:
         ms.set_device(device)
     if ms:
-        # An uncompiled test before this one may have set it.
-        ms.set_context(pynative_synchronize=os.environ.get("MINDFCN_COMPILE") == "0")
+        # Each operator is waited for: the same kernels, but no threads that wait for queues in busy loops, which took a
+        # third of the processor time. With --long, operators are queued, as users' are.
+        ms.set_context(pynative_synchronize=not pytestconfig.getoption("--long"))
     if ms and device == "GPU":
         # The tolerances are those of the CPU; TF32 is beyond them.
         ms.set_context(gpu_config={"conv_allow_tf32": False})
