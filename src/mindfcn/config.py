@@ -398,8 +398,6 @@ class OptimConfig:
             classes
         keep_cells: patchwise training: probability that a 32x32 cell of the output counts in a step
         accumulate: number of batches whose gradients are averaged into one step
-        recompute: compute the backbone's maps a second time in the backward pass instead of keeping them: less memory,
-            longer steps, the same weights; for networks without batch normalisation
         recalibrate: number of mini-batches over which the statistics of batch normalisation are averaged after
             training, instead of its moving averages (DeconvNet: 501); 0 keeps the moving averages
         ema: decay of the weights' exponential moving average, such as 0.99; the average is evaluated and kept as
@@ -430,7 +428,6 @@ class OptimConfig:
     class_weights: Literal["none", "median_frequency"] = "none"
     keep_cells: float = share(1.0, one=True)
     accumulate: int = at_least(1, 1)
-    recompute: bool = False
     recalibrate: int = at_least(0, 0)
     ema: float = share(0.0, zero=True)
     freeze: str = ""

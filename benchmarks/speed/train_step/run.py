@@ -1,7 +1,7 @@
 """Time and memory of a training step, MindFCN and PyTorch: the same network, weights and batch, float32, on CPU.
 
     python benchmarks/speed/train_step/run.py [--models NAME ...] [--sizes SIZExBATCH ...] [--rivals NAME ...]
-                                              [--runs 5] [--recompute] [--profile] [--keep]
+                                              [--runs 5] [--profile] [--keep]
 
 Each rival runs in its own process and takes steps in turn with MindFCN, so that load on the machine affects both
 equally. The first size is measured against PyTorch eager, with channels last, and compiled; the other sizes against
@@ -43,8 +43,6 @@ def main():
                          help="side of the images in pixels, and batch size")
     options.add_argument("--rivals", nargs="+", default=VARIANTS, choices=VARIANTS,
                          help="PyTorch variants to measure")
-    options.add_argument("--recompute", action="store_true",
-                         help="MindFCN computes the backbone's maps again in the backward pass (--optim.recompute)")
     options.add_argument("--profile", action="store_true",
                          help="print the time of MindFCN's step by block and operator")
     options = options.parse_args()
@@ -57,7 +55,7 @@ def main():
     for model in options.models:
         variants = options.rivals
         for shape in options.sizes:
-            found = compare(model, shape, variants, options.runs, peak, options.recompute)
+            found = compare(model, shape, variants, options.runs, peak)
             rows += [row for _, row in found.values()]
             if variants is options.rivals and "eager" in variants:
                 variants = [variant for variant in variants if found[variant][0] <= found["eager"][0]]
@@ -67,14 +65,13 @@ def main():
         "plain convolutions; MindFCN's algorithm needs fewer."])
 
 
-def compare(model, shape, variants, runs, peak, again=False):
+def compare(model, shape, variants, runs, peak):
     """{variant: (its seconds divided by MindFCN's, row of the table)}."""
     size, count = map(int, shape.split("x"))
     work, found = 3 * count * multiply_adds(model, size), {}
     with tempfile.TemporaryDirectory() as folder:
         settings = (folder, model, size, count)
-        words = ["recompute"] if again else []
-        mindfcn = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", *settings, *words)
+        mindfcn = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", *settings)
         for variant in variants:
             rival = Worker(variant, python_of("torch"), HERE / "worker_pytorch.py", *settings, variant)
             check_equal(folder)
@@ -83,7 +80,7 @@ def compare(model, shape, variants, runs, peak, again=False):
             times = [statistics.median(seconds[worker.name]) for worker in (mindfcn, rival)]
             version = rival.ask("version")
             rival.end()
-            row = (" ".join([model, *words]), f"{count} of {size}x{size}", f"{version}, {variant}",
+            row = (model, f"{count} of {size}x{size}", f"{version}, {variant}",
                    median(seconds["MindFCN"]), median(seconds[variant]), f"{times[0] / times[1]:.2f}",
                    f"{memory[0]:.2f}", f"{memory[1]:.2f}", f"{memory[0] / memory[1]:.2f}",
                    f"{100 * work / times[0] / peak:.0f}")

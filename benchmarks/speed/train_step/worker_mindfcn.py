@@ -1,4 +1,4 @@
-"""MindFCN's training step, timed by run.py: worker_mindfcn.py FOLDER MODEL SIZE COUNT [recompute] [logits]
+"""MindFCN's training step, timed by run.py: worker_mindfcn.py FOLDER MODEL SIZE COUNT [logits]
 
 Writes its weights and logits for the rival. A separate process (last argument `logits`) computes the logits, because
 MindSpore never returns memory to the system.
@@ -15,7 +15,7 @@ from serve import batch, serve
 
 from mindfcn import runtime
 from mindfcn.config import OptimConfig
-from mindfcn.engine.optimiser import optimiser, recompute
+from mindfcn.engine.optimiser import optimiser
 from mindfcn.engine.step import TrainStep
 from mindfcn.losses import AuxiliaryLoss, CrossEntropy
 from mindfcn.models.factory import create_model
@@ -31,7 +31,7 @@ if model == "fcn8s_vgg16":
             parameter.set_data(ms.Tensor(values.astype(np.float32)))
 images, labels = map(ms.Tensor, batch(size, count))
 weights = os.path.join(folder, "weights.npz")
-if "logits" in sys.argv[5:]:
+if sys.argv[5:] == ["logits"]:
     with np.load(weights) as file:
         for parameter in net.get_parameters():
             parameter.set_data(ms.Tensor(file[parameter.name]))
@@ -43,8 +43,6 @@ np.savez(weights, **{p.name: p.asnumpy() for p in net.get_parameters()})
 subprocess.run([sys.executable, __file__, *sys.argv[1:], "logits"], check=True)
 
 runtime.graph_mode()
-if "recompute" in sys.argv[5:]:
-    recompute(net)
 update, _ = optimiser(net, OptimConfig(lr=1e-4, min_lr=1e-4, schedule="constant"), 1000)
 auxiliary = getattr(net, "auxiliary_weight", 0)
 train_step = TrainStep(net, update, AuxiliaryLoss(CrossEntropy(), auxiliary) if auxiliary else None)

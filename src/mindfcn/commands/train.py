@@ -16,7 +16,7 @@ from mindfcn.engine.build import band_preprocess, build, offset_seeds, training_
 from mindfcn.engine.callbacks import Run, Signals
 from mindfcn.engine.fit import final_evaluation, fit
 from mindfcn.engine.graph_cache import graph_key
-from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser, recompute
+from mindfcn.engine.optimiser import freeze, loss_scaler, optimiser
 from mindfcn.engine.resume import resume
 from mindfcn.engine.run_dir import EVALUATION, RunDir
 from mindfcn.engine.settings import check_best_by, check_settings, check_training
@@ -108,8 +108,6 @@ def train_in(run_dir, config, resuming, device, console):
     if train_set.pipeline:
         card.training["pipeline"] = train_set.pipeline.digest
     frozen = freeze(net, config.optim.freeze)
-    if config.optim.recompute:
-        recompute(net)
     update, rates = optimiser(net, config.optim, train_set.steps_per_epoch)
     precision = compute_in(net, dtype, config.optim.precision)
     loss = training_loss(config, train_set, card, notes, net)

@@ -48,10 +48,9 @@ def graph_key(config, card, steps_per_epoch, step):
     parameters = [(parameter.name, parameter.shape, str(parameter.dtype), parameter.requires_grad)
                   for parameter in step.get_parameters()]
     environment = sorted(item for item in os.environ.items() if item[0].startswith(("MS_", "ONEDNN_", "MINDFCN_CPU")))
-    versions = {name: version for name, version in runtime.versions().items() if name != "git revision"}
     return repr([dataclasses.asdict(config.model), dataclasses.asdict(config.optim), config.seed, config.device,
                  card.model, card.labels, card.geometric, card.training.get("class_weights"), steps_per_epoch,
-                 parameters, environment, versions, _hash(sources)])
+                 parameters, environment, sys.version, ms.__version__, _hash(sources)])
 
 
 @contextlib.contextmanager

@@ -56,20 +56,6 @@ def freeze(net, last):
             if isinstance(cell, nn.BatchNorm2d) and not cell.gamma.requires_grad]
 
 
-def recompute(net):
-    """Compute the maps of the backbone's blocks again in the backward pass, instead of keeping them.
-
-    Raises:
-        UserError: the network has batch normalisation, whose moving averages would move twice in a step.
-    """
-    if any(isinstance(cell, nn.BatchNorm2d) for _, cell in net.cells_and_names()):
-        raise UserError("--optim.recompute true: the moving averages of batch normalisation would move twice in a "
-                        "step; take a network without it, such as fcn8s_vgg16, or leave it out")
-    for name, cell in net.backbone.cells_and_names():
-        if name.rpartition(".")[2] in net.backbone.blocks:
-            cell.recompute()
-
-
 def optimiser(net, config, steps_per_epoch):
     """(optimiser, (updates,) learning rates), in groups that share learning rate and decay.
 

@@ -25,8 +25,8 @@ MAY_CHANGE = ("eval_every", "patience", "augment.crop_size", "augment.min_scale"
               "optim.weight_decay", "optim.clip_norm", "optim.label_smoothing", "optim.head_lr",
               "optim.recalibrate", "optim.precision", "optim.loss_scale")
 # Settings that do not affect the weights, or that are compared by their effect: the records by their identity.
-UNCHECKED = ("run_dir", "resume", "overwrite", "device", "keep", "tensorboard", "augment.workers", "optim.recompute",
-             "model.pretrained", "model.pretrained_hha", "model.preprocess")
+UNCHECKED = ("run_dir", "resume", "overwrite", "device", "keep", "tensorboard", "augment.workers", "model.pretrained",
+             "model.pretrained_hha", "model.preprocess")
 # Relative difference between two learning rates beyond the rounding of the log.
 RATE_TOLERANCE = 1e-3
 
