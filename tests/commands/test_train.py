@@ -540,6 +540,8 @@ def test_a_run_ends_when_it_has_not_improved_and_keeps_the_best_by_a_class(sampl
     said = []
     result = train(config, Console(said.append))
     assert sum(line.startswith("stopping after epoch") for line in said) == 1
+    # Three photographs after every three small steps are more than a tenth of the time.
+    assert sum(line.startswith("evaluation took ") and "--eval_every" in line for line in said) == 1
     assert len(read_table(tmp_path / "whole" / "evaluation.csv")) == result.epoch
     best = load_checkpoint(result.checkpoint)[1].training["best"]
     assert best["epoch"] == result.best_epoch and best["since"] + 2 == result.epoch < 40

@@ -49,7 +49,7 @@ def fit(run, rates, tolerance):
             Model(run.step).train(epochs, run.train.get_dataset(), callbacks=callbacks, dataset_sink_mode=False,
                                   initial_epoch=first)
     taken = time.monotonic() - started
-    if evaluator.seconds > taken / 10:
+    if run.config.eval_every and evaluator.seconds > taken / 10:
         run.notes.say(f"evaluation took {evaluator.seconds:.0f} of {taken:.0f} s; --eval_every evaluates less often")
 
 
