@@ -74,7 +74,7 @@ def compared(mindfcn, rival):
 def until_first_step(runs, size, torch):
     """Rows of the table: the sample recipe, without and with its step compiled before, and the full-width network."""
     rows = []
-    # The workers find the compiled steps of earlier ones there; "0" keeps none.
+    # Compiled steps are kept only where MindSpore's log is silent.
     os.environ["GLOG_v"] = "4"
     with tempfile.TemporaryDirectory() as folder:
         records, root = os.path.join(folder, "records"), os.path.join(folder, "files")
@@ -86,6 +86,7 @@ def until_first_step(runs, size, torch):
                 (f"{recipe}, started before", os.path.join(folder, "graphs"), ("recipe", records, root),
                  ("recipe", root)),
                 (f"fcn8s_vgg16_bn, {size}x{size}, batch 1", "0", ("full", size), ("full", size))):
+            # The folder in which a worker finds the step that an earlier one compiled; "0" keeps none.
             os.environ["MINDFCN_GRAPHS"] = graphs
             pairs = []
             for run in range(1 + runs):

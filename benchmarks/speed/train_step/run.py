@@ -80,10 +80,9 @@ def compare(model, shape, variants, runs, peak):
             times = [statistics.median(seconds[worker.name]) for worker in (mindfcn, rival)]
             version = rival.ask("version")
             rival.end()
-            row = (model, f"{count} of {size}x{size}", f"{version}, {variant}",
-                   median(seconds["MindFCN"]), median(seconds[variant]), f"{times[0] / times[1]:.2f}",
-                   f"{memory[0]:.2f}", f"{memory[1]:.2f}", f"{memory[0] / memory[1]:.2f}",
-                   f"{100 * work / times[0] / peak:.0f}")
+            row = (model, f"{count} of {size}x{size}", f"{version}, {variant}", median(seconds["MindFCN"]),
+                   median(seconds[variant]), f"{times[0] / times[1]:.2f}", f"{memory[0]:.2f}", f"{memory[1]:.2f}",
+                   f"{memory[0] / memory[1]:.2f}", f"{100 * work / times[0] / peak:.0f}")
             print(" | ".join(row), file=sys.stderr, flush=True)
             found[variant] = times[1] / times[0], row
         mindfcn.end()

@@ -42,8 +42,10 @@ def graph_key(config, card, steps_per_epoch, step):
         steps_per_epoch: batches in an epoch, which the learning rates depend on.
         step: TrainStep.
     """
+    if ms.get_context("device_target") != "CPU" or runtime.rank_size() > 1:
+        return ""
     sources = _sources(step)
-    if ms.get_context("device_target") != "CPU" or runtime.rank_size() > 1 or sources is None:
+    if sources is None:
         return ""
     parameters = [(parameter.name, parameter.shape, str(parameter.dtype), parameter.requires_grad)
                   for parameter in step.get_parameters()]
