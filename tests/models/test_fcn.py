@@ -180,6 +180,7 @@ def test_compiled_equals_operator_by_operator(name):
     states = [list(cell.get_parameters()) for cell in (again.trained, net)]
     assert len(states[0]) == len(states[1])
     for ours, theirs in zip(*states):
+        assert ours.name.endswith(theirs.name)
         np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-4, atol=1e-6)
 
 
