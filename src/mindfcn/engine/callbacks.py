@@ -174,7 +174,7 @@ class NonFiniteGuard(RunCallback):
         found = self.run.step.nonfinite_names()
         if not found:
             return ""
-        many = f", {len(found)} of {len(self.run.step.checked)} in all" if len(found) > 3 else ""
+        many = f", {len(found)} of {len(self.run.step.checked())} in all" if len(found) > 3 else ""
         return f", and {', '.join(found[:3])} overflowed{many}"
 
 

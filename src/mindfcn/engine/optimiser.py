@@ -14,7 +14,8 @@ HEADS = ("conv6", "conv7", "score", "upscore", "deconv", "geometric.", "auxiliar
 UNDECAYED = (".bias", ".gamma", ".beta")
 
 # Decay of one weight, mapped over all of them by HyperMap, which compiles quicker than a loop.
-_add_to_moment, _add_decay, _shrink = map(ops.MultitypeFuncGraph, ("add_to_moment", "add_decay", "shrink"))
+_add_to_moment, _add_decay, _shrink, _update = map(ops.MultitypeFuncGraph,
+                                                   ("add_to_moment", "add_decay", "shrink", "update"))
 _descend = ops.ApplyGradientDescent()
 
 
@@ -32,6 +33,11 @@ def _add_decay_to_gradient(decay, gradient, weight):
 @_shrink.register("Tensor", "Tensor", "Tensor", "Tensor")
 def _shrink_weight(decay, gradient, weight, rate):
     return ops.depend(gradient, _descend(weight, rate * decay, weight))
+
+
+@_update.register("Function", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor")
+def _update_weight(apply, momentum, rate, gradient, weight, moment):
+    return apply(weight, moment, rate, gradient, momentum)
 
 
 def freeze(net, last):
@@ -81,7 +87,7 @@ def optimiser(net, config, steps_per_epoch):
 
 
 class Momentum(nn.Momentum):
-    """Momentum SGD with weight decay that needs no additional memory.
+    """Momentum SGD with weight decay that needs no additional memory, and that returns the updated weights.
 
     nn.Momentum computes decay * weight for all parameters at the start of a step and keeps these copies until its end:
     0.5 GB for fcn8s_vgg16.
@@ -90,6 +96,13 @@ class Momentum(nn.Momentum):
     def __init__(self, groups, learning_rate, momentum):
         super().__init__(groups, learning_rate, momentum)
         self.momentum_factor = momentum
+
+    def construct(self, gradients):
+        """The updated weights, which share the parameters' memory."""
+        gradients, rates = self.decay_weight(gradients), self.get_lr()
+        self.assignadd(self.global_step, self.global_step_increase_tensor)
+        return self.hyper_map_reverse(functional.partial(_update, self.opt, self.momentum), rates, gradients,
+                                      self.params, self.moments)
 
     def decay_weight(self, gradients):
         """Gradients; without momentum, gradients plus decay times weights.
