@@ -103,3 +103,21 @@ def test_a_device_that_cannot_be_used_is_refused_with_the_reason():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="GPU cannot be used by MindSpore .*; use CPU; .*(driver|plugin|libraries)"):
         set_up("GPU")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are listed on Linux only")
+@pytest.mark.parametrize("own, waiting", [({}, False), ({"MS_DEV_HOST_BLOCKING_RUN": "0"}, True)])
+def test_no_thread_waits_in_a_loop_for_operators_on_cpu(own, waiting):
+    """Unless the environment has another value."""
+    code = """
+import os, numpy as np
+from mindfcn import runtime
+runtime.set_up("CPU")
+import mindspore as ms
+assert (ms.ops.relu(ms.Tensor(np.float32([-1, 2]))) * 3).asnumpy().tolist() == [0, 6]
+print([open(f"/proc/self/task/{thread}/comm").read().strip() for thread in os.listdir("/proc/self/task")])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MS_DEV_HOST_BLOCKING_RUN"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, text=True, stdout=subprocess.PIPE,
+                          env={**environment, **own, "GLOG_v": "4"})
+    assert ("backend_queue" in done.stdout) == waiting

@@ -51,6 +51,20 @@ def test_gradients_that_overflow_are_noticed_in_their_own_step(accumulate):
     assert any(name.endswith("conv1.weight") for name in step.nonfinite_names())
 
 
+def test_numbers_too_large_for_the_check_are_noticed_and_named():
+    """The check sums squares, which overflow before the numbers do; names are given by the same limit."""
+    runtime.set_up(seed=1)
+    runtime.graph_mode()
+    net = Net()
+    step = TrainStep(net, optimiser(net, OptimConfig(lr=0.1), 8)[0])
+    step.set_train()
+    images, labels = ms.Tensor(np.ones((2, 3, 16, 16), np.float32)), ms.Tensor(np.zeros((2, 16, 16), np.int32))
+    for size, named in ((1e15, []), (1e20, ["score_fr.bias"])):
+        net.score_fr.bias.set_data(ms.Tensor(np.float32([size, 0, 0])))
+        assert np.isfinite(float(step(images, labels)))
+        assert step.nonfinite_names() == named and bool(step.finite.asnumpy()) == (not named)
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_an_update_that_overflows_never_reaches_a_checkpoint(sample_records, tmp_path, capfd):
     """One step an epoch: the checkpoint would follow at once."""
