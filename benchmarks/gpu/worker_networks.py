@@ -11,6 +11,9 @@ import pathlib
 import sys
 import time
 
+import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
+
+# isort: split
 import mindspore as ms
 import numpy as np
 

@@ -12,6 +12,9 @@ import itertools
 import math
 import sys
 
+import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
+
+# isort: split
 import mindspore as ms
 import numpy as np
 from mindspore_device import set_up, wait

@@ -4,6 +4,9 @@ import json
 import os
 import resource
 
+import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
+
+# isort: split
 import mindspore as ms
 
 from mindfcn import runtime

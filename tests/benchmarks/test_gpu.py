@@ -1,5 +1,6 @@
 """benchmarks/gpu on the CPU: nothing that one part measured is lost by another, and every part runs."""
 
+import ast
 import importlib
 import json
 import os
@@ -121,6 +122,16 @@ def test_networks_are_compared_by_their_largest_difference(bench, tmp_path):
     (tmp_path / "three.npz").touch()
     with pytest.raises(RuntimeError, match="not computed"):
         compare(tmp_path / "one.npz", tmp_path / "three.npz")
+
+
+@pytest.mark.parametrize("path", [*BENCHMARKS.glob("gpu/worker_*.py"), *(BENCHMARKS / "speed" / path for path in (
+    "mindspore_device.py", "train_step/worker_mindfcn.py", "inference/worker_mindfcn.py", "watch/run.py"))],
+    ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_workers_import_mindfcn_before_mindspore_which_would_not_find_a_gpu_otherwise(path):
+    names = [alias.name if isinstance(node, ast.Import) else node.module
+             for node in ast.parse(path.read_text(encoding="utf-8")).body
+             if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names]
+    assert next(name for name in names if name.startswith(("mindfcn", "mindspore"))).startswith("mindfcn"), names
 
 
 @pytest.mark.long

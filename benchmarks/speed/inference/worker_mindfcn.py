@@ -10,6 +10,9 @@ import math
 import os
 import sys
 
+import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
+
+# isort: split
 import mindspore as ms
 import numpy as np
 from answers import serve

@@ -8,6 +8,9 @@ import os
 import subprocess
 import sys
 
+import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
+
+# isort: split
 import mindspore as ms
 import numpy as np
 from mindspore import profiler

@@ -10,6 +10,9 @@ import pathlib
 import statistics
 import sys
 
+import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
+
+# isort: split
 import mindspore as ms
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
