@@ -16,7 +16,7 @@ MODES = {
     "launch_blocking()": {"BENCH_LAUNCH_BLOCKING": "1"},
     "memory_optimize_level O0": {"BENCH_CONTEXT": '{"memory_optimize_level": "O0"}'},
     "memory_optimize_level O1": {"BENCH_CONTEXT": '{"memory_optimize_level": "O1"}'},
-    # Read by mindfcn: networks and steps are not compiled.
+    # Read by mindfcn: networks and steps are not compiled, and each operator is waited for.
     "PyNative": {"MINDFCN_COMPILE": "0"},
 }
 
