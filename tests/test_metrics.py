@@ -159,6 +159,19 @@ def test_argmax_distinguishes_float64_values_beyond_float32_and_leaves_its_input
     assert argmax(logits).tolist() == [[1]] and (logits == before).all()
 
 
+def test_argmax_compares_as_a_loop_does_also_with_nan():
+    logits = np.random.default_rng(5).choice([-1, 0, 1, np.nan, np.inf, -np.inf], (4, 2000))
+    expected = []
+    for scores in logits.T:
+        best = 0
+        for number in range(1, 4):
+            if scores[number] > scores[best]:
+                best = number
+        expected.append(best)
+    for dtype in (np.float16, np.float32, np.float64):
+        assert argmax(logits.astype(dtype)).tolist() == expected
+
+
 class Pass(nn.Cell):
     """A network whose logits are its input."""
 

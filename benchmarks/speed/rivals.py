@@ -38,10 +38,15 @@ def python_of(name):
     return str(python)
 
 
-def environment(*folders):
-    """Environment variables for a worker: this folder and `folders` are added to its PYTHONPATH."""
+def environment(*folders, **variables):
+    """Environment variables for a worker: this folder and `folders` are added to its PYTHONPATH.
+
+    `variables` replace those of this process; None removes one.
+    """
     known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE, *folders, *([known] if known else []))))}
+    path = os.pathsep.join(map(str, (HERE, *folders, *([known] if known else []))))
+    found = {**os.environ, "PYTHONPATH": path, **variables}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class Worker:
@@ -52,12 +57,13 @@ class Worker:
         python: path of the interpreter.
         script: path of the program.
         arguments: command line arguments of the program.
+        variables: environment variables in place of this process's; None removes one.
     """
 
-    def __init__(self, name, python, script, *arguments):
+    def __init__(self, name, python, script, *arguments, variables=None):
         self.name = name
         self.process = subprocess.Popen([python, script, *map(str, arguments)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, env=environment())
+                                        stdout=subprocess.PIPE, text=True, env=environment(**variables or {}))
         self.ask("ready?")
 
     def ask(self, command):
@@ -73,6 +79,12 @@ class Worker:
         """End the process, which frees its memory."""
         self.process.stdin.close()
         self.process.wait()
+
+
+def difference(path, other):
+    """Largest difference of the logits in two .npy files, as a fraction of the largest in the second."""
+    one, two = np.load(path), np.load(other)
+    return float(np.abs(one - two).max() / np.abs(two).max())
 
 
 def take_turns(workers, runs, warm_up, command="step"):

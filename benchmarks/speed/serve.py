@@ -28,17 +28,18 @@ def serve(step, version, **others):
     Args:
         step: function to time.
         version: name and version of the library.
-        others: further commands by name; a function that returns None is answered with `yes`.
+        others: further commands, or others in place of these, by name; a function that returns None is answered with
+            `yes`.
     """
     for command in map(str.strip, sys.stdin):
         answer = "yes"
-        if command == "step":
+        if command in others:
+            found = others[command]()
+            answer = answer if found is None else found
+        elif command == "step":
             answer = seconds(step)
         elif command == "peak":
             answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
         elif command == "version":
             answer = version
-        elif command in others:
-            found = others[command]()
-            answer = answer if found is None else found
         print(answer, flush=True)

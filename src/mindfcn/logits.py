@@ -6,6 +6,8 @@ import numpy as np
 def argmax(logits, axis=0):
     """The class of the highest logit; the first one of equal logits.
 
+    A class wins by a logit above those of all classes before it. No logit is above NaN, and NaN is above none.
+
     Args:
         logits: NumPy array with the classes along `axis`: (C, H, W), or (N, C, H, W) with axis 1.
 
@@ -16,13 +18,15 @@ def argmax(logits, axis=0):
     # NumPy computes half precision in software, which is slow.
     dtype = np.result_type(logits, np.float32)
     best, classes = first.astype(dtype), np.zeros(first.shape, np.min_scalar_type(len(others)))
+    # fmax, below, would let every later class win over NaN.
+    best[np.isnan(best)] = np.inf
     # NumPy's argmax goes from pixel to pixel; comparing complete maps class by class takes a fifth of the time.
     for number, scores in enumerate(others, 1):
         scores = scores.astype(dtype, copy=False)
         higher = scores > best
         # Class numbers grow, so the maximum is the later class.
         np.maximum(classes, higher * classes.dtype.type(number), out=classes)
-        np.maximum(best, scores, out=best)
+        np.fmax(best, scores, out=best)
     return classes
 
 

@@ -128,6 +128,72 @@ def test_batch_normalisation_is_float32(dtype):
     assert [parameter.dtype for parameter in net.trainable_params()] == [ms.float32] * 2
 
 
+def compute_as_on_gpu(monkeypatch, net):
+    """Set float16 as on GPU. The kernels stay the CPU's; its normalisation takes float16 maps, too."""
+    real = ms.get_context
+    with monkeypatch.context() as patch:
+        patch.setattr(ms, "get_context", lambda name: "GPU" if name == "device_target" else real(name))
+        compute_in(net, ms.float16)
+    return net
+
+
+def test_on_gpu_batch_normalisation_takes_float16_maps_and_keeps_float32_statistics(monkeypatch, mode):
+    """Outputs, moving averages and gradients are those of float64, to the rounding of the maps."""
+    random = np.random.default_rng(1)
+    x = (3 * random.standard_normal((2, 3, 8, 7)) + 1).astype(np.float16).astype(np.float64)
+    norm = batch_norm(3)
+    # Gamma lies between two numbers of float16, of which the lower one is nearer.
+    gamma, beta, old = np.float32([1, 2, 0.5]) * 1.00048, np.float32([0.1, 0.2, -0.3]), np.float32([0.3, 0.6, 0.7])
+    for parameter, value in ((norm.gamma, gamma), (norm.beta, beta), (norm.moving_mean, old)):
+        parameter.set_data(ms.Tensor(value))
+    net = compute_as_on_gpu(monkeypatch, nn.SequentialCell([nn.SequentialCell([nn.Identity(), norm]), nn.ReLU()]))
+    net.set_train()
+    weights = ms.ParameterTuple(net.trainable_params())
+
+    def loss(images):
+        out = net(images)
+        return out.astype(ms.float32).sum(), out
+
+    (_, out), gradients = ms.value_and_grad(loss, None, weights, has_aux=True)(ms.Tensor(x.astype(np.float32)))
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    normal = (x - mean[:, None, None]) / np.sqrt(variance + norm.eps)[:, None, None]
+    expected = np.maximum(gamma[:, None, None] * normal + beta[:, None, None], 0)
+    assert out.dtype == ms.float16
+    np.testing.assert_allclose(out.asnumpy(), expected, rtol=2e-3, atol=2e-3)
+    # Float16 would differ by 5e-4 of these; the maps' own rounding cancels out in their sums.
+    np.testing.assert_allclose(out.asnumpy().astype(np.float64).sum((0, 2, 3)), expected.sum((0, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_mean.asnumpy(), 0.9 * old + 0.1 * mean, rtol=1e-5)
+    active = expected > 0
+    for gradient, values in zip(gradients, (normal * active, active)):
+        assert gradient.dtype == ms.float32
+        np.testing.assert_allclose(gradient.asnumpy(), values.sum((0, 2, 3)), rtol=3e-3)
+
+
+def test_on_gpu_the_other_layers_have_their_types(monkeypatch):
+    norm, seen = batch_norm(8), []
+    net = compute_as_on_gpu(monkeypatch, nn.SequentialCell([LRN(), norm, nn.Conv2d(8, 4, 1, has_bias=False)]))
+    norm.register_forward_hook(lambda cell, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    net.set_train(False)
+    values = np.random.default_rng(1).uniform(200, 400, (1, 8, 3, 3)).astype(np.float32)
+    out = net(ms.Tensor(values))
+    assert seen == [(ms.float16, ms.float16)] and out.dtype == ms.float16
+    assert np.isfinite(out.asnumpy()).all() and np.abs(out.asnumpy()).max() > 1
+    assert [type(cell).__name__ for cell in net.cell_list][1:] == ["BatchNorm2d", "Conv2d"]
+
+
+def test_on_gpu_a_network_with_normalisation_segments_as_float32_does(monkeypatch):
+    monkeypatch.setenv("MINDFCN_COMPILE", "0")
+    images, _ = batch()
+    for name in ("fcn8s_vgg16_bn", "fcn_r18b_d8"):
+        net = network(name)
+        names = [parameter.name for parameter in net.get_parameters()]
+        exact = Segmenter(net, COURSE).logits(images.asnumpy())
+        net = compute_as_on_gpu(monkeypatch, network(name))
+        half = Segmenter(net, COURSE).logits(images.asnumpy())
+        assert 0 < np.abs(half - exact).max() < 2e-2 * np.abs(exact).max() and half.dtype == np.float32
+        assert [parameter.name for parameter in net.get_parameters()] == names
+
+
 @pytest.mark.parametrize("name, compiled", [("fcn8s_vgg16_bn", True), ("fcn8s_vgg16", False),
                                            ("fcn32s_googlenet", False)])
 def test_float16_segments_as_float32_does(name, compiled, monkeypatch):

@@ -22,28 +22,37 @@ def images(folder, which, count):
     return np.ascontiguousarray(np.repeat(image, count, 0))
 
 
-def serve(folder, logits, version):
+def host_peak():
+    """Most memory that this process has held, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+
+
+def serve(folder, logits, version, masks=None, peak=host_peak):
     """Answer commands until the input ends.
 
-    `run PHOTOGRAPH COUNT`: seconds from input array to logits array; `write PHOTOGRAPH NAME`: write its logits to
-    NAME.npy; `peak`: GB of memory; `version`: name and version of the library.
+    `run PHOTOGRAPH COUNT`: seconds from input array to logits array; `masks PHOTOGRAPH COUNT`: to the array of classes;
+    `write PHOTOGRAPH NAME`: write its logits to NAME.npy; `peak`: GB of memory; `version`: name and version of the
+    library.
 
     Args:
         folder: folder of the photographs.
         logits: function from (N, 3, H, W) float32 to (N, C, H, W) float32, NumPy arrays.
         version: name and version of the library.
+        masks: function from (N, 3, H, W) float32 to (N, H, W) uint8, NumPy arrays, for the command `masks`.
+        peak: function for the command `peak`.
     """
+    timed = {"run": logits, "masks": masks}
     for command, *words in map(str.split, sys.stdin):
         answer = "yes"
-        if command == "run":
+        if command in timed:
             batch = images(folder, words[0], int(words[1]))
             start = time.perf_counter()
-            logits(batch)
+            timed[command](batch)
             answer = time.perf_counter() - start
         elif command == "write":
             np.save(os.path.join(folder, f"{words[1]}.npy"), logits(images(folder, words[0], 1)))
         elif command == "peak":
-            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+            answer = peak()
         elif command == "version":
             answer = version
         print(answer, flush=True)

@@ -19,11 +19,9 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from rivals import Worker, limits, median, parser, python_of, show, take_turns
+from rivals import Worker, difference, limits, median, parser, python_of, show, take_turns
 
 HERE = pathlib.Path(__file__).resolve().parent
 VARIANTS = ("eager", "channels-last", "compiled")
@@ -98,10 +96,9 @@ def multiply_adds(model, size):
 
 def check_equal(folder):
     """Exit if the logits of the two networks differ by more than 1e-3 of the largest."""
-    logits = [np.load(pathlib.Path(folder) / f"{name}.npy") for name in ("mindspore", "pytorch")]
-    difference = np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()
-    if not difference < 1e-3:
-        sys.exit(f"the networks differ by {difference:.1e} of the largest logit; nothing was timed")
+    found = difference(*(pathlib.Path(folder) / f"{name}.npy" for name in ("mindspore", "pytorch")))
+    if not found < 1e-3:
+        sys.exit(f"the networks differ by {found:.1e} of the largest logit; nothing was timed")
 
 
 def profile(model, shape):

@@ -1,35 +1,41 @@
-"""The same network and step in PyTorch, timed by run.py: eager, with channels last, or compiled."""
+"""The same network and step in PyTorch: worker_pytorch.py FOLDER MODEL SIZE COUNT VARIANT [DEVICE PRECISION WIDTH]
+
+VARIANT is eager, channels-last, compiled, or cudnn.benchmark, or several of them joined by +.
+"""
 
 import os
 import sys
 
 import numpy as np
 import torch
+from pytorch_device import autocast, peak, scaler_of, set_up
 from pytorch_net import loss_of, rival
 from serve import batch, serve
 
-folder, size, count, variant = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-torch.set_num_threads(os.cpu_count())
-net = rival(os.path.join(folder, "weights.npz"))
+folder, size, count, variant = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5].split("+")
+name, precision = sys.argv[6:8] or ("CPU", "float32")
+device, layout = set_up(name, precision, variant)
+net = rival(os.path.join(folder, "weights.npz")).to(device, memory_format=layout)
 images, labels = map(torch.from_numpy, batch(size, count))
-labels = labels.long()
-if variant == "channels-last":
-    net, images = net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+images, labels = images.to(device, memory_format=layout), labels.long().to(device)
 net.eval()
-with torch.no_grad():
-    np.save(os.path.join(folder, "pytorch.npy"), net(images).contiguous().numpy())
+with torch.no_grad(), autocast(device, precision):
+    np.save(os.path.join(folder, "pytorch.npy"), net(images).float().contiguous().cpu().numpy())
 net.train()
 update = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
-forward = torch.compile(net) if variant == "compiled" else net
+forward = torch.compile(net) if "compiled" in variant else net
+scaler = scaler_of(device, precision)
 
 
 def step():
     """Forward, backward, update."""
     update.zero_grad()
-    loss = loss_of(forward(images), labels)
-    loss.backward()
-    update.step()
+    with autocast(device, precision):
+        loss = loss_of(forward(images), labels)
+    scaler.scale(loss).backward()
+    scaler.step(update)
+    scaler.update()
     return loss.item()
 
 
-serve(step, f"PyTorch {torch.__version__}")
+serve(step, f"PyTorch {torch.__version__}", peak=lambda: peak(device))

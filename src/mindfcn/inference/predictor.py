@@ -5,7 +5,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mindfcn.data.transforms import to_input
-from mindfcn.logits import argmax, mask_of, probabilities_of
+from mindfcn.logits import mask_of, probabilities_of
 from mindfcn.preprocess import Preprocess
 
 
@@ -47,12 +47,18 @@ class Predictor:
         Returns:
             mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
         """
+        if not probabilities:
+            return self.image_mask(image), None
         logits, _ = self.split(self.image_logits(image))
-        return mask_of(logits, self.multilabel), probabilities_of(logits, self.multilabel) if probabilities else None
+        return mask_of(logits, self.multilabel), probabilities_of(logits, self.multilabel)
 
     def geometric(self, image: Any) -> np.ndarray:
         """(H, W) uint8: the second head's classes of an image."""
-        return argmax(self.split(self.image_logits(image))[1])
+        return self.image_mask(image, 1)
+
+    def image_mask(self, image: Any, head: int = 0) -> np.ndarray:
+        """Classes (H, W) uint8, or bands (H, W, C) uint8, of an image by its first head, 0, or its second one, 1."""
+        return mask_of(self.split(self.image_logits(image))[head], self.multilabel and not head)
 
     def split(self, logits: np.ndarray) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Logits (classes of all heads, H, W) -> (logits of the first head, logits of the second head or None)."""

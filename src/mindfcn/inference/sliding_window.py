@@ -15,7 +15,6 @@ import numpy as np
 from mindfcn.console import SILENT
 from mindfcn.data.transforms import to_input
 from mindfcn.errors import UserError
-from mindfcn.logits import mask_of, probabilities_of
 from mindfcn.memory import available_memory
 
 # Bytes for a pixel of a whole photograph: VGG16, the widest network, takes 850 as a compiled graph, measured, and more
@@ -30,6 +29,11 @@ class Span:
     stop: int
     first: int
     last: int
+
+    @property
+    def inner(self):
+        """The pixels of the window that it gives the result of, as a slice."""
+        return slice(self.first - self.start, self.last - self.start)
 
 
 class SlidingWindow:
@@ -70,27 +74,29 @@ class SlidingWindow:
             mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
         """
         mask = found = None
-        multilabel = getattr(self.segmenter, "multilabel", False)
-        for rows, columns, logits in self.blocks(image):
+        for rows, columns, crop in self.crops(image):
             here = slice(rows.first, rows.last), slice(columns.first, columns.last)
-            part = mask_of(logits, multilabel)
+            part, likely = self.segmenter(crop, probabilities)
             if mask is None:
                 mask = np.empty((*image.shape[:2], *part.shape[2:]), np.uint8)
-            mask[here] = part
+            mask[here] = part[rows.inner, columns.inner]
             if probabilities:
                 if found is None:
-                    found = np.empty((len(logits), *image.shape[:2]), np.float32)
-                found[:, here[0], here[1]] = probabilities_of(logits, multilabel)
+                    found = np.empty((len(likely), *image.shape[:2]), np.float32)
+                found[:, here[0], here[1]] = likely[:, rows.inner, columns.inner]
         return mask, found
 
     def blocks(self, image):
         """Yield (rows, columns, logits (C, h, w) float32): Spans, and the logits between their `first` and `last`."""
+        for rows, columns, crop in self.crops(image):
+            logits = self.segmenter.logits(to_input(crop, self.segmenter.preprocess)[None])[0]
+            yield rows, columns, logits[:, rows.inner, columns.inner]
+
+    def crops(self, image):
+        """Yield (rows, columns, crop (h, w, 3) uint8 BGR) of each window: its Spans and its pixels."""
         for rows in spans(image.shape[0], self.window, self.overlap, self.stride):
             for columns in spans(image.shape[1], self.window, self.overlap, self.stride):
-                crop = image[rows.start:rows.stop, columns.start:columns.stop]
-                logits = self.segmenter.logits(to_input(crop, self.segmenter.preprocess)[None])[0]
-                yield rows, columns, logits[:, rows.first - rows.start:rows.last - rows.start,
-                                            columns.first - columns.start:columns.last - columns.start]
+                yield rows, columns, image[rows.start:rows.stop, columns.start:columns.stop]
 
 
 class AutomaticWindows:

@@ -1,6 +1,7 @@
 """Precision: the type that layers compute in, and the layers that stay in float32."""
 
 import mindspore as ms
+from mindspore import nn
 
 from mindfcn import combinations
 from mindfcn.errors import UserError
@@ -30,7 +31,8 @@ def layer_type(precision, device, option="--precision"):
 def compute_in(net, dtype, precision="auto"):
     """Set the type that a network's layers compute in, in place; weights keep their float32 values, names and shapes.
 
-    Normalisation stays float32: a mean over a map and squares of activations (`LRN`) exceed the range of 16 bits.
+    Normalisation computes in float32: a mean over a map and squares of activations (`LRN`) exceed the range of 16 bits.
+    On GPU, batch normalisation reads and writes float16 maps itself; elsewhere they are cast before and after it.
 
     Args:
         net: the network.
@@ -44,6 +46,9 @@ def compute_in(net, dtype, precision="auto"):
     if gpu:
         ms.set_context(gpu_config={"conv_allow_tf32": not strict})
     if dtype != ms.float32:
-        ms.amp.custom_mixed_precision(net, black_list=[*ms.amp.get_black_list(), LRN], dtype=dtype)
+        # cuDNN's batch normalisation takes float16 maps with float32 weights and statistics. Mixed precision casts its
+        # map alone, because MindSpore's operator writes to the others.
+        kept = [cell for cell in ms.amp.get_black_list() if not gpu or cell is not nn.BatchNorm2d]
+        ms.amp.custom_mixed_precision(net, black_list=[*kept, LRN], dtype=dtype)
     words = str(dtype).lower()
     return f"{words} with TF32 convolutions" if gpu and dtype == ms.float32 and not strict else words
