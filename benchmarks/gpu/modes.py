@@ -12,6 +12,8 @@ MODES = {
     "pipeline:false": {CONFIGURATION: "pipeline:false"},
     "multi_stream:false": {CONFIGURATION: "multi_stream:false"},
     "MS_DEV_LAUNCH_BLOCKING=1": {"MS_DEV_LAUNCH_BLOCKING": "1"},
+    # The thread that asks for an operator also launches it.
+    "MS_DEV_HOST_BLOCKING_RUN=1": {"MS_DEV_HOST_BLOCKING_RUN": "1"},
     # Read by mindspore_device.py.
     "launch_blocking()": {"BENCH_LAUNCH_BLOCKING": "1"},
     "memory_optimize_level O0": {"BENCH_CONTEXT": '{"memory_optimize_level": "O0"}'},

@@ -1,12 +1,14 @@
 """Time and memory of a training step, MindFCN and PyTorch: the same network, weights and batch, float32, on CPU.
 
     python benchmarks/speed/train_step/run.py [--models NAME ...] [--sizes SIZExBATCH ...] [--rivals NAME ...]
-                                              [--runs 5] [--profile] [--keep]
+                                              [--width 1] [--runs 5] [--profile] [--keep]
 
 Each rival runs in its own process and takes steps in turn with MindFCN, so that load on the machine affects both
 equally. The first size is measured against PyTorch eager, with channels last, and compiled; the other sizes against
 eager and the variants that were faster than eager; --rivals eager measures eager alone. Needs 16 GB of memory and
 about 40 minutes on two cores.
+
+--width multiplies the channels of VGG16's convolutions, and of fc6 and fc7 too: 0.25 is the sample recipe's.
 
 --profile prints the time of MindFCN's step by block of the network and by operator instead.
 """
@@ -41,19 +43,20 @@ def main():
                          help="side of the images in pixels, and batch size")
     options.add_argument("--rivals", nargs="+", default=VARIANTS, choices=VARIANTS,
                          help="PyTorch variants to measure")
+    options.add_argument("--width", type=float, default=1, help="share of VGG16's channels")
     options.add_argument("--profile", action="store_true",
                          help="print the time of MindFCN's step by block and operator")
     options = options.parse_args()
     if options.profile:
         for model in options.models:
             for shape in options.sizes:
-                profile(model, shape)
+                profile(model, shape, options.width)
         return
     rows, peak = [], limits()[0]
     for model in options.models:
         variants = options.rivals
         for shape in options.sizes:
-            found = compare(model, shape, variants, options.runs, peak)
+            found = compare(model, shape, variants, options, peak)
             rows += [row for _, row in found.values()]
             if variants is options.rivals and "eager" in variants:
                 variants = [variant for variant in variants if found[variant][0] <= found["eager"][0]]
@@ -63,22 +66,23 @@ def main():
         "plain convolutions; MindFCN's algorithm needs fewer."])
 
 
-def compare(model, shape, variants, runs, peak):
+def compare(model, shape, variants, options, peak):
     """{variant: (its seconds divided by MindFCN's, row of the table)}."""
     size, count = map(int, shape.split("x"))
-    work, found = 3 * count * multiply_adds(model, size), {}
+    work, found = 3 * count * multiply_adds(model, size, options.width), {}
+    name = model if options.width == 1 else f"{model}, width {options.width:g}"
     with tempfile.TemporaryDirectory() as folder:
-        settings = (folder, model, size, count)
-        mindfcn = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", *settings)
+        settings, others = (folder, model, size, count), ("CPU", "float32", options.width)
+        mindfcn = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", *settings, *others)
         for variant in variants:
-            rival = Worker(variant, python_of("torch"), HERE / "worker_pytorch.py", *settings, variant)
+            rival = Worker(variant, python_of("torch"), HERE / "worker_pytorch.py", *settings, variant, *others)
             check_equal(folder)
-            seconds = take_turns((mindfcn, rival), runs, WARM_UP)
+            seconds = take_turns((mindfcn, rival), options.runs, WARM_UP)
             memory = [float(worker.ask("peak")) for worker in (mindfcn, rival)]
             times = [statistics.median(seconds[worker.name]) for worker in (mindfcn, rival)]
             version = rival.ask("version")
             rival.end()
-            row = (model, f"{count} of {size}x{size}", f"{version}, {variant}", median(seconds["MindFCN"]),
+            row = (name, f"{count} of {size}x{size}", f"{version}, {variant}", median(seconds["MindFCN"]),
                    median(seconds[variant]), f"{times[0] / times[1]:.2f}", f"{memory[0]:.2f}", f"{memory[1]:.2f}",
                    f"{memory[0] / memory[1]:.2f}", f"{100 * work / times[0] / peak:.0f}")
             print(" | ".join(row), file=sys.stderr, flush=True)
@@ -87,9 +91,10 @@ def compare(model, shape, variants, runs, peak):
     return found
 
 
-def multiply_adds(model, size):
+def multiply_adds(model, size, width):
     """Multiply-adds of one forward pass on one image; a training step needs three times as many."""
-    words = subprocess.run([sys.executable, "-m", "mindfcn", "describe", model, "--size", str(size)],
+    words = subprocess.run([sys.executable, "-m", "mindfcn", "describe", model, "--size", str(size),
+                            *([] if width == 1 else ["--width", str(width), "--fc_width", str(round(4096 * width))])],
                            capture_output=True, text=True, check=True).stdout
     return int(re.search(r"multiply-adds +([\d,]+)", words).group(1).replace(",", ""))
 
@@ -101,11 +106,12 @@ def check_equal(folder):
         sys.exit(f"the networks differ by {found:.1e} of the largest logit; nothing was timed")
 
 
-def profile(model, shape):
+def profile(model, shape, width):
     """Print the milliseconds of MindFCN's step by block and by operator."""
     size, count = map(int, shape.split("x"))
     with tempfile.TemporaryDirectory() as folder:
-        worker = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", folder, model, size, count)
+        worker = Worker("MindFCN", sys.executable, HERE / "worker_mindfcn.py", folder, model, size, count, "CPU",
+                        "float32", width)
         for _ in range(WARM_UP):
             worker.ask("step")
         worker.ask("profile")
