@@ -296,7 +296,8 @@ def serve():
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
-    from mindfcn.cli import main as cli, parser
+    from mindfcn.cli import main as cli  # noqa: F401
+    from mindfcn.cli import parser
     from mindfcn.commands import evaluate, prepare, train  # noqa: F401
     parser.parse(["train"])
     # The first drawing reads fonts.
