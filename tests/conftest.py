@@ -122,6 +122,18 @@ def unrendered():
         yield rendering
 
 
+@pytest.fixture
+def short_googlenet(monkeypatch):
+    """fcn32s_googlenet and so on are networks on a small_network.ShortGoogLeNet."""
+    from small_network import ShortGoogLeNet
+
+    from mindfcn.models import factory
+    from mindfcn.models.backbones.googlenet import MODULES
+    for name in set(MODULES) - {"3b", "4e", "5b"}:
+        monkeypatch.delitem(MODULES, name)
+    monkeypatch.setitem(factory.BACKBONES, "googlenet", ShortGoogLeNet)
+
+
 @pytest.fixture(params=["GRAPH", "PYNATIVE"])
 def mode(request):
     """Name of the mode in which the test runs: each of MindSpore's two in turn."""
