@@ -4,6 +4,8 @@
 set -euo pipefail
 
 EXTRAS=test
+# Without bytecode each process would compile all files again.
+unset PYTHONDONTWRITEBYTECODE
 unset CDPATH
 root=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 . "$root/scripts/environment.sh"

@@ -9,6 +9,7 @@ from functools import partial
 from mindspore import nn
 
 from mindfcn.models import layers
+from mindfcn.models.backbones.googlenet import GoogLeNet
 from mindfcn.models.backbones.stages import StagedBackbone
 from mindfcn.models.factory import BACKBONES
 
@@ -31,6 +32,16 @@ class Small(StagedBackbone):
         self.conv6 = layers.conv_block(channels, fc_width, (3,), batch_norm)
         self.pool3, self.pool4, self.pool5 = layers.MaxPool(8, 8), layers.MaxPool(), layers.MaxPool()
         self.drop7 = nn.Identity() if batch_norm else layers.Dropout(dropout, seed=7)
+
+
+class ShortGoogLeNet(GoogLeNet):
+    """Its first layers and one Inception module for each map: every kind of layer of all nine modules.
+
+    The fixture `short_googlenet` gives it its three modules, and GoogLeNet's name.
+    """
+
+    stages = {"pool3": (*GoogLeNet.stages["pool3"][:-2], "inception_3b"), "pool4": ("pool3", "inception_4e"),
+              "fc7": ("pool4", "inception_5b", "drop")}
 
 
 BACKBONES.update(small=partial(Small, batch_norm=False), small_bn=partial(Small, batch_norm=True))

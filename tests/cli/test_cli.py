@@ -125,7 +125,7 @@ def test_prepare_predict_and_eval_as_typed(tmp_path):
                cwd=tmp_path)
     assert done.returncode == 0 and "train: rec/train.mindrecord" in done.stdout, done.stderr
     ms.set_seed(1)
-    write_checkpoint(tmp_path / "a.ckpt")
+    write_checkpoint(tmp_path / "a.ckpt", model="fcn32s_alexnet")
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (30, 20), (200, 0, 0)).save(photos / "one.png")

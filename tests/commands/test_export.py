@@ -146,7 +146,7 @@ def test_the_onnx_file_carries_the_card_and_segments_photographs_as_mindspore(ch
 @pytest.mark.parametrize("name, options", [("fcn8s_small_bn", {}), ("fcn16s_vgg16", {"padding": "pad100"}),
                                            ("fcn32s_small", {}), ("fcn32s_googlenet", {}),
                                            ("fcn_resnet50", {}), ("fcn_r18_d8", {}), ("fcn_r50b_d8", {})])
-@pytest.mark.usefixtures("shallow")
+@pytest.mark.usefixtures("shallow", "short_googlenet")
 def test_a_mindir_file_computes_the_networks_logits_at_its_size(scramble, name, options, photographs, tmp_path):
     options = {**(NARROW if "vgg16" in name or "small" in name else {"width": 0.25}), **options}
     net = scramble(create_model(name, 3, **options))

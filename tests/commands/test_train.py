@@ -838,7 +838,7 @@ def test_two_processes_hold_the_same_weights(ready, sample_records, tmp_path):
     assert checkpoints(tmp_path / "run") == ["best.ckpt", "epoch-0001.ckpt", "epoch-0002.ckpt", "last.ckpt"]
 
 
-@pytest.mark.parametrize("name", ["fcn8s_small_bn", "fcn8s_small"])
+@pytest.mark.parametrize("name", ["fcn8s_small_bn", pytest.param("fcn8s_small", marks=long)])
 def test_mixed_precision_learns_and_keeps_float32_weights(name):
     """What GPU and Ascend run by default: float16 layers, dynamic loss scale, float32 weights under the same names."""
     runtime.set_up()

@@ -292,8 +292,18 @@ def serve():
     """Answer questions until there are no more."""
     os.environ.setdefault("GLOG_v", "4")
     # Forked children inherit these imports. Compute nothing here: a fork does not copy threads.
+    import jinja2  # noqa: F401
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
+
     from mindfcn.cli import main as cli  # noqa: F401
+    from mindfcn.cli import parser
     from mindfcn.commands import evaluate, prepare, train  # noqa: F401
+    parser.parse(["train"])
+    # The first drawing reads fonts.
+    figure = Figure()
+    figure.subplots().set_title("fonts")
+    backend_agg.FigureCanvasAgg(figure).draw()
     answers, children = os.fdopen(os.dup(1), "w"), {}
     os.dup2(2, 1)
     for line in sys.stdin:

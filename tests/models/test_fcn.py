@@ -10,8 +10,6 @@ from mindspore import nn
 
 from mindfcn.errors import UserError
 from mindfcn.losses import CrossEntropy
-from mindfcn.models import factory
-from mindfcn.models.backbones.googlenet import MODULES, GoogLeNet
 from mindfcn.models.factory import HEADS, MODELS, PAIRS, create_model, split_name
 from mindfcn.models.fcn import FCN8s
 from mindfcn.models.layers import bilinear_weight
@@ -136,21 +134,6 @@ def test_saved_and_loaded_by_mindspore_it_gives_the_same_logits(network, tmp_pat
     missing, unexpected = ms.load_param_into_net(other, ms.load_checkpoint(str(tmp_path / "net.ckpt")))
     assert (missing, unexpected) == ([], [])
     np.testing.assert_array_equal(run(other, image), expected)
-
-
-class ShortGoogLeNet(GoogLeNet):
-    """Its first layers and one Inception module for each map: every kind of layer of all nine modules."""
-
-    stages = {"pool3": (*GoogLeNet.stages["pool3"][:-2], "inception_3b"), "pool4": ("pool3", "inception_4e"),
-              "fc7": ("pool4", "inception_5b", "drop")}
-
-
-@pytest.fixture
-def short_googlenet(monkeypatch):
-    """fcn32s_googlenet and so on are networks on a ShortGoogLeNet."""
-    for name in set(MODULES) - {"3b", "4e", "5b"}:
-        monkeypatch.delitem(MODULES, name)
-    monkeypatch.setitem(factory.BACKBONES, "googlenet", ShortGoogLeNet)
 
 
 class EvaluatedAndTrained(nn.Cell):

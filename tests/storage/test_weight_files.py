@@ -410,20 +410,21 @@ def zipped(name, data, compression=zipfile.ZIP_DEFLATED):
     return file.getvalue()
 
 
+# Functions, because what is made on import, each process of a run of the tests would make.
 @pytest.mark.parametrize("suffix, data", [
-    (".npz", zipped("w.npy", huge_npy())),
-    (".npz", zipped("w.npy", bytes(90 << 20))),
-    (".npz", zipped("w.npy", bytes(30 << 20), zipfile.ZIP_LZMA)),
-    (".pth", zipped("a/data.pkl", b"\x80\x02}r" + struct.pack("<I", 1 << 31) + b".")),
-    (".pth", zipped("a/data.pkl", b"\x80\x05\x96" + struct.pack("<Q", 1 << 34) + b".")),
-    (".pth", zipped("a/data.pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 34) + b".")),
-    (".ckpt", b"\x0a" + b"\xff" * 8 + b"\x7f" + b"data"),
-    (".ckpt", b"\x0a" + b"\xff" * 50),
-    (".safetensors", struct.pack("<Q", 1 << 40) + b"{}"),
+    (".npz", lambda: zipped("w.npy", huge_npy())),
+    (".npz", lambda: zipped("w.npy", bytes(90 << 20))),
+    (".npz", lambda: zipped("w.npy", bytes(8 << 20), zipfile.ZIP_LZMA)),
+    (".pth", lambda: zipped("a/data.pkl", b"\x80\x02}r" + struct.pack("<I", 1 << 31) + b".")),
+    (".pth", lambda: zipped("a/data.pkl", b"\x80\x05\x96" + struct.pack("<Q", 1 << 34) + b".")),
+    (".pth", lambda: zipped("a/data.pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 34) + b".")),
+    (".ckpt", lambda: b"\x0a" + b"\xff" * 8 + b"\x7f" + b"data"),
+    (".ckpt", lambda: b"\x0a" + b"\xff" * 50),
+    (".safetensors", lambda: struct.pack("<Q", 1 << 40) + b"{}"),
 ], ids=["npy-shape", "zip-bomb", "lzma", "memo", "bytearray", "text", "length", "varint", "header"])
 def test_claimed_sizes_are_not_allocated(tmp_path, suffix, data):
     path = tmp_path / f"w{suffix}"
-    path.write_bytes(data)
+    path.write_bytes(data())
     tracemalloc.start()
     try:
         refused(path)

@@ -7,7 +7,7 @@ from mindfcn.models.analysis.trace import trace
 from mindfcn.models.surgery.dilate import dilate
 
 STRIDES = {"pool3": 8, "pool4": 16, "fc7": 32}
-TRACED = 256
+TRACED = 64
 # The cells of each stage by their names in mindcv; of networks whose cells are one sequence, `features`, the numbers of
 # cells in the first stage and in the first two.
 _RESNET = (("conv1", "bn1", "relu", "max_pool", "layer1", "layer2"), ("layer3",), ("layer4",))
