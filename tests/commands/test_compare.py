@@ -235,7 +235,7 @@ def test_the_command_ends_with_the_signal(sample_records, tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         output, error = process.communicate(timeout=240)
-    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in output, error
+    assert process.returncode == 128 + signal.SIGTERM and "run the same command to continue" in output, error
 
 
 def test_variants_of_one_network_may_differ_in_losses_and_augmentation(tmp_path):
