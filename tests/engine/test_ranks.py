@@ -247,7 +247,7 @@ def test_without_records_the_first_rank_makes_them_and_its_failure_ends_all(tmp_
     logs = [(tmp_path / "log" / f"worker_{rank}.log").read_text() for rank in range(2)]
     assert str(tmp_path / "nothing") in logs[0]
     assert "process 0 failed" in logs[1]
-    assert os.listdir(tmp_path / "run") == ["run.lock"]
+    assert set(os.listdir(tmp_path / "run")) <= {"run.lock"}
 
 
 @long
