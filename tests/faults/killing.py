@@ -198,15 +198,15 @@ def read_table(path):
 
 
 def read_metrics(path):
-    """The JSON of an evaluation, a manifest of records or versions, without times; of an identity the hash alone.
+    """The JSON of an evaluation, a manifest of records or versions, without times; of records the hash alone.
 
     Nor checksums of MindRecord's files, whose bytes differ from run to run; their contents are compared.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     for name in ("seconds per image", "git revision", "checksums", "checksum"):
         content.pop(name, None)
-    if "identity" in content:
-        content["identity"] = content["identity"]["hash"]
+    for name in {"identity", "records"} & content.keys():
+        content[name] = content[name]["hash"]
     return json.dumps(content, sort_keys=True).encode()
 
 
