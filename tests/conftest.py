@@ -63,9 +63,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Take what collection made out of later garbage collections: MindSpore makes one before each compilation.
+    """Let garbage collection skip the collected tests: MindSpore starts one before each compilation.
 
-    They took a tenth of the processor time of a process that has collected all tests.
+    In a process with all tests, that took a tenth of the processor time.
     """
     gc.collect()
     gc.freeze()

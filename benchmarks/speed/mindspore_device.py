@@ -2,12 +2,12 @@
 
 import json
 import os
-import resource
 
 import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libraries)
 
 # isort: split
 import mindspore as ms
+from serve import held
 
 from mindfcn import runtime
 
@@ -21,12 +21,6 @@ def set_up(device):
     ms.set_context(**json.loads(os.environ.get(CONTEXT, "{}")))
     if os.environ.get(BLOCKING):
         ms.runtime.launch_blocking()
-
-
-def narrow(width):
-    """Options of `create_model` for a share of VGG16's channels; a torchvision network has no other width than 1."""
-    width = float(width)
-    return {} if width == 1 else {"width": width, "fc_width": round(4096 * width)}
 
 
 def on_device(array):
@@ -44,5 +38,5 @@ def wait():
 def peak():
     """Most memory that tensors have taken on the device, GB; on CPU, that the process has held."""
     if ms.get_context("device_target") == "CPU":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        return held()
     return ms.runtime.max_memory_allocated() / 2 ** 30

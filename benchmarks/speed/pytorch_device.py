@@ -1,10 +1,10 @@
 """The device and the precision of a PyTorch worker, as MindFCN's --device and --precision name them."""
 
 import os
-import resource
 import sys
 
 import torch
+from serve import held
 
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -39,5 +39,5 @@ def scaler_of(device, precision):
 def peak(device):
     """Most memory that tensors have taken on the device, GB; on CPU, that the process has held."""
     if device.type == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        return held()
     return torch.cuda.max_memory_allocated(device) / 2 ** 30

@@ -87,6 +87,12 @@ def difference(path, other):
     return float(np.abs(one - two).max() / np.abs(two).max())
 
 
+def narrow(width):
+    """Options of `create_model` for a share of VGG16's channels; a torchvision network has no other width than 1."""
+    width = float(width)
+    return {} if width == 1 else {"width": width, "fc_width": round(4096 * width)}
+
+
 def take_turns(workers, runs, warm_up, command="step"):
     """Time the workers in rounds, one run of each per round, so that load on the machine affects all equally.
 

@@ -1,11 +1,11 @@
 """Shared by the inference workers: input images, and the loop that answers commands."""
 
 import os
-import resource
 import sys
 import time
 
 import numpy as np
+from serve import held
 
 MEAN, STD = np.float32((103.53, 116.28, 123.675)), np.float32((57.375, 57.120, 58.395))
 
@@ -22,12 +22,7 @@ def images(folder, which, count):
     return np.ascontiguousarray(np.repeat(image, count, 0))
 
 
-def host_peak():
-    """Most memory that this process has held, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-
-
-def serve(folder, logits, version, masks=None, peak=host_peak):
+def serve(folder, logits, version, masks=None, peak=held):
     """Answer commands until the input ends.
 
     `run PHOTOGRAPH COUNT`: seconds from input array to logits array; `masks PHOTOGRAPH COUNT`: to the array of classes;

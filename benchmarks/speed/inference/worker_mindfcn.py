@@ -16,7 +16,8 @@ import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libra
 import mindspore as ms
 import numpy as np
 from answers import serve
-from mindspore_device import narrow, peak, set_up
+from mindspore_device import peak, set_up
+from rivals import narrow
 
 from mindfcn import runtime
 from mindfcn.commands.export import write_onnx

@@ -23,7 +23,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from rivals import Worker, difference, limits, median, parser, python_of, show, take_turns
+from rivals import Worker, difference, limits, median, narrow, parser, python_of, show, take_turns
 
 HERE = pathlib.Path(__file__).resolve().parent
 VARIANTS = ("eager", "channels-last", "compiled")
@@ -93,8 +93,8 @@ def compare(model, shape, variants, options, peak):
 
 def multiply_adds(model, size, width):
     """Multiply-adds of one forward pass on one image; a training step needs three times as many."""
-    words = subprocess.run([sys.executable, "-m", "mindfcn", "describe", model, "--size", str(size),
-                            *([] if width == 1 else ["--width", str(width), "--fc_width", str(round(4096 * width))])],
+    options = [word for name, value in narrow(width).items() for word in (f"--{name}", str(value))]
+    words = subprocess.run([sys.executable, "-m", "mindfcn", "describe", model, "--size", str(size), *options],
                            capture_output=True, text=True, check=True).stdout
     return int(re.search(r"multiply-adds +([\d,]+)", words).group(1).replace(",", ""))
 

@@ -14,7 +14,8 @@ import mindfcn  # noqa: F401  (before MindSpore, for which it loads CUDA's libra
 import mindspore as ms
 import numpy as np
 from mindspore import profiler
-from mindspore_device import narrow, on_device, peak, set_up, wait
+from mindspore_device import on_device, peak, set_up, wait
+from rivals import narrow
 from serve import batch, serve
 
 from mindfcn import runtime

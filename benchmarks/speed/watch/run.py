@@ -17,8 +17,8 @@ import mindspore as ms
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from mindspore_device import narrow, peak, set_up
-from rivals import median, parser, show
+from mindspore_device import peak, set_up
+from rivals import median, narrow, parser, show
 from serve import batch, seconds
 
 from mindfcn import runtime

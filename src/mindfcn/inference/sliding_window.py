@@ -76,14 +76,14 @@ class SlidingWindow:
         mask = found = None
         for rows, columns, crop in self.crops(image):
             here = slice(rows.first, rows.last), slice(columns.first, columns.last)
-            part, likely = self.segmenter(crop, probabilities)
+            part, part_probabilities = self.segmenter(crop, probabilities)
             if mask is None:
                 mask = np.empty((*image.shape[:2], *part.shape[2:]), np.uint8)
             mask[here] = part[rows.inner, columns.inner]
             if probabilities:
                 if found is None:
-                    found = np.empty((len(likely), *image.shape[:2]), np.float32)
-                found[:, here[0], here[1]] = likely[:, rows.inner, columns.inner]
+                    found = np.empty((len(part_probabilities), *image.shape[:2]), np.float32)
+                found[:, here[0], here[1]] = part_probabilities[:, rows.inner, columns.inner]
         return mask, found
 
     def blocks(self, image):

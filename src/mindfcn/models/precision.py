@@ -46,8 +46,8 @@ def compute_in(net, dtype, precision="auto"):
     if gpu:
         ms.set_context(gpu_config={"conv_allow_tf32": not strict})
     if dtype != ms.float32:
-        # cuDNN's batch normalisation takes float16 maps with float32 weights and statistics. Mixed precision casts its
-        # map alone, because MindSpore's operator writes to the others.
+        # cuDNN's batch normalisation takes float16 maps with float32 weights and statistics. Mixed precision casts only
+        # the map, because MindSpore's operator may write to its other inputs.
         kept = [cell for cell in ms.amp.get_black_list() if not gpu or cell is not nn.BatchNorm2d]
         ms.amp.custom_mixed_precision(net, black_list=[*kept, LRN], dtype=dtype)
     words = str(dtype).lower()
