@@ -236,6 +236,29 @@ def test_pooling_reaches_over_the_edge_as_caffes(mode, kernel, stride, size, cel
     np.testing.assert_array_equal(pooled[0, 0, 0], [window.max() for window in windows])
 
 
+@pytest.mark.usefixtures("pynative")
+@pytest.mark.parametrize("mode", ["PYNATIVE", "GRAPH"])
+@pytest.mark.parametrize("kernel, stride, shape", [(2, 2, (8, 6)), (2, 2, (7, 9)), (3, 3, (9, 7)), (3, 2, (9, 8))])
+def test_poolings_gradient_goes_to_the_first_maximum(mode, kernel, stride, shape):
+    """Training or not, with equal maxima, as they are in flat parts of drawn images."""
+    random = np.random.default_rng(1)
+    x = random.integers(-2, 2, (2, 3, *shape)).astype(np.float32)
+    cells = [-(-(side - kernel) // stride) + 1 for side in shape]
+    direction = random.standard_normal((2, 3, *cells)).astype(np.float32)
+    maxima, gradient = np.empty_like(direction), np.zeros_like(x)
+    for place in np.ndindex(direction.shape):
+        top, left = place[2] * stride, place[3] * stride
+        window = x[place[0], place[1], top:top + kernel, left:left + kernel]
+        row, column = np.unravel_index(window.argmax(), window.shape)
+        maxima[place] = window.max()
+        gradient[place[0], place[1], top + row, left + column] += direction[place]
+    for training in (False, True):
+        pool = layers.MaxPool(kernel, stride).set_train(training)
+        pooled, by_input = output_and_gradients(pool, ms.Tensor(x), direction, mode)
+        np.testing.assert_array_equal(pooled, maxima)
+        np.testing.assert_allclose(by_input, gradient, rtol=1e-6)
+
+
 def test_runs_layers_and_processes_have_masks_of_their_own(monkeypatch):
     """Seed 1 of the first process keeps the layers' own seeds, as in every checkpoint so far."""
     from mindfcn.engine import build

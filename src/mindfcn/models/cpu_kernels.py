@@ -1,8 +1,8 @@
-"""Convolutions for CPU that are faster or need less memory than MindSpore's kernels; results differ by rounding only.
+"""Layers for CPU that are faster or need less memory than MindSpore's kernels; results differ by rounding only.
 
-`convolution` and `transposed_convolution` choose them when a layer is built. Every network also runs without them:
-set `cpu_kernels.enabled = False` before building it, or the environment variable MINDFCN_CPU_KERNELS=0. Parameters are
-the same either way, and so are checkpoints.
+`convolution`, `transposed_convolution` and `max_pooling` choose them when a layer is built. Every network also runs
+without them: set `cpu_kernels.enabled = False` before building it, or the environment variable MINDFCN_CPU_KERNELS=0.
+Parameters are the same either way, and so are checkpoints.
 
 A convolution of single channels with a few fixed kernels cuts a map into tiles and transforms them at once; the rest is
 a matrix product, the fastest operation on CPUs. The transposed convolution joins the tiles again.
@@ -54,6 +54,13 @@ def transposed_convolution(channels, kernel, stride, padding):
     """The same for a transposed convolution from `channels` to as many; `kernel` is its side."""
     if enabled and ms.get_context("device_target") == "CPU" and 0 <= 2 * stride - kernel <= 1 and stride in BLOCKS:
         return Upsampling(channels, stride, padding, odd=kernel % 2 == 1)
+    return None
+
+
+def max_pooling(kernel, stride):
+    """The same for max pooling without padding."""
+    if enabled and ms.get_context("device_target") == "CPU" and kernel == stride:
+        return MaxPooling(kernel)
     return None
 
 
@@ -197,6 +204,28 @@ class Swap(nn.Cell):
     def bprop(self, rows, first, second, third, result, gradient):
         """The gradient of the rows; the sizes have none."""
         return swap(gradient, third, second, first).reshape(rows.shape), 0, 0, 0
+
+
+class MaxPooling(nn.Cell):
+    """Max pooling of windows side by side: `kernel` by `kernel`, of which (N, C, H, W) has a whole number.
+
+    The gradient goes to the first maximum of each window. For it, MindSpore pools again with a reference kernel of
+    oneDNN, which takes three times as long as finding the places of the maxima and putting the gradients there.
+    """
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.kernel = kernel
+        self.pool = ops.MaxPool(kernel_size=kernel, strides=kernel, pad_mode="valid")
+
+    def construct(self, x):
+        return self.pool(x)
+
+    def bprop(self, x, result, gradient):
+        """The gradient of x."""
+        # Found again, because MindSpore keeps places as int64: twice the memory of the maxima.
+        _, places = ops.adaptive_max_pool2d(ops.depend(x, gradient), result.shape[2:], True)
+        return (ops.max_unpool2d(gradient, places, self.kernel, self.kernel, 0, output_size=x.shape),)
 
 
 class WideConv2d(nn.Cell):

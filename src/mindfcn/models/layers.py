@@ -124,6 +124,13 @@ class MaxPool(nn.MaxPool2d):
         super().__init__(kernel_size=kernel, stride=stride, pad_mode="valid")
         self.kernel = kernel
         self.step = stride
+        # In a tuple for the same reason as in CpuConv2d.
+        algorithm = cpu_kernels.max_pooling(kernel, stride)
+        self.algorithms = (algorithm,) if algorithm else ()
+
+    def use_mindspore_kernels(self):
+        """Compute with MindSpore's kernels only."""
+        self.algorithms = ()
 
     def construct(self, x):
         # MindSpore's own ceil_mode is several times slower on CPU.
@@ -134,6 +141,8 @@ class MaxPool(nn.MaxPool2d):
             x = ops.concat((x, ops.full((count, channels, below, width), float("-inf"), dtype=x.dtype)), 2)
         if right:
             x = ops.concat((x, ops.full((count, channels, height + below, right), float("-inf"), dtype=x.dtype)), 3)
+        if x.dtype == ms.float32 and self.algorithms:
+            return self.algorithms[0](x)
         return super().construct(x)
 
 
