@@ -19,10 +19,10 @@ _add_to_moment, _add_decay, _shrink, _update = map(ops.MultitypeFuncGraph,
 _descend = ops.ApplyGradientDescent()
 
 
-@_add_to_moment.register("Number", "Tensor", "Tensor", "Tensor", "Tensor")
-def _add_decay_to_moment(momentum, decay, gradient, weight, moment):
+@_add_to_moment.register("Number", "Tensor", "Tensor", "Tensor")
+def _add_decay_to_moment(momentum, decay, weight, moment):
     # Divided here, as the compiler rounds it: computed before, it differs in the last bit, and so do resumed runs.
-    return ops.depend(gradient, _descend(moment, -decay / momentum, weight))
+    return _descend(moment, -decay / momentum, weight)
 
 
 @_add_decay.register("Tensor", "Tensor", "Tensor")
@@ -97,22 +97,29 @@ class Momentum(nn.Momentum):
         super().__init__(groups, learning_rate, momentum)
         self.momentum_factor = momentum
 
-    def construct(self, gradients):
-        """The updated weights, which share the parameters' memory."""
-        gradients, rates = self.decay_weight(gradients), self.get_lr()
+    def construct(self, gradients, decayed=False):
+        """The updated weights, which share the parameters' memory; `decayed`: `decay` was called in this step."""
+        if not decayed:
+            gradients = ops.depend(gradients, self.decay())
+        if not self.momentum_factor:
+            gradients = self.hyper_map(_add_decay, self.weight_decay, gradients, self._parameters)
+        rates = self.get_lr()
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         return self.hyper_map_reverse(functional.partial(_update, self.opt, self.momentum), rates, gradients,
                                       self.params, self.moments)
 
-    def decay_weight(self, gradients):
-        """Gradients; without momentum, gradients plus decay times weights.
+    def decay(self):
+        """With momentum m, add the decay d w to the moments as d / m w, since the update multiplies them by m.
 
-        With momentum m, the decay d w is added to the moments as d / m w, since the update multiplies them by m.
+        Called before the forward pass, it needs no memory beyond what that pass takes later.
+
+        Returns:
+            something for `ops.depend`; () without momentum, where the decay is added to the gradients.
         """
-        if self.momentum_factor:
-            add = functional.partial(_add_to_moment, self.momentum_factor)
-            return self.hyper_map(add, self.weight_decay, gradients, self._parameters, self.moments)
-        return self.hyper_map(_add_decay, self.weight_decay, gradients, self._parameters)
+        if not self.momentum_factor:
+            return ()
+        add = functional.partial(_add_to_moment, self.momentum_factor)
+        return self.hyper_map(add, self.weight_decay, self._parameters, self.moments)
 
 
 class AdamW(nn.Adam):

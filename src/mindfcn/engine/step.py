@@ -92,8 +92,8 @@ class TrainStep(nn.Cell):
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         self.moving = ms.ParameterTuple([parameter for parameter in net.get_parameters()
                                          if parameter.name.endswith(MOVING)])
-        # Its updates return the weights; reading parameters after an update copies them.
-        self.returned = isinstance(update, Momentum) and scaler is None
+        # Momentum whose updates are never skipped.
+        self.momentum = isinstance(update, Momentum) and scaler is None
         # Where numbers that overflow become the largest instead of infinite, only MindSpore's own check finds them.
         self.ascend = ms.get_context("device_target") == "Ascend"
         self.finite = ms.Parameter(ms.Tensor(True), name="finite", requires_grad=False)
@@ -145,6 +145,8 @@ class TrainStep(nn.Cell):
         return counted / self.loss.divisor(self.total(counted))
 
     def construct(self, images, labels, updates):
+        if self.momentum and updates:
+            images = ops.depend(images, self.update.decay())
         loss, gradients = self.gradient(images, labels)
         # Unscale before the scaler adjusts its scale.
         loss = self.total(self.unscaled(loss))
@@ -153,7 +155,9 @@ class TrainStep(nn.Cell):
         if not updates:
             return ops.depend(loss, self.check(self.store(gradients)))
         gradients = self.reduce(gradients)
-        if self.scaler is None:
+        if self.momentum:
+            done = self.update(self.clipped(gradients), True)
+        elif self.scaler is None:
             done = self.update(self.clipped(gradients))
         else:
             gradients = self.scaler.unscale(gradients)
@@ -163,7 +167,8 @@ class TrainStep(nn.Cell):
             done = self.scaler.adjust(finite)
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
-        weights = done if self.returned else self.each(functional.partial(_after, done), self.weights)
+        # Reading parameters after an update copies them; Momentum returns them.
+        weights = done if self.momentum else self.each(functional.partial(_after, done), self.weights)
         return ops.depend(loss, self.check(weights))
 
     def clipped(self, gradients):

@@ -46,7 +46,7 @@ def convolution(in_channels, out_channels, kernel, stride, padding, group, dilat
     if kernel == (3, 3) and padding == 1 and narrower >= WINOGRAD_BACKWARD:
         return Winograd(out_channels, direct=narrower < WINOGRAD)
     if kernel != (3, 3) and out_channels > NARROW:
-        return WideConv2d(kernel, padding)
+        return WideConv2d(out_channels, kernel, padding)
     return None
 
 
@@ -195,17 +195,6 @@ class Winograd(nn.Cell):
         return of_x, ops.BatchMatMul(transpose_b=True)(gradient, tiles).reshape(36, -1)
 
 
-class Swap(nn.Cell):
-    """`swap`, whose gradient is the inverse swap."""
-
-    def construct(self, rows, first, second, third):
-        return swap(rows, first, second, third)
-
-    def bprop(self, rows, first, second, third, result, gradient):
-        """The gradient of the rows; the sizes have none."""
-        return swap(gradient, third, second, first).reshape(rows.shape), 0, 0, 0
-
-
 class MaxPooling(nn.Cell):
     """Max pooling of windows side by side: `kernel` by `kernel`, of which (N, C, H, W) has a whole number.
 
@@ -229,14 +218,35 @@ class MaxPooling(nn.Cell):
 
 
 class WideConv2d(nn.Cell):
-    """The convolution of (N, C, H, W) with (K, C, *kernel) as one matrix product, and so are its gradients.
+    """MindSpore's convolution of (N, C, H, W) with (K, C, *kernel), whose kernel's gradient is one matrix product.
 
-    MindSpore's convolution uses a slow reference kernel for the gradient of fc6's kernel. A cell with its own `bprop`
-    would get a copy of the weights, 411 MB for fc6.
+    MindSpore uses a slow reference kernel for the gradient of fc6's kernel.
 
     Args:
+        out_channels: K.
         kernel: (height, width).
         padding: one number, or four: above, below, left, right.
+    """
+
+    def __init__(self, out_channels, kernel, padding):
+        super().__init__()
+        self.convolution = ops.Conv2D(out_channels, kernel, mode=1, stride=1, dilation=1, group=1, pad_mode="pad",
+                                      pad=padding)
+        self.with_gradient = WithKernelGradient(kernel, padding)
+
+    def fits(self, shape):
+        """True: it takes any map."""
+        return True
+
+    def construct(self, x, weight):
+        return self.with_gradient(self.convolution(x, ops.stop_gradient(weight)), x, weight)
+
+
+class WithKernelGradient(nn.Cell):
+    """The result of a convolution as it is; only its kernel gets a gradient here, as `WideConv2d` describes.
+
+    The kernel takes no part in what is computed here: MindSpore copies a parameter that a cell with its own `bprop`
+    computes with, and one that is reshaped: 411 MB for fc6.
     """
 
     def __init__(self, kernel, padding):
@@ -245,19 +255,18 @@ class WideConv2d(nn.Cell):
         places = kernel[0] * kernel[1]
         self.pixels = ms.Tensor(np.eye(places, dtype=np.float32).reshape(-1, 1, *kernel))
         self.cut = ops.Conv2D(places, kernel, mode=1, stride=1, dilation=1, group=1, pad_mode="pad", pad=padding)
-        self.swap = Swap()
 
-    def fits(self, shape):
-        """True: it takes any map."""
-        return True
+    def construct(self, result, x, weight):
+        return result
 
-    def construct(self, x, weight):
+    def bprop(self, result, x, weight, _, gradient):
+        """Gradients of the result and of the kernel; x gets its own from the convolution."""
         count, channels, height, width = x.shape
-        columns = self.cut(x.reshape(count * channels, 1, height, width), self.pixels)
-        places, height, width = columns.shape[1:]
-        columns = self.swap(columns, count, channels * places, 1).reshape(channels * places, -1)
-        results = ops.MatMul()(weight.reshape(weight.shape[0], -1), columns)
-        return self.swap(results, weight.shape[0], count, 1).reshape(count, weight.shape[0], height, width)
+        columns = self.cut(ops.depend(x, gradient).reshape(count * channels, 1, height, width), self.pixels)
+        columns = swap(columns, count, channels * columns.shape[1], 1).reshape(channels * columns.shape[1], -1)
+        results = swap(gradient, count, gradient.shape[1], 1).reshape(gradient.shape[1], -1)
+        of_weight = ops.MatMul(transpose_b=True)(results, columns)
+        return gradient, ops.zeros_like(x), of_weight.reshape(weight.shape)
 
 
 @ops.constexpr
