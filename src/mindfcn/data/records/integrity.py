@@ -31,6 +31,7 @@ _BAD_ROWS = f"""SELECT COUNT(*) FROM INDEXES WHERE
          AND PAGE_ID_RAW BETWEEN 0 AND :pages - 1 AND PAGE_ID_BLOB BETWEEN 0 AND :pages - 1
          AND ROW_ID BETWEEN 0 AND :rows - 1)"""
 
+
 def record_files(path):
     """List the MindRecord files of a data set, in order, after checking them; a manifest is optional.
 
@@ -203,6 +204,10 @@ def _check_index(file, header):
     if name != os.path.basename(file):
         raise UserError(f"{file}.db is the index of {name}; copy the pair again under its own names")
     rows = _query(file, "SELECT COUNT(*) FROM INDEXES")
+    # The reader asks for each row by its number, through the table's own index.
+    numbers = _query(file, "SELECT COUNT(DISTINCT ROW_ID) FROM INDEXES")
+    if numbers != rows or _query(file, "PRAGMA integrity_check(1)") != "ok":
+        raise UserError(f"{file}.db is damaged: rows cannot be found in it; {REMEDY}")
     if not rows or _query(file, _BAD_ROWS, {"size": header["page_size"], "pages": len(header["page"]), "rows": rows}):
         raise UserError(f"{file}.db is damaged: it points to places outside the file; {REMEDY}")
     size = header["header_size"] + header["page_size"] * (len(header["page"]) - 1)
