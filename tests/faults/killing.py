@@ -35,14 +35,21 @@ def command(verb, common, folder):
 class Server:
     """Runs commands of mindfcn. Use as a context.
 
+    Args:
+        compiled: whether networks are compiled.
+
     Attributes:
         seconds: processor time of the command that ended last.
     """
 
+    def __init__(self, compiled=False):
+        self.compiled = compiled
+
     def __enter__(self):
         paths = [SOURCE, os.environ.get("PYTHONPATH", "")]
         # A killed process would compile its networks again.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "MINDFCN_COMPILE": "0"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                       "MINDFCN_COMPILE": str(int(self.compiled))}
         self.process = subprocess.Popen(PYTHON, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         env=environment)
         return self

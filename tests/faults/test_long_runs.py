@@ -11,7 +11,7 @@ import time
 
 import pytest
 from helpers import read_table
-from killing import NARROW, alive
+from killing import NARROW, Server, alive
 
 pytestmark = [pytest.mark.long,
               pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system has no /proc")]
@@ -32,6 +32,13 @@ def held(pid, run):
 def rows(path):
     """The rows of a table that may not exist yet."""
     return read_table(path) if path.exists() else []
+
+
+@pytest.fixture
+def server():
+    """Compiled, as users train: operator by operator, MindSpore 2.10 keeps 1.6 MiB more after each epoch."""
+    with Server(compiled=True) as found:
+        yield found
 
 
 def test_memory_and_files_of_a_long_run_do_not_grow(server, tmp_path, figures):
