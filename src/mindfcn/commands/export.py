@@ -181,7 +181,7 @@ def write_mindir(net, path, size):
     net = Folded(net).net
     for _, cell in net.cells_and_names():
         # Custom CPU kernels are compiled for this machine, so use MindSpore's own.
-        if isinstance(cell, (layers.CpuConv2d, layers.CpuConv2dTranspose, layers.MaxPool)):
+        if isinstance(cell, layers.CpuLayer):
             cell.use_mindspore_kernels()
     image = ms.Tensor(np.zeros((1, net.in_channels, *size), np.float32))
     try:

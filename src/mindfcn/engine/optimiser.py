@@ -111,10 +111,10 @@ class Momentum(nn.Momentum):
     def decay(self):
         """With momentum m, add the decay d w to the moments as d / m w, since the update multiplies them by m.
 
-        Called before the forward pass, it needs no memory beyond what that pass takes later.
+        Before the forward pass, it takes memory that the pass takes later anyway.
 
         Returns:
-            something for `ops.depend`; () without momentum, where the decay is added to the gradients.
+            the results to wait for with `ops.depend`; () without momentum, where the decay is added to the gradients.
         """
         if not self.momentum_factor:
             return ()

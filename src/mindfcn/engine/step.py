@@ -92,8 +92,8 @@ class TrainStep(nn.Cell):
         self.sums = self.weights.clone(prefix="accumulated", init="zeros") if accumulate > 1 else None
         self.moving = ms.ParameterTuple([parameter for parameter in net.get_parameters()
                                          if parameter.name.endswith(MOVING)])
-        # Momentum whose updates are never skipped.
-        self.momentum = isinstance(update, Momentum) and scaler is None
+        # Without a scaler, no update is skipped.
+        self.plain_momentum = isinstance(update, Momentum) and scaler is None
         # Where numbers that overflow become the largest instead of infinite, only MindSpore's own check finds them.
         self.ascend = ms.get_context("device_target") == "Ascend"
         self.finite = ms.Parameter(ms.Tensor(True), name="finite", requires_grad=False)
@@ -145,7 +145,7 @@ class TrainStep(nn.Cell):
         return counted / self.loss.divisor(self.total(counted))
 
     def construct(self, images, labels, updates):
-        if self.momentum and updates:
+        if self.plain_momentum and updates:
             images = ops.depend(images, self.update.decay())
         loss, gradients = self.gradient(images, labels)
         # Unscale before the scaler adjusts its scale.
@@ -155,7 +155,7 @@ class TrainStep(nn.Cell):
         if not updates:
             return ops.depend(loss, self.check(self.store(gradients)))
         gradients = self.reduce(gradients)
-        if self.momentum:
+        if self.plain_momentum:
             done = self.update(self.clipped(gradients), True)
         elif self.scaler is None:
             done = self.update(self.clipped(gradients))
@@ -168,7 +168,7 @@ class TrainStep(nn.Cell):
         if self.accumulate > 1:
             done = ops.depend(done, self.store(ops.depend(self.zeros(), done)))
         # Reading parameters after an update copies them; Momentum returns them.
-        weights = done if self.momentum else self.each(functional.partial(_after, done), self.weights)
+        weights = done if self.plain_momentum else self.each(functional.partial(_after, done), self.weights)
         return ops.depend(loss, self.check(weights))
 
     def clipped(self, gradients):

@@ -263,8 +263,9 @@ class WithKernelGradient(nn.Cell):
         """Gradients of the result and of the kernel; x gets its own from the convolution."""
         count, channels, height, width = x.shape
         columns = self.cut(ops.depend(x, gradient).reshape(count * channels, 1, height, width), self.pixels)
-        columns = swap(columns, count, channels * columns.shape[1], 1).reshape(channels * columns.shape[1], -1)
-        results = swap(gradient, count, gradient.shape[1], 1).reshape(gradient.shape[1], -1)
+        rows, out_channels = channels * columns.shape[1], weight.shape[0]
+        columns = swap(columns, count, rows, 1).reshape(rows, -1)
+        results = swap(gradient, count, out_channels, 1).reshape(out_channels, -1)
         of_weight = ops.MatMul(transpose_b=True)(results, columns)
         return gradient, ops.zeros_like(x), of_weight.reshape(weight.shape)
 

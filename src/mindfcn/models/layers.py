@@ -49,17 +49,27 @@ def conv(in_channels, out_channels, kernel, bias, weight_init="xavier_uniform", 
     return CpuConv2d(algorithm, in_channels, out_channels, kernel, **arguments)
 
 
-class CpuConv2d(nn.Conv2d):
-    """A convolution computed by a cell of models/cpu_kernels.py where it fits; else by MindSpore's kernels."""
+class CpuLayer:
+    """A layer that a cell of models/cpu_kernels.py may compute, in float32; else MindSpore's kernels do.
 
-    def __init__(self, algorithm, *arguments, **options):
-        super().__init__(*arguments, **options)
-        # In a tuple, because as a child cell it would be listed as a layer of the network.
-        self.algorithms = (algorithm,)
+    Attributes:
+        algorithms: (that cell,), or () for MindSpore's kernels. In a tuple, because as a child cell it would be listed
+            as a layer of the network.
+    """
+
+    algorithms = ()
 
     def use_mindspore_kernels(self):
         """Compute with MindSpore's kernels only."""
         self.algorithms = ()
+
+
+class CpuConv2d(CpuLayer, nn.Conv2d):
+    """A convolution."""
+
+    def __init__(self, algorithm, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.algorithms = (algorithm,)
 
     def construct(self, x):
         # Not super().construct: in float16 MindSpore would cast the weight's uses in this method alone.
@@ -88,17 +98,12 @@ def deconv(channels, kernel, stride, padding, upsampling="bilinear", fixed=False
     return cell
 
 
-class CpuConv2dTranspose(nn.Conv2dTranspose):
-    """A transposed convolution computed by a cell of models/cpu_kernels.py in float32; else by MindSpore's kernels."""
+class CpuConv2dTranspose(CpuLayer, nn.Conv2dTranspose):
+    """A transposed convolution."""
 
     def __init__(self, algorithm, *arguments, **options):
         super().__init__(*arguments, **options)
-        # In a tuple for the same reason as in CpuConv2d.
         self.algorithms = (algorithm,)
-
-    def use_mindspore_kernels(self):
-        """Compute with MindSpore's kernels only."""
-        self.algorithms = ()
 
     def construct(self, x):
         if x.dtype == ms.float32 and self.algorithms:
@@ -115,7 +120,7 @@ def batch_norm(channels, eps=1e-5, shift=0.0):
                           moving_mean_init="zeros", moving_var_init="ones", use_batch_statistics=None)
 
 
-class MaxPool(nn.MaxPool2d):
+class MaxPool(CpuLayer, nn.MaxPool2d):
     """Max pooling whose last window may reach over the edge, as Caffe's: ceil((size - kernel) / stride) + 1 cells."""
 
     ceil_mode = True
@@ -124,13 +129,8 @@ class MaxPool(nn.MaxPool2d):
         super().__init__(kernel_size=kernel, stride=stride, pad_mode="valid")
         self.kernel = kernel
         self.step = stride
-        # In a tuple for the same reason as in CpuConv2d.
-        algorithm = cpu_kernels.max_pooling(kernel, stride)
-        self.algorithms = (algorithm,) if algorithm else ()
-
-    def use_mindspore_kernels(self):
-        """Compute with MindSpore's kernels only."""
-        self.algorithms = ()
+        if algorithm := cpu_kernels.max_pooling(kernel, stride):
+            self.algorithms = (algorithm,)
 
     def construct(self, x):
         # MindSpore's own ceil_mode is several times slower on CPU.
