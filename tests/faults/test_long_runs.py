@@ -34,11 +34,14 @@ def rows(path):
     return read_table(path) if path.exists() else []
 
 
-@pytest.fixture
-def server():
-    """Compiled, as users train: operator by operator, MindSpore 2.10 keeps 1.6 MiB more after each epoch."""
-    with Server(compiled=True) as found:
-        yield found
+UNCOMPILED = pytest.mark.xfail(strict=True, reason="operator by operator, memory grows by 1.6 MiB an epoch: not solved")
+
+
+@pytest.fixture(params=[True, pytest.param(False, marks=UNCOMPILED)], ids=["compiled", "uncompiled"])
+def server(request):
+    """Server that runs the verbs in separate processes."""
+    with Server(compiled=request.param) as running:
+        yield running
 
 
 def test_memory_and_files_of_a_long_run_do_not_grow(server, tmp_path, figures):
