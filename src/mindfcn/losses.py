@@ -241,7 +241,7 @@ def log_probabilities(logits):
     scores = logits.astype(ms.float32).reshape(images, classes, -1)
     identity = ops.broadcast_to(ops.eye(classes, classes, ms.float32), (images, classes, classes))
     scores = ops.BatchMatMul(transpose_a=True)(scores, identity).reshape(-1, classes)
-    return ops.log_softmax(scores, -1)
+    return ops.LogSoftmax(-1)(scores)
 
 
 class BinaryCrossEntropy(nn.Cell):

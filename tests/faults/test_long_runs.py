@@ -34,7 +34,7 @@ def rows(path):
     return read_table(path) if path.exists() else []
 
 
-UNCOMPILED = pytest.mark.xfail(strict=True, reason="operator by operator, memory grows by 1.6 MiB an epoch: not solved")
+UNCOMPILED = pytest.mark.xfail(strict=True, reason="operator by operator, memory grows by 1.1 MiB an epoch")
 
 
 @pytest.fixture(params=[True, pytest.param(False, marks=UNCOMPILED)], ids=["compiled", "uncompiled"])

@@ -183,7 +183,7 @@ class Winograd(nn.Cell):
                 of_image, more = self.gradients(image(ops.depend(x, of_kernels), number), kernels,
                                                 image(ops.depend(gradient, of_kernels), number))
                 images, of_kernels = (*images, of_image), of_kernels + more
-            of_x = ops.concat(images)
+            of_x = ops.Concat(0)(images)
         return of_x, ops.MatMul(transpose_a=True)(of_kernels, self.kernel).reshape(weight.shape)
 
     def gradients(self, x, kernels, gradient):
@@ -315,8 +315,8 @@ class Upsampling(nn.Cell):
         first, second = self.sides
         if self.odd:
             # A last row and column of zeros changes no result, and adds one below and at the right.
-            weight = ops.concat((weight, ops.zeros_like(weight[:, :, :1])), 2)
-            weight = ops.concat((weight, ops.zeros_like(weight[:, :, :, :1])), 3)
+            weight = ops.Concat(2)((weight, ops.zeros_like(weight[:, :, :1])))
+            weight = ops.Concat(3)((weight, ops.zeros_like(weight[:, :, :, :1])))
         kernels = ops.gather(weight.reshape(-1), block_weight_order(self.channels, first, second), 0)
         blocks = self.blocks(x, kernels.reshape(-1, channels, 2, 2))
         height, width = height + 1, width + 1

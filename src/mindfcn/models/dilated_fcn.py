@@ -38,7 +38,7 @@ class ScoreHead(nn.Cell):
     def construct(self, x):
         y = self.score_convs(x)
         if self.score_concat is not None:
-            y = self.score_concat(ops.concat((x, y), 1))
+            y = self.score_concat(ops.Concat(1)((x, y)))
         return self.score(self.score_drop(y))
 
 
@@ -93,7 +93,7 @@ class DilatedFCN(nn.Cell):
         maps = self.backbone(image)
         logits = resized(self.head(maps["fc7"]), image.shape[2:])
         if self.auxiliary is not None and self.training:
-            return ops.concat((logits, resized(self.auxiliary(maps["pool4"]), image.shape[2:])), 1)
+            return ops.Concat(1)((logits, resized(self.auxiliary(maps["pool4"]), image.shape[2:])))
         return logits
 
 

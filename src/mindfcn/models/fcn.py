@@ -109,7 +109,7 @@ class FCN(nn.Cell):
         maps = self.backbone(pad_to_multiple(image, self.backbone.multiple))
         logits = self.head(maps)
         if self.geometric is not None:
-            logits = ops.concat((logits, self.geometric(maps)), 1)
+            logits = ops.Concat(1)((logits, self.geometric(maps)))
         top = self.head.offset
         if logits.shape[2:] == (height, width) and top == 0:
             return logits

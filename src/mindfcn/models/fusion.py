@@ -35,9 +35,9 @@ class TwoStreams(nn.Cell):
 
     def construct(self, image):
         color, hha = self.color(image[:, :self.split]), self.hha(image[:, self.split:])
-        return {"pool3": ops.concat((color["pool3"], hha["pool3"]), 1),
-                "pool4": ops.concat((color["pool4"], hha["pool4"]), 1),
-                "fc7": ops.concat((color["fc7"], hha["fc7"]), 1)}
+        return {"pool3": ops.Concat(1)((color["pool3"], hha["pool3"])),
+                "pool4": ops.Concat(1)((color["pool4"], hha["pool4"])),
+                "fc7": ops.Concat(1)((color["fc7"], hha["fc7"]))}
 
     def receptive_fields(self):
         """{map: ReceptiveField} of its maps."""

@@ -138,9 +138,9 @@ class MaxPool(CpuLayer, nn.MaxPool2d):
         # Concatenated, because the backward pass of MindSpore's padding can hang on CPU.
         count, channels, height, width = x.shape
         if below:
-            x = ops.concat((x, ops.full((count, channels, below, width), float("-inf"), dtype=x.dtype)), 2)
+            x = ops.Concat(2)((x, ops.full((count, channels, below, width), float("-inf"), dtype=x.dtype)))
         if right:
-            x = ops.concat((x, ops.full((count, channels, height + below, right), float("-inf"), dtype=x.dtype)), 3)
+            x = ops.Concat(3)((x, ops.full((count, channels, height + below, right), float("-inf"), dtype=x.dtype)))
         if x.dtype == ms.float32 and self.algorithms:
             return self.algorithms[0](x)
         return super().construct(x)
@@ -233,7 +233,7 @@ class LRN(nn.Cell):
         # MindSpore's own operator fails on CPU where the channels are a multiple of 16.
         channels = x.shape[1]
         edge = ops.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
-        squares = ops.concat((edge, ops.square(x), edge), 1)
+        squares = ops.Concat(1)((edge, ops.square(x), edge))
         total = squares[:, :channels]
         for shift in range(1, 5):
             total = total + squares[:, shift:shift + channels]

@@ -30,8 +30,8 @@ class Inception(nn.Cell):
         self.pool_proj = layers.conv_block(in_channels, pool_proj, (1,))
 
     def construct(self, x):
-        return ops.concat((self.conv1x1(x), self.conv3x3(self.reduce3x3(x)), self.conv5x5(self.reduce5x5(x)),
-                           self.pool_proj(self.pool(x))), axis=1)
+        return ops.Concat(1)((self.conv1x1(x), self.conv3x3(self.reduce3x3(x)), self.conv5x5(self.reduce5x5(x)),
+                              self.pool_proj(self.pool(x))))
 
     @property
     def branches(self):
