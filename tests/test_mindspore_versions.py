@@ -147,19 +147,22 @@ def memory():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def growth(warm_up, calls):
-    for count in (warm_up, calls):
+    found = []
+    for count in (warm_up, calls, calls, calls):
         before = memory()
         for _ in range(count):
             for operator in operators:
                 operator(rows).asnumpy()
-    return (memory() - before) / calls
+        found.append((memory() - before) / count)
+    # Kernels and the allocator take some memory at first.
+    return min(found)
 
 def results():
     made = [operator(rows) for operator in operators]
     gradients = [ms.grad(lambda rows: ops.square(operator(rows)).sum())(rows) for operator in operators[:5]]
     return b"".join(entry.asnumpy().tobytes() for entry in made + gradients)
 
-before, expected = growth(100, 200), results()
+before, expected = growth(100, 100), results()
 mindspore_versions.keep_no_arguments()
 print(before, growth(1000, 300), results() == expected)
 """
@@ -167,4 +170,4 @@ print(before, growth(1000, 300), results() == expected)
                           env={**os.environ, "GLOG_v": "4", "MS_DEV_HOST_BLOCKING_RUN": "1"})
     before, after, equal = done.stdout.split()
     # Bytes for one call of each: ten numbers, of which MindSpore keeps 0.7 KB each.
-    assert equal == "True" and float(before) > 5000 and float(after) < 2000, done.stdout
+    assert equal == "True" and float(before) > 3000 and float(after) < 400, done.stdout
