@@ -375,8 +375,10 @@ def test_connections_that_send_no_request_are_closed(app_of, monkeypatch, sent):
 
 def test_an_upload_that_never_ends_is_refused(live, monkeypatch):
     """It sends a byte now and then, and so never pauses for long."""
-    from mindfcn.serve import guard
+    from mindfcn.serve import connections, guard
     monkeypatch.setattr(guard, "COMPLETE", 0.5)
+    # The client sends on until the connection is closed.
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
 
     def drops():
         yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
