@@ -123,7 +123,7 @@ print([open(f"/proc/self/task/{thread}/comm").read().strip() for thread in os.li
     assert ("backend_queue" in done.stdout) == waiting
 
 
-def test_operators_called_one_by_one_keep_no_memory():
+def test_operators_called_one_by_one_do_not_leak():
     """Results and gradients are equal to the bit; memory grows without it, which shows that it is needed."""
     code = """
 import os
@@ -163,7 +163,7 @@ def results():
     return b"".join(entry.asnumpy().tobytes() for entry in made + gradients)
 
 before, expected = growth(100, 100), results()
-mindspore_versions.keep_no_arguments()
+mindspore_versions.avoid_argument_leak()
 print(before, growth(1000, 300), results() == expected)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, text=True, stdout=subprocess.PIPE,

@@ -26,7 +26,7 @@ SLOW = 0.1
 LAUNCH_BLOCKING = "CUDA_LAUNCH_BLOCKING"
 # Functions of MindSpore's generated code that call the operators of networks and losses that take numbers. ops.concat
 # and ops.log_softmax use others; ops.Concat and ops.LogSoftmax use these.
-_COPYING = ("pyboost_matmul", "pyboost_batch_mat_mul", "pyboost_concat", "pyboost_eye", "pyboost_gather_d",
+_LEAKING = ("pyboost_matmul", "pyboost_batch_mat_mul", "pyboost_concat", "pyboost_eye", "pyboost_gather_d",
             "pyboost_log_softmax")
 REMEDY = f"set {CAP}=AVX2 in the environment before Python starts, or import mindfcn before the first operator"
 
@@ -133,8 +133,8 @@ def clear_kernels():
     _pynative_executor.clear_res()
 
 
-def keep_no_arguments():
-    """Let operators that are called one by one on CPU free the numbers among their arguments.
+def avoid_argument_leak():
+    """Avoid a memory leak of operators that are called one by one on CPU.
 
     MindSpore's generated functions copy each of them, an axis or a flag, into its memory pool, where it stays until the
     process ends: 0.7 KB in every call, 27 KB in a prediction of FCN-8s. The way in which its older operators are called
@@ -146,7 +146,7 @@ def keep_no_arguments():
     def run(primitive, arguments):
         return _run_op(primitive, primitive.name, arguments)
 
-    for name in _COPYING:
+    for name in _LEAKING:
         # Names differ between releases.
         if hasattr(gen_ops_prim, name):
             setattr(gen_ops_prim, name, run)

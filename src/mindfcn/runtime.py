@@ -16,7 +16,7 @@ from mindfcn import cuda_libraries
 from mindfcn.console import SILENT
 from mindfcn.errors import UserError
 from mindfcn.launcher import num_processes
-from mindfcn.mindspore_versions import check_cpu_kernels, clear_kernels, keep_no_arguments, launch_note
+from mindfcn.mindspore_versions import avoid_argument_leak, check_cpu_kernels, clear_kernels, launch_note
 
 TARGETS = ("Ascend", "GPU", "CPU")
 # Seconds that a process on CPU waits for the others. MindSpore's 30 are too few while one prepares records or compiles.
@@ -56,7 +56,7 @@ def set_up(device="auto", seed=1, console=SILENT):
         # In PyNative mode, the calling thread runs the operators. Otherwise threads that wait in busy loops take the
         # cores that compute: 40 % of the time of an inference on two cores.
         os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
-        keep_no_arguments()
+        avoid_argument_leak()
     # MindSpore refuses set_device once it has computed, even for the same device.
     if ms.get_context("device_target") != device:
         ms.set_device(device)
