@@ -131,6 +131,7 @@ import mindfcn
 import numpy as np, mindspore as ms
 from mindspore import ops
 from mindfcn import mindspore_versions, runtime
+from mindfcn.models.layers import LRN
 runtime._reserve_memory()
 ms.set_context(mode=ms.PYNATIVE_MODE)
 random = np.random.default_rng(1)
@@ -139,7 +140,8 @@ places = ms.Tensor(random.integers(0, 8, (4, 8, 8)), ms.int32)
 operators = [lambda rows: ops.BatchMatMul(transpose_a=True)(rows, rows),
              lambda rows: ops.MatMul(transpose_b=True)(rows.reshape(32, 8), rows.reshape(32, 8)),
              lambda rows: ops.Concat(1)((rows, rows)), lambda rows: ops.LogSoftmax(-1)(rows),
-             lambda rows: ops.gather_d(rows, 1, places), lambda rows: ops.eye(8, 8, ms.float32)]
+             lambda rows: ops.gather_d(rows, 1, places), lambda rows: ops.eye(8, 8, ms.float32),
+             lambda rows, normalise=LRN(): normalise(rows.reshape(1, 4, 8, 8))]
 
 def memory():
     mindspore_versions.clear_kernels()

@@ -232,7 +232,8 @@ class LRN(nn.Cell):
     def construct(self, x):
         # MindSpore's own operator fails on CPU where the channels are a multiple of 16.
         channels = x.shape[1]
-        edge = ops.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
+        # Not ops.zeros, which leaks memory where operators are called one by one.
+        edge = ops.zeros_like(x[:, :2])
         squares = ops.Concat(1)((edge, ops.square(x), edge))
         total = squares[:, :channels]
         for shift in range(1, 5):
