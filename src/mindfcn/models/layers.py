@@ -233,8 +233,8 @@ class LRN(nn.Cell):
         # MindSpore's own operator fails on CPU where the channels are a multiple of 16.
         channels = x.shape[1]
         # Not ops.zeros, which leaks memory where operators are called one by one.
-        edge = ops.zeros_like(x[:, :2])
-        squares = ops.Concat(1)((edge, ops.square(x), edge))
+        edge = ops.zeros_like(x[:, :1])
+        squares = ops.Concat(1)((edge, edge, ops.square(x), edge, edge))
         total = squares[:, :channels]
         for shift in range(1, 5):
             total = total + squares[:, shift:shift + channels]
