@@ -247,4 +247,4 @@ def test_a_contact_sheet_shows_photographs_beside_their_masks_with_one_legend():
     for text, size in (("my data", 22), ("two", 14), ("tree  <0.1 %", 16), ("road  50.0 %", 16), ("ignored", 16)):
         assert written(picture, text, size), text
     empty = contact_sheet([], labels, np.zeros(3))
-    assert written(empty, "ground  <0.1 %", 16)
+    assert written(empty, "ground  0.0 %", 16)

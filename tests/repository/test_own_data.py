@@ -25,6 +25,8 @@ TINY = {"width": 0.125, "fc_width": 8}
 SMALLER = {"python experiments/garden.py": ["--images", "14", "--size", "64"],
            "mindfcn train": ["--model.width", "0.125", "--model.fc_width", "8", "--augment.crop_size", "32",
                              "--optim.epochs", "1"]}
+# In place of the recipe's weights, which would be fetched.
+WEIGHTS = ["--model.pretrained", "ckpt/vgg16.npz"]
 
 
 def commands():
@@ -35,8 +37,9 @@ def commands():
 
 
 def smaller(line):
-    return shlex.split(line, comments=True) + next(
+    words = shlex.split(line, comments=True) + next(
         (more for begin, more in SMALLER.items() if line.startswith(begin)), [])
+    return words + WEIGHTS * (words[:2] == ["mindfcn", "train"] and "--model.pretrained" not in words)
 
 
 def status(words):
@@ -65,7 +68,7 @@ def weights_beforehand(folder):
     """A backbone, as from ImageNet, and a network of VOC's classes, where the page expects them."""
     net = create_model("fcn8s_vgg16", len(VOC), **TINY)
     (folder / "ckpt").mkdir()
-    np.savez(folder / "ckpt" / "vgg16_imagenet_features.npz",
+    np.savez(folder / "ckpt" / "vgg16.npz",
              **{parameter.name: parameter.asnumpy() for parameter in net.get_parameters()
                 if parameter.name[:5] in ("conv1", "conv2", "conv3", "conv4", "conv5")})
     ms.set_seed(1)

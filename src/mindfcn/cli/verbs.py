@@ -133,8 +133,14 @@ def _show_training(result, config, console):
             console.say(f"report      {os.path.join(result.run_dir, 'report.html')}")
             console.say(f"checkpoint  {result.checkpoint}")
             console.say(_advice(result, config))
-            _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} PHOTO", console)
+            _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} {_to_segment(config)}", console)
     return 128 + result.signal if result.signal else 0
+
+
+def _to_segment(config):
+    """What a trained network is tried on: a drawn photograph where it knows no others, else the user's own."""
+    drawn = os.path.join(config.data.root or "data/sample", "JPEGImages", "sample_000000.jpg")
+    return shlex.quote(drawn) if config.data.source == "sample" and os.path.exists(drawn) else "PHOTO"
 
 
 def _advice(result, config):
@@ -143,8 +149,8 @@ def _advice(result, config):
         return "There were no validation records, so look at masks of photographs that the network has not seen:"
     if result.epoch == result.best_epoch and config.optim.epochs > 1:
         return (f"The last epoch was the best one; --resume --optim.epochs {2 * result.epoch} trains longer. Open the "
-                "report for the worst images, then segment photographs of your own:")
-    return "Open the report for the worst images, then segment photographs of your own:"
+                "report for the worst images, then segment one:")
+    return "Open the report for the worst images, then segment one:"
 
 
 def _show_evaluation(result, config, console):

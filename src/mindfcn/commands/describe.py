@@ -11,6 +11,7 @@ from mindspore.nn.utils import no_init_parameters
 from mindfcn import runtime
 from mindfcn.config import DescribeConfig, check_bounds
 from mindfcn.console import SILENT, Console
+from mindfcn.errors import UserError
 from mindfcn.models.analysis.receptive_field import window
 from mindfcn.models.analysis.trace import trace
 from mindfcn.models.backbones.googlenet import GoogLeNet
@@ -18,6 +19,7 @@ from mindfcn.models.factory import create_model
 from mindfcn.models.layers import MaxUnpool
 from mindfcn.report.published import published
 from mindfcn.report.tables import text_table
+from mindfcn.weights.catalogue import CATALOGUE
 
 HEADER = ("layer", "kind", "output", "kernel", "stride", "receptive field", "parameters", "multiply-adds")
 
@@ -58,6 +60,8 @@ def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
     """
     width, fc_width = config.width, config.fc_width
     check_bounds(config)
+    if entry := CATALOGUE.get(config.name):
+        raise UserError(f"{config.name} is a file of weights; describe its network, {entry.model}")
     runtime.set_up("CPU")
     options: dict[str, Any] = {"padding": None if config.padding == "same" else config.padding, "width": width,
                "fc_width": fc_width, "output_stride": config.output_stride}

@@ -280,4 +280,4 @@ def _found_entries(masks, labels):
 
 
 def _legend_percent(share):
-    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
