@@ -90,6 +90,14 @@ def test_smoothed_labels_equal_pytorchs(mode, reduction, weights):
     assert abs(value - step(CrossEntropy(255, reduction, class_weights=weights), logits, labels)[0]) > 0.01
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy, Dice])
+@pytest.mark.parametrize("labels", [(1, 2, 8), (1, 8, 2), (4, 4)])
+def test_labels_of_another_shape_are_refused(mode, loss, labels):
+    """With as many pixels, each logit would meet another pixel's label."""
+    with pytest.raises(ValueError, match=r"logits have shape \(1, 3, 4, 4\) and labels"):
+        loss()(ms.Tensor(np.zeros((1, 3, 4, 4), np.float32)), ms.Tensor(np.zeros(labels, np.int32)))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_loss_and_gradient_are_zero_without_counted_pixels(mode, reduction):
     logits, labels = batch(5)

@@ -18,6 +18,7 @@ from mindfcn.metrics import (
     BinaryCounts,
     ConfusionMatrix,
     ObjectSizes,
+    PixelAccuracy,
     Trimap,
     boundary_distance,
     segmentation_metrics,
@@ -129,14 +130,40 @@ def test_class_numbers_of_small_types_do_not_overflow():
 
 def test_what_cannot_be_counted_is_reported_in_one_line():
     matrix = ConfusionMatrix(3)
-    for prediction, truth, words in (([0, 1], [0], "2 predicted pixels but 1"), ([0, 3], [0, 0], "0..2"),
-                                     ([-1, 0], [0, 0], "-1")):
+    square = np.arange(6).reshape(2, 3) % 3
+    for prediction, truth, words in (([0, 1], [0], "(2,) but true classes (1,)"), ([0, 3], [0, 0], "0..2"),
+                                     ([-1, 0], [0, 0], "-1"), (square.T, square, "(3, 2) but true classes (2, 3)"),
+                                     (square, square.ravel(), "(2, 3) but true classes (6,)"),
+                                     ([0.0, 1.0], [0, 1], "predictions are float64"),
+                                     ([0, 1], [0.0, np.nan], "true classes are float64"), ([], [], "float64")):
         with pytest.raises(UserError) as error:
             matrix.update(np.array(prediction), np.array(truth))
         assert words in str(error.value) and "\n" not in str(error.value)
     assert matrix.counts.sum() == 0
     matrix.update(np.array([9, 1]), np.array([255, 1]))
     assert matrix.counts.sum() == 1, "what is predicted where nothing counts does not matter"
+    for dtype in (bool, np.uint8, np.uint64, np.int64):
+        matrix.clear()
+        matrix.update(np.array([0, 1, 1], dtype), np.array([1, 1, 0], dtype))
+        assert matrix.counts[:2, :2].tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("shape, truth, words", [
+    ((2, 2, 4, 5), (2, 4, 5), "(2, 2, 4, 5), but there are 3 classes"), ((2, 3, 4, 5), (2, 5, 4), "(2, 5, 4)"),
+    ((2, 4, 5), (2, 5, 4), "(2, 5, 4)")])
+def test_logits_and_masks_of_other_shapes_are_refused(shape, truth, words):
+    """Of as many pixels, they would be counted in the wrong places."""
+    logits = np.zeros(shape, np.float32 if len(shape) == 4 else np.int32)
+    with pytest.raises(UserError) as caught:
+        PixelAccuracy(3).update(ms.Tensor(logits), ms.Tensor(np.zeros(truth, np.int32)))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("excluded", [["void"], [9], [-1]])
+@pytest.mark.parametrize("counts", [ConfusionMatrix, BinaryCounts])
+def test_an_excluded_number_that_is_no_class_is_refused(counts, excluded):
+    with pytest.raises(UserError, match=r"classes are the numbers 0\.\.2"):
+        counts(3, excluded)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import operator
 import os
 from typing import Any, Optional
 
@@ -27,6 +28,13 @@ def voc_palette(count=256):
         for channel in range(3):
             palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
     return palette
+
+
+def _whole(value):
+    """A whole number, also NumPy's, as int. Raises TypeError for others, truth values and texts."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    return operator.index(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +62,13 @@ class LabelSet:
             raise UserError("labels: every class name must be a text or a number")
         names = tuple(str(name) for name in self.names)
         for name in names:
+            if not name.strip():
+                raise UserError("labels: a class name is empty; give every class a name")
             if not name.isprintable():
                 raise UserError(f"labels: the class name {name[:60]!r} holds characters that cannot be printed")
         try:
-            colors = tuple(tuple(int(value) for value in color) for color in self.colors)
-        except (TypeError, ValueError, OverflowError):
+            colors = tuple(tuple(_whole(value) for value in color) for color in self.colors)
+        except TypeError:
             raise UserError("labels: every colour must be three numbers of 0..255") from None
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "colors", colors)

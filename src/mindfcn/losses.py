@@ -35,7 +35,7 @@ class CrossEntropy(nn.Cell):
 
     Raises:
         ValueError: another reduction, `keep` outside 0..1 (0 excluded), `smoothing` outside 0..1 (1 excluded), or
-            weights below 0 or not finite.
+            weights below 0 or not finite; when called: labels of another shape than the logits'.
     """
 
     def __init__(self, ignore_label: int = 255, reduction: str = "mean", keep: float = 1.0, cell: int = 32,
@@ -63,13 +63,14 @@ class CrossEntropy(nn.Cell):
             self.step = ms.Parameter(ms.Tensor([0], ms.int32), name="loss.step", requires_grad=False)
 
     def construct(self, logits, labels):
+        shape = shape_of_labels(logits.shape, labels.shape)
         valid = self.valid(labels)
         picked = ops.where(valid, labels, ops.zeros_like(labels)).reshape(-1, 1)
         scores = log_probabilities(logits)
         counts = self.weigh(valid, labels)
-        losses = self.penalty(ops.gather_d(scores, 1, picked)).reshape(labels.shape) * counts
+        losses = self.penalty(ops.gather_d(scores, 1, picked)).reshape(shape) * counts
         if self.smoothing:
-            spread = self.of_all_classes(scores).reshape(labels.shape) * valid.astype(ms.float32)
+            spread = self.of_all_classes(scores).reshape(shape) * valid.astype(ms.float32)
             losses = (1 - self.smoothing) * losses + self.smoothing * spread
         return self.reduce(losses, valid, counts)
 
@@ -202,11 +203,12 @@ class Dice(CrossEntropy):
     """
 
     def construct(self, logits, labels):
-        images, classes = logits.shape[:2]
+        images, height, width = shape_of_labels(logits.shape, labels.shape)
+        classes = logits.shape[1]
         valid = self.valid(labels)
         truth = self.truth(valid, labels, classes)
         probabilities = ops.exp(log_probabilities(logits)).reshape(images, -1, classes)
-        probabilities = probabilities * valid.astype(ms.float32).reshape(images, -1, 1)
+        probabilities = probabilities * valid.astype(ms.float32).reshape(images, height * width, 1)
         areas = truth.sum(1)
         both = (probabilities * truth).sum(1)
         # Never 0 where the class occurs.
@@ -229,6 +231,14 @@ class Dice(CrossEntropy):
         """Pixels of each class in each image, (N, C) -> weight of each class in it, (N, C) float32."""
         occurs = (areas > 0).astype(ms.float32)
         return occurs if self.class_weights is None else occurs * self.class_weights
+
+
+@ops.constexpr
+def shape_of_labels(logits, labels):
+    """(N, H, W), the shape of the labels of logits of shape (N, C, H, W). Raises ValueError if they have another."""
+    if len(logits) != 4 or labels != (logits[0], logits[2], logits[3]):
+        raise ValueError(f"logits have shape {logits} and labels {labels}; shapes must be (N, C, H, W) and (N, H, W)")
+    return labels
 
 
 def log_probabilities(logits):

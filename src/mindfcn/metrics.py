@@ -35,6 +35,13 @@ SIZES = {"small": 32 ** 2, "medium": 96 ** 2, "large": np.inf}
 WIDEST = 10
 
 
+def kept_classes(num_classes, excluded):
+    """The class numbers that means take, in order. Raises UserError if an excluded number is no class."""
+    if unknown := set(excluded) - set(range(num_classes)):
+        raise UserError(f"excluded {sorted(unknown, key=str)}: classes are the numbers 0..{num_classes - 1}")
+    return np.setdiff1d(np.arange(num_classes), excluded)
+
+
 class ConfusionMatrix:
     """Pixel counts, (n, n) int64: rows are true classes, columns are predicted classes.
 
@@ -47,7 +54,7 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int = 21, excluded: Sequence[int] = ()) -> None:
         self.num_classes = num_classes
-        self.kept = np.setdiff1d(np.arange(num_classes), excluded)
+        self.kept = kept_classes(num_classes, excluded)
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def clear(self) -> None:
@@ -55,21 +62,27 @@ class ConfusionMatrix:
         self.counts[:] = 0
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Count two integer arrays of equal size, predicted and true class numbers. Returns the counts of these only.
+        """Count two integer arrays of equal shape, predicted and true class numbers. Returns the counts of these only.
 
         Raises:
-            UserError: the sizes differ, or the prediction of a counted pixel is not a class.
+            UserError: the shapes differ, the arrays do not hold whole numbers, or the prediction of a counted pixel is
+                not a class.
         """
-        prediction, truth = np.asarray(prediction).ravel(), np.asarray(truth).ravel()
-        if prediction.size != truth.size:
-            raise UserError(f"{prediction.size} predicted pixels but {truth.size} true ones; sizes must be equal")
+        prediction, truth = np.asarray(prediction), np.asarray(truth)
+        if prediction.shape != truth.shape:
+            raise UserError(f"predictions have shape {prediction.shape} but true classes {truth.shape}; shapes must be "
+                            "equal")
+        for name, array in (("predictions", prediction), ("true classes", truth)):
+            if array.dtype.kind not in "iub":
+                raise UserError(f"{name} are {array.dtype}; classes are whole numbers")
+        prediction, truth = prediction.ravel(), truth.ravel()
         counted = (truth >= 0) & (truth < self.num_classes)
         prediction = prediction[counted]
         if prediction.size and not 0 <= prediction.min() <= prediction.max() < self.num_classes:
             raise UserError(f"predictions range from {prediction.min()} to {prediction.max()}; "
                             f"classes are 0..{self.num_classes - 1}")
         cells = np.multiply(truth[counted], self.num_classes, dtype=np.int64)
-        cells += prediction
+        np.add(cells, prediction, out=cells, casting="unsafe")
         counts = np.bincount(cells, minlength=self.num_classes ** 2).reshape(self.num_classes, self.num_classes)
         self.counts += counts
         return counts
@@ -130,7 +143,7 @@ class BinaryCounts:
 
     def __init__(self, num_classes: int, excluded: Sequence[int] = ()) -> None:
         self.num_classes = num_classes
-        self.kept = np.setdiff1d(np.arange(num_classes), excluded)
+        self.kept = kept_classes(num_classes, excluded)
         self.counts = np.zeros((num_classes, 2, 2), np.int64)
 
     def clear(self) -> None:
@@ -393,6 +406,9 @@ class _View(Metric):
         if self.owns_matrix:
             prediction, truth = (self._convert_data(data) for data in inputs)
             if prediction.ndim == truth.ndim + 1:
+                if prediction.shape[1] != self.matrix.num_classes:
+                    raise UserError(f"logits have shape {prediction.shape}, but there are {self.matrix.num_classes} "
+                                    "classes; shapes are (N, C, H, W) and (N, H, W)")
                 prediction = argmax(prediction, 1)
             self.matrix.update(prediction, truth)
 

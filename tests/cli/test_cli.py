@@ -184,7 +184,11 @@ def bench(sample_records, tmp_path_factory):
             "type.yaml": "optim:\n  lr: fast\n", "words.yaml": "hello\n", "list.yaml": "- a\n- b\n", "void.yaml": "",
             "section.yaml": "optim: 3\n", "null.yaml": "optim:\n", "text.jpg": "not a photograph\n",
             "nam.yaml": "variants:\n- nam: x\n", "variants.yaml": "variants:\n  name: x\n",
-            "file": "a file\n", "tab.yaml": "optim:\n\tlr: 3\n"}.items():
+            "file": "a file\n", "tab.yaml": "optim:\n\tlr: 3\n", "twice.yaml": "optim:\n  lr: 3\n  lr: 4\n",
+            "octal.yaml": "optim:\n  epochs: 010\n", "sixty.yaml": "optim:\n  epochs: 1:30\n",
+            "list8.yaml": "model:\n  skip_scales: [0.1, 01]\n", "nothing.yaml": "optim: {lr: null}\n",
+            "nameless.yaml": "model: {name: ~}\n", "nowhere.yaml": "run_dir: null\n",
+            "nul.yaml": 'run_dir: "a\\0b"\n'}.items():
         (folder / name).write_text(text)
     (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (folder / "none").mkdir()
@@ -230,6 +234,21 @@ MISTAKES = [
     ("train --config broken.yaml", ["broken.yaml, line 2", "not YAML"]),
     ("train --config tab.yaml", ["tab.yaml, line 2", "not YAML"]),
     ("train --config bytes.yaml", ["bytes.yaml", "UTF-8"]),
+    ("train --config twice.yaml", ["twice.yaml, line 3", "lr comes twice"]),
+    ("train --config octal.yaml", ["octal.yaml: optim.epochs: 010 is not a decimal number"]),
+    ("train --config sixty.yaml", ["sixty.yaml: optim.epochs: 1:30 is not a decimal number"]),
+    ("train --config list8.yaml", ["list8.yaml: model.skip_scales: 01 is not a decimal number"]),
+    ("train --config nothing.yaml", ["optim.lr: expected a number, got null"]),
+    ("train --config nameless.yaml", ["model.name: expected text, got null"]),
+    ("train --config nowhere.yaml", ["run_dir: expected text, got null"]),
+    ("train --config nul.yaml", ["run_dir: a text with a NUL character"]),
+    ("eval good.ckpt", ["good.ckpt belongs to no option; did you mean --checkpoint good.ckpt?"]),
+    ("explain --checkpoint good.ckpt photo.jpg", ["photo.jpg belongs to no option; did you mean --image photo.jpg?"]),
+    ("describe fcn8s_vgg16_small", ["a file of weights", "its network, fcn8s_vgg16"]),
+    ("tune_crf --checkpoint good.ckpt --records rec/val.mindrecord --out_file good.ckpt", ["ends in .yaml"]),
+    ("explain --checkpoint good.ckpt --image src/JPEGImages/sample_000000.jpg "
+     "--out_file src/JPEGImages/../JPEGImages/sample_000000.jpg", ["would overwrite", "choose another name"]),
+    ("export --checkpoint good.ckpt --format ckpt --out_file ./good.ckpt", ["would overwrite", "choose another name"]),
     ("train --config words.yaml", ["words.yaml", "no settings", "--print_config"]),
     ("train --config list.yaml", ["list.yaml", "no settings"]),
     ("train --config void.yaml", ["void.yaml", "no settings"]),
@@ -420,6 +439,24 @@ def test_the_same_line_from_a_process_of_its_own(bench, monkeypatch, capfd, comm
     status = main(command.split())
     done = run(*command.split(), cwd=bench)
     assert (done.returncode, done.stderr) == (status, capfd.readouterr().err)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell's redirections")
+def test_closed_streams_and_a_deleted_folder(tmp_path):
+    """Without stdout, the next file that is opened would be standard output to MindSpore's C++."""
+    def shell(line, folder=tmp_path):
+        return subprocess.run(["sh", "-c", line, sys.executable], cwd=folder, capture_output=True, text=True,
+                              timeout=300, check=False)
+    for closed in (">&-", ">&- 2>&-", "<&- >&-"):
+        done = shell(f'"$0" -m mindfcn train --print_config {closed}')
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    if os.path.exists("/dev/full"):
+        done = shell('"$0" -m mindfcn train --print_config >/dev/full')
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "standard output: No space" in done.stderr
+    (tmp_path / "gone").mkdir()
+    done = shell('rmdir "$PWD"; "$0" -m mindfcn weights', tmp_path / "gone")
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert "the current folder was deleted" in done.stderr
 
 
 @pytest.mark.parametrize("words, status", [("#umsg#Memory not enough:#umsg#Alloc device memory[1] failed.\n---", 1),

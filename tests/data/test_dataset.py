@@ -297,7 +297,9 @@ def test_samples_by_number_come_in_the_order_asked_for(path, pictures):
     ({"batch_size": 6, "rank_size": 2}, "on each of 2 device"),
     ({"batch_size": 0}, "batch size 0"), ({"crop_size": -1}, "crop size -1"),
     ({"crop_size": 0}, "batch size 3: crop size 0 takes whole photographs, which differ in size; use batch size 1"),
-    ({"min_scale": 2, "max_scale": 1}, "scales from 2 to 1"), ({"min_scale": 0}, "scales from 0")])
+    ({"min_scale": 2, "max_scale": 1}, "scales from 2 to 1"), ({"min_scale": 0}, "scales from 0"),
+    ({"batch_size": 1.5}, "batch_size 1.5: give a whole number"), ({"crop_size": 64.5}, "crop_size 64.5"),
+    ({"seed": -1}, "seed -1"), ({"seed": 1.5}, "seed 1.5"), ({"rank": 5, "rank_size": 2}, "rank 5 of 2")])
 def test_impossible_settings_are_reported_in_one_line(path, options, words):
     with pytest.raises(UserError) as error:
         training(path, **options)

@@ -315,6 +315,11 @@ def test_unknown_names_are_reported_in_one_line():
     assert all(part in str(error.value) for part in (*HEADS, *BACKBONES, *PAIRS))
     with pytest.raises(UserError, match="^fcn8s_googlenet has no option fc_width; it has dropout, width, padding"):
         create_model("fcn8s_googlenet", fc_width=8)
+    for arguments, options, words in (((None,), {}, "name is None"), ((PAPER, "21"), {}, "'21' classes"),
+                                      ((PAPER, 0), {}, "0 classes"), ((PAPER, 2), {"width": 0}, "width 0"),
+                                      ((PAPER, 2), {"width": -1}, "width -1")):
+        with pytest.raises(UserError, match=words):
+            create_model(*arguments, **options)
 
 
 def torch_logits(torch, parameters, image, batch_norm):

@@ -93,6 +93,8 @@ def test_what_brings_nothing_or_does_not_exist_is_refused(device, precision, wor
     with pytest.raises(UserError, match=f"^--precision {precision} on {device}: .*{words}$") as caught:
         layer_type(precision, device)
     assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="^--precision float8: choose one of auto, float32, "):
+        layer_type("float8", device)
 
 
 def test_mindspore_has_no_bfloat16_convolution_on_cpu():

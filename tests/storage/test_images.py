@@ -1,15 +1,24 @@
 """Photographs of many depths and bands, and turned masks: read right, or refused in one line."""
 
+import io
 import struct
 
 import cv2
 import numpy as np
 import pytest
 from helpers import one_line
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mindfcn.errors import UserError
-from mindfcn.storage.images import dark_note, decode_image, decode_photograph, read_mask_image, used_bits, with_8_bits
+from mindfcn.storage.images import (
+    dark_note,
+    decode_image,
+    decode_photograph,
+    image_size,
+    read_mask_image,
+    used_bits,
+    with_8_bits,
+)
 
 RANDOM = np.random.default_rng(1)
 WHOLE, SIGNED, FLOAT = 1, 2, 3
@@ -54,6 +63,40 @@ def test_colours_grey_and_alpha_are_read(bands, extra):
     array[..., 3:] = 255
     expected = np.repeat(array, 3, 2) if bands == 1 else array[..., 2::-1]
     np.testing.assert_array_equal(decode_image(tiff(array, extra), "a.tif"), expected)
+
+
+def with_alpha(kind, array):
+    """Bytes of an image of (H, W, 4) uint8 RGBA."""
+    if kind == "tiff":
+        return tiff(array, (2,))
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **({"lossless": True, "exact": True} if kind == "webp" else {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("alpha", [0, 20, 255])
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+def test_alpha_changes_no_colour(kind, alpha):
+    """In every format, so that one picture has one mask."""
+    array = values(4, 256, np.uint8)
+    array[..., 3] = alpha
+    np.testing.assert_array_equal(decode_photograph(with_alpha(kind, array), "a"), array[..., 2::-1])
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tiff", "webp", "jpeg"])
+def test_a_photograph_is_turned_upright_in_every_format(kind, tag):
+    """As Pillow turns it."""
+    stored = Image.fromarray(np.repeat(np.repeat(values(3, 256, np.uint8, (2, 3)), 16, 0), 16, 1))
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    file = io.BytesIO()
+    stored.save(file, kind, exif=exif, **{"webp": {"lossless": True}, "jpeg": {"quality": 100}}.get(kind, {}))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))[..., ::-1]
+    found = decode_photograph(file.getvalue(), "a")
+    assert found.shape == expected.shape == (*image_size(file.getvalue(), "a"), 3)
+    # Two decoders of JPEG round differently.
+    np.testing.assert_allclose(found.astype(int), expected, atol=8 if kind == "jpeg" else 0)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])

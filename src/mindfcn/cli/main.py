@@ -19,13 +19,24 @@ from mindfcn.storage.files import FAULTS, cannot_use
 def main(arguments=None):
     """Run the command. Returns the exit status: 0 success, 1 failure, 2 wrong usage, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _open_closed_streams()
     # Silence MindSpore's C++ log; errors still arrive as exceptions.
     os.environ.setdefault("GLOG_v", "4")
     try:
+        os.getcwd()
         verb, config = parse(choose_language(arguments))
     except UserError as error:
         _report(f"mindfcn: {localize(str(error))}")
         return 2
+    except FileNotFoundError:
+        _report("mindfcn: the current folder was deleted; change to another one")
+        return 1
+    except OSError as error:
+        # Help, or --print_config, to a full disk.
+        if error.errno not in FAULTS:
+            raise
+        _report(f"mindfcn: {localize(cannot_use('standard output', error))}")
+        return 1
     try:
         # Before the libraries that start threads, which would take the signals of a server.
         quiet = blocked_signals() if verb == "serve" else contextlib.nullcontext()
@@ -58,6 +69,17 @@ def main(arguments=None):
     except KeyboardInterrupt:
         _report(f"mindfcn {verb}: {translate('interrupted; nothing is left half-written')}")
         return 128 + signal.SIGINT
+
+
+def _open_closed_streams():
+    """Give a closed standard stream to the null device; the next file that is opened would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _report(text):

@@ -13,6 +13,7 @@ from mindfcn.cli.language import localize, translate
 from mindfcn.cli.recipes import ActionRecipeFile, read_recipe
 from mindfcn.cli.verbs import VERBS
 from mindfcn.errors import UserError
+from mindfcn.storage.files import UNUSUAL_NUMBER
 
 # What other training tools call a setting.
 ELSEWHERE = {"learning_rate": "optim.lr", "wd": "optim.weight_decay", "optimizer": "optim.name",
@@ -90,7 +91,11 @@ def parse(arguments):
         raise UserError(translate("{message}; see {help}", message=message, help=help_of)) from None
     settings = names[names["verb"]].as_dict()
     settings.pop("config", None)
-    return names["verb"], _build(VERBS[names["verb"]].config, settings)
+    try:
+        return names["verb"], _build(VERBS[names["verb"]].config, settings)
+    except UserError as error:
+        raise UserError(translate("{message}; see {help}", message=error, help=f"mindfcn {names['verb']} --help"
+                                  )) from None
 
 
 def _verb_parser(name, config):
@@ -131,11 +136,20 @@ def _check_names(path, content, config, prefix="", known=()):
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {prefix}{name} must hold settings, indented on lines below it, not {value!r}")
             _check_names(path, value, hints[name], f"{prefix}{name}.", known)
+        elif (unusual := _unusual_number(value)) and hints[name] is not str:
+            raise UserError(f"{path}: {prefix}{name}: {unusual} is not a decimal number; write it as one")
         elif entry := _entry_type(hints[name]):
             if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
                 raise UserError(f"{path}: {prefix}{name} must be a list of settings, such as `- name: fcn8s_vgg16`")
             for number, one in enumerate(value, 1):
                 _check_names(path, one, entry, f"{prefix}{name} {number}: ")
+
+
+def _unusual_number(value):
+    """The first text, such as 010 or 1:30, that YAML 1.1 reads as a number of base 8 or 60, or ""."""
+    if isinstance(value, list):
+        return next(filter(None, map(_unusual_number, value)), "")
+    return value if isinstance(value, str) and UNUSUAL_NUMBER.fullmatch(value) else ""
 
 
 def _entry_type(kind):
@@ -187,6 +201,11 @@ def _rewritten(message, verb, arguments):
     unknown = re.match(r"(?:unrecognized arguments:|Subcommand \S+ does not accept option) '?([^\s']+)", message)
     if unknown:
         name = unknown[1].split("=")[0]
+        if not name.startswith("-"):
+            usual = [_usage(verb, one).split()[0] for one in types if one in ("checkpoint", "image", "masks")]
+            option = next((one for one in usual if one not in arguments), None)
+            meant = translate("; did you mean {name}?", name=f"{option} {name}") if option else ""
+            return translate("{name} belongs to no option", name=name) + meant
         options = [f"--{known}" for known in types if known not in _argument_names(verb)]
         return translate("there is no option {name}", name=name) + _suggestion(name, options, options)
     if not verb:
@@ -263,12 +282,17 @@ def _underscored(word):
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def _build(config, settings):
-    """Nested dictionaries -> nested dataclasses."""
-    def convert(kind, value):
+def _build(config, settings, prefix=""):
+    """Nested dictionaries -> nested dataclasses. Raises UserError for values that the parsing library lets through."""
+    def convert(name, kind, value):
+        if value is None and type(None) not in typing.get_args(kind):
+            raise UserError(translate("{place}: expected {kind}, got {value}", place=prefix + name,
+                                      kind=_type_in_words(kind), value="null"))
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(translate("{place}: a text with a NUL character; remove it", place=prefix + name))
         if _entry_type(kind):
-            return [_build(_entry_type(kind), one) for one in value]
-        return _build(kind, value) if dataclasses.is_dataclass(kind) else value
+            return [_build(_entry_type(kind), one, f"{prefix}{name} {number}: ") for number, one in enumerate(value, 1)]
+        return _build(kind, value, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else value
 
     hints = typing.get_type_hints(config)
-    return config(**{name: convert(hints[name], value) for name, value in settings.items()})
+    return config(**{name: convert(name, hints[name], value) for name, value in settings.items()})

@@ -24,7 +24,7 @@ from mindfcn.mindspore_versions import forward_hooks
 from mindfcn.models.deconvnet import DeconvNet
 from mindfcn.models.dilated_fcn import DilatedFCN
 from mindfcn.report.maps import save_maps
-from mindfcn.storage.files import read_bytes
+from mindfcn.storage.files import read_bytes, refuse_overwriting
 from mindfcn.storage.images import decode_photograph
 
 # Longest side of an FCN's photograph, pixels: PyNative mode keeps every map in memory.
@@ -60,6 +60,7 @@ def explain(config: ExplainConfig, console: Console = SILENT) -> Explanation:
     """
     if not config.out_file.lower().endswith((".jpg", ".jpeg", ".png")):
         raise UserError(f"--out_file {config.out_file}: choose a name that ends in .jpg or .png")
+    refuse_overwriting(config.out_file, config.image)
     image = decode_photograph(read_bytes(config.image), config.image)
     runtime.set_up(config.device, console=console)
     runtime.pynative_mode()

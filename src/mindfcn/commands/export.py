@@ -26,9 +26,10 @@ from mindfcn.inference.onnx import REACH, OnnxSegmenter, with_checksum
 from mindfcn.models import layers
 from mindfcn.models.onnx_graph import onnx_model
 from mindfcn.models.surgery.fold_batch_norm import Folded
-from mindfcn.storage.files import atomic_path, read_bytes, write_text
+from mindfcn.storage.files import atomic_path, read_bytes, refuse_overwriting, write_text
 from mindfcn.storage.images import decode_photograph
 from mindfcn.weights.card import CARD, Card
+from mindfcn.weights.catalogue import locate
 from mindfcn.weights.checkpoint import save_checkpoint
 from mindfcn.weights.load import is_state
 
@@ -82,6 +83,7 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
                         "--format")
     if min(config.size) < 1 or math.prod(config.size) > MAX_PIXELS:
         raise UserError(f"--size {list(config.size)}: must be 1 to {MAX_PIXELS} pixels in all")
+    refuse_overwriting(config.out_file, locate(config.checkpoint, console, network=True))
     photographs = find_images(config.photos) if config.photos else []
     runtime.set_up("CPU")
     runtime.pynative_mode()

@@ -62,6 +62,8 @@ def tune_crf(config: TuneCrfConfig, console: Console = SILENT) -> TuneCrfResult:
             for weight, sxy, srgb in itertools.product(config.bilateral_weight, config.bilateral_sxy,
                                                        config.bilateral_srgb)]
     check_bounds(config)
+    if not config.out_file.lower().endswith((".yaml", ".yml")):
+        raise UserError(f"--out_file {config.out_file}: choose a name that ends in .yaml")
     if not grid:
         raise UserError("give at least one value of each of bilateral_weight, bilateral_sxy and bilateral_srgb")
     runtime.set_up(config.device, console=console)

@@ -75,6 +75,14 @@ class SegDataset:
                  geometric: bool = False, multilabel: bool = False) -> None:
         if not 0 < min_scale <= max_scale:
             raise UserError(f"scales from {min_scale} to {max_scale}: need 0 < min_scale <= max_scale")
+        whole = {"batch_size": batch_size, "crop_size": crop_size, "rank": rank, "rank_size": rank_size,
+                 "seed": seed or 0}
+        for name, value in whole.items():
+            if not isinstance(value, (int, np.integer)):
+                raise UserError(f"{name} {value!r}: give a whole number")
+        if not 0 <= rank < rank_size or not 0 <= whole["seed"] < 2 ** 32:
+            raise UserError(f"rank {rank} of {rank_size}, seed {seed}: ranks are 0 to rank_size - 1, and seeds 0 to "
+                            "2^32 - 1")
         if batch_size < 1 or crop_size < 0:
             raise UserError(f"batch size {batch_size} must be at least 1, and crop size {crop_size} at least 0")
         if training and crop_size == 0 and batch_size > 1:

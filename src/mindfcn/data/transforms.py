@@ -9,8 +9,11 @@ import cv2
 import numpy as np
 
 from mindfcn.data.class_counts import histogram
+from mindfcn.errors import UserError
 from mindfcn.preprocess import CHANNELS
 
+# Planes of 8 bits: their dtype, and the order of their channels.
+COLOURS = {"image": "uint8 BGR", "hha": "uint8"}
 # Interpolation of each plane. HHA's angles must not overshoot; depth must not be averaged across edges or with 0,
 # which means unknown.
 SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST, "bands": cv2.INTER_LINEAR}
@@ -75,6 +78,23 @@ def outside_of(name, preprocess):
     return mean[::-1] if name == "image" and preprocess.order == "RGB" else mean
 
 
+def check_image(image, preprocess):
+    """Raise UserError unless an image, or its planes, are arrays such as `to_input` takes."""
+    planes = image if isinstance(image, dict) else {"image": image}
+    for name in preprocess.planes:
+        if name not in planes:
+            raise UserError(f"the network takes {' and '.join(preprocess.planes)}, but the input has no {name}; give "
+                            "a dictionary of planes by name")
+        plane, channels = planes[name], CHANNELS.get(name, preprocess.channels)
+        if not isinstance(plane, np.ndarray):
+            raise UserError(f"{name} is of type {type(plane).__name__}; it must be a NumPy array (cv2.imread returns "
+                            "None for a file that it cannot read)")
+        fits = plane.ndim == 2 if name == "depth" else plane.ndim == 3 and plane.shape[2] == channels
+        if not fits or not plane.size or plane.dtype.kind not in "uif" or name in COLOURS and plane.dtype != np.uint8:
+            expected = "(H, W)" if name == "depth" else f"(H, W, {channels}) {COLOURS.get(name, '')}".rstrip()
+            raise UserError(f"{name} is {plane.shape} {plane.dtype}; it must be {expected}")
+
+
 def to_input(image, preprocess, out=None):
     """Normalise an image, (H, W, 3) uint8 BGR or planes, to a network's input, (C, H, W) float32.
 
@@ -82,7 +102,11 @@ def to_input(image, preprocess, out=None):
 
     Args:
         out: array to write into; a new one if None.
+
+    Raises:
+        UserError: a plane is missing, or of another shape or dtype.
     """
+    check_image(image, preprocess)
     planes = image if isinstance(image, dict) else {"image": image}
     if out is None:
         out = np.empty((preprocess.channels, *planes[preprocess.planes[0]].shape[:2]), np.float32)

@@ -7,11 +7,13 @@ import numpy as np
 
 from mindfcn.combinations import CRF, FLIP, SCALES, SIDE, WINDOW, check
 from mindfcn.console import SILENT, Console
+from mindfcn.data.transforms import check_image
 from mindfcn.errors import UserError
 from mindfcn.inference.crf import crf_of, permutohedral
 from mindfcn.inference.multi_scale import average_views
 from mindfcn.inference.sliding_window import AutomaticWindows, SlidingWindow
 from mindfcn.logits import mask_of
+from mindfcn.preprocess import COURSE
 from mindfcn.weights.card import Card
 
 # Longer side in shorter sides, as in mmsegmentation's scale of 2048x512.
@@ -47,6 +49,8 @@ class Inference:
             raise UserError("--overlap: give --window, the side of the windows in pixels, too")
         self.segmenter: Any = (SlidingWindow(segmenter, config.window, config.overlap) if config.window
                                else AutomaticWindows(segmenter, console))
+        # Of a function without one, a photograph's shape and dtype are asked for.
+        self.preprocess = getattr(segmenter, "preprocess", COURSE)
         self.whole = not config.window
         self.scales, self.flip = tuple(config.scales), config.flip
         self.multilabel = getattr(segmenter, "multilabel", False)
@@ -69,7 +73,11 @@ class Inference:
 
         Returns:
             mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
+
+        Raises:
+            UserError: the image has another shape or dtype.
         """
+        check_image(image, self.preprocess)
         if self.plain:
             return self.segmenter(image, probabilities)
         factor = self.factor(image)

@@ -46,6 +46,9 @@ class Predictor:
 
         Returns:
             mask (H, W) uint8, or bands (H, W, C) uint8; probabilities (C, H, W) float32, or None.
+
+        Raises:
+            UserError: the image has another shape or dtype.
         """
         if not probabilities:
             return self.image_mask(image), None

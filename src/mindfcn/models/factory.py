@@ -4,6 +4,8 @@ import inspect
 from functools import partial
 from typing import Any, Callable, Union
 
+import numpy as np
+
 from mindfcn import combinations
 from mindfcn.errors import UserError
 from mindfcn.models.backbones.alexnet import AlexNet
@@ -66,6 +68,12 @@ def create_model(name: str = "fcn8s_vgg16_bn", num_classes: int = 21, pretrained
     Raises:
         UserError: no network has that name, it has no such option, or the weights are of another backbone.
     """
+    if not isinstance(name, str):
+        raise UserError(f"the network's name is {name!r}; give a text, such as 'fcn8s_vgg16'")
+    if not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
+        raise UserError(f"{num_classes!r} classes: give a whole number from 1")
+    if options.get("width", 1) <= 0:
+        raise UserError(f"width {options['width']}: give a factor above 0")
     head, backbone = split_name(name)
     make, make_net = PAIRS.get(name) or (
         BACKBONES.get(backbone) or partial(MindCV, name=backbone.removeprefix(LIBRARY)), HEADS[head])

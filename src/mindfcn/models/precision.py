@@ -23,6 +23,8 @@ def layer_type(precision, device, option="--precision"):
     """
     if precision == "auto":
         precision = "float32" if device == "CPU" else "float16"
+    if precision not in TYPES:
+        raise UserError(f"{option} {precision}: choose one of auto, {', '.join(TYPES)}")
     if found := combinations.reason(device, precision):
         raise UserError(f"{option} {precision} on {device}: {found}")
     return TYPES[precision]

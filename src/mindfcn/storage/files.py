@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import time
@@ -13,6 +14,8 @@ import yaml
 
 from mindfcn.errors import UserError
 
+# Numbers of base 8 or 60, which YAML 1.1 reads from digits that look like others: 010 is 8, and 1:30 is 90.
+UNUSUAL_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 # Prefix of the folders and files that hold incomplete output.
 PARTIAL = ".partial-"
 # The lock file in such a folder.
@@ -303,6 +306,13 @@ def read_lines(path):
         raise UserError(f"{path} is not a UTF-8 text file; check the path") from None
 
 
+def refuse_overwriting(out, *inputs):
+    """Raise UserError if a file to write is one of the input files, also through another path or link."""
+    for path in inputs:
+        if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
+            raise UserError(f"--out_file {out} would overwrite {path}, which is read; choose another name")
+
+
 def write_text(path, text):
     """Write a UTF-8 text file, which gets its name only when it is complete."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -310,7 +320,29 @@ def write_text(path, text):
 
 
 class _PlainYaml(yaml.SafeLoader):
-    """A YAML loader of plain values: no Python objects, and no aliases, a few of which can expand to gigabytes."""
+    """A YAML loader of plain values: no Python objects, and no aliases, a few of which can expand to gigabytes.
+
+    A key that comes twice is refused, and numbers of base 8 or 60 stay texts.
+    """
+
+    def construct_yaml_int(self, node):
+        """A whole number, or the text of an unusual one."""
+        return node.value if UNUSUAL_NUMBER.fullmatch(node.value) else super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node):
+        """A number, or the text of an unusual one."""
+        return node.value if UNUSUAL_NUMBER.fullmatch(node.value) else super().construct_yaml_float(node)
+
+    def compose_mapping_node(self, anchor):
+        """Raise ComposerError at a key that the mapping has already."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, str(key.value))
+            if name in seen:
+                raise yaml.composer.ComposerError(None, None, f"{key.value} comes twice: keep one", key.start_mark)
+            seen.add(name)
+        return node
 
     def compose_node(self, parent, index):
         """Raise ComposerError at an alias."""
@@ -319,6 +351,11 @@ class _PlainYaml(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not read: write the value out",
                                               event.start_mark)
         return super().compose_node(parent, index)
+
+
+for _kind in ("int", "float"):
+    # The loader finds its functions by tag, not by name.
+    _PlainYaml.add_constructor(f"tag:yaml.org,2002:{_kind}", getattr(_PlainYaml, f"construct_yaml_{_kind}"))
 
 
 class _TextYaml(_PlainYaml):

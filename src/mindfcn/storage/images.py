@@ -55,8 +55,9 @@ def decode_image(data, where, bits=0):
             whole numbers of 8 or 16 bits; or its header announces more than MAX_PIXELS.
     """
     deep = bits and _has_16_bits(_open(data, where), data)
-    if _is_heif(data):
+    if _is_heif(data) or _needs_pillow(_open(data, where), deep):
         image = _open(data, where)
+        _check_bands(image, where)
         _load(image, data, where)
         upright = ImageOps.exif_transpose(image)
         return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
@@ -71,6 +72,11 @@ def decode_image(data, where, bits=0):
 def _is_heif(data):
     """Whether encoded bytes are of one of the formats of phones."""
     return bytes(data[4:8]) == b"ftyp"
+
+
+def _needs_pillow(image, deep):
+    """Whether OpenCV would change an opened image: it turns no WebP upright, and darkens a TIFF by its alpha."""
+    return image.format == "WEBP" or image.format == "TIFF" and image.mode in ("RGBA", "LA") and not deep
 
 
 def used_bits(data, where):

@@ -327,7 +327,8 @@ def _shape_message(where, name, shape, file_shape):
     if name.startswith(HEAD) and shape[0] != file_shape[0]:
         return (f"{where} was trained for {file_shape[0]} classes, the network has {shape[0]}; "
                 "use its own labels, or start from it as pretrained weights")
-    return f"{where}: {name} is {file_shape}, the network's is {shape}; give weights of the same network and width"
+    return (f"{where}: {name} is {file_shape}, the network's is {shape}; give weights of the same network and width, "
+            "or make its width and fc_width those of the weights")
 
 
 def _biases_to_means(renamed, report):

@@ -67,9 +67,14 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
         RecordSummary. Complete records of the same samples, labels and shards are left as they are.
 
     Raises:
-        UserError: a bad pair, existing records of other samples, or the files cannot be written.
+        UserError: a bad pair, existing records of other samples, a name that is not UTF-8, or the files cannot be
+            written.
     """
     path = os.path.abspath(path)
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{path} is no UTF-8 name, which MindRecord needs; choose another folder") from None
     origin = origin or Origin("", {"instances": "none"}, labels, samples, geometric)
     if not samples:
         raise UserError(f"no samples for {path}; check the list of the split")
