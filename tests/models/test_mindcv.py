@@ -42,7 +42,11 @@ def test_the_dilated_resnet_computes_the_plain_one_at_every_eighth_pixel():
                                rtol=1e-3, atol=1e-4 * np.abs(coarse).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+# They are listed ones with more of the same blocks.
+DEEPER = ("resnet34", "resnet101")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in DEEPER)) for name in NAMES])
 def test_every_listed_backbone_has_maps_at_its_strides_and_computes_as_in_mindcv(name):
     backbone = MindCV(name).set_train(False)
     image = picture(64, 96)

@@ -149,8 +149,8 @@ def _advice(result, config):
         return "There were no validation records, so look at masks of photographs that the network has not seen:"
     if result.epoch == result.best_epoch and config.optim.epochs > 1:
         return (f"The last epoch was the best one; --resume --optim.epochs {2 * result.epoch} trains longer. Open the "
-                "report for the worst images, then segment one:")
-    return "Open the report for the worst images, then segment one:"
+                "report for the worst images, then segment an image:")
+    return "Open the report for the worst images, then segment an image:"
 
 
 def _show_evaluation(result, config, console):

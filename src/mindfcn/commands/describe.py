@@ -60,7 +60,7 @@ def describe(config: DescribeConfig, console: Console = SILENT) -> Description:
     """
     width, fc_width = config.width, config.fc_width
     check_bounds(config)
-    if entry := CATALOGUE.get(config.name):
+    if (entry := CATALOGUE.get(config.name)) and entry.labels:
         raise UserError(f"{config.name} is a file of weights; describe its network, {entry.model}")
     runtime.set_up("CPU")
     options: dict[str, Any] = {"padding": None if config.padding == "same" else config.padding, "width": width,

@@ -83,7 +83,8 @@ def export(config: ExportConfig, console: Console = SILENT) -> ExportResult:
                         "--format")
     if min(config.size) < 1 or math.prod(config.size) > MAX_PIXELS:
         raise UserError(f"--size {list(config.size)}: must be 1 to {MAX_PIXELS} pixels in all")
-    refuse_overwriting(config.out_file, locate(config.checkpoint, console, network=True))
+    config = dataclasses.replace(config, checkpoint=locate(config.checkpoint, console, network=True))
+    refuse_overwriting(config.out_file, config.checkpoint)
     photographs = find_images(config.photos) if config.photos else []
     runtime.set_up("CPU")
     runtime.pynative_mode()
