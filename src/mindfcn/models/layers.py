@@ -221,7 +221,7 @@ class MaxUnpool(nn.Cell):
     def scattered(self, x, switches, size):
         """The same result by scattering every value to its place."""
         count, channels, height, width = size
-        empty = ops.zeros((count, channels, height * width), x.dtype)
+        empty = ops.zeros((count, channels, height * width), x.dtype)  # noqa: TID251 (on Ascend alone)
         flat = (count, channels, -1)
         return ops.tensor_scatter_elements(empty, switches.reshape(flat), x.reshape(flat), 2).reshape(size)
 
