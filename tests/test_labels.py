@@ -80,7 +80,7 @@ def test_255_classes_are_the_most(tmp_path):
     ("names: [a, b]\nignore_label: 1", "ignore label 1"), ("names: [a]\nignore_label: 256", "ignore label 256"),
     ("names: [a]\nignore_label: none", "ignore label"), ("names: [a]\nignore_label: true", "ignore label"),
     ("names: [a]\nignore_label: 7.0", "ignore label"), ("names: [a]\nignore_label: 3:20", "ignore label '3:20'"),
-    ("names: [a]\nignore_label: 255\nignore_label: 3", "line 3 is not YAML: ignore_label comes twice"),
+    ("names: [a]\nignore_label: 255\nignore_label: 3", "line 3 is not YAML: the key ignore_label appears twice"),
     ("names: [a]\ncolours: [[0, 0, 010]]", "three numbers"), ("names: [a]\ncolours: [[0, 0, 1.9]]", "three numbers"),
     ("names: [a]\ncolours: [[0, 0, true]]", "three numbers"), ("names: ['', b]", "a class name is empty"),
     (b"names: [\xff\xfe]", "not a UTF-8"), (b"\x00\x01\x02", "is not YAML"),

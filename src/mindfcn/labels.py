@@ -30,7 +30,7 @@ def voc_palette(count=256):
     return palette
 
 
-def _whole(value):
+def _integer(value):
     """A whole number, also NumPy's, as int. Raises TypeError for others, truth values and texts."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError
@@ -67,7 +67,7 @@ class LabelSet:
             if not name.isprintable():
                 raise UserError(f"labels: the class name {name[:60]!r} holds characters that cannot be printed")
         try:
-            colors = tuple(tuple(_whole(value) for value in color) for color in self.colors)
+            colors = tuple(tuple(_integer(value) for value in color) for color in self.colors)
         except TypeError:
             raise UserError("labels: every colour must be three numbers of 0..255") from None
         object.__setattr__(self, "names", names)

@@ -288,7 +288,7 @@ class ObjectSizes:
     """
 
     def __init__(self, num_classes=21, background=0, excluded=()):
-        self.classes = [number for number in range(num_classes) if number != background and number not in excluded]
+        self.classes = [number for number in kept_classes(num_classes, excluded).tolist() if number != background]
         self.counts = np.zeros((4, len(SIZES), num_classes), np.int64)
 
     @property

@@ -205,7 +205,7 @@ def _rewritten(message, verb, arguments):
             usual = [_usage(verb, one).split()[0] for one in types if one in ("checkpoint", "image", "masks")]
             option = next((one for one in usual if one not in arguments), None)
             meant = translate("; did you mean {name}?", name=f"{option} {name}") if option else ""
-            return translate("{name} belongs to no option", name=name) + meant
+            return translate("unexpected argument {name}", name=name) + meant
         options = [f"--{known}" for known in types if known not in _argument_names(verb)]
         return translate("there is no option {name}", name=name) + _suggestion(name, options, options)
     if not verb:
@@ -289,7 +289,7 @@ def _build(config, settings, prefix=""):
             raise UserError(translate("{place}: expected {kind}, got {value}", place=prefix + name,
                                       kind=_type_in_words(kind), value="null"))
         if isinstance(value, str) and "\0" in value:
-            raise UserError(translate("{place}: a text with a NUL character; remove it", place=prefix + name))
+            raise UserError(translate("{place}: the text contains a NUL character; remove it", place=prefix + name))
         if _entry_type(kind):
             return [_build(_entry_type(kind), one, f"{prefix}{name} {number}: ") for number, one in enumerate(value, 1)]
         return _build(kind, value, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else value

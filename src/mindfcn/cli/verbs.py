@@ -133,13 +133,14 @@ def _show_training(result, config, console):
             console.say(f"report      {os.path.join(result.run_dir, 'report.html')}")
             console.say(f"checkpoint  {result.checkpoint}")
             console.say(_advice(result, config))
-            _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} {_to_segment(config)}", console)
+            _say_next(f"mindfcn predict --checkpoint {shlex.quote(result.checkpoint)} {_image_to_try(config)}", console)
     return 128 + result.signal if result.signal else 0
 
 
-def _to_segment(config):
-    """What a trained network is tried on: a drawn photograph where it knows no others, else the user's own."""
-    drawn = os.path.join(config.data.root or "data/sample", "JPEGImages", "sample_000000.jpg")
+def _image_to_try(config):
+    """The image to try a trained network on: a drawn one where it knows no others, else PHOTO, the user's own."""
+    from mindfcn.commands.prepare import DRAWN
+    drawn = os.path.join(config.data.root or DRAWN["sample"], "JPEGImages", "sample_000000.jpg")
     return shlex.quote(drawn) if config.data.source == "sample" and os.path.exists(drawn) else "PHOTO"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mindfcn.errors import UserError
 from mindfcn.storage.files import read_bytes
-from mindfcn.storage.images import _decode, decode_image
+from mindfcn.storage.images import _decode, _open, decode_image
 
 MAX_THREADS = 8
 
@@ -95,7 +95,7 @@ def decode_plane(column, data, where):
 
 def decode_mask(data, where):
     """Decode a record's mask, PNG bytes -> (H, W) uint8 numbers; `where` names it in messages. Raises UserError."""
-    mask = _decode(data, cv2.IMREAD_GRAYSCALE, where)
+    mask = _decode(_open(data, where), data, cv2.IMREAD_GRAYSCALE, where)
     if mask is None:
         raise UserError(f"{where} cannot be decoded; prepare the records again")
     return mask

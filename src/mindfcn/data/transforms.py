@@ -13,7 +13,7 @@ from mindfcn.errors import UserError
 from mindfcn.preprocess import CHANNELS
 
 # Planes of 8 bits: their dtype, and the order of their channels.
-COLOURS = {"image": "uint8 BGR", "hha": "uint8"}
+UINT8_PLANES = {"image": "uint8 BGR", "hha": "uint8"}
 # Interpolation of each plane. HHA's angles must not overshoot; depth must not be averaged across edges or with 0,
 # which means unknown.
 SCALING = {"image": cv2.INTER_CUBIC, "hha": cv2.INTER_LINEAR, "depth": cv2.INTER_NEAREST, "bands": cv2.INTER_LINEAR}
@@ -90,8 +90,9 @@ def check_image(image, preprocess):
             raise UserError(f"{name} is of type {type(plane).__name__}; it must be a NumPy array (cv2.imread returns "
                             "None for a file that it cannot read)")
         fits = plane.ndim == 2 if name == "depth" else plane.ndim == 3 and plane.shape[2] == channels
-        if not fits or not plane.size or plane.dtype.kind not in "uif" or name in COLOURS and plane.dtype != np.uint8:
-            expected = "(H, W)" if name == "depth" else f"(H, W, {channels}) {COLOURS.get(name, '')}".rstrip()
+        number = plane.dtype == np.uint8 if name in UINT8_PLANES else plane.dtype.kind in "uif"
+        if not (fits and number and plane.size):
+            expected = "(H, W)" if name == "depth" else f"(H, W, {channels}) {UINT8_PLANES.get(name, '')}".rstrip()
             raise UserError(f"{name} is {plane.shape} {plane.dtype}; it must be {expected}")
 
 

@@ -20,11 +20,10 @@ import dataclasses
 import os
 
 import numpy as np
-import yaml
 
 from mindfcn.errors import UserError
 from mindfcn.logits import softmax
-from mindfcn.storage.files import read_bytes
+from mindfcn.storage.files import read_yaml
 
 # Limit of the exact mean field, pixels: it needs two float64 matrices of MAX_PIXELS x MAX_PIXELS.
 MAX_PIXELS = 4096
@@ -92,9 +91,9 @@ def _read(name):
         raise UserError(f"--crf {name}: neither a published set ({', '.join(PUBLISHED)}) nor a file")
     known = {field.name: field.type for field in dataclasses.fields(CRF)}
     try:
-        entries = yaml.safe_load(read_bytes(name))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        entries = None
+        entries = read_yaml(name)
+    except UserError as error:
+        raise UserError(f"--crf {name} does not hold a CRF: {error}; create the file with mindfcn tune_crf") from None
     if not isinstance(entries, dict) or not entries or set(entries) - set(known) or not all(
             isinstance(value, (int, float) if known[key] is float else known[key]) and not isinstance(value, bool)
             for key, value in entries.items()):

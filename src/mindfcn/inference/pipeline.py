@@ -49,7 +49,7 @@ class Inference:
             raise UserError("--overlap: give --window, the side of the windows in pixels, too")
         self.segmenter: Any = (SlidingWindow(segmenter, config.window, config.overlap) if config.window
                                else AutomaticWindows(segmenter, console))
-        # Of a function without one, a photograph's shape and dtype are asked for.
+        # A plain function has none, and takes photographs.
         self.preprocess = getattr(segmenter, "preprocess", COURSE)
         self.whole = not config.window
         self.scales, self.flip = tuple(config.scales), config.flip

@@ -16,6 +16,8 @@ from mindfcn.errors import UserError
 
 # Numbers of base 8 or 60, which YAML 1.1 reads from digits that look like others: 010 is 8, and 1:30 is 90.
 UNUSUAL_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+# YAML's tags of numbers.
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # Prefix of the folders and files that hold incomplete output.
 PARTIAL = ".partial-"
 # The lock file in such a folder.
@@ -322,16 +324,15 @@ def write_text(path, text):
 class _PlainYaml(yaml.SafeLoader):
     """A YAML loader of plain values: no Python objects, and no aliases, a few of which can expand to gigabytes.
 
-    A key that comes twice is refused, and numbers of base 8 or 60 stay texts.
+    A key that appears twice is refused, and numbers of base 8 or 60 stay texts.
     """
 
-    def construct_yaml_int(self, node):
-        """A whole number, or the text of an unusual one."""
-        return node.value if UNUSUAL_NUMBER.fullmatch(node.value) else super().construct_yaml_int(node)
-
-    def construct_yaml_float(self, node):
-        """A number, or the text of an unusual one."""
-        return node.value if UNUSUAL_NUMBER.fullmatch(node.value) else super().construct_yaml_float(node)
+    def compose_scalar_node(self, anchor):
+        """A node whose type is text where the value is a number of base 8 or 60."""
+        node = super().compose_scalar_node(anchor)
+        if node.tag in NUMBERS and UNUSUAL_NUMBER.fullmatch(node.value):
+            node.tag = "tag:yaml.org,2002:str"
+        return node
 
     def compose_mapping_node(self, anchor):
         """Raise ComposerError at a key that the mapping has already."""
@@ -340,7 +341,8 @@ class _PlainYaml(yaml.SafeLoader):
         for key, _ in node.value:
             name = (key.tag, str(key.value))
             if name in seen:
-                raise yaml.composer.ComposerError(None, None, f"{key.value} comes twice: keep one", key.start_mark)
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value} appears twice; keep one",
+                                                  key.start_mark)
             seen.add(name)
         return node
 
@@ -351,11 +353,6 @@ class _PlainYaml(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not read: write the value out",
                                               event.start_mark)
         return super().compose_node(parent, index)
-
-
-for _kind in ("int", "float"):
-    # The loader finds its functions by tag, not by name.
-    _PlainYaml.add_constructor(f"tag:yaml.org,2002:{_kind}", getattr(_PlainYaml, f"construct_yaml_{_kind}"))
 
 
 class _TextYaml(_PlainYaml):

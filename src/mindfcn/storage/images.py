@@ -54,14 +54,14 @@ def decode_image(data, where, bits=0):
         UserError: not an image; its bands are neither grey nor three colours (alpha is allowed); its values are not
             whole numbers of 8 or 16 bits; or its header announces more than MAX_PIXELS.
     """
-    deep = bits and _has_16_bits(_open(data, where), data)
-    if _is_heif(data) or _needs_pillow(_open(data, where), deep):
-        image = _open(data, where)
-        _check_bands(image, where)
-        _load(image, data, where)
-        upright = ImageOps.exif_transpose(image)
+    opened = _open(data, where)
+    deep = bits and _has_16_bits(opened, data)
+    if _is_heif(data) or _needs_pillow(opened, deep):
+        _check_bands(opened, where)
+        _load(opened, data, where)
+        upright = ImageOps.exif_transpose(opened)
         return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
-    image = _decode(data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if deep else 0), where)
+    image = _decode(opened, data, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if deep else 0), where)
     if image is None:
         raise UserError(f"cannot decode {where}; give a JPEG, PNG, BMP, TIFF or WebP image")
     if deep:
@@ -81,9 +81,10 @@ def _needs_pillow(image, deep):
 
 def used_bits(data, where):
     """Bits of the largest value in a 16-bit image; 8 for other images. Raises UserError."""
-    if not _has_16_bits(_open(data, where), data):
+    opened = _open(data, where)
+    if not _has_16_bits(opened, data):
         return 8
-    image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, where)
+    image = _decode(opened, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, where)
     return 8 if image is None else int(image.max()).bit_length()
 
 
@@ -139,9 +140,8 @@ def _check_bands(image, where):
                         "a file of their own, or train on all with --data.bands and --model.modality bands")
 
 
-def _decode(data, kind, where):
-    """The array that OpenCV decodes from encoded bytes; None if it cannot. Raises UserError as `_open` does."""
-    opened = _open(data, where)
+def _decode(opened, data, kind, where):
+    """The array that OpenCV decodes from the bytes of an opened image; None if it cannot. Raises UserError."""
     _check_bands(opened, where)
     announced = opened.size
     try:

@@ -74,7 +74,7 @@ def write_records(samples, path, labels, shards=1, skip_bad=False, overwrite=Fal
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{path} is no UTF-8 name, which MindRecord needs; choose another folder") from None
+        raise UserError(f"the name of {path} is not UTF-8, which MindRecord needs; choose another folder") from None
     origin = origin or Origin("", {"instances": "none"}, labels, samples, geometric)
     if not samples:
         raise UserError(f"no samples for {path}; check the list of the split")
